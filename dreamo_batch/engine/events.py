@@ -208,7 +208,7 @@ class _Listener:
         if self._webhook is not None:
             self._webhook.is_ending.set()
         with self._changing:
-            while self._is_busy():
+            while self._thread is not None and self._thread.is_alive():  # a forked process has none
                 left_s = until - time.monotonic()
                 if left_s <= 0:
                     reason = "" if self._webhook is None else self._webhook.failing
@@ -216,9 +216,6 @@ class _Listener:
                     _busy.discard(self)
                     return
                 self._changing.wait(min(left_s, _LOOK_EVERY_S))
-
-    def _is_busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()  # a forked process has no such thread
 
     def _hand_on(self) -> None:
         while True:

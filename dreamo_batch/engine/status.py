@@ -253,7 +253,8 @@ class Tally:
         """Handle what became of an attempt; `deciding` is the one that says how its job stands now."""
         with self._lock:
             self._count_money(before, after)
-            if after.job_id in self._rows.weights and _is_newly_saved(before, after):
+            is_newly_saved = after.output_path not in (None, before and before.output_path)
+            if after.job_id in self._rows.weights and is_newly_saved:
                 self._newest.append(after)
             self._settle(deciding)
 
@@ -334,10 +335,6 @@ class Tally:
             path=self._run_dir / str(attempt.output_path),
             cost_usd=money(attempt.cost),
         )
-
-
-def _is_newly_saved(before: Attempt | None, after: Attempt) -> bool:
-    return after.output_path is not None and (before is None or before.output_path != after.output_path)
 
 
 def _class(attempt: Attempt, status: str) -> str | None:

@@ -52,7 +52,6 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
 
 logger = logger_named(__name__)
 
-_N_NAMED_MAX: Final = 5
 N_REDIRECTS_MAX: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PICTURE_HEADERS: Final = {
@@ -565,7 +564,7 @@ class Client:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
         if len(named) == 1:
             return replace(failure, task_id=named[0], is_task_in_doubt=is_in_doubt)
-        told = f"{failure.message}; it names tasks {', '.join(named[:_N_NAMED_MAX])}"
+        told = f"{failure.message}; it names tasks {', '.join(named[:5])}"
         return replace(failure, message=told) if named else failure
 
     def _masked_failure(self, failure: Failure) -> Failure:

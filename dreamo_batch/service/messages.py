@@ -253,7 +253,7 @@ _LINK: Final = re.compile(
 )
 _N_METADATA_MAX: Final = 50
 _SIZE_MAX: Final = 2**53
-_JOB_ID_CHARACTERS: Final = 200
+_ID_CHARACTERS_MAX: Final = 200
 _WORD_CHARACTERS_MAX: Final = 80
 _OUTPUT_KEYS: Final = ("output", "outputs", "result", "results", "images")
 _WORDS: Final = contract.STATUS_WORDS_ELSEWHERE | contract.STATUS_WORDS
@@ -305,7 +305,7 @@ def read_task(body: bytes, task_id: str) -> Task:
         raise AboutAnother(excerpt(body), ids[0])
     request_id = None if ids else text(answer.get("request_id"))
     other = next((one for one in (*ids, request_id) if one not in (None, task_id)), None)
-    task = replace(_task(answer, task_id), other_id=other and other[:_QUEUE_ID_CHARACTERS])
+    task = replace(_task(answer, task_id), other_id=other and other[:_ID_CHARACTERS_MAX])
     return task if _is_as_documented(answer, task) else replace(task, excerpt=excerpt(body))
 
 
@@ -486,7 +486,7 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
         if isinstance(value, str) and _LINK.fullmatch(value.strip()):
             size, job_id = _whole(beside.get("size")) or 0, _written(beside.get("jobId"))
             found.setdefault(
-                value.strip(), (size if size > 0 else None, job_id and job_id[:_JOB_ID_CHARACTERS])
+                value.strip(), (size if size > 0 else None, job_id and job_id[:_ID_CHARACTERS_MAX])
             )
         elif isinstance(value, list):
             waiting.extend((one, beside) for one in reversed(value))
@@ -504,7 +504,6 @@ def _metadata(value: Any) -> dict[str, float]:
     return dict(times[:_N_METADATA_MAX])
 
 
-_QUEUE_ID_CHARACTERS: Final = 200
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _REFUSED_FROM: Final = 400
 
@@ -654,7 +653,7 @@ def queue_id_in(body: bytes) -> str | None:
     answer = load_leniently(body)
     places = (answer, answer.get("data"))
     ids = (text(place.get("request_id")) for place in places if isinstance(place, dict))
-    return next((one[:_QUEUE_ID_CHARACTERS] for one in ids if one), None)
+    return next((one[:_ID_CHARACTERS_MAX] for one in ids if one), None)
 
 
 def read_description(body: bytes) -> dict[str, Any] | None:
