@@ -15,14 +15,13 @@ No arrow points back; a resume enters at the fold.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
@@ -32,9 +31,9 @@ from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import RunOptions, flag, planned
+from dreamo_batch.engine.plan import RunOptions, planned
 from dreamo_batch.engine.runner import storage_failed
-from dreamo_batch.errors import InvalidTable, UsageError, logger_named, path_given
+from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
@@ -42,7 +41,7 @@ from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import begin, in_front, moment, wait_until, work_off
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
-from dreamo_batch.text import counted, option, spelled
+from dreamo_batch.text import counted, meant, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -58,11 +57,11 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
+V = TypeVar("V", bound="Callable[..., Any]")
 Amount = float | str | Decimal
 Cluster = Any  # a Dask client, an executor, or a number of processes
 
+_OF_A_TABLE: Final = frozenset({"table", "base_dir"})
 # Options that a later call doesn't take over: the cap stands in the ledger, the others are said each time.
 _OF_ONE_CALL: Final = frozenset(
     {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
@@ -218,16 +217,38 @@ def run(
         return _work_off(call, given)
 
 
+def takes_options_of_run(*, but: Collection[str] = ()) -> Callable[[V], V]:
+    """Show the arguments of `run` in place of a verb's `**options`, which `all_arguments` then reads."""
+
+    def declare(verb: V) -> V:
+        own, of_run = inspect.signature(verb), inspect.signature(run).parameters
+        shown = {name: one for name, one in own.parameters.items() if name != "options"}
+        shown |= {name: one for name, one in of_run.items() if name not in {*shown, *but}}
+        verb.__signature__ = own.replace(parameters=list(shown.values()))  # type: ignore[attr-defined]  # what inspect shows
+        return verb
+
+    return declare
+
+
+def all_arguments(verb: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a verb with those in its `options` and their defaults; raise for an unknown one."""
+    known = inspect.signature(verb).parameters
+    for name in given["options"]:
+        if name not in known:
+            raise UsageError(f"{verb.__name__}() has no argument {name!r}; {meant(name, known)}")
+    return {**{name: one.default for name, one in known.items()}, **given, **given["options"]}
+
+
 @contextmanager
 def _heard(
     run_dir: str | os.PathLike[str], given: Mapping[str, Any]
 ) -> Iterator[tuple[RunDirectory, Listeners]]:
     """Check what every call in the foreground is given, and tell its listeners of what keeps it from beginning."""
     with in_front():
-        flag("progress", given["progress"])
         directory = RunDirectory(run_dir)
         listeners = Listeners(directory.name, given["notify"], given["on_event"])
         with listeners.hear_of_refusal():
+            check_flag("progress", given["progress"])
             driver.refuse_ordinary(directory, given["cluster"])
             yield directory, listeners
 
@@ -261,9 +282,10 @@ def _call(
     is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
     if len(errors) and options.on_invalid == "raise" and not is_over:
         raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
+    service.check()
+    inputs = CallInputs(named[user_columns(named)], prepared, options)
     if options.keep_references and is_kept:
         _keep_references(prepared, directory)
-    inputs = CallInputs(named[user_columns(named)], prepared, options)
     return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 
@@ -277,19 +299,13 @@ def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) ->
     return work_off(driver.over_shards(make(None), given["cluster"]), show=given["progress"])
 
 
+@takes_options_of_run()
 def plan(
     table: pd.DataFrame,
     run_dir: str | os.PathLike[str] | None = None,
     *,
     max_cost: Amount | None = None,
     unit_cost: Amount | None = None,
-    download: bool = True,
-    fix_images: bool = False,
-    on_ambiguous: Literal["hold", "resubmit"] = "hold",
-    max_attempts: int = 1,
-    retry_failed: bool = False,
-    random_seed: Literal["record", "service"] = "record",
-    base_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Show what `run` would do with each row, why, and what it can cost; sends and writes nothing.
@@ -302,16 +318,8 @@ def plan(
         The run directory; without one everything is new.
     max_cost, unit_cost : float, str or Decimal, optional
         As for `run`; the cap is compared with what the rows can cost, and not kept.
-    download, fix_images, retry_failed : bool
-        As for `run`.
-    on_ambiguous, random_seed : str
-        As for `run`.
-    max_attempts : int
-        As for `run`.
-    base_dir : path, optional
-        As for `run`.
     **options
-        The other arguments of `run`, so that a call can be planned as it stands; they are checked and change nothing.
+        The other arguments of `run`, so that a call can be planned as it stands; all are checked.
 
     Returns
     -------
@@ -333,42 +341,33 @@ def plan(
     >>> dreamo.plan(jobs, unit_cost="0.03")["action"].tolist()
     ['new', 'duplicate']
     """
-    given = locals() | options
-    try:
-        inspect.signature(run).bind_partial(**options)
-    except TypeError as error:
-        raise TypeError(f"plan() {error}") from None
+    given = all_arguments(plan, locals())
     table, checked = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
+    check_flag("progress", given["progress"])
+    driver.refuse_ordinary(directory, given["cluster"])
+    Service.of(given)
+    Listeners("", given["notify"], given["on_event"])
+    moment(given["not_before"], now=0.0)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
     prepared = prepare(
         table,
         entropy=entropy,
-        random_seed=random_seed,
-        base_dir=path_of(base_dir),
-        inputs_dir=None,
-        fix_images=fix_images,
+        random_seed=checked.random_seed,
+        base_dir=path_of(given["base_dir"]),
+        fix_images=checked.fix_images,
         known_images={} if directory is None else known_images(directory.jobs),
     )
     return planned(prepared, table.index, state, checked, directory, is_copy=is_copy)
 
 
+@takes_options_of_run(but=_OF_A_TABLE)
 def retry(
     run_dir: str | os.PathLike[str],
     *,
     rows: Collection[Any] | pd.Series | None = None,
     classes: str | Collection[str] | None = None,
-    client: Client | None = None,
-    api_key: str | None = None,
-    base_url: str | None = None,
-    gateway: Literal["local"] | Gateway | None = None,
-    allow_private_links: bool = False,
-    progress: bool = True,
-    notify: str | None = None,
-    on_event: Callable[[RunEvent], Any] | None = None,
-    not_before: datetime | str | None = None,
-    cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Submit chosen failed or ambiguous rows of a run directory again, once each.
@@ -383,18 +382,9 @@ def retry(
         failed. An ambiguous row named here is submitted again, and may be paid twice.
     classes : str or collection of str, optional
         Only failures of these classes (column ``error_class``); ``"ambiguous"`` means all ambiguous rows.
-    client, api_key, base_url, gateway : optional
-        As for `run`. Default: the local gateway if the run used it, else as for `run`.
-    allow_private_links : bool
-        As for `run`.
-    progress : bool
-        As for `run`.
-    notify, on_event, not_before : optional
-        As for `run`.
-    cluster : optional
-        As for `run`. Without one, the shards of a directory are worked on in this process.
     **options
-        Any other option of `run`; `max_cost` defaults to the stored cap.
+        Any other argument of `run` but `base_dir`. `max_cost` defaults to the stored cap, the service to the local
+        gateway if the run used it. Without `cluster`, shards are worked on in this process.
 
     Returns
     -------
@@ -418,10 +408,10 @@ def retry(
     >>> dreamo.retry(run_dir, progress=False)["attempts"].tolist()
     [1]
     """
-    given = locals()
+    given = all_arguments(retry, locals())
     __tracebackhide__ = True
     with _heard(run_dir, given) as (directory, listeners):
-        service, checked = Service.of(given), _options_of("retry", options)
+        service, checked = Service.of(given), RunOptions.of(options)
 
         def call(_at: float | None) -> Call:
             table = stored_table(directory)
@@ -431,19 +421,9 @@ def retry(
         return _work_off(call, given)
 
 
+@takes_options_of_run(but=_OF_A_TABLE)
 def resume(
     run_dir: str | os.PathLike[str],
-    *,
-    client: Client | None = None,
-    api_key: str | None = None,
-    base_url: str | None = None,
-    gateway: Literal["local"] | Gateway | None = None,
-    allow_private_links: bool = False,
-    progress: bool = True,
-    notify: str | None = None,
-    on_event: Callable[[RunEvent], Any] | None = None,
-    not_before: datetime | str | None = None,
-    cluster: Cluster = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Go on with the table of the last call on a run directory, with the options of that call.
@@ -455,19 +435,9 @@ def resume(
     ----------
     run_dir : path
         The run directory.
-    client, api_key, base_url, gateway : optional
-        As for `run`. Default: the local gateway if the run used it, else as for `run`.
-    allow_private_links : bool
-        As for `run`.
-    progress : bool
-        As for `run`.
-    notify, on_event, not_before : optional
-        As for `run`.
-    cluster : optional
-        As for `run`. Without one, the shards of a directory are worked on in this process.
     **options
-        Options of `run` to change; the others are those of the last call, except ``retry_failed``, ``on_ambiguous`` and
-        ``adopt_copy``, which hold for one call only. `max_cost` defaults to the stored cap.
+        Arguments of `run` to change, as for `retry`; the other options are those of the last call, except
+        ``retry_failed``, ``on_ambiguous`` and ``adopt_copy``, which hold for one call only.
 
     Returns
     -------
@@ -491,27 +461,19 @@ def resume(
     >>> dreamo.resume(run_dir, progress=False)["attempts"].tolist()
     [1]
     """
-    given = locals()
+    given = all_arguments(resume, locals())
     __tracebackhide__ = True
     with _heard(run_dir, given) as (directory, listeners):
         manifest, service = directory.read_manifest(), Service.of(given)
         names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
         stored = {} if manifest is None else manifest.settings
         kept = {name: value for name, value in stored.items() if name in names}
-        checked = _options_of("resume", kept | options)
+        checked = RunOptions.of(kept | options)
 
         def call(_at: float | None) -> Call:
             return Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
 
         return _work_off(call, given)
-
-
-def _options_of(verb: str, options: dict[str, Any]) -> RunOptions:
-    """Check the options of a verb that takes any of them."""
-    try:
-        return RunOptions(**options)
-    except TypeError as error:
-        raise UsageError(f"{verb}: {error}") from None
 
 
 def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
@@ -543,6 +505,7 @@ def path_of(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path_given("base_dir", path))
 
 
+@takes_options_of_run(but=_OF_A_TABLE)
 def plan_retry(
     run_dir: str | os.PathLike[str],
     *,
@@ -551,38 +514,15 @@ def plan_retry(
     **options: Any,
 ) -> pd.DataFrame:
     """Return what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
-    directory = RunDirectory(run_dir)
+    checked, directory = RunOptions.of(all_arguments(plan_retry, locals())), RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
-    chosen, checked = choose(directory, table, rows, classes), _options_of("retry", options)
+    chosen = choose(directory, table, rows, classes)
     state, is_copy = read_ledger(directory)
     index = table.user.index
     return planned(table.prepared, index, state, checked, directory, chosen=chosen, is_copy=is_copy)
 
 
-def _signed_like(verb: Callable[P, Any], *, but: str) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Give a function the signature of a verb without one of its arguments, which it then gets as a mapping."""
-    signature = inspect.signature(verb)
-    left = [one for one in signature.parameters.values() if one.name != but]
-
-    def declare(function: Callable[..., R]) -> Callable[P, R]:
-        returns = function.__annotations__["return"]
-        shown = function.__signature__ = signature.replace(parameters=left, return_annotation=returns)  # type: ignore[attr-defined]  # what inspect shows
-
-        @functools.wraps(function)
-        def call(*args: P.args, **keywords: P.kwargs) -> R:
-            try:
-                given = shown.bind(*args, **keywords)
-            except TypeError as error:
-                raise TypeError(f"{function.__name__}() {error}") from None
-            given.apply_defaults()
-            return function(**given.arguments)
-
-        return call
-
-    return declare
-
-
-@_signed_like(run, but="progress")
+@takes_options_of_run(but={"progress"})
 def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
@@ -617,7 +557,7 @@ def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) 
     >>> live.wait(progress=False)["status"].tolist()
     ['completed', 'completed']
     """
-    given = {"table": table, "progress": False, **options}
+    given = all_arguments(start, locals()) | {"progress": False}
     checked, service = RunOptions.of(given), Service.of(given)
     with _heard(run_dir, given) as (directory, listeners):
         at = moment(given["not_before"], now=time.time())

@@ -10,7 +10,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
 
-from dreamo_batch import columns
+from dreamo_batch import columns, errors
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempt_table import to_arrow
@@ -26,19 +26,6 @@ from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
-from dreamo_batch.errors import (
-    AccessRefused,
-    BudgetReached,
-    DirectoryError,
-    DirectoryLocked,
-    DreamoError,
-    PriceUnknown,
-    RunStopped,
-    ServiceError,
-    ServiceUnreachable,
-    UsageError,
-    type_of,
-)
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.parallel import refuse_in_import
@@ -47,7 +34,17 @@ from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import key_missing
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
-from dreamo_batch.text import clock_time, counted, duration, local_option, meant, option, same_call
+from dreamo_batch.text import (
+    clock_time,
+    counted,
+    duration,
+    local_option,
+    meant,
+    option,
+    quoted,
+    same_call,
+    type_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -102,42 +99,55 @@ class Service:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself or can't be a service."""
+        errors.check_flag("allow_private_links", self.allow_private_links)
         if self.client is not None:
             self._refuse_beside("client", "api_key", "base_url", "gateway")
             if self.allow_private_links:
-                raise UsageError("Pass allow_private_links= to the Client.")
+                raise errors.UsageError("Pass allow_private_links= to the Client.")
             if not isinstance(self.client, Client):
-                raise UsageError(f"client must be a Client, not {type_of(self.client)}.")
+                raise errors.UsageError(f"client must be a Client, not {type_of(self.client)}.")
         if self.gateway is not None:
             self._refuse_beside("gateway", "api_key", "base_url")
             is_gateway = hasattr(self.gateway, "api_key") and not isinstance(self.gateway, str | type)
-            if self.gateway != "local" and not is_gateway:
-                raise UsageError(f'gateway= must be "local" or a LocalGateway, not {self.gateway!r}.')
+            if not is_gateway and not (isinstance(self.gateway, str) and self.gateway == "local"):
+                raise errors.UsageError(
+                    f'gateway= must be "local" or a LocalGateway, not {quoted(self.gateway)}.'
+                )
         for name in ("api_key", "base_url"):
             value = getattr(self, name)
             if not isinstance(value, str | None):
-                raise UsageError(f"{name} must be text, not {type_of(value)}.")
+                raise errors.UsageError(f"{name} must be text, not {type_of(value)}.")
 
     def or_local(self, directory: RunDirectory) -> Service:
         """Choose the local gateway where no service is named and the run directory keeps the state of one."""
         is_named = any(one is not None for one in (self.client, self.base_url, self.gateway))
         return self if is_named or not directory.gateway.is_dir() else replace(self, gateway="local")
 
+    def check(self) -> None:
+        """Raise what is known to keep it from being used, before anything is written."""
+        if isinstance(self.gateway, str):
+            _local_gateway()
+        elif self.gateway is None:
+            with ExitStack() as resources:
+                self._reach(resources, self.api_key, self.base_url)
+
     def connect(self, resources: ExitStack, directory: RunDirectory) -> Client:
         """Return the client of a call; what is opened for it is closed with `resources`."""
+        if self.gateway is None:
+            return self._reach(resources, self.api_key, self.base_url)
+        running = _running(resources, directory, self.gateway)
+        return self._reach(resources, running.api_key, running.base_url)
+
+    def _reach(self, resources: ExitStack, api_key: str | None, base_url: str | None) -> Client:
         if self.client is not None:
             return with_key(self.client)
-        api_key, base_url = self.api_key, self.base_url
-        if self.gateway is not None:
-            running = _running(resources, directory, self.gateway)
-            api_key, base_url = running.api_key, running.base_url
-        client = Client(api_key=api_key, base_url=base_url, allow_private_links=self.allow_private_links)
+        client = Client(api_key, base_url, allow_private_links=self.allow_private_links)
         return with_key(resources.enter_context(client))
 
     def _refuse_beside(self, given: str, *others: str) -> None:
         also = [name for name in others if getattr(self, name) is not None]
         if also:
-            raise UsageError(f"Pass {given}= or {also[0]}=, not both.")
+            raise errors.UsageError(f"Pass {given}= or {also[0]}=, not both.")
 
 
 def with_key(client: Client) -> Client:
@@ -156,7 +166,9 @@ def _running(resources: ExitStack, directory: RunDirectory, gateway: str | Gatew
         try:
             resources.enter_context(in_use(directory.gateway))
         except (FileExistsError, NotADirectoryError):
-            raise DirectoryError(f"{directory.path} is not a folder; pass another run directory.") from None
+            raise errors.DirectoryError(
+                f"{directory.path} is not a folder; pass another run directory."
+            ) from None
     return gateway
 
 
@@ -165,7 +177,7 @@ def _local_gateway() -> Gateway:
     try:
         gateway: Gateway = local.LocalGateway()
     except ModuleNotFoundError as error:
-        raise UsageError(f"{local_option()}: {error}") from None
+        raise errors.UsageError(f"{local_option()}: {error}") from None
     return gateway
 
 
@@ -186,6 +198,11 @@ class CallInputs:
     fetched: frozenset[str] | None = None
     before: Spending | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the budget, before anything is written."""
+        if self.options.budget is not None:
+            object.__setattr__(self, "options", replace(self.options, budget=Budget.of(self.options.budget)))
 
 
 class Call:
@@ -256,7 +273,7 @@ class Call:
             try:
                 price = self.told_price()
                 ask(self.directory, partial(self._install, price, resources, on_begin))
-            except AccessRefused as refused:
+            except errors.AccessRefused as refused:
                 if live(self.directory.path) is None:
                     ask(self.directory, partial(self._keep, refused))
                 raise
@@ -279,7 +296,7 @@ class Call:
         if (
             live(self.directory.path) is None and self.directory.is_locked()
         ):  # a run of our own is gone on with
-            raise DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
+            raise errors.DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
     def release(self) -> None:
         """Submit from now on; a call with warnings waits for this, so that they are shown before anything is sent."""
@@ -326,7 +343,7 @@ class Call:
 
         def on_this_call(_: Runner) -> bool:
             if self.is_taken_over:
-                raise UsageError(
+                raise errors.UsageError(
                     f"Another call of this process took over {self.directory.name}; use start or run once it is over."
                 )
             try:
@@ -403,7 +420,7 @@ class Call:
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
         warnings = self._warnings(ledger, assignment, before)
         if self._is_stopped:
-            raise RunStopped("Stopped before it began.")  # nobody waits for it any more
+            raise errors.RunStopped("Stopped before it began.")  # nobody waits for it any more
         try:
             self._adopt(ledger)
             self._join(ledger, coordinator)
@@ -435,7 +452,7 @@ class Call:
     def _assignment(self, state: State, before: Coordinator | None) -> Assignment:
         inputs = self.inputs
         if inputs.fetched is not None and before is not None and not before.schedule.is_halted:
-            raise UsageError(
+            raise errors.UsageError(
                 f"A run is going on in {self.directory.name}, and it saves its pictures itself. Stop it, or wait."
             )
         numbers = {job_id: next_number(state.of(job_id)) for job_id in inputs.chosen}
@@ -463,7 +480,7 @@ class Call:
         """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
         if ledger.is_copy and may_submit and not self.inputs.options.adopt_copy:
-            raise DirectoryError(
+            raise errors.DirectoryError(
                 f"{self.directory.name} is a copy of a run directory (or was restored from one, or moved to another "
                 "disk). Nothing was submitted: what the original submitted since then isn't known here and could be "
                 f"paid twice. Pass {option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on "
@@ -518,7 +535,7 @@ class Call:
             limit = limit if shared is None else option("budget")
             failure = self._quote.failure
             if failure is not None and failure.http_status is None:
-                raise ServiceUnreachable(
+                raise errors.ServiceUnreachable(
                     f"Can't ask for the price that {limit} needs: {failure}. Nothing was submitted."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
@@ -526,7 +543,7 @@ class Call:
                 f", or {option('pilot')} to make up to that many attempts first (counted over the life of the "
                 "directory, not limited by the cap) and go on at the price they show"
             )
-            raise PriceUnknown(
+            raise errors.PriceUnknown(
                 f"{limit} can't be kept because no price is known: none was passed, none was seen in "
                 f"{self.directory.name}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
@@ -539,12 +556,12 @@ class Call:
     def _join(self, ledger: Ledger, coordinator: Coordinator) -> None:
         """Take a slice of the shared budget, if there is one, before anything is submitted."""
         terms, given = ledger.state.terms, self.inputs.options.budget
-        place, spending = terms.budget if given is None else given, coordinator.budget
+        place, spending = terms.budget if given is None else given.place, coordinator.budget
         n = len(coordinator.assignment.to_submit)
         if place is None or ledger.is_copy or not (n or terms.budget):
             return
         try:
-            budget = Budget.of(place)
+            budget = given or Budget.of(place)
             if self.inputs.options.adopt_copy:
                 budget.adopt()
             share = BudgetShare(budget, ledger)
@@ -553,8 +570,8 @@ class Call:
                 ledger.set_terms(self._clock.wall(), budget=share.place)
                 coordinator.set_slice(granted)
         except OSError as error:
-            raise unreachable(str(place), error) from error
-        except DreamoError:
+            raise unreachable(place, error) from error
+        except errors.DreamoError:
             if n or given is not None:
                 raise
             return  # what is in flight is fetched all the same, and the slice stays held
@@ -586,7 +603,7 @@ class Call:
             return
         try:
             coordinator.shared.give_back(coordinator.budget, ledger.state)
-        except (OSError, DirectoryError) as error:
+        except (OSError, errors.DirectoryError) as error:
             coordinator.notices.append(
                 f"Can't give back what is left of the shared budget ({error}). The next call here does."
             )
@@ -610,7 +627,7 @@ class Call:
             self.coordinator.storage_failed(error)
         self.results = assembly.mark(results, self.directory)  # last: other threads look for it
 
-    def _keep(self, refused: AccessRefused, at_work: Runner) -> None:
+    def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
         """Leave the table in the directory, though nothing was submitted, and say how it stands."""
         if at_work.coordinator is not None:
             return
@@ -634,7 +651,9 @@ class Call:
         by_status = self.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
-            kind: Kind = "budget" if isinstance(problem, BudgetReached | PriceUnknown) else "stopped"
+            kind: Kind = (
+                "budget" if isinstance(problem, errors.BudgetReached | errors.PriceUnknown) else "stopped"
+            )
             self.tell(kind, str(problem) or type(problem).__name__)
         elif n_left:
             self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
@@ -690,7 +709,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
             price = client.precharge(Payloads().request(asked[-1]))
         except (ImageChanged, ImageGone):
             return Quote()
-        except ServiceError as error:
+        except errors.ServiceError as error:
             failure = error.failure
         else:
             return Quote(money(price.cost) or None, price.reason)
@@ -701,7 +720,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
                 asked.append(other or asked[0])
                 continue
         if failure.kind is FailureKind.STOP and not (is_known and failure.error_class == FORBIDDEN):
-            raise AccessRefused(
+            raise errors.AccessRefused(
                 f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
                 f"{same_call()} again."
             )
@@ -740,7 +759,7 @@ def choose(
         names = {classes} if isinstance(classes, str) else set(classes)
         known = summaries.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
-            raise UsageError(
+            raise errors.UsageError(
                 f"classes: {unknown[0]!r} is not a failure class; {meant(unknown[0], sorted(known))}"
             )
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)

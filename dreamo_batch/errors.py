@@ -44,6 +44,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamo_batch.text import quoted, type_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -442,16 +444,17 @@ def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]
     return error
 
 
-def type_of(value: object) -> str:
-    """Return the name of a value's type with its article: "a list", "an int"."""
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
 def check_count(name: str, value: Any) -> None:
     """Raise unless the value of an argument is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise UsageError(f"{name}={value!r}: expected a whole number of at least 1.")
+        raise UsageError(f"{name}={quoted(value)}: expected a whole number of at least 1.")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return an argument that is True or False, of Python or NumPy; raise for any other."""
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy isn't imported for this
+        return bool(value)
+    raise UsageError(f"{name} must be True or False, not {quoted(value)}")
 
 
 def is_function_of(n_arguments: int, function: Any) -> bool:
@@ -506,6 +509,8 @@ def _path_problem(text: str) -> str | None:
         return "it contains half a character (a lone surrogate)"
     except RuntimeError:
         return f"there is no user {text.partition('/')[0][1:]!r}"
+    if text[-1] in "\r\n":
+        return "it ends in a line break"
     return "it contains a NUL character" if "\0" in text else None
 
 

@@ -21,7 +21,7 @@ from datetime import time as dt_time
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch import columns
+from dreamo_batch import columns, errors
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
@@ -31,19 +31,10 @@ from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.status import Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
-from dreamo_batch.errors import (
-    BudgetReached,
-    DirectoryError,
-    PriceUnknown,
-    RunStopped,
-    UsageError,
-    interrupts_without_our_lines,
-    logger_named,
-)
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state
-from dreamo_batch.text import clock_time, counted, duration, harmless, same_call, spelled
+from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -56,7 +47,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.attempts import Attempt
     from dreamo_batch.engine.status import Phase
 
-logger = logger_named(__name__)
+logger = errors.logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 # How often the machine's clock is read while waiting: it may be set, or have slept.
@@ -191,7 +182,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
         for line in assembly.ambiguous_lines(call.results, call.state):
             bar.say(line, logging.WARNING)
     if call.stopped is not None:
-        if isinstance(call.stopped, RunStopped | PriceUnknown):
+        if isinstance(call.stopped, errors.RunStopped | errors.PriceUnknown):
             call.stopped.results, call.stopped.run_dir = call.results, call.directory.path
         raise call.stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
@@ -206,12 +197,12 @@ def _end_with_another(call: Call) -> pd.DataFrame:
     n_left = int(results[columns.STATUS].isin(columns.UNSETTLED).sum())
     if stopped is None and not n_left:
         return results
-    left = RunStopped(
+    left = errors.RunStopped(
         f"Another call of this process took over {call.directory.name} and left {counted(n_left, 'row')} of this "
         f"table unsettled. Run {same_call()} again to resume; nothing is bought twice."
     )
     raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
-    if isinstance(raised, RunStopped | PriceUnknown):
+    if isinstance(raised, errors.RunStopped | errors.PriceUnknown):
         raised.results, raised.run_dir = results, call.directory.path
     raise raised
 
@@ -257,8 +248,8 @@ def moment(not_before: Any, *, now: float) -> float | None:
         at = _read_time(not_before, datetime.fromtimestamp(now)).timestamp()  # noqa: DTZ006 - local, as the user's clock shows it
         clock_time(at)  # not every time can be
     except (ValueError, OverflowError):
-        raise UsageError(
-            f"{spelled(f'not_before={not_before!r}', f'--not-before {not_before}')}: expected "
+        raise errors.UsageError(
+            f"{spelled(f'not_before={quoted(not_before)}', f'--not-before {not_before}')}: expected "
             f"{spelled('a datetime, or ', '')}a time such as 22:30, 2027-01-31T22:30 (local) or 2027-01-31T22:30+01:00."
         ) from None
     if at > now:
@@ -303,7 +294,7 @@ def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
 @contextmanager
 def in_front() -> Iterator[None]:
     """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
-    with interrupts_without_our_lines():
+    with errors.interrupts_without_our_lines():
         if getattr(sys.stderr, "closed", False):
             with redirect_stderr(None):
                 yield
@@ -395,7 +386,7 @@ class Batch:
             elapsed_s=(self._ended_at or now) - self._began_at,
             notices=tuple(_notices(call)[-_N_NOTICES:]),
             problem=_problem(call),
-            is_cap_reached=isinstance(call.stopped, BudgetReached)
+            is_cap_reached=isinstance(call.stopped, errors.BudgetReached)
             and call.spending.limit == call.spending.cap,
             begins_at=None if begins_at is None else datetime.fromtimestamp(begins_at, UTC),
         )
@@ -476,7 +467,7 @@ class Batch:
             cap = RunOptions(max_cost="" if max_cost is None else max_cost).cap(None)
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
-                raise UsageError(
+                raise errors.UsageError(
                     f"max_cost={cap}: {has}. A running batch takes only a higher cap; to lower it, stop the "
                     "batch and start again with max_cost=."
                 )
@@ -618,7 +609,7 @@ class Batch:
             self._call.runner.refuse_fork()
             if not self._call.is_taken_over:
                 return self._call
-        raise UsageError(
+        raise errors.UsageError(
             f"{verb}: this only follows {self.run_dir}; the process that works on it can pause or stop it. To work "
             "on it here, use start or run once it is over."
         )
@@ -752,7 +743,7 @@ class FollowedRun:
         if began_at >= self._next_at:
             try:
                 self._status = self._read()
-            except DirectoryError as error:
+            except errors.DirectoryError as error:
                 if not self.directory.path.is_dir():
                     raise
                 self._status = replace(self._status, problem=str(error), at=datetime.now(UTC))
@@ -794,7 +785,7 @@ class FollowedRun:
     def _read_table(self) -> None:
         """Read the table, which takes a while, only if it is another one than before."""
         if not self.directory.jobs.exists():
-            raise DirectoryError(f"{self.directory.name} has no {self.directory.jobs.name} any more.")
+            raise errors.DirectoryError(f"{self.directory.name} has no {self.directory.jobs.name} any more.")
         table_id = str(read_table_meta(self.directory.jobs).get("table_id"))
         if table_id != self._table_id:
             table = read_jobs(self.directory.jobs)

@@ -428,9 +428,7 @@ class PromptMatch(Embedding):
 
     def embed_prompt(self, prompt: str) -> Vector | None:
         """Turn a prompt into a vector; None if it isn't in Latin script."""
-        letters = [letter for letter in prompt if letter.isalpha()]
-        n_latin = sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
-        if 2 * n_latin < len(letters):
+        if not is_latin(prompt):
             return None
         ids = np.array([self._tokens(prompt)], dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -447,6 +445,12 @@ class PromptMatch(Embedding):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tokenizer": None}
+
+
+def is_latin(prompt: str) -> bool:
+    """Whether at least half of the letters are Latin."""
+    letters = [letter for letter in prompt if letter.isalpha()]
+    return 2 * sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) >= len(letters)
 
 
 class Face(VectorMetric):

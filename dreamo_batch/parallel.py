@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import numbers
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines, logger_named
 from dreamo_batch.importing import load_module
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,7 @@ Item = TypeVar("Item")
 logger = logger_named(__name__)
 
 _WORKERS_MAX: Final = 8
+_PROCESSES_MAX: Final = 2**16
 _THREADS: Final = 4  # where there is no cluster, of tasks that could be worked on by one
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 _CHUNK: Final = 32
@@ -168,7 +171,8 @@ def refuse_other(cluster: Any) -> None:
     """Raise for what can't work on anything."""
     if cluster is not None and not (is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
         raise UsageError(
-            f"cluster={cluster!r}: expected a Dask Client, an Executor of concurrent.futures, or a number of processes."
+            f"cluster={quoted(cluster)}: expected a Dask Client, an Executor of concurrent.futures, or a number of "
+            "processes."
         )
 
 
@@ -271,7 +275,8 @@ def refuse_in_import() -> None:
 
 def is_count(cluster: Any) -> bool:
     """Whether it is a number of processes of this machine."""
-    return isinstance(cluster, int) and not isinstance(cluster, bool) and cluster >= 1
+    is_whole = isinstance(cluster, numbers.Integral) and cluster is not True
+    return is_whole and 1 <= int(cluster) < _PROCESSES_MAX
 
 
 def _is_dask(cluster: Any) -> bool:

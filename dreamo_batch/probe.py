@@ -11,23 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns
-from dreamo_batch.batch import path_of, plan, run
+from dreamo_batch import columns, errors
+from dreamo_batch.batch import all_arguments, path_of, plan, run, takes_options_of_run
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
-from dreamo_batch.errors import (
-    DirectoryError,
-    InvalidTable,
-    RequestRejected,
-    ServiceError,
-    ServiceRefused,
-    UsageError,
-    check_count,
-    logger_named,
-)
+from dreamo_batch.engine.plan import amount_given
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -44,14 +35,12 @@ from dreamo_batch.text import harmless, option
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection
-    from typing import Literal
 
     from dreamo_batch.batch import Amount
-    from dreamo_batch.call import Gateway
     from dreamo_batch.jobs.prepare import Prepared
 
 
-logger = logger_named(__name__)
+logger = errors.logger_named(__name__)
 
 # Seeds of rows without one are drawn from this rather than from the run's entropy: both of a pair need the same seed,
 # and a probe that is run again the same as before.
@@ -59,17 +48,13 @@ _ENTROPY: Final = "probe"
 _NEW: Final = columns.ACTIONS[0]
 
 
+@takes_options_of_run()
 def probe_seeds(
     table: pd.DataFrame,
     run_dir: str | os.PathLike[str],
     *,
     max_cost: Amount,
     k: int = 3,
-    client: Client | None = None,
-    api_key: str | None = None,
-    base_url: str | None = None,
-    gateway: Literal["local"] | Gateway | None = None,
-    unit_cost: Amount | None = None,
     progress: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -90,12 +75,10 @@ def probe_seeds(
         Cap in USD over everything ever submitted in the directory.
     k : int
         Rows to buy twice; all, if the table has fewer.
-    client, api_key, base_url, gateway, unit_cost, base_dir : optional
-        As for `run`.
-    progress : bool
+    progress, base_dir : optional
         As for `run`.
     **options
-        Any other option of `run`.
+        Any other argument of `run`.
 
     Returns
     -------
@@ -127,35 +110,21 @@ def probe_seeds(
     >>> probed[["row_a", "seed_sent", "is_same_pixels"]].to_dict("records")
     [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
-    cap = money(max_cost)
+    given = all_arguments(probe_seeds, locals())
+    cap = amount_given("max_cost", max_cost)
     if cap is None:
-        raise UsageError(
-            f"max_cost={max_cost!r} is not an amount in USD. Pass the most that the probe may spend."
-        )
+        raise errors.UsageError(f"probe_seeds needs a cap: pass {option('max_cost')} in USD.")
     directory = RunDirectory(run_dir)
     probe, prepared = _probe(table, k, base_dir)
     _refuse_other_table(directory, probe, base_dir)
-    service = Service(client=client, api_key=api_key, base_url=base_url, gateway=gateway)
-    planned = plan(probe, run_dir, unit_cost=unit_cost, base_dir=base_dir)
+    planned = plan(probe, run_dir, base_dir=base_dir, **options)
     n_new = int((planned[columns.ACTION] == _NEW).sum())
     if n_new:
-        price = _price(planned, directory, service, prepared)
+        price = _price(planned, directory, Service.of(given), prepared)
         sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
         _refuse_too_little(directory, n_new, price, cap)
         say(sentence, show=progress)
-    done = run(
-        probe,
-        run_dir,
-        client=client,
-        api_key=api_key,
-        base_url=base_url,
-        gateway=gateway,
-        max_cost=cap,
-        unit_cost=unit_cost,
-        progress=progress,
-        base_dir=base_dir,
-        **options,
-    )
+    done = run(probe, run_dir, max_cost=cap, progress=progress, base_dir=base_dir, **options)
     return compare_replicates(done, progress=progress)
 
 
@@ -172,7 +141,7 @@ def _probe(
     table: pd.DataFrame, k: int, base_dir: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
-    check_count("k", k)
+    errors.check_count("k", k)
     table, _ = recognised(as_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
@@ -181,7 +150,9 @@ def _probe(
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
-        raise InvalidTable("None of the rows can be submitted, so none can be probed.", prepared.problems)
+        raise errors.InvalidTable(
+            "None of the rows can be submitted, so none can be probed.", prepared.problems
+        )
     chosen = bought[spread(len(bought), k)]
     jobs = [prepared.jobs[job_id] for job_id in rows[columns.JOB_ID].iloc[chosen]]
     again = max(job.replicate for job in prepared.jobs.values()) + 1
@@ -212,13 +183,13 @@ def _refuse_other_table(
     """Refuse a directory whose own table would be replaced by the probe's."""
     try:
         stored_jobs = set(read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
-    except DirectoryError:
+    except errors.DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
     jobs = prepare(probe, entropy=_ENTROPY, base_dir=path_of(base_dir)).jobs
     again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:
-        raise UsageError(
+        raise errors.UsageError(
             f"{directory.path} holds another table, which the probe would replace. Nothing was sent. Pass a new "
             "directory."
         )
@@ -241,7 +212,7 @@ def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | Non
     spent = Spending(attempts=read_state(directory).kinds()).spent
     needed = total((spent, times(n_new, price)))
     if needed > cap:
-        raise UsageError(
+        raise errors.UsageError(
             f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "
             f"or more, which includes what was spent here, or probe fewer rows."
         )
@@ -351,7 +322,7 @@ def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
     names = (models,) if isinstance(models, str) else tuple(dict.fromkeys(models))
     if unknown := [name for name in names if name not in contract.MODELS]:
-        raise UsageError(f"No model is called {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
+        raise errors.UsageError(f"No model is called {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
     return names or tuple(contract.MODELS)
 
 
@@ -359,7 +330,7 @@ def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODEL
     """Say the most that `check_service` can cost."""
     try:
         prices = [money(client.precharge(_request(model)).cost) for model in models]
-    except ServiceError:
+    except errors.ServiceError:
         return None
     known = [price for price in prices if price is not None]
     return N_ATTEMPTS_MAX * sum(known, Decimal(0)) if len(known) == len(prices) else None
@@ -372,7 +343,7 @@ def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, 
         passed, detail = True, check(visit)
     except _NotReached as missing:
         passed, detail = None, f"not checked: {missing}"
-    except (_Broken, ServiceError, NotAPicture) as broken:
+    except (_Broken, errors.ServiceError, NotAPicture) as broken:
         detail = str(broken)
     except Exception as error:  # noqa: BLE001 - whatever a service makes of us is a finding about it
         detail = f"{type(error).__name__}, which nobody foresaw"
@@ -414,7 +385,7 @@ def _description(client: Client, model: str) -> dict[str, Any] | None:
 def _described_by(client: Client, model: str) -> dict[str, Any] | None:
     try:
         return client.describe(model)
-    except ServiceError:
+    except errors.ServiceError:
         return None
 
 
@@ -453,9 +424,9 @@ def _refuses_a_wrong_key(visit: _Visit) -> str:
     with Client(settings=settings) as stranger:
         try:
             stranger.fetch(_UNKNOWN_TASK)
-        except ServiceRefused as refused:
+        except errors.ServiceRefused as refused:
             return f"refused: {refused.failure.error_class}, HTTP {refused.failure.http_status}"
-        except ServiceError as error:
+        except errors.ServiceError as error:
             raise _Broken(f"a poll with a wrong key was not answered 401, 402 or 403 but {error}") from None
     raise _Broken("a poll with a wrong key was answered as if it were the right one")
 
@@ -464,7 +435,7 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     """A task that is lost must be told from a service that is away."""
     try:
         visit.client.fetch(_UNKNOWN_TASK)
-    except RequestRejected as error:
+    except errors.RequestRejected as error:
         if error.failure.error_class == TASK_NOT_FOUND:
             return "not found, as it should be"
         raise
@@ -479,7 +450,7 @@ def _tells_a_price_or_none(visit: _Visit) -> str:
     """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
     try:
         price = visit.client.precharge(visit.request)
-    except RequestRejected as error:
+    except errors.RequestRejected as error:
         return f"does not offer it ({error.failure.error_class}); {_cap_needs()}"
     if price.cost is None:
         return f"knows no price ({price.reason or 'no reason given'}); {_cap_needs()}"
@@ -490,7 +461,7 @@ def _refuses_an_invalid_create(visit: _Visit) -> str:
     """A bad parameter is refused at once, or its task fails."""
     try:
         task_id = visit.client.create(replace(visit.request, width=_TOO_NARROW_PX))
-    except RequestRejected as error:
+    except errors.RequestRejected as error:
         return f"refused: {error.failure.error_class}, code {error.failure.code or 'none'}"
     task = visit.client.wait(task_id, timeout_s=visit.timeout_s)
     visit.cost = task.cost

@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch import plan, run
+from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW
 from dreamo_batch.errors import TableError, UsageError, check_count, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
-from dreamo_batch.metrics import Bounded, Criterion, written
-from dreamo_batch.results.measure import Metric, load_model, measure, read_metric
+from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
+from dreamo_batch.parallel import working
+from dreamo_batch.results.assembly import folders_of
+from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
 from dreamo_batch.text import meant, option
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.plan import Plan
 
 _ACCEPTED: Final = "accepted"
-_OPTIONS_OF_PLAN: Final = ("max_cost", "unit_cost", "fix_images", "max_attempts", "base_dir")
 
 
+@takes_options_of_run(but={"table"})
 def search(
     jobs: pd.DataFrame,
     run_dir: str | os.PathLike[str],
@@ -101,6 +103,7 @@ def search(
     >>> found[["prompt", "search_try", "accepted"]].values.tolist()
     [['a beach', 1, True], ['snow', 1, True]]
     """
+    all_arguments(search, locals())
     for name, value in (("keep", keep), ("max_attempts_each", max_attempts_each)):
         check_count(name, value)
     if max_attempts_each < keep:
@@ -111,9 +114,8 @@ def search(
         raise UsageError(f"search needs a cap: pass {option('max_cost')} in USD, or inf for none.")
     wanted = _criterion(accept)
     tries = _all_tries(jobs, columns.listed(per), max_attempts_each, wanted)
-    passed: dict[str, Any] = {name: options[name] for name in _OPTIONS_OF_PLAN if name in options}
-    _refuse_equal_rows(jobs, passed)
-    planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **passed)
+    _refuse_equal_rows(jobs, {name: options[name] for name in ("fix_images", "base_dir") if name in options})
+    planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **options)
     if plan_only:
         return planned
     with _heard_once(run_dir, options):
@@ -204,6 +206,11 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
         raise UsageError("search draws the seeds: leave out the column seed, or leave it empty.")
     if not len(table):
         raise TableError("The table has no rows to search for.")
+    for label, prompt in table[columns.PROMPT].items() if isinstance(wanted.metric, PromptMatch) else ():
+        if isinstance(prompt, str) and not is_latin(prompt):
+            raise UsageError(
+                f"accept can't judge row {label}: {PromptMatch.nothing}. Drop the row, or pass another accept=."
+            )
     keys = table[per].astype(object).map(lambda cell: None if is_missing(cell) else str(cell))
     groups = keys.groupby(per, sort=False, dropna=False).ngroup().to_numpy()
     rows = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
@@ -233,12 +240,18 @@ def _n_known(planned: pd.DataFrame, tries: _Tries) -> np.ndarray:
 
 
 def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataFrame:
-    measured = measure(done, wanted.metric, progress=progress)
+    with working(progress=progress):
+        measured, failed = measure_likeness(done, folders_of(done), [wanted.metric])
     name = wanted.metric.name
-    made = measured[done[columns.STATUS] == columns.COMPLETED]
-    whys = made[columns.PROBLEM].astype(str).tolist()
+    is_made = (done[columns.STATUS] == columns.COMPLETED).to_numpy()
+    unjudged = np.flatnonzero(is_made & measured[name].isna().to_numpy())
+    kinds = [set(failed[[row]]) for row in unjudged]
     # Another seed may show what this one doesn't, but more pictures that can't be judged are bought for nothing.
-    if whys and made[name].isna().all() and not any(wanted.metric.nothing in why.split("; ") for why in whys):
-        raise UsageError(f"accept can't judge any picture ({whys[0]}). Nothing is lost: fix it, run again.")
+    given = next((row for row, kind in zip(unjudged, kinds, strict=True) if kind == {"given"}), None)
+    if given is not None or (0 < is_made.sum() == len(kinds) and not any(None in kind for kind in kinds)):
+        row = unjudged[0] if given is None else given
+        why = f"accept can't judge any picture ({measured[columns.PROBLEM].iloc[row]})"
+        what = "fix it" if given is None else f"no seed changes that, so drop or change row {done.index[row]}"
+        raise UsageError(f"{why}. Nothing is lost: {what}, and run again.")
     good = [wanted(None if is_missing(value) else float(value)) for value in measured[name]]
     return done.assign(**{name: measured[name].array, _ACCEPTED: pd.array(good, dtype=columns.BOOL)})

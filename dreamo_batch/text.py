@@ -51,6 +51,18 @@ def shortened(text: str, n_max: int) -> str:
     return "…" + text[1 - n_max :].lstrip() if _PATH.fullmatch(text) else text[: n_max - 1].rstrip() + "…"
 
 
+def type_of(value: object) -> str:
+    """Return the name of a value's type with its article: "a list", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def quoted(value: object) -> str:
+    """Return how a message names a value: as Python writes it if that is one short line, else by its type."""
+    text = repr(value)
+    return text if len(text) <= _CELL_MAX and text.isprintable() else type_of(value)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says; those of some libraries go on with a dump of the request."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

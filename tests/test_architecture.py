@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 90
-N_CODE_LINES = 26_636
+N_CODE_LINES = 26_650
 N_LINES = 39_071
 
 

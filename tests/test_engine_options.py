@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dreamo_batch.engine.plan import RunOptions
@@ -15,6 +18,7 @@ from dreamo_batch.errors import UsageError
     "options",
     [
         {"max_in_flight": 0},
+        {"max_in_flight": None},
         {"max_in_flight": 1.5},
         {"max_in_flight": True},
         {"max_in_flight": "8"},
@@ -45,6 +49,17 @@ def test_what_can_not_be_used_is_refused_by_name(options):
 
 
 @pytest.mark.parametrize(
+    "value", [pd.DataFrame({"a": [1]}), pd.Series([1, 2]), np.array([1, 2]), pd.NA, {"a"}]
+)
+@pytest.mark.parametrize("name", [one.name for one in fields(RunOptions) if one.name != "budget"])
+def test_what_compares_in_its_own_way_is_refused_in_one_line(name, value):
+    """A whole table is named by its type."""
+    with pytest.raises(UsageError, match=name) as caught:
+        RunOptions(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("given", "stored", "cap"),
     [
         (None, None, None),
@@ -65,7 +80,13 @@ def test_the_cap_is_the_one_given_or_the_one_stored(given, stored, cap):
 
 def test_options_are_stored_as_json():
     """Amounts as exact text, infinity too, and everything by its name."""
-    options = RunOptions(max_cost=float("inf"), unit_cost=Decimal("0.0286"), pilot=2)
+    options = RunOptions(
+        max_cost=float("inf"),
+        unit_cost=Decimal("0.0286"),
+        pilot=np.int64(2),
+        download=np.True_,
+        task_timeout_s=np.int64(9),
+    )
     stored = json.loads(json.dumps(options.as_settings(), allow_nan=False))
     assert (stored["max_cost"], stored["unit_cost"], stored["pilot"]) == ("inf", "0.0286", 2)
     assert RunOptions(**stored).as_settings() == stored

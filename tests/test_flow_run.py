@@ -494,9 +494,10 @@ def test_a_directory_of_one_service_refuses_another(run, reference, tmp_path):
 def test_a_service_that_needs_a_key_is_not_asked_without_one(reference, tmp_path, monkeypatch):
     """No key for a host that is not loopback: refused before anything is made."""
     monkeypatch.delenv("DREAMO_API_KEY", raising=False)
-    with pytest.raises(dreamo.KeyMissing, match="DREAMO_API_KEY"):
-        dreamo.run(jobs(reference, 1), tmp_path / "run", base_url="https://service.example", progress=False)
-    assert not (tmp_path / "run" / "run.json").exists()
+    for verb in (dreamo.start, dreamo.run):
+        with pytest.raises(dreamo.KeyMissing, match="DREAMO_API_KEY"):
+            verb(jobs(reference, 1), tmp_path / "run", base_url="https://service.example")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_picture_that_was_deleted_is_fetched_again_and_not_submitted(run, gateway, reference, tmp_path):
@@ -693,6 +694,27 @@ def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_
         (lambda table: dreamo.run(table, "run", api_key=3), "api_key must be text"),
         (lambda table: dreamo.run(table, "run", base_url=3), "base_url must be text"),
         (lambda table: dreamo.run(table, "run", base_dir=3), "base_dir must be a path"),
+        (lambda table: dreamo.run(table, "run", base_url="x"), "base_url 'x' can't be used"),
+        (lambda table: dreamo.run(table, "run", api_key="two words"), "API key contains whitespace"),
+        (lambda table: dreamo.run(table, "run", gateway=table), "gateway= must be"),
+        (lambda table: dreamo.run(table, "run", gateway="local", budget=3), "budget must be a path"),
+        (lambda table: dreamo.start(table, "run", gateway="local", budget="none"), "No budget at"),
+        (lambda table: dreamo.run(table, "run", gateway="local", cluster=10**30), "cluster="),
+        (lambda table: dreamo.run(table, "run", gateway="local", cluster=table), "cluster=a DataFrame"),
+        (lambda table: dreamo.run(table, "run", allow_private_links="no"), "allow_private_links must be"),
+        (lambda table: dreamo.run(table, "run\n"), "run_dir 'run.*line break"),
+        (lambda table: dreamo.plan(table, gateway="near"), "gateway= must be"),
+        (lambda table: dreamo.plan(table, not_before="soon"), "not_before='soon'"),
+        (lambda table: dreamo.plan(table, on_event=3), "on_event must be"),
+        (lambda table: dreamo.plan(table, cluster="many"), "cluster='many'"),
+        (lambda table: dreamo.plan(table, progress=3), "progress must be"),
+        (lambda table: dreamo.plan(table, max_costs=5), r"plan\(\).*'max_costs'; did you mean 'max_cost'"),
+        (
+            lambda table: dreamo.start(table, "run", max_costs=5),
+            r"start\(\).*'max_costs'; did you mean 'max_cost'",
+        ),
+        (lambda _: dreamo.retry("run", classe="x"), r"retry\(\).*'classe'; did you mean 'classes'"),
+        (lambda _: dreamo.resume("run", max_atempts=2), r"resume\(\).*did you mean 'max_attempts'"),
         (lambda table: dreamo.run(table, "run", progress="no"), "progress must be True or False"),
         (lambda table: dreamo.run(table, "run", download="no"), "download must be True or False"),
         (lambda table: dreamo.run(table, "run", retry_failed=1), "retry_failed must be True or False"),

@@ -515,7 +515,7 @@ def test_a_probe_that_is_not_covered_buys_nothing(jobs, gateway, tmp_path):
     probe = tmp_path / "probe"
     for wrong, message in [
         ({"max_cost": "0.01"}, "doesn't cover the probe.* Pass max_cost=0.0"),
-        ({"max_cost": "much"}, "max_cost='much'"),
+        ({"max_cost": "much"}, "max_cost must be an amount .* not 'much'"),
         ({"max_cost": 1, "k": 0}, "k=0: expected a whole number of at least 1"),
     ]:
         with pytest.raises(UsageError, match=message):

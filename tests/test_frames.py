@@ -238,8 +238,6 @@ def test_a_call_of_run_can_be_planned_as_it_stands(tmp_path):
     planned = dreamo.plan(table, tmp_path / "run", **called)
     assert planned.equals(dreamo.plan(table, unit_cost="0.03"))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(TypeError, match=r"plan\(\) got an unexpected keyword argument 'max_costs'"):
-        dreamo.plan(table, max_costs=5)
     with pytest.raises(dreamo.UsageError, match="max_in_flight"):
         dreamo.plan(table, max_in_flight=0)
 

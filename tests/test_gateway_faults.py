@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 import requests
 from hypothesis import given
@@ -236,6 +237,8 @@ def test_faults_can_be_planned_by_a_file(tmp_path):
         {"create": {"http_500": True}},
         {"create": {"link_expired": 0.1}},
         {"create": []},
+        {"create": pd.Series([1, 2])},
+        {5: {}},
         {"script": {"poll": ["slow", 1]}},
         {"script": {"poll": [{"fault": "slow", "seconds": SECONDS_MAX + 1}]}},
     ],
@@ -246,8 +249,15 @@ def test_plans_that_can_not_be_are_refused(bad):
     with pytest.raises(ValueError, match=r"must|There is no|add up"):
         plan.change(bad)
     assert plan.describe()["probabilities"] == {"poll": {"drop": 0.25}}
-    with pytest.raises(ValueError, match="stage"):
-        plan.script("nowhere")
+    for wrong in (bad, {"create": None}, None, [1], pd.DataFrame({"create": [1]})):
+        with pytest.raises(ValueError, match=r"must|There is no|add up"):
+            plan.set(wrong)
+    for misuse in (plan.script, plan.draw):
+        for stage in ("nowhere", None, ["create"], pd.NA):
+            with pytest.raises(ValueError, match="There is no stage"):
+                misuse(stage)
+    with pytest.raises(ValueError, match="seed='x'"):
+        FaultPlan(seed="x")
 
 
 @given(st.integers(), st.floats(0.05, 0.95))

@@ -6,6 +6,7 @@ import random
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,15 +122,30 @@ def test_retry_hints_stand_where_they_were_asked_for():
         {"seed": "x"},
         {"discount": "x"},
         {"precharge": ""},
+        {"precharge": np.array(["price", "missing"])},
+        {"bills_failures": "no"},
+        {"seed": True},
+        {"price_per_second": len},
     ],
 )
 def test_settings_that_can_not_be_are_refused(options):
     """Each setting is checked when the gateway is made, not when it is used."""
     with pytest.raises(ValueError, match=next(iter(options)) + "|plain decimal"):
         GatewaySettings(**options)
-    for port in (-1, 70000, "8080"):
-        with pytest.raises(ValueError, match="port="):
-            LocalGateway(port=port)
+    for name, value in (
+        *[("port", port) for port in (-1, 70000, "8080", True, np.array([1, 2]))],
+        *[("host", host) for host in (5, "", None, "a\n", b"127.0.0.1")],
+        *[("state_dir", folder) for folder in (5, "", b"x", "x\n", "a\0b", ["x"])],
+        *[("clock", clock) for clock in (3, "now", None)],
+        *[("faults", faults) for faults in (0, [], np.array([1, 2]), pd.DataFrame())],
+        ("latency", pd.Series([1, 2])),
+        ("engine", np.array([[1], [2]])),
+    ):
+        with pytest.raises(
+            ValueError, match=name if name not in ("latency", "engine") else "(no|the) " + name
+        ) as why:
+            LocalGateway(**{name: value})
+        assert "\n" not in str(why.value)
     with LocalGateway(engine="flat", seed=np.int64(3), max_concurrent=np.int64(2)) as gateway:
         assert gateway.is_running
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.gateway import rendering
@@ -194,6 +196,14 @@ def test_rows_of_a_group_take_turns(jobs, gateway, tmp_path):
         ({}, {"per": []}, "per= is empty"),
         ({}, {"max_cost": None}, "search needs a cap"),
         ({}, {"download": False}, "download=False"),
+        ({}, {"keeps": 1}, "no argument 'keeps'; did you mean 'keep'"),
+        ({}, {"max_in_flights": 1}, "did you mean 'max_in_flight'"),
+        ({}, {"max_in_flight": 0}, "max_in_flight=0"),
+        (
+            {"prompt": ["a fox", "лиса", "x"]},
+            {"accept": "prompt_match > 0.2"},
+            "row 1: .*isn't in Latin script",
+        ),
         (
             {},
             {"accept": dreamo.metrics.Embedding("dinov2-small", path="/nowhere") >= 0.5},
@@ -244,6 +254,31 @@ def test_pictures_that_nothing_can_judge_are_not_bought_on(jobs, gateway, tmp_pa
         with pytest.raises(dreamo.UsageError, match=rf"can't judge any picture \(.*{why}"):
             search(table, tmp_path / str(n), gateway, accept=accept, keep=1)
         assert len(gateway.invoice()) == 3 * n
+
+
+class Blind(dreamo.metrics.VectorMetric):
+    """Sees nothing in reddish pictures: nothing to measure in one of three, or in the reference."""
+
+    version = "1"
+
+    def embed(self, pictures):
+        return [None if reddish(None, one) else np.ones(2, np.float32) for one in pictures]
+
+
+@pytest.mark.parametrize(("colour", "n_bought"), [("blue", None), ("red", 3)])
+def test_a_reference_in_which_nothing_can_be_measured_ends_the_search(
+    jobs, gateway, tmp_path, colour, n_bought
+):
+    """No seed changes it; a picture in which there is nothing is one of those that aren't good."""
+    Image.new("RGB", (64, 64), colour).save(jobs["image"][0])
+    judged = {"accept": Blind("nothing to see", 4) >= 2, "keep": 1, "max_attempts_each": 3}
+    if n_bought is None:
+        search(jobs, tmp_path / "run", gateway, **judged)
+        assert len(gateway.invoice()) == 9
+        return
+    with pytest.raises(dreamo.UsageError, match=r"nothing to measure in the reference.*drop or change row 0"):
+        search(jobs, tmp_path / "run", gateway, **judged)
+    assert len(gateway.invoice()) == n_bought
 
 
 @pytest.mark.filterwarnings("ignore:is_good failed")

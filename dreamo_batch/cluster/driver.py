@@ -82,10 +82,10 @@ _SHARE: Final = 2  # a worker is given this part of the shards that are left, as
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
 
 
-def refuse_ordinary(directory: RunDirectory, cluster: Any) -> None:
+def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
     """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
     parallel.refuse_other(cluster)
-    if cluster is None or directory.is_sharded:
+    if cluster is None or directory is None or directory.is_sharded:
         return
     if directory.exists() or (directory.path.is_dir() and journal.numbers(directory.path)):
         raise UsageError(

@@ -31,6 +31,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Spending, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
+from dreamo_batch.engine.plan import amount_given
 from dreamo_batch.engine.replica import is_url
 from dreamo_batch.engine.store import SLICES, FolderStore, ObjectStore, is_put, place_given, refuse_unsafe
 from dreamo_batch.errors import (
@@ -66,7 +67,6 @@ _LISTED: Final = (
 _DAY_S: Final = 86_400
 _HOLDERS_MAX: Final = 5  # named in an error
 _SUMMARY_EVERY: Final = 16  # records, so that a reader needs only those behind the last summary
-_INFINITE: Final = frozenset({"inf", "infinity"})
 
 
 class Budget:
@@ -121,7 +121,7 @@ class Budget:
         self.user = _login() if user is None else user.strip() if isinstance(user, str) else ""
         if not self.user:
             raise UsageError(f"user must be a name, not {user!r}.")
-        given = {"cap": _amount("cap", cap), "per_user": _amount("per_user", per_user)}
+        new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
         try:
             slices = self.slices()
             is_known = slices.read()
@@ -133,7 +133,7 @@ class Budget:
             if cap is not None or per_user is not None:
                 if not is_known:
                     self._refuse_place()
-                self._limit(slices, given["cap"], given["per_user"], has_per_user=per_user is not None)
+                self._limit(slices, new_cap, new_share, has_per_user=per_user is not None)
         except OSError as error:
             raise unreachable(self.place, error) from error
 
@@ -400,16 +400,6 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's number without a name
         return str(os.getuid())
-
-
-def _amount(name: str, given: float | str | Decimal | None) -> Decimal | None:
-    if given is None or (name == "per_user" and str(given).lower() in _INFINITE):
-        return None
-    amount = money(given)
-    if amount is None:
-        unless = ", or inf for no limit" if name == "per_user" else ""
-        raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {given!r}")
-    return amount
 
 
 def _sums(share: Share) -> tuple[dict[str, Decimal], Decimal, Decimal]:

@@ -31,7 +31,7 @@ from dreamo_batch.errors import (
     logger_named,
 )
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import first_line, harmless, option
+from dreamo_batch.text import first_line, harmless, option, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ class Listeners:
         on_event: Callable[[RunEvent], Any] | None = None,
     ) -> None:
         if on_event is not None and not is_function_of(1, on_event):
-            raise UsageError(f"on_event must be a function of one event (not async), not {on_event!r}.")
+            raise UsageError(f"on_event must be a function of one event (not async), not {quoted(on_event)}.")
         self._run_dir = run_dir
         self._key: Secret | None = None
         self._listeners: list[_Listener] = []

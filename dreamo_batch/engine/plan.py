@@ -21,7 +21,7 @@ from dreamo_batch.engine.attempts import Attempt, Key, Spending, Stage, State, d
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
-from dreamo_batch.errors import DirectoryError, UsageError, check_count
+from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
@@ -29,7 +29,7 @@ from dreamo_batch.jobs.prepare import difference, seen
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
 from dreamo_batch.money import dollars, money, total
-from dreamo_batch.text import aligned, option, spelled
+from dreamo_batch.text import aligned, option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "submitted again, as asked"
+_INFINITE: Final = frozenset({"inf", "infinity"})
 _NEARLY: Final = "nearly equals a bought row; differs only in "
 
 
@@ -393,16 +394,17 @@ class RunOptions:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if hint is bool:
-                flag(name, value)
+                value = check_flag(name, value)
             elif hint is float:
-                _seconds(name, value)
+                value = _seconds(name, value)
             elif get_origin(hint) is Literal:
                 _one_of(name, value, get_args(hint))
             elif hint == Amount | None:
-                _amount(name, value)
-            elif value is not None and hint is not Any:
+                amount_given(name, value, unless="no cap" if name == "max_cost" else "")
+            elif hint is int or (value is not None and hint is not Any):
                 check_count(name, value)
-                object.__setattr__(self, name, int(value))  # run.json takes no other kind
+                value = int(value)
+            object.__setattr__(self, name, value)  # run.json takes no number of NumPy
 
     def cap(self, stored: str | None) -> Decimal | None:
         """Return the cap in force: given now, else the stored one; infinity lifts it."""
@@ -416,29 +418,25 @@ class RunOptions:
         return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
 
 
-def flag(name: str, value: object) -> None:
-    """Refuse an argument that is neither True nor False."""
-    if not isinstance(value, bool | np.bool_):
-        raise UsageError(f"{name} must be True or False, not {value!r}")
-
-
-def _seconds(name: str, value: object) -> None:
+def _seconds(name: str, value: Any) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not value > 0:  # type: ignore[operator] # NaN is not more than 0 either
-        raise UsageError(f"{name} must be more than 0 seconds, not {value!r}")
+    if not is_number or not value > 0:  # NaN is not more than 0 either
+        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
+    return float(value)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {quoted(value)}")
 
 
-def _amount(name: str, value: Amount | None) -> None:
-    if value is None or (name == "max_cost" and str(value).lower() in {"inf", "infinity"}):
-        return
-    if money(value) is None:
-        unless = ", or inf for no cap" if name == "max_cost" else ""
-        raise UsageError(f"{name} must be an amount in USD of at least 0{unless}, not {value!r}")
+def amount_given(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
+    """Return an amount in USD; None if there is none, or for infinity where that means `unless`."""
+    amount = money(value)
+    if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
+        or_inf = unless and f", or inf for {unless}"
+        raise UsageError(f"{name} must be an amount in USD of at least 0{or_inf}, not {quoted(value)}")
+    return amount
 
 
 # What is bought is like what is in progress, a duplicate waits like what is pending.

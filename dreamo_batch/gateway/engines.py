@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, 
 
 from dreamo_batch import images
 from dreamo_batch.service import contract
+from dreamo_batch.text import quoted
 
 Rgb: TypeAlias = tuple[int, ...]
 
@@ -100,14 +101,15 @@ def engine_named(name: str) -> Engine:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"The engine {name} can't be loaded ({error}).") from error
-    return check_engine(found() if isinstance(found, type) else found)
+    return check_engine(found)
 
 
 def check_engine(engine: Any) -> Engine:
-    """Refuse an object that makes no pictures."""
+    """Return an engine, made if it is a class; refuse an object that makes no pictures."""
+    engine = engine() if isinstance(engine, type) else engine
     wanted = "generate_batch" if getattr(engine, "batch_size", 1) > 1 else "generate"
     if not callable(getattr(engine, wanted, None)):
-        raise ValueError(f"{engine!r} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
+        raise ValueError(f"{quoted(engine)} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
     made: Engine = engine
     return made
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import enum
 import json
+import numbers
 import random
 import threading
 import tomllib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from dreamo_batch.text import quoted
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 
 Stage = Literal["create", "poll", "precharge", "download"]
@@ -82,13 +86,13 @@ def _read_strike(stage: Stage, entry: Any, seconds: float = SLOW_S) -> Strike:
     fault = FAULTS.get(name) if isinstance(name, str) else None
     if fault is None or stage not in fault.stages or fields:
         known = ", ".join(fault.name for fault in FAULTS.values() if stage in fault.stages)
-        raise ValueError(f"There is no fault {entry!r:.80} of {stage!r}; choose one of {known}.")
+        raise ValueError(f"There is no fault {quoted(entry)} of {stage!r}; choose one of {known}.")
     return Strike(fault, _number("seconds", seconds, SECONDS_MAX))
 
 
 def _read_stage(name: str) -> Stage:
-    if name not in STAGES:
-        raise ValueError(f"There is no stage {name!r:.80}; choose one of {', '.join(STAGES)}.")
+    if not isinstance(name, str) or name not in STAGES:
+        raise ValueError(f"There is no stage {quoted(name)}; choose one of {', '.join(STAGES)}.")
     return name
 
 
@@ -104,15 +108,26 @@ def _read_table(stage: Stage, faults: Any) -> list[tuple[Strike, float]]:
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be an object, not {value!r:.80}.")  # noqa: TRY004 - JSON from outside
-    return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} must be an object, not {quoted(value)}.")  # noqa: TRY004 - JSON from outside
+    return dict(value)
 
 
 def _number(name: str, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ValueError(f"{name!r:.80} must be a number from 0 to {most:g}, not {value!r:.80}.")
+        raise ValueError(f"{name!r:.80} must be a number from 0 to {most:g}, not {quoted(value)}.")
     return float(value)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that isn't one."""
+    if seed is not None and not is_whole(seed):
+        raise ValueError(f"seed={quoted(seed)} must be a whole number.")
+
+
+def is_whole(number: Any) -> bool:
+    """Whether it is a whole number, of Python or NumPy."""
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
 
 
 class FaultPlan:
@@ -144,9 +159,12 @@ class FaultPlan:
 
     def __init__(self, faults: Mapping[str, Any] | str | Path | None = None, seed: int | None = None) -> None:
         self._lock = threading.Lock()
+        check_seed(seed)
         self._rngs = {stage: random.Random(None if seed is None else f"{seed} {stage}") for stage in STAGES}
         self._clear()
-        self.change(_read_file(faults) if isinstance(faults, str | Path) else faults or {})
+        self.change(
+            _read_file(faults) if isinstance(faults, str | Path) else {} if faults is None else faults
+        )
 
     def script(self, stage: Stage, *entries: str | Mapping[str, Any], seconds: float = SLOW_S) -> None:
         """Add faults that strike the next requests of a stage, one each.
@@ -184,7 +202,9 @@ class FaultPlan:
         ValueError
             If one can't be used; then nothing is changed.
         """
-        self.change({stage: dict(faults) for stage, faults in probabilities.items()})
+        self.change(
+            {_read_stage(stage): faults for stage, faults in _object(probabilities, "The faults").items()}
+        )
 
     def change(self, request: Mapping[str, Any]) -> None:
         """Change probabilities and scripts at once, as a file or a request over HTTP does.
@@ -207,14 +227,10 @@ class FaultPlan:
         >>> plan.describe()
         {'probabilities': {'poll': {'http_500': 0.5}}, 'script': {'create': ['drop_before_accept']}}
         """
-        rest = dict(_object(request, "The faults"))
-        does_clear, scripts = (
-            rest.pop("clear", False),
-            _object(rest.pop("script", {}), "The scripts of faults"),
-        )
-        if not isinstance(does_clear, bool) or not all(
-            isinstance(listed, list) for listed in scripts.values()
-        ):
+        rest = _object(request, "The faults")
+        does_clear = rest.pop("clear", False)
+        scripts = _object(rest.pop("script", {}), "The scripts of faults")
+        if not (isinstance(does_clear, bool) and all(isinstance(one, list) for one in scripts.values())):
             raise ValueError(
                 '"script" must map stages to lists of faults, and "clear" must be true or false.'
             )
@@ -249,7 +265,7 @@ class FaultPlan:
         -------
         Strike or None
         """
-        if not self._scripts[stage] and stage not in self._tables:
+        if not self._scripts[_read_stage(stage)] and stage not in self._tables:
             return None
         with self._lock:
             strike, is_scripted = self._next(stage)

@@ -20,9 +20,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.engines import Engine, check_engine, engine_named
-from dreamo_batch.gateway.faults import FaultPlan
+from dreamo_batch.gateway.faults import FaultPlan, is_whole
 from dreamo_batch.gateway.rendering import Renderer
 from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStore, read_latency
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -152,9 +153,13 @@ class LocalGateway:
         given = locals() | {"latency": read_latency(latency)}
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
-        self._state_dir = None if state_dir is None else Path(state_dir)
-        if port not in range(2**16):
-            raise ValueError(f"port={port!r} must be a whole number below 65536, 0 for any free one.")
+        self._state_dir = None if state_dir is None else _folder_given(state_dir)
+        if not isinstance(host, str) or not host.isprintable() or not host.strip():
+            raise ValueError(f"host={quoted(host)} must be an address of this machine, such as '127.0.0.1'.")
+        if not is_whole(port) or port not in range(2**16):
+            raise ValueError(f"port={quoted(port)} must be a whole number below 65536, 0 for any free one.")
+        if not callable(clock):
+            raise ValueError(f"clock={quoted(clock)} must be a function that returns Unix seconds.")  # noqa: TRY004 - as all
         self._address = (host, int(port))
         self._clock = clock
         self._running: _Running | None = None
@@ -204,7 +209,8 @@ class LocalGateway:
         with self._lock, contextlib.ExitStack() as stack:
             if self._running is not None:
                 raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
-            folder = Path(self._state_dir or state_dir or stack.enter_context(_temporary_folder()))
+            given = stack.enter_context(_temporary_folder()) if state_dir is None else state_dir
+            folder = self._state_dir or _folder_given(given)
             folder.mkdir(parents=True, exist_ok=True)
             sock = stack.enter_context(listen(*self._address))
             base_url = _url(sock)
@@ -338,6 +344,16 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="dreamo-gateway-", ignore_cleanup_errors=True)
 
 
+def _folder_given(state_dir: Any) -> Path:
+    if (
+        not isinstance(state_dir, str | Path)
+        or not str(state_dir).isprintable()
+        or not str(state_dir).strip()
+    ):
+        raise ValueError(f"state_dir={quoted(state_dir)} must be the path of a folder.")
+    return Path(state_dir)
+
+
 def _url(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     host = _ANYWHERE.get(host, host)
@@ -346,7 +362,9 @@ def _url(sock: socket.socket) -> str:
 
 def _check_key(api_key: str) -> str:
     if not isinstance(api_key, str) or not re.fullmatch("[!-~]+", api_key):
-        raise ValueError("The gateway's key must be printable ASCII without spaces; None makes one up.")
+        raise ValueError(
+            "api_key, the gateway's key, must be printable ASCII without spaces; None makes one up."
+        )
     return api_key
 
 

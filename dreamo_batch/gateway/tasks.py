@@ -21,7 +21,9 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from dreamo_batch.gateway.engines import DrawRequest
+from dreamo_batch.gateway.faults import check_seed
 from dreamo_batch.service import contract
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -94,7 +96,7 @@ def read_latency(value: str | float | Latency) -> Latency:
                 return Latency(median_s)
             case ("lognormal", [median_s, sigma]):
                 return Latency(median_s, sigma)
-    raise ValueError(f"Can't read the latency {value!r}; write {LATENCY_FORMS}.")
+    raise ValueError(f"Can't read the latency {quoted(value)}; write {LATENCY_FORMS}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,20 +119,24 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in get_args(choices):
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(choices)))}.")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in get_args(choices):
+                known = ", ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name}={quoted(value)} is not one of {known}.")
+        if not isinstance(self.bills_failures, bool):
+            raise ValueError(f"bills_failures={quoted(self.bills_failures)} must be True or False.")  # noqa: TRY004 - as all
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
             limit: Any = getattr(self, name)
             if limit is not None and not (isinstance(limit, kind) and limit is not True and float(limit) > 0):
-                raise ValueError(f"{name}={limit!r} must be a number above 0 (tasks: whole), or None.")
-        if self.seed is not None and not isinstance(self.seed, numbers.Integral):
-            raise ValueError(f"seed={self.seed!r} must be a whole number.")
+                raise ValueError(f"{name}={quoted(limit)} must be a number above 0 (tasks: whole), or None.")
+        check_seed(self.seed)
         if self.price is not None and self.price_per_second is not None:
             raise ValueError("Give a price per picture or one per second, not both.")
-        for text in (self.price, self.price_per_second, self.discount):
-            if text is not None and not callable(text):
-                check_decimal(text)
+        for name in ("price", "price_per_second", "discount"):
+            text = getattr(self, name)
+            if text is not None and not (name == "price" and callable(text)):
+                check_decimal(text, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,10 +472,11 @@ def price_of_time(price_per_second: str, seconds: float) -> str:
     )
 
 
-def check_decimal(text: str) -> str:
+def check_decimal(text: str, name: str = "price") -> str:
     """Check that a text is a plain decimal number, without sign or exponent, and return it."""
     if not isinstance(text, str) or not text.isascii() or not text.replace(".", "", 1).isdigit():
-        raise ValueError(f'Expected a plain decimal number as text, such as "0.0286", not {text!r}.')
+        wanted = 'a plain decimal number as text, such as "0.0286"'
+        raise ValueError(f"{name}: expected {wanted}, not {quoted(text)}.")
     return text
 
 

@@ -19,12 +19,12 @@ import pandas as pd
 import pyarrow as pa
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, type_of
+from dreamo_batch.errors import TableError
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -18,11 +18,11 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 from PIL import Image
 
-from dreamo_batch.errors import type_of
 from dreamo_batch.jobs.cells import items_of, printable
 from dreamo_batch.jobs.rules import Finding
 from dreamo_batch.service.config import PORTS
 from dreamo_batch.service.messages import unix_time
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping

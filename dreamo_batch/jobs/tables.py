@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, file_given, type_of
+from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import is_result, means, plain_name
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import counted, meant, shortened, spelled
+from dreamo_batch.text import counted, meant, shortened, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -16,7 +16,7 @@ import pandas as pd
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.errors import UsageError, check_count, type_of
+from dreamo_batch.errors import UsageError, check_count
 from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
@@ -39,6 +39,7 @@ from dreamo_batch.results.measure import (
     take_fingerprints,
 )
 from dreamo_batch.results.rating_log import with_ratings
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -342,7 +343,7 @@ def _values(
     metrics = [one.metric for one in measures if one.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
-        measured = measure_likeness(results, folders_of(results, run_dir), read_metrics(metrics))
+        measured = measure_likeness(results, folders_of(results, run_dir), read_metrics(metrics))[0]
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
     for one in measures:

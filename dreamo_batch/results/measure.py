@@ -213,11 +213,14 @@ class _Pair(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A number, or why there is none: there was nothing to measure, or a file or the metric failed."""
+    """A number, or why there is none: nothing to measure in the picture, or what failed.
+
+    `given` is what the row has to be compared with, its reference or prompt, which no other picture of it changes.
+    """
 
     number: float | None
     problem: str | None = None
-    failed: Literal["file", "metric"] | None = None
+    failed: Literal["file", "metric", "given"] | None = None
 
 
 def measure(
@@ -288,7 +291,7 @@ def measure(
     results = read_results(source)
     folders = folders_of(results, run_dir)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        return measure_likeness(results, folders, read_metrics(metrics))
+        return measure_likeness(results, folders, read_metrics(metrics))[0]
 
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
@@ -422,8 +425,8 @@ def _size(path: Path) -> int | None:
 
 def measure_likeness(
     results: pd.DataFrame, folders: Sequence[Path], metrics: Sequence[Metric | VectorMetric]
-) -> pd.DataFrame:
-    """Measure the pictures of results; see `dreamo_batch.measure`."""
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Measure pictures as `dreamo_batch.measure`; with it, what failed of the last metric, by positions of rows."""
     subjects, problems = find_subjects(results, folders)
     # A line for each reference of each row.
     lines = [
@@ -436,9 +439,11 @@ def measure_likeness(
     table = results[[columns.PROMPT, columns.SEED_SENT, columns.JOB_ID]].copy()
     every_row = range(len(results))
     whys = [pd.Series(problems, every_row, dtype=object)]
+    failed = pd.Series(dtype=object)
     for metric, found in _measured(metrics, flat, results[columns.PROMPT].iloc[rows].tolist()):
         numbers = pd.Series([one.number for one in found], rows, dtype=columns.FLOAT)
         whys.append(pd.Series([one.problem for one in found], rows, dtype=object))
+        failed = pd.Series([one.failed for one in found], rows, dtype=object)
         table[metric.name] = _means(numbers, flat).reindex(every_row).array
         n_most = 1 if isinstance(metric, PromptMatch) else places.max(initial=0) + 1
         for place in range(n_most if n_most > 1 else 0):
@@ -446,7 +451,7 @@ def measure_likeness(
     told = pd.concat(whys).dropna()
     joined = told.groupby(level=0).agg(lambda of_row: "; ".join(dict.fromkeys(of_row)))
     table[columns.PROBLEM] = pd.array(joined.reindex(every_row), dtype=columns.STR)
-    return table
+    return table, failed
 
 
 def _means(numbers: pd.Series, subjects: Sequence[Subject | None]) -> pd.Series:
@@ -496,10 +501,10 @@ def _with_references(subjects: Iterable[Subject | None]) -> list[Subject]:
 
 def _without_pair(subject: Subject | None) -> Measured:
     if subject is None:
-        return Measured(None)  # why there is no picture was found out before
+        return Measured(None, failed="file")  # why there is no picture was found out before
     if subject.reference is not None:
-        return Measured(None, "its reference is at a URL, which is not fetched")
-    return Measured(None, "its reference is unknown: the directory's table doesn't have its job")
+        return Measured(None, "its reference is at a URL, which is not fetched", "given")
+    return Measured(None, "its reference is unknown: the directory's table doesn't have its job", "given")
 
 
 def _by_parts(
@@ -520,7 +525,7 @@ def _by_parts(
         if others or pair is None:
             return score(found[subject.sha256], others[place])
         if pair.reference in problems:
-            return Measured(None, f"reference {problems[pair.reference]}", "file")
+            return Measured(None, f"reference {problems[pair.reference]}", "given")
         return score(found[pair.output], found[pair.reference])
 
     return [of_one(place, subject) for place, subject in enumerate(subjects)]
@@ -531,8 +536,10 @@ def _of_fingerprints(metric: Metric, output: Fingerprint, reference: Fingerprint
 
 
 def _cosine(metric: VectorMetric, why: str, output: Vector | None, other: Vector | None) -> Measured:
-    if output is None or other is None:
-        return Measured(None, metric.nothing if other is not None or not why else why)
+    if other is None:
+        return Measured(None, why or metric.nothing, "given")
+    if output is None:
+        return Measured(None, metric.nothing)
     return _checked(cosine(output, other))
 
 
@@ -691,11 +698,13 @@ class _Measurer:
         """Read reference and output of a pair, or return why they can't be read."""
         subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
         assert subject.reference is not None  # noqa: S101 - it is one of a pair
+        failed: Literal["file", "given"] = "file"
         try:
             output = likeness.read(subject.path, subject.sha256)
+            failed = "given"
             return self._read_reference(subject.reference), output
         except UnreadablePicture as unreadable:
-            return Measured(None, str(unreadable), "file")
+            return Measured(None, str(unreadable), failed)
 
 
 def _copies(pictures: tuple[Image.Image, Image.Image]) -> tuple[Image.Image, Image.Image]:

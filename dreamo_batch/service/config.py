@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from dreamo_batch.errors import KeyMissing, SettingsError, type_of
+from dreamo_batch.errors import KeyMissing, SettingsError
 from dreamo_batch.service import contract
-from dreamo_batch.text import local_option, spelled
+from dreamo_batch.text import local_option, spelled, type_of
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
