@@ -275,8 +275,8 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
         "output_url": next(iter(task.urls), None),  # of a failed task, too: whoever paid for it may fetch it
         "output_urls": json.dumps(task.urls) if len(task.urls) > 1 else None,
     }
+    odd = task.unlisted_status
     if task.status == "completed":
-        billed = task.cost is None
         return _event(
             EventKind.COMPLETED,
             key,
@@ -284,18 +284,12 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             **known,
             output_job_id=next(iter(task.job_ids), None),
             output_bytes_told=next(iter(task.sizes), None),
-            output_warning=_odd_status(task),
+            output_warning=odd and f"the service reported an undocumented status, {odd!r}, with this picture",
             excerpt=_short(task.excerpt),
-            may_have_been_billed=billed,
+            may_have_been_billed=task.cost is None,
         )
-    failure = failures.from_task(task)
-    billed = _may_be_billed(task, failure)
-    return _event(EventKind.FAILED, key, at, **known, **_told(failure), may_have_been_billed=billed)
-
-
-def _odd_status(task: Task) -> str | None:
-    word = task.unlisted_status
-    return word and f"the service reported an undocumented status, {word!r}, with this picture"
+    told = _told(failures.from_task(task))
+    return _event(EventKind.FAILED, key, at, **known, **told, may_have_been_billed=_may_be_billed(task, told))
 
 
 def is_retryable(attempt: Attempt) -> bool:
@@ -377,13 +371,10 @@ def _told(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _may_be_billed(task: Task, failure: Failure) -> bool:
-    if task.cost is not None:
-        return False
-    if task.urls or task.is_cost_unreadable:
-        return True
-    known = contract.ERROR_CODES.get(failure.code or "")
-    return not (known and known.is_unbilled)
+def _may_be_billed(task: Task, told: dict[str, Any]) -> bool:
+    known = contract.ERROR_CODES.get(told["error_code"] or "")
+    is_open = task.urls or task.is_cost_unreadable or not (known and known.is_unbilled)
+    return task.cost is None and bool(is_open)
 
 
 def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
@@ -456,13 +447,14 @@ class Effects:
             is_unknown |= failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
-                return failure
+                return replace(
+                    failure, message=f"{failure.message} (no task {failure.task_id}, which it names)"
+                )
             wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
             # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
-            is_worth_asking = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND)
+            is_open = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
             # Once halted it is held with the id: the process gives up waiting for this answer.
-            is_left = is_unknown or not is_worth_asking or asked_for_s + wait_s > _ASK_FOR_S
-            if is_left or self.is_halted.wait(wait_s):
+            if not is_open or asked_for_s + wait_s > _ASK_FOR_S or self.is_halted.wait(wait_s):
                 break
         message = f"{failure.message}; but it names task {failure.task_id}: {said.message}"
         return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
@@ -490,8 +482,7 @@ class Effects:
         except directory.NotAPicture as error:
             return SaveAnswer(key, self._without_key(str(error)))
         told = [] if warning is None else [warning]
-        if len(links) > 1:
-            told.append(self._further(links, name or key[0]))
+        told += [self._further(links, name or key[0])] if len(links) > 1 else []
         return SaveAnswer(key, replace(saved, warning="; ".join(told) or None))
 
     def _picture(self, url: str, told_bytes: int | None) -> tuple[bytes, str | None]:

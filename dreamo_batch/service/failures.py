@@ -145,7 +145,6 @@ class Failure:
 
 # Answers
 
-_TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
 _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
@@ -301,8 +300,7 @@ def _says_moderation(said: ServiceMessage) -> bool:
 def _is_not_found(status: int, said: ServiceMessage) -> bool:
     if status == HTTPStatus.NOT_FOUND:
         return True
-    words = f"{said.code} {said.message}".replace("_", " ")
-    return status < HTTPStatus.INTERNAL_SERVER_ERROR and _TASK_MISSING.search(words) is not None
+    return status < HTTPStatus.INTERNAL_SERVER_ERROR and messages.says_missing(said)
 
 
 def is_success(status: int) -> bool:

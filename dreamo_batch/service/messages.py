@@ -242,7 +242,15 @@ def _words_of_leaf(value: Any) -> str | None:
     return text(value)
 
 
+def says_missing(said: ServiceMessage | None) -> bool:
+    """Return whether words say that the service doesn't know a task."""
+    words = "" if said is None else f"{said.code} {said.message}".replace("_", " ")
+    return _TASK_MISSING.search(words) is not None
+
+
 Status = Literal["in_progress", "completed", "failed"]
+
+_TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
 
 # Printable, and not a step in a path.
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
@@ -337,10 +345,15 @@ def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
 
 
 def _speaks_of_task(answer: dict[str, Any]) -> bool:
-    """Return whether an answer is about a task, unlike a gateway's `{"status": "error", "message": "try again"}`."""
+    """Return whether an answer is about a task, unlike a gateway's `{"status": "error", "error": "try again"}`."""
+    said, status = message_in(answer.get("error")), _status(answer)
+    is_documented = said is not None and said.code in contract.ERROR_CODES
+    if says_missing(said) and not is_documented and status != "completed":
+        return False
     if task_id_in(answer) is not None:
         return not isinstance(answer.get("status"), dict)
-    return isinstance(answer.get("status"), str) and (_status(answer) != "failed" or "error" in answer)
+    is_end = is_documented or ("error" in answer and _word(answer) == "failed")
+    return isinstance(answer.get("status"), str) and (status != "failed" or is_end)
 
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
