@@ -174,6 +174,14 @@ def test_rotated_animated_and_deep_pictures_are_warned_of():
         assert [(one.code, one.severity) for one in found] == [(code, "warning")]
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+def test_frames_that_a_corrected_copy_leaves_out_are_said(kind):
+    content = encoded(plain(), kind, save_all=True, append_images=[plain(colour=(0, 0, 0))])
+    found = check(Source("bytes", content=content), Check(BASE, fix_images=True)).findings
+    assert [one.code for one in found] == ["image-format", "image-animated"]
+    assert found[1].message.startswith("The picture has 2 frames")
+
+
 def test_rotation_is_read_from_png_too():
     """A PNG may carry the same note; its own reader would decode everything to find it."""
     exif = Image.Exif()

@@ -6,11 +6,14 @@ import base64
 import datetime as dt
 import importlib.util
 import json
+import warnings
 import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -198,6 +201,21 @@ def test_byte_attempt_marks_and_utf_16_are_read(encoding, tmp_path):
         ("image,prompt\n".encode("utf-16")[:-1], "not UTF-16"),
         (b"image,prompt,prompt\na,b,c\n", "several columns are named 'prompt'"),
         (b"image,prompt,\na,b,c\n", "column 3 has cells but no name"),
+        # Quotes that close in another row, and would swallow it whole.
+        (
+            b'image,prompt,n\na.png,"b,1\nc.png,d",2\n',
+            "lines 2 to 3: a quote opened in one row is closed in another",
+        ),
+        (b'image,prompt,n\n\na.png,"b,1\nc.png,d,2\ne.png,f",3\n', "lines 3 to 5: a quote opened in one row"),
+        (b'prompt,Image Path\n"a,HTTPS://b/1\nc",HTTPS://b/2\n', "lines 2 to 3: a quote opened in one row"),
+        # Names that stand elsewhere.
+        (b"image,prompt\na,b\n\nimage,prompt\nc,d\n", "line 4 names the columns again. Were files joined"),
+        (b"\xef\xbb\xbfimage,prompt\na,b\n\xef\xbb\xbfimage,prompt\n", "line 3 names the columns again"),
+        (b"My jobs\n\nimage,prompt\na,b\n", "line 3 names the columns, .* Delete the lines above it"),
+        (b"My jobs,\n,x\nImage,Prompt\na,b\n", "line 3 names the columns, "),
+        # What may be one or a thousand.
+        (b"image;prompt;seed\na;b;1.000\n", "column 'seed': '1.000' may mean thousands or decimals"),
+        (b"image\tprompt\tWidth\na\tb\t512\na\tb\t1,024\n", "column 'Width': '1,024' may mean thousands"),
     ],
 )
 def test_torn_files_are_refused_with_the_line(content, words, tmp_path):
@@ -233,11 +251,43 @@ def test_decimal_commas_of_a_file_with_semicolons_are_numbers(tmp_path):
     assert read_table(path, decimal=".")["weight"].tolist() == ["0,25", "1"]
 
 
+@pytest.mark.parametrize(
+    ("text", "decimal", "seeds", "weights"),
+    [
+        ("1.000;2,5", None, [1000], [2.5]),
+        ("1.000.000;1.234,5", ",", [1_000_000], [1234.5]),
+        ("1.000;2.5", None, [1], [2.5]),
+        ("1,000;2", ",", [1], [2]),
+        ("1.000;2", ".", [1], [2]),
+        ("1|2,5", None, [1], [2.5]),
+        ("1\t0,250", None, [1], [0.25]),
+        ("1;2,500", None, [1], ["2,500"]),
+    ],
+)
+def test_a_point_separates_thousands_only_where_commas_are_decimal(text, decimal, seeds, weights, tmp_path):
+    """Which some cell must show, or the user must say."""
+    path = tmp_path / "jobs.csv"
+    separator = next(one for one in ";|\t" if one in text)
+    path.write_text(
+        separator.join(["image", "prompt", "seed", "weight"]) + f"\na{separator}1,5{separator}{text}\n"
+    )
+    table = read_table(path, decimal=decimal)
+    assert [table["seed"].tolist(), table["weight"].tolist()] == [seeds, weights]
+    assert table["prompt"].tolist() == ["1,5"]
+
+
+@pytest.mark.parametrize("cell", ["a, big\nb, small", "a.png\nb.png", '"a.png, b\nc'])
+def test_a_cell_of_several_lines_is_no_torn_row(cell, tmp_path):
+    """Only where each line has all the cells, and a picture where pictures are."""
+    write_table(pd.DataFrame({"image": ["x.png"], "prompt": [cell], "seed": [1]}), tmp_path / "jobs.csv")
+    assert read_table(tmp_path / "jobs.csv")["prompt"].tolist() == [cell]
+
+
 def test_blank_rows_are_left_out_and_said(tmp_path):
     """Not those at the end of the file, which are none."""
     path = tmp_path / "jobs.csv"
-    path.write_text("image,prompt\na,b\n,\n\nc,d\n,\n\n")
-    with pytest.warns(UserWarning, match=r"skipped 2 blank rows \(lines 3, 4\)"):
+    path.write_text("image,prompt\na,b\n,\n\f\nc,d\n,\n\n")
+    with pytest.warns(UserWarning, match=r"^(?!.*fewer cells).*skipped 2 blank rows \(lines 3, 4\)"):
         table = read_table(path)
     assert table["image"].tolist() == ["a", "c"]
     assert table.index.tolist() == [0, 1]
@@ -698,6 +748,91 @@ def test_parquet_of_other_programs_gets_the_designed_dtypes(result, tmp_path):
     foreign = result.astype({columns.STATUS: "str", columns.SUBMITTED_AT: "datetime64[ns, UTC]"})
     foreign.to_parquet(tmp_path / "result.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "result.parquet"), result)
+
+
+def test_integers_of_other_programs_keep_their_digits_beside_missing_cells(tmp_path):
+    """Of which pandas makes floats."""
+    table = pa.table(
+        {"image": ["a", "b"], "seed": [2**53 + 1, None], "id": pa.array([None, 2**64 - 1], pa.uint64())}
+    )
+    pq.write_table(table, tmp_path / "jobs.parquet")
+    read = read_table(tmp_path / "jobs.parquet")
+    assert read["seed"].tolist() == [2**53 + 1, pd.NA]
+    assert read["id"].tolist() == [pd.NA, 2**64 - 1]
+
+
+@pytest.mark.parametrize(
+    "table", [pa.table({"at": pa.array([1], pa.time64("ns"))}), pa.table([[1], [2]], names=["a", "a"])]
+)
+def test_parquet_that_pandas_can_not_hold_is_refused_in_words(table, tmp_path):
+    pq.write_table(table, tmp_path / "jobs.parquet")
+    with pytest.raises(TableError, match="is not a readable Parquet file"):
+        read_table(tmp_path / "jobs.parquet")
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".json", "[%s]"), (".jsonl", "%s\n")])
+def test_half_characters_in_json_are_for_validation_to_report(suffix, content, tmp_path):
+    path = tmp_path / f"jobs{suffix}"
+    path.write_text(
+        content % '{"image": "https://a.com/b.png", "prompt": "a \\ud83d", "own": {"\\udc00": "\\ud83d"}}'
+    )
+    table = read_table(path)
+    assert table["prompt"].tolist() == ["a \ud83d"]
+    assert validate(table)["code"].tolist() == ["prompt-not-unicode"]
+    write_table(table, path)
+    assert read_table(path)["own"].tolist() == [{"\udc00": "\ud83d"}]
+    path.write_text(content % '{"a\\ud83d": 1}')
+    with pytest.raises(TableError, match="half a character in its name"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_are_equal_as_text_stay_columns_of_their_own(suffix, tmp_path):
+    """Nothing is lost, and what was written can be read."""
+    table = pd.DataFrame([[1, 2, 3, 4]], columns=pd.Index([1, "1", None, ""], dtype=object))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_table(table, tmp_path / f"jobs{suffix}")
+    assert sorted(read_table(tmp_path / f"jobs{suffix}").iloc[0].tolist()) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_are_categories_are_names(suffix, tmp_path):
+    table = pd.DataFrame([["a", "b"]], columns=pd.CategoricalIndex(["image", "prompt"]))
+    write_table(table, tmp_path / f"jobs{suffix}")
+    assert read_table(tmp_path / f"jobs{suffix}").columns.tolist() == ["image", "prompt"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("cell", [np.array(5), dt.time(1, tzinfo=dt.UTC), np.timedelta64(1, "D")])
+def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
+    table = pd.DataFrame({"image": ["a"], "own": pd.Series([cell], dtype=object)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_table(table, tmp_path / f"jobs{suffix}")
+    assert read_table(tmp_path / f"jobs{suffix}")["image"].tolist() == ["a"]
+
+
+def test_other_sheets_with_jobs_are_said(tmp_path):
+    """Only the first one is read; notes and lists of prices are nobody's jobs."""
+    path = saved(tmp_path, [URL, "a", 1, "x"])
+    book = pytest.importorskip("openpyxl").load_workbook(path)
+    for title, rows in {"Notes": [["prompt", "x"]], "Monday": [[], ["Image", "prompt"]], "Empty": []}.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    with pytest.warns(UserWarning, match="only the first sheet is read, not 'Monday'. Save each"):
+        assert len(read_table(path)) == 1
+
+
+def test_a_sheet_with_a_title_says_where_its_names_are(tmp_path):
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["Jobs of Monday"], [], ["image", "prompt", "seed"], [URL, "a", 1]):
+        book.active.append(row)
+    book.save(tmp_path / "jobs.xlsx")
+    with pytest.raises(TableError, match=r"row 3 names the columns, .* Delete the rows above it"):
+        read_table(tmp_path / "jobs.xlsx")
 
 
 def saved(folder: Path, *rows: list[object]) -> Path:

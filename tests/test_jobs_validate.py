@@ -169,6 +169,56 @@ def test_a_slip_of_the_fingers_is_asked_about(name, meant):
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("random_seeds", "seed"),
+        ("种子", "seed"),
+        ("Höhe", "height"),
+        ("resolution", "size"),
+        ("rephrase", "use_rephraser"),
+    ],
+)
+def test_other_words_for_inputs_are_asked_about(name, meant):
+    test_a_slip_of_the_fingers_is_asked_about(name, meant)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["imagePath", "prompt"], "Rename 'imagePath' to 'image'"),
+        (["图片", "提示词"], "Rename '提示词' to 'prompt'. Rename '图片' to 'image'"),
+        (["Bild", "Beschreibung"], "Rename 'Beschreibung' to 'prompt'. Rename 'Bild' to 'image'"),
+        (pd.MultiIndex.from_tuples([("image",), ("prompt",)]), r"MultiIndex \(1 level\)"),
+        (pd.MultiIndex.from_tuples([("in", "image"), ("in", "prompt")]), r"MultiIndex \(2 levels\)"),
+    ],
+)
+def test_absent_columns_are_looked_for_under_other_names(names, words):
+    with pytest.raises(TableError, match=words):
+        validate(pd.DataFrame([[URL, "a"]], columns=names))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [
+        ("a\0b", "prompt-control-characters"),
+        ("\x1b$B", "prompt-control-characters"),
+        ("caf\x82", "prompt-control-characters"),
+        ("nan", "prompt-no-value"),
+        (" #REF! ", "prompt-no-value"),
+        ("<NA>", "prompt-no-value"),
+        ("a\tb\r\n\fc\x85", None),
+        ("none of them", None),
+        ("a nan", None),
+    ],
+)
+def test_prompts_that_nobody_wrote_are_warned_of(prompt, code):
+    """What wrong encodings, conversions to text and broken formulas leave."""
+    found = validate(pd.DataFrame({"image": [URL], "prompt": [prompt]}))
+    assert found["code"].tolist() == ([code] if code else [])
+    assert (found["severity"] == "warning").all()
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "Seed",

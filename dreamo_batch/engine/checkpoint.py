@@ -284,7 +284,7 @@ def _plain(cell: Any) -> Any:
 def _plain_item(cell: Any) -> Any:
     if isinstance(cell, str | bool):
         return cell if isinstance(cell, bool) else text_of(cell)
-    if isinstance(cell, numbers.Integral):
+    if isinstance(cell, numbers.Integral) and not isinstance(cell, np.timedelta64):
         return int(cell)
     if isinstance(cell, numbers.Real):
         return float(cell) if math.isfinite(cell) else None
@@ -520,11 +520,7 @@ IMAGE: Final = (
     columns.IMAGE_SENT,
     columns.IMAGE_SENT_DIGEST,
 )
-_FIELDS: Final = (
-    columns.JOB_ID,
-    columns.SEED_SENT,
-    *(name for name in _JOB if name != KIND),
-)
+_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
 _RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 
 

@@ -23,13 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dreamo_batch.engine.status import AMOUNTS
-from dreamo_batch.errors import (
-    DreamoError,
-    RunStopped,
-    UsageError,
-    is_function_of,
-    logger_named,
-)
+from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option, quoted
 
@@ -119,10 +113,7 @@ class Listeners:
     """Who hears of a call and of those that go on with it: a URL, a callable, both or nobody."""
 
     def __init__(
-        self,
-        run_dir: str = "",
-        notify: str | None = None,
-        on_event: Callable[[RunEvent], Any] | None = None,
+        self, run_dir: str = "", notify: str | None = None, on_event: Callable[[RunEvent], Any] | None = None
     ) -> None:
         if on_event is not None and not is_function_of(1, on_event):
             raise UsageError(f"on_event must be a function of one event (not async), not {quoted(on_event)}.")

@@ -174,7 +174,7 @@ def _integer_of_text(text: str) -> Read:
 
 
 def _integer_of_number(cell: Any) -> Read:
-    if isinstance(cell, numbers.Integral) and not isinstance(cell, bool):
+    if isinstance(cell, numbers.Integral) and not isinstance(cell, bool | np.timedelta64):
         return _within_int64(operator.index(cell))
     if isinstance(cell, (float, np.floating)):
         return _integer_of_float(cell)

@@ -10,8 +10,10 @@ import datetime as dt
 import difflib
 import math
 import re
+import tomllib
 import unicodedata
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -40,10 +42,15 @@ if TYPE_CHECKING:
 
 # What a template leaves in a prompt whose names were never filled in.
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
+# Not white space: what wrong encodings leave in texts.
+_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+_NO_VALUE: Final = re.compile(
+    r"(?i)\s*(nan|<na>|nat|none|null|#?n/a|#(?:ref!|name\?|value!|div/0!|num!|null!))\s*"
+)
 _LISTED_MAX: Final = 20
 _NUMBERED: Final = re.compile(r"image_?\d+")
-# What the service and others call these columns.
-_OTHER_NAMES: Final = {"reftypelist": columns.REF_TYPE, "guidancescale": columns.GUIDANCE_SCALE1}
+# What the service, other programs and other languages call these columns.
+_OTHER_NAMES: Final = tomllib.loads(Path(__file__).with_name("other_names.toml").read_text(encoding="utf-8"))
 
 
 def as_frame(table: Any) -> Any:
@@ -52,7 +59,7 @@ def as_frame(table: Any) -> Any:
         return table
     try:
         read = pa.table(table)
-        return read.to_pandas(types_mapper=_dtype_of)
+        return read.to_pandas(types_mapper=dtype_of)
     except (pa.ArrowException, ValueError, TypeError) as error:
         if not hasattr(table, "columns"):  # a single column
             return table
@@ -62,7 +69,8 @@ def as_frame(table: Any) -> Any:
         ) from None
 
 
-def _dtype_of(kind: pa.DataType) -> Any:
+def dtype_of(kind: pa.DataType) -> Any:
+    """Return the pandas dtype that keeps an Arrow type's values, missing ones included; None for pandas' choice."""
     if pa.types.is_integer(kind):  # nullable, because a missing cell would turn all into floats
         return getattr(pd, f"{str(kind).replace('int', 'Int').replace('uI', 'UI')}Dtype")()
     if pa.types.is_boolean(kind):
@@ -119,8 +127,8 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
     lacking = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
-    lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
     lacking = {slip: name for plain, name in lacking.items() for slip in _slips(plain)} | lacking
+    lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
     near = {name: lacking.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
 
@@ -182,9 +190,9 @@ def _refuse_other_things(table: pd.DataFrame) -> None:
             f"Expected a pandas DataFrame, not {type_of(table)}.{lazy} "
             "Create one with pd.DataFrame(...), sweep(...) or read_table(path)."
         )
-    if table.columns.nlevels > 1:
+    if isinstance(table.columns, pd.MultiIndex):
         raise TableError(
-            f"The column names have {table.columns.nlevels} levels; expected one. "
+            f"The column names are a MultiIndex ({counted(table.columns.nlevels, 'level')}); expected plain names. "
             "Flatten them, for example with table.columns = table.columns.get_level_values(0)."
         )
 
@@ -228,11 +236,13 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     absent += [] if image_columns(table) else [columns.IMAGE]
     if not absent:
         return
-    names = {str(name).strip().lower(): str(name) for name in table.columns}
+    names = {plain_name(str(name)): str(name) for name in table.columns}
+    known = _OTHER_NAMES | {_squeezed(alias): columns.IMAGE for alias in columns.IMAGE_ALIASES}
     hints = "".join(
         f"Rename {names[close]!r} to {name!r}? "
         for name in absent
-        for close in difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
+        for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
+        or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     )
     aliases = f" (or {_listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
     raise TableError(
@@ -446,6 +456,10 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
     elif len(prompt) > advised:
         code = "prompt-long" if len(prompt) <= most else "prompt-very-long"
         found.append(Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name))
+    if (control := _CONTROL.search(prompt)) is not None:
+        found.append(Finding.of("prompt-control-characters", character=ascii(control[0])))
+    if (word := _NO_VALUE.fullmatch(prompt)) is not None:
+        found.append(Finding.of("prompt-no-value", word=word[1]))
     if (braces := _BRACES.search(prompt)) is not None:
         found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
     return found

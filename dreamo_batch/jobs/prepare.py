@@ -29,7 +29,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.jobs import fields
-from dreamo_batch.jobs.cells import distinct, printable, show
+from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, distinct, printable, show
 from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
 from dreamo_batch.service import contract
@@ -83,7 +83,10 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     rest = (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates, own.numbers)
     _find_lookalikes(findings, prompts, rest)
     last = columns.IMAGE_NUMBERED[-1]
-    said = [(near, f"Read column {show(name)!r} as {near!r}.", near) for name, near in renamed.items()]
+    said = [
+        (near, f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}.", near)
+        for name, near in renamed.items()
+    ]
     for name, near in fields.misnamed(table).items():
         said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
     for name in fields.pictures_beyond(table):

@@ -380,7 +380,7 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
         yield Finding.of("image-format" if kind in CONVERTIBLE else "image-not-convertible", format=kind)
     if images.orientation(image) not in images.UPRIGHT:
         yield Finding.of("image-rotated")
-    if kind == "PNG" and (n_frames := getattr(image, "n_frames", 1)) > 1:
+    if kind != "JPEG" and (n_frames := getattr(image, "n_frames", 1)) > 1:
         yield Finding.of("image-animated", n=n_frames)
     is_deep = _is_deep(kind, content, image)
     if is_deep:

@@ -332,11 +332,13 @@ def _why_unusable(url: str) -> str:
 
 def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
     if "\0" in path or printable(path) != path:
-        return Finding.of("image-unreadable", reason="its path isn't valid UTF-8; rename the file")
+        return Finding.of(
+            "image-unreadable", reason="its path holds a NUL or isn't valid UTF-8; rename the file"
+        )
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as error:
-        return Finding.of("image-unreadable", reason=str(error))
+        return Finding.of("image-unreadable", reason=str(error).rstrip("."))
     return Source(FILE, os.path.abspath(base_dir / expanded))  # noqa: PTH100 - resolve() would follow symlinks
 
 

@@ -14,7 +14,7 @@ import re
 import warnings
 import zipfile
 from decimal import Decimal
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import is_result, means, plain_name
+from dreamo_batch.jobs.fields import dtype_of, is_result, means, plain_name
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, shortened, spelled, type_of
 
@@ -168,9 +168,9 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
             warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=5)
         stored.to_parquet(path)
         return
-    frame = with_index_as_columns(frame).rename(
-        columns=lambda name: cells.printable(name) if isinstance(name, str) else name
-    )
+    frame = with_index_as_columns(frame)
+    names = ("" if cells.is_missing(name) else cells.printable(str(name)) for name in frame.columns)
+    frame = frame.set_axis(pd.Index(_unique([name or "unnamed" for name in names]), dtype=object), axis=1)
     is_marked = excel_safe and suffix in _DELIMITED
     if is_marked:
         frame = _safe_for_spreadsheets(frame)
@@ -282,12 +282,15 @@ def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _list_as_text(cell: Any) -> Any:
     """Write a list as JSON, which the cell is read back from."""
-    is_list = isinstance(cell, list | tuple | np.ndarray)
-    return json.dumps(_plain(cell), ensure_ascii=False, default=str) if is_list else cell
+    return json.dumps(_plain(cell), ensure_ascii=False, default=str) if _is_list(cell) else cell
+
+
+def _is_list(cell: Any) -> bool:
+    return isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
 
 
 def _as_text(cell: Any) -> Any:
-    if isinstance(cell, list | tuple | np.ndarray):
+    if _is_list(cell):
         return [_as_text(item) for item in cell]
     if isinstance(cell, str):
         return cells.printable(cell)
@@ -306,10 +309,15 @@ _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
-_POINT: Final = r"[+-]?\d+\.\d+"
-_COMMA: Final = r"[+-]?\d+(?:,\d+)?"
+_NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a decimal comma
+_THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
+_DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _N_NAMED: Final = 5
+_N_SURE: Final = 2  # names of inputs by which a row is known to name columns
+_N_ABOVE: Final = 20  # rows within which it is looked for
+_NAME_CHARACTERS: Final = 40
+_PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
 _QUOTING: Final = (
     "Put quotes around text with a separator, quote or line break, and double the quotes inside: "
     '"a ""big"" cat, asleep".'
@@ -325,11 +333,28 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> p
     separator = separator or _found_separator(text)
     rows = _rows(path, text, separator, first_line)
     table = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
-    if decimal is None:
-        # Where commas are decimal, Excel separates with semicolons.
-        has_point = any(table[name].str.fullmatch(_POINT).fillna(False).any() for name in table.columns)
-        decimal = "," if separator == ";" and not has_point else "."
+    decimal = decimal or _found_decimal(path, table, separator)
     return _with_points(table) if decimal == "," else table
+
+
+def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
+    """Return the decimal mark that some cell proves; refuse seeds and sizes that may be thousands where none does."""
+    numbers = [table[name] for name in table.columns if means(name) not in _TEXT_INPUTS]
+
+    def has_any(pattern: str) -> bool:
+        return any(column.str.fullmatch(pattern, na=False).any() for column in numbers)
+
+    if separator == "," or has_any(_DECIMALS % (r"\.", r"\.")):
+        return "."  # English programs separate with commas, others write decimals with them
+    if has_any(_DECIMALS % (",", ",")):
+        return ","
+    for column in (one for one in numbers if means(one.name) in _TYPED_INPUTS):
+        for cell in column[column.str.fullmatch(_THOUSANDS, na=False)]:
+            raise TableError(
+                f"{path}, column {column.name!r}: {cell!r} may mean thousands or decimals. Write whole numbers without "
+                f"points and commas, or pass {spelled('decimal=', '--decimal')}."
+            )
+    return "."
 
 
 def _found_separator(text: str) -> str:
@@ -349,15 +374,15 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
     short: list[int] = []
     for line, row in _records(path, text, separator, first_line):
         n_names = n_names or len(row)
-        if len(row) > n_names:
+        if 0 < len(row) < n_names and _has_text(row):
+            short.append(line)
+        row.extend([""] * (n_names - len(row)))
+        yield line, [cell or None for cell in row]
+        if len(row) > n_names:  # unless the reader of the rows had a better reason to refuse this one
             raise TableError(
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
             )
-        if 0 < len(row) < n_names:
-            short.append(line)
-        row.extend([""] * (n_names - len(row)))
-        yield line, [cell or None for cell in row]
     if short:
         warnings.warn(
             f"{path}: {counted(len(short), 'row')} with fewer cells than the first line has names; the last cells are "
@@ -370,11 +395,16 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
     """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    begun = line
+    begun, names = line, list[str]()
     try:
         for row in lines:
+            names, last = names or row, line + lines.line_num - 1
+            if last > begun and _holds_rows(row, names, separator):
+                raise TableError(
+                    f"{path}, lines {begun} to {last}: a quote opened in one row is closed in another. {_QUOTING}"
+                )
             yield begun, row
-            begun = line + lines.line_num
+            begun = last + 1
     except csv.Error as error:
         last = line + lines.line_num - 1
         where = f"line {begun}" if last == begun else f"lines {begun} to {last}"
@@ -383,15 +413,34 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
         raise TableError(f"{path}, {where}: {what}. {_QUOTING}") from None
 
 
+def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
+    """Return whether a cell goes on, without its quotes, as its row would and then as another one with a picture."""
+    pictures = [place for place, name in enumerate(names) if means(name) in _LISTED]
+    for place, cell in enumerate(row):
+        first, *others = (one.split(separator) for one in re.split(r"\r\n|\r|\n", cell))
+        if others and place + len(first) == len(names):
+            others[-1] += row[place + 1 :]
+            whole = [one for one in others if len(one) == len(names)]
+            if any(_PICTURE.search(one[at].strip()) for one in whole for at in pictures):
+                return True
+    return False
+
+
 def _without_blank_rows(
     path: Path, rows: Iterable[tuple[int, list[Any]]], unit: Literal["line", "row"]
 ) -> list[list[Any]]:
     """Return the rows with any text or value; warn of blank ones between them."""
     kept: list[list[Any]] = []
     blank: list[int] = []
-    n_between = 0
+    n_between = n_first = 0
     for number, row in rows:
         if _has_text(row):
+            n_first = n_first if kept else _n_inputs(row)
+            is_again = n_first >= _N_SURE and kept and row[1:] == kept[0][1:]
+            if is_again or (n_first < _N_SURE and 0 < len(kept) < _N_ABOVE and _n_inputs(row) >= _N_SURE):
+                below = f", which the first {unit} must do. Delete the {unit}s above it."
+                rest = f" again. Were files joined? Delete the {unit}." if is_again else below
+                raise TableError(f"{path}: {unit} {number} names the columns{rest}")
             kept.append(row)
             n_between = len(blank)
         elif kept:
@@ -403,6 +452,12 @@ def _without_blank_rows(
         places = _places(unit, between)
         warnings.warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).", stacklevel=4)
     return kept
+
+
+def _n_inputs(row: Iterable[Any]) -> int:
+    """Count the names of inputs in a row of cells."""
+    texts = (cell for cell in row if isinstance(cell, str) and len(cell) < _NAME_CHARACTERS)
+    return sum(means(text) is not None for text in texts)
 
 
 def _places(unit: str, numbers: list[int]) -> str:
@@ -440,11 +495,13 @@ def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
 
 
 def _with_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace decimal commas by points in columns that contain only numbers."""
+    """Replace decimal commas by points in columns that contain only numbers, whose points separate thousands."""
     changed = {
-        name: table[name].str.replace(",", ".")
+        name: table[name].str.replace(".", "").str.replace(",", ".")
         for name in table.columns
-        if table[name].dropna().str.fullmatch(_COMMA).all() and table[name].notna().any()
+        if table[name].dropna().str.fullmatch(_NUMBER).all()
+        and table[name].notna().any()
+        and means(name) not in _TEXT_INPUTS
     }
     return table.assign(**changed) if changed else table
 
@@ -482,6 +539,8 @@ def _read_json(path: Path) -> pd.DataFrame:
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise TableError(f"{path}: expected a list of objects, such as [{_EXAMPLE}].")
     names = dict.fromkeys(name for record in records for name in record)
+    if torn := [name for name in names if cells.printable(name) != name]:
+        raise TableError(f"{path}: column {torn[0]!r} has half a character in its name. Rename it.")
     table = {
         name: pd.Series(
             [math.nan if cells.is_missing(cell := record.get(name)) else cell for record in records],
@@ -525,7 +584,7 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
         json.dumps(dict(zip(listed, map(_plain, row), strict=True)), ensure_ascii=False, default=str)
         for row in zip(*listed.values(), strict=True)
     )
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         if is_list:
             file.write("[\n" + ",\n".join(lines) + "\n]\n")
         else:
@@ -538,7 +597,7 @@ def _plain(cell: Any) -> Any:
     if isinstance(cell, np.generic):
         value = cell.item()
         return str(cell) if isinstance(value, np.generic) else _plain(value)
-    if isinstance(cell, list | tuple | np.ndarray):
+    if _is_list(cell):
         return [_plain(item) for item in cell]
     if isinstance(cell, float) and not math.isfinite(cell):
         return str(cell)
@@ -617,6 +676,16 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
                         formula = str(getattr(formula, "text", "of a table"))
                     what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
                     faults.append((row, column, source.coordinate, what))
+        others = [
+            sheet.title
+            for sheet in values.parent.worksheets[1:]
+            if any(_n_inputs(row) >= _N_SURE for row in islice(sheet.values, _N_ABOVE))
+        ]
+    if others:
+        warnings.warn(
+            f"{path}: only the first sheet is read, not {', '.join(map(repr, others))}. Save each as its own file.",
+            stacklevel=4,
+        )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]
     return rows, faults, _hidden(path, values, rows)
@@ -731,6 +800,8 @@ def _holdable(name: Any, series: pd.Series) -> pd.Series:
 
 
 def _sheet_cell(name: Any, cell: Any) -> Any:
+    if isinstance(cell, np.timedelta64) or (isinstance(cell, dt.time) and cell.tzinfo is not None):
+        return str(cell)
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool) and abs(int(cell)) >= _EXACT_END:
         return str(cell)
     if isinstance(cell, dt.date) and cell.year > dt.MAXYEAR:  # pandas knows later ones
@@ -765,7 +836,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         # Opened by Arrow, whose threads may otherwise release a Python file's buffers at interpreter exit.
         with pa.OSFile(str(path)) as file:
             frame = pd.read_parquet(file)
-    except pa.ArrowException as error:
+            kinds = {one.name: one.type for one in pq.read_schema(file) if pa.types.is_integer(one.type)}
+            # pandas makes floats of integers with missing cells, and loses digits.
+            lossy = [name for name in kinds if name in frame and frame[name].dtype == columns.FLOAT]
+            exact = pq.read_table(file, columns=lossy).to_pandas(types_mapper=dtype_of, ignore_metadata=True)
+            frame = _with(frame, {name: exact[name].set_axis(frame.index) for name in lossy})
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Arrow and pandas raise almost anything for odd files
         raise TableError(f"{path} is not a readable Parquet file: {error}") from None
     # Other programs store times and categories differently.
     return _restored(frame, lambda series: series) if is_result(frame) else frame
@@ -794,6 +872,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not all(isinstance(name, str) and cells.text_of(name) == name for name in frame.columns):
         stored.columns = pd.Index(_unique([cells.text_of(name) for name in frame.columns]), dtype="str")
         changed.append("the names of columns")
+    elif isinstance(frame.columns.dtype, pd.CategoricalDtype):  # written, but never read again
+        stored.columns = frame.columns.astype("str")
     index = stored.index
     levels = (index.get_level_values(place).rename("") for place in range(index.nlevels))
     if not all(_survives(pd.Series(level, dtype=level.dtype)) for level in levels):
@@ -883,7 +963,11 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
             read, converted = _converted(columns.INPUTS[meaning].dtype, column)
             series[name] = column if read.is_faulty.any() else converted
         else:
-            series[name] = column.infer_objects() if meaning in (*_TEXT_INPUTS, columns.SIZE) else own(column)
+            is_text = meaning in (*_TEXT_INPUTS, columns.SIZE)
+            try:
+                series[name] = column.infer_objects() if is_text else own(column)
+            except UnicodeEncodeError:  # half a character, for `validate` to report
+                series[name] = column
     return pd.DataFrame(series, index=frame.index)
 
 

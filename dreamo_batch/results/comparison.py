@@ -99,10 +99,7 @@ class Comparison:
         """Compare the pictures of a group, by their positions in its `places`; say which pairs are near-duplicates."""
         digests = self.rows[columns.OUTPUT_SHA256].iloc[self.places[number]]
         for block in likeness.distances([self.fingerprints[digest] for digest in digests]):
-            yield (
-                block,
-                (block.bits <= self.threshold.bits) & (block.delta_e <= self.threshold.delta_e),
-            )
+            yield (block, (block.bits <= self.threshold.bits) & (block.delta_e <= self.threshold.delta_e))
 
 
 @dataclass(frozen=True, slots=True)

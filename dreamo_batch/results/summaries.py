@@ -242,10 +242,7 @@ def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFra
     said = said.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)
     is_first = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
     jobs, numbers = history.rows.loc[is_first, columns.JOB_ID], groups.of_rows[is_first]
-    sources = {
-        columns.PLANNED_LOW_USD: columns.COST_LOW_USD,
-        columns.PLANNED_HIGH_USD: columns.COST_HIGH_USD,
-    }
+    sources = {columns.PLANNED_LOW_USD: columns.COST_LOW_USD, columns.PLANNED_HIGH_USD: columns.COST_HIGH_USD}
     planned = {
         name: jobs.map(said[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
     }
