@@ -592,8 +592,8 @@ class Call:
         if self.inputs.fetched is not None:
             return {}
         user = self.inputs.user
-        sample = user.attrs.get(columns.SAMPLE, {})
-        is_whole = sample.get("rows") == len(user)
+        sample = user.attrs.get(columns.SAMPLE)
+        is_whole = isinstance(sample, dict) and sample.get("rows") == len(user)
         return {"settings": self.inputs.options.as_settings(), "sample": sample if is_whole else {}}
 
     def _give_back(self, ledger: Ledger) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError
+from dreamo_batch.jobs.fields import read_size
 from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.tables import read_table, write_table
 from tests.pictures import encoded, plain
@@ -811,6 +812,25 @@ def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
         warnings.simplefilter("ignore")
         write_table(table, tmp_path / f"jobs{suffix}")
     assert read_table(tmp_path / f"jobs{suffix}")["image"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("size", [(512, 768), [512, 768], np.array([512, 768])])
+def test_sizes_of_two_numbers_come_back(suffix, size, tmp_path):
+    table = pd.DataFrame({"image": [URL], "prompt": ["a"], "size": pd.Series([size], dtype=object)})
+    write_table(table, tmp_path / f"jobs{suffix}")
+    read = read_table(tmp_path / f"jobs{suffix}")
+    assert validate(read).empty
+    assert read_size(read["size"][0]) == (512, 768)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_bytes_of_arrow_become_data_uris_too(kind, tmp_path):
+    pictures = pd.arrays.ArrowExtensionArray(pa.array([b"\xff\xd8", None], kind))
+    write_table(pd.DataFrame({"image": pictures}), tmp_path / "jobs.jsonl")
+    assert (
+        tmp_path / "jobs.jsonl"
+    ).read_text() == '{"image": "data:image/jpeg;base64,/9g="}\n{"image": null}\n'
 
 
 def test_other_sheets_with_jobs_are_said(tmp_path):

@@ -198,6 +198,21 @@ def test_absent_columns_are_looked_for_under_other_names(names, words):
 
 
 @pytest.mark.parametrize(
+    "cell", [np.frombuffer(b"\x89PNG", "uint8"), [137, 80, 78], (1.5,), np.zeros((2, 2)), np.array(1)]
+)
+def test_numbers_for_a_picture_are_one_problem(cell):
+    """Not one for each of a million bytes."""
+    found = validate(pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": ["a"]}))
+    assert found["code"].tolist() == ["image-not-a-source"]
+
+
+@pytest.mark.parametrize("size", [np.array(5), (512,), (512, None), ("a", 2), "(1, 2, 3)", "[]", {1, 2}])
+def test_sizes_that_are_no_two_numbers_are_refused(size):
+    found = validate(pd.DataFrame({"image": [URL], "prompt": "a", "size": pd.Series([size], dtype=object)}))
+    assert found["code"].tolist() == ["size-unknown"]
+
+
+@pytest.mark.parametrize(
     ("prompt", "code"),
     [
         ("a\0b", "prompt-control-characters"),

@@ -518,17 +518,14 @@ class Sizes:
 
 def read_size(cell: Any) -> tuple[int, int] | None:
     """Read one cell of `size`; None if it can't be read."""
-    if isinstance(cell, str):
-        if match := _WIDTH_X_HEIGHT.fullmatch(cell.strip()):
-            return int(match[1]), int(match[2])
-        match = _RATIO.fullmatch(cell.strip())
-        return contract.SIZES.get(f"{int(match[1])}:{int(match[2])}") if match else None
+    if isinstance(cell, str) and (match := _WIDTH_X_HEIGHT.fullmatch(cell.strip())):
+        return int(match[1]), int(match[2])
+    if isinstance(cell, str) and (match := _RATIO.fullmatch(cell.strip())):
+        return contract.SIZES.get(f"{int(match[1])}:{int(match[2])}")
     if isinstance(cell, dt.time):
         return contract.SIZES.get(f"{cell.hour}:{cell.minute}")
-    if isinstance(cell, (tuple, list, np.ndarray)) and len(cell) == _PAIR:
-        width, height = (cells.read_integer(side).value for side in cell)
-        return None if width is None or height is None else (width, height)
-    return None
+    sides = [cells.read_integer(side).value for side in cells.items_of(cell) or ()]
+    return (sides[0], sides[1]) if len(sides) == _PAIR and None not in sides else None
 
 
 def read_sizes(findings: Findings, models: RowModels) -> Sizes:

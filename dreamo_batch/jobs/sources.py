@@ -8,6 +8,7 @@ import functools
 import glob
 import ipaddress
 import json
+import numbers
 import os
 import re
 import unicodedata
@@ -271,7 +272,11 @@ class Source:
 def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
     """Return what an image cell points at: one picture, or several if it holds a list."""
     items = items_of(cell)
-    return tuple(read_source(item, base_dir) for item in ([cell] if items is None else items))
+    if items is None or any(
+        isinstance(item, numbers.Number) for item in items[:1]
+    ):  # levels or bytes, no pictures
+        items = [cell]
+    return tuple(read_source(item, base_dir) for item in items)
 
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:

@@ -176,7 +176,10 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         frame = _safe_for_spreadsheets(frame)
     frame = _without_pictures(frame)
     if suffix in (*_DELIMITED, ".xlsx"):
-        frame = _with(frame, {name: frame[name].map(_list_as_text) for name in frame if name in _LISTED})
+        frame = _with(
+            frame,
+            {name: frame[name].map(_list_as_text) for name in frame if name in (*_LISTED, columns.SIZE)},
+        )
     if suffix in _DELIMITED:
         _write_delimited(frame, path, _DELIMITED[suffix], encoding="utf-8-sig" if is_marked else "utf-8")
     elif suffix == ".xlsx":
@@ -265,7 +268,7 @@ _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "appli
 
 def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
     """Replace pictures in memory by text: bytes by `data:` URIs, PIL images by a description."""
-    in_memory = [name for name in frame.columns if frame[name].dtype == object]
+    in_memory = [name for name in frame.columns if _may_hold_bytes(frame[name].dtype)]
     lost = [str(name) for name in in_memory if any(isinstance(cell, Image.Image) for cell in frame[name])]
     if lost:
         warnings.warn(
@@ -278,6 +281,15 @@ def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
         name: pd.Series([_as_text(cell) for cell in frame[name]], frame.index, object) for name in in_memory
     }
     return _with(frame, written)
+
+
+def _may_hold_bytes(dtype: Any) -> bool:
+    kinds = (pa.binary(), pa.large_binary(), pa.binary_view())
+    return (
+        dtype.pyarrow_dtype in kinds
+        if isinstance(dtype, pd.ArrowDtype)
+        else pd.api.types.is_object_dtype(dtype)
+    )
 
 
 def _list_as_text(cell: Any) -> Any:
