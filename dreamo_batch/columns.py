@@ -32,16 +32,13 @@ PROMPT, PROMPT_TEMPLATE = "prompt", "prompt_template"
 SEED = "seed"
 WIDTH, HEIGHT = "width", "height"
 SIZE = "size"
-USE_REPHRASER = "use_rephraser"
-REPLICATE = "replicate"
-MODEL = "model"
-REF_TYPE = "ref_type"
+USE_REPHRASER, REPLICATE = "use_rephraser", "replicate"
+MODEL, REF_TYPE = "model", "ref_type"
 GUIDANCE_SCALE1, GUIDANCE_SCALE2 = "guidance_scale1", "guidance_scale2"
 
 # What comes back beside it.
 STATUS, JOB_ID, TASK_ID = "status", "job_id", "task_id"
-DUPLICATE_OF = "duplicate_of"
-SEED_SENT = "seed_sent"
+DUPLICATE_OF, SEED_SENT = "duplicate_of", "seed_sent"
 OUTPUT_URL, OUTPUT_PATH = "output_url", "output_path"
 OUTPUT_SHA256, OUTPUT_BYTES = "output_sha256", "output_bytes"
 OUTPUT_WIDTH, OUTPUT_HEIGHT = "output_width", "output_height"
@@ -49,36 +46,29 @@ OUTPUT_ERROR, OUTPUT_URLS, OUTPUT_WARNING = "output_error", "output_urls", "outp
 OUTPUT_JOB_ID, OUTPUT_BYTES_TOLD = "output_job_id", "output_bytes_told"
 COST_USD, COST, DISCOUNT = "cost_usd", "cost", "discount"
 ERROR_CLASS, ERROR_CODE, ERROR_MESSAGE = "error_class", "error_code", "error_message"
-MAY_HAVE_BEEN_BILLED = "may_have_been_billed"
-ATTEMPTS = "attempts"
-SUBMITTED_AT, COMPLETED_AT = "submitted_at", "completed_at"
-LATENCY_S = "latency_s"
+MAY_HAVE_BEEN_BILLED, ATTEMPTS = "may_have_been_billed", "attempts"
+SUBMITTED_AT, COMPLETED_AT, LATENCY_S = "submitted_at", "completed_at", "latency_s"
 
 # Problems that `validate` finds.
 ROW, COLUMN, SEVERITY, CODE = "row", "column", "severity", "code"
 VALUE, MESSAGE, FIX, POSITION = "value", "message", "fix", "position"
 
 # What `plan` adds.
-ACTION, REASON = "action", "reason"
-COST_LOW_USD, COST_HIGH_USD = "cost_low_usd", "cost_high_usd"
+ACTION, REASON, COST_LOW_USD, COST_HIGH_USD = "action", "reason", "cost_low_usd", "cost_high_usd"
 
 # What the ledger keeps of every attempt.
 ATTEMPT = "attempt"
 STAGE, RESERVED, EXCERPT, METADATA = "stage", "reserved", "excerpt", "metadata"
 SENT_AT, ANSWERED_AT, SAVED_AT = "sent_at", "answered_at", "saved_at"
-N_POLLS, N_REFUSALS = "n_polls", "n_refusals"
-WAITED_S = "waited_s"
+N_POLLS, N_REFUSALS, WAITED_S = "n_polls", "n_refusals", "waited_s"
 ATTEMPT_INPUTS, IN_TABLE = "inputs", "in_table"
 
 # What `attempts` and `costs` say of attempts and money.
-RUN_DIR, N_ROWS = "run_dir", "rows"
-N_USABLE, N_UNPRICED = "usable", "unpriced"
+RUN_DIR, N_ROWS, N_USABLE, N_UNPRICED = "run_dir", "rows", "usable", "unpriced"
 SPENT, SPENT_USD = "spent", "spent_usd"
 USD_PER_ATTEMPT, USD_PER_PICTURE = "usd_per_attempt", "usd_per_picture"
-WASTE = "waste"
-POSSIBLY_BILLED, SAVED, ESTIMATED = "possibly_billed", "saved", "estimated"
-RATES = "rates"
-LIST_USD, DISCOUNT_USD = "list_usd", "discount_usd"
+WASTE, POSSIBLY_BILLED, SAVED, ESTIMATED = "waste", "possibly_billed", "saved", "estimated"
+RATES, LIST_USD, DISCOUNT_USD = "rates", "list_usd", "discount_usd"
 PLANNED_LOW_USD, PLANNED_HIGH_USD = "planned_low_usd", "planned_high_usd"
 
 # What `latency` and `throughput` say of time.
@@ -92,32 +82,23 @@ PHASES = ("create", "quota", "queue", "generation", "upload", "task", "download"
 CREATE, QUOTA, QUEUE, GENERATION, UPLOAD, TASK, DOWNLOAD = PHASES
 
 # What `failures` says of what went wrong.
-PATTERN = "pattern"
-EXAMPLE_ROWS, EXAMPLE = "example_rows", "example"
+PATTERN, EXAMPLE_ROWS, EXAMPLE = "pattern", "example_rows", "example"
 MEANING, ADVICE, CALL = "meaning", "advice", "call"
 
 # What `measure`, `diversity`, `near_duplicates`, `compare_replicates`, `rank` and `best_seeds` say of pictures.
 PROBLEM = "problem"
-N_PICTURES, N_UNSEEN = "pictures", "unseen"
-HASH_MEAN, HASH_MIN = "hash_mean", "hash_min"
-DELTA_E_MEAN, DELTA_E_MIN = "delta_e_mean", "delta_e_min"
-N_NEAR = "near_duplicates"
-ROW_A, ROW_B = "row_a", "row_b"
-POSITION_A, POSITION_B = "position_a", "position_b"
-SEED_A, SEED_B = "seed_a", "seed_b"
-HASH_DISTANCE, DELTA_E = "hash_distance", "delta_e"
-PATH_A, PATH_B = "path_a", "path_b"
+N_PICTURES, N_UNSEEN, N_NEAR = "pictures", "unseen", "near_duplicates"
+HASH_MEAN, HASH_MIN, DELTA_E_MEAN, DELTA_E_MIN = "hash_mean", "hash_min", "delta_e_mean", "delta_e_min"
+ROW_A, ROW_B, POSITION_A, POSITION_B = "row_a", "row_b", "position_a", "position_b"
+SEED_A, SEED_B, PATH_A, PATH_B = "seed_a", "seed_b", "path_a", "path_b"
+HASH_DISTANCE, DELTA_E, PIXEL_DIFFERENCE = "hash_distance", "delta_e", "pixel_difference"
 REPLICATE_A, REPLICATE_B = "replicate_a", "replicate_b"
 IS_SAME_FILE, IS_SAME_PIXELS = "is_same_file", "is_same_pixels"
-PIXEL_DIFFERENCE = "pixel_difference"
-SCORE, RANK = "score", "rank"
-N_RANKED, N_UNRANKED = "ranked", "unranked"
-N_FIRST = "firsts"
-SCORE_MIN, RANK_MEAN = "score_min", "rank_mean"
+SCORE, RANK, N_RANKED, N_UNRANKED = "score", "rank", "ranked", "unranked"
+N_FIRST, SCORE_MIN, RANK_MEAN = "firsts", "score_min", "rank_mean"
 
 # What `metrics.parquet` keeps of a picture that was measured.
-REFERENCE_SHA256 = "reference_sha256"
-METRIC, VERSION, VECTOR = "metric", "version", "vector"
+REFERENCE_SHA256, METRIC, VERSION, VECTOR = "reference_sha256", "metric", "version", "vector"
 
 # What `picture-cache.parquet` keeps of each picture.
 SHA256, BYTES, FINGERPRINT = "sha256", "bytes", "fingerprint"
@@ -127,36 +108,27 @@ THUMBNAIL, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT = "thumbnail", "thumbnail_width", "
 CHECK, PASSED, DETAIL = "check", "passed", "detail"
 
 # What people said of pictures: `ratings.parquet`, `comparisons.parquet`, and what comes of it.
-RATER, KIND = "rater", "kind"
-RATING, PICKED, STANDS = "rating", "picked", "stands"
+RATER, KIND, RATING, PICKED, STANDS = "rater", "kind", "rating", "picked", "stands"
 SEARCH_TRY = "search_try"
 SAMPLE = "dreamo_sample"  # in a table's attrs: how sweep sampled it
 N_KEPT, USD_PER_KEPT = "kept", "usd_per_kept"
 JOB_ID_A, JOB_ID_B = "job_id_a", "job_id_b"
-CHOICE, N_CHOICES = "choice", "choices"
-N_WON, N_LOST, N_TIED = "won", "lost", "tied"
+CHOICE, N_CHOICES, N_WON, N_LOST, N_TIED = "choice", "choices", "won", "lost", "tied"
 STRENGTH, STRENGTH_LOW, STRENGTH_HIGH = "strength", "strength_low", "strength_high"
 WINS_SHARE = "wins_share"
 
 # What an export says of pictures and of columns.
-FILE_NAME, REFERENCE = "file_name", "reference"
-DTYPE, UNIT = "dtype", "unit"
+FILE_NAME, REFERENCE, DTYPE, UNIT = "file_name", "reference", "dtype", "unit"
 
 # What `jobs.parquet` keeps of a row beside the user's own columns.
-USER = "user"
-DIRECTORY, HOST, MONTH = "directory", "host", "month"
+USER, DIRECTORY, HOST, MONTH = "user", "directory", "host", "month"
 HELD, GRANTED_USD, REPORTED_AT = "held", "granted_usd", "reported_at"
 IMAGE_SOURCE, IMAGE_DIGEST = "image_source", "image_digest"
 IMAGE_SENT, IMAGE_SENT_DIGEST = "image_sent", "image_sent_digest"
-IMAGES_FURTHER = "images_further"
-OWN_PARAMETERS = "own_parameters"
+IMAGES_FURTHER, OWN_PARAMETERS = "images_further", "own_parameters"
 
-STR = "str"
-INT = "Int64"
-FLOAT = "float64"
-BOOL = "boolean"
-TIME = "datetime64[us, UTC]"
-CATEGORY = "category"
+STR, INT, FLOAT, BOOL = "str", "Int64", "float64", "boolean"
+TIME, CATEGORY = "datetime64[us, UTC]", "category"
 
 STATUSES = ("pending", "submitting", "in_progress", "completed", "failed", "invalid", "ambiguous")
 PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUSES
@@ -212,34 +184,15 @@ def _read_tables() -> dict[str, dict[str, Column]]:
 
 
 _TABLES = _read_tables()
-INPUTS = _TABLES["inputs"]
-OUTPUTS = _TABLES["outputs"]
-RATED = _TABLES["rated"]
-PROBLEMS = _TABLES["problems"]
-PLAN = _TABLES["plan"]
-LEDGER = _TABLES["ledger"]
-ATTEMPTS_MADE = _TABLES["attempts_made"]
-COSTS = _TABLES["costs"]
-COSTS_PLANNED = _TABLES["costs_planned"]
-LATENCY = _TABLES["latency"]
-THROUGHPUT = _TABLES["throughput"]
-FAILURES = _TABLES["failures"]
-MEASURES = _TABLES["measures"]
-DIVERSITY = _TABLES["diversity"]
-NEAR_DUPLICATES = _TABLES["near_duplicates"]
-REPLICATES = _TABLES["replicates"]
-RANKS = _TABLES["ranks"]
-BEST_SEEDS = _TABLES["best_seeds"]
-METRICS = _TABLES["metrics"]
-PICTURE_CACHE = _TABLES["picture_cache"]
-RATINGS = _TABLES["ratings"]
-RATINGS_READ = _TABLES["ratings_read"]
-COMPARISONS = _TABLES["comparisons"]
-STRENGTHS = _TABLES["strengths"]
-CHECKS = _TABLES["checks"]
-PICTURES = _TABLES["pictures"]
-DICTIONARY = _TABLES["dictionary"]
-BUDGET = _TABLES["budget"]
+INPUTS, OUTPUTS, RATED, PROBLEMS = map(_TABLES.__getitem__, ("inputs", "outputs", "rated", "problems"))
+PLAN, LEDGER, ATTEMPTS_MADE, COSTS = map(_TABLES.__getitem__, ("plan", "ledger", "attempts_made", "costs"))
+COSTS_PLANNED, LATENCY, THROUGHPUT = map(_TABLES.__getitem__, ("costs_planned", "latency", "throughput"))
+FAILURES, MEASURES, DIVERSITY = map(_TABLES.__getitem__, ("failures", "measures", "diversity"))
+NEAR_DUPLICATES, REPLICATES, RANKS = map(_TABLES.__getitem__, ("near_duplicates", "replicates", "ranks"))
+BEST_SEEDS, METRICS, PICTURE_CACHE = map(_TABLES.__getitem__, ("best_seeds", "metrics", "picture_cache"))
+RATINGS, RATINGS_READ, COMPARISONS = map(_TABLES.__getitem__, ("ratings", "ratings_read", "comparisons"))
+STRENGTHS, CHECKS, PICTURES = map(_TABLES.__getitem__, ("strengths", "checks", "pictures"))
+DICTIONARY, BUDGET = map(_TABLES.__getitem__, ("dictionary", "budget"))
 
 # `jobs.parquet` keeps what was decided for each row beside the user's own columns, under names no user has.
 STORED_PREFIX = "dreamo:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import datetime as dt
 import importlib.util
 import json
@@ -798,6 +799,18 @@ def test_names_that_are_equal_as_text_stay_columns_of_their_own(suffix, tmp_path
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_neither_pandas_engines_nor_the_limit_of_csv_matter(suffix, tmp_path):
+    table = pd.DataFrame({"image": ["a.png"], "prompt": ["b" * 200]})
+    before = csv.field_size_limit(10)
+    try:
+        with pd.option_context("io.parquet.engine", "fastparquet", "io.excel.xlsx.reader", "calamine"):
+            write_table(table, tmp_path / f"jobs{suffix}")
+            pd.testing.assert_frame_equal(read_table(tmp_path / f"jobs{suffix}"), table)
+    finally:
+        csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_names_that_are_categories_are_names(suffix, tmp_path):
     table = pd.DataFrame([["a", "b"]], columns=pd.CategoricalIndex(["image", "prompt"]))
     write_table(table, tmp_path / f"jobs{suffix}")
@@ -805,7 +818,9 @@ def test_names_that_are_categories_are_names(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("cell", [np.array(5), dt.time(1, tzinfo=dt.UTC), np.timedelta64(1, "D")])
+@pytest.mark.parametrize(
+    "cell", [np.array(5), dt.time(1, tzinfo=dt.UTC), np.timedelta64(1, "D"), np.datetime64(10**18, "s")]
+)
 def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
     table = pd.DataFrame({"image": ["a"], "own": pd.Series([cell], dtype=object)})
     with warnings.catch_warnings():

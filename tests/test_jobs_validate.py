@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError
+from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.rules import RULES
+from dreamo_batch.jobs.tables import read_table
+from dreamo_batch.results.load import load
 from tests.table_oracle import PRESETS, problems_of
 
 URL = "https://example.com/cat.png"
@@ -264,15 +266,57 @@ def test_tables_of_other_libraries_are_taken():
     """Whatever hands out Arrow data is a table; integers beside a gap stay exact."""
     table = pa.table({"image": [URL, URL], "prompt": ["a", "b"], "seed": [2**62, None]})
     assert validate(table)["value"].tolist() == [str(2**62)]
+    texts = pa.array([["a"], None], pa.list_(pa.string_view()))  # as polars hands them out
+    union = pa.UnionArray.from_sparse(pa.array([0, 0], pa.int8()), [pa.array([1, 2])])
+    odd = table.append_column("tags", texts).append_column("union", union)
+    assert validate(odd)["value"].tolist() == [str(2**62)]
 
 
 def test_tables_of_other_libraries_that_can_not_be_taken_are_refused():
     """With the reason, rather than as what they aren't."""
-    union = pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])])
-    with pytest.raises(TableError, match="The pyarrow table can't become a DataFrame: No known equivalent"):
-        validate(pa.table({"image": [URL], "prompt": ["a"], "x": union}))
-    with pytest.raises(TableError, match=r"not a Lazy. Call .collect\(\) first."):
-        validate(type("Lazy", (), {"collect": None})())
+    with pytest.raises(
+        TableError, match="The pyarrow table can't become a DataFrame: Value 1 has non-zero nano"
+    ):
+        validate(pa.table({"image": [URL], "prompt": ["a"], "x": pa.array([1], pa.time64("ns"))}))
+    for table, words in (
+        (type("Lazy", (), {"collect": None})(), r"not a Lazy. Call .collect\(\) first."),
+        (pa.table({"image": [URL]}).to_reader(), r"not a RecordBatchReader. Call .read_all\(\) first."),
+        (
+            type("Modin", (), {"to_pandas": None, "columns": None})(),
+            r"not a Modin. Call .to_pandas\(\) first.",
+        ),
+        (pd.DataFrame, "Expected a pandas DataFrame, not a type"),
+        (
+            type("Broken", (), {"columns": None, "__arrow_c_stream__": lambda *_: 1 / 0})(),
+            "can't become a DataFrame",
+        ),
+    ):
+        with pytest.raises(TableError, match=words):
+            validate(table)
+
+
+@pytest.mark.filterwarnings("ignore:The .future.infer_string. option")
+def test_pandas_without_its_dtype_of_text_is_refused(tmp_path):
+    """It would write the word nan where nothing is."""
+    jobs = pd.DataFrame({"image": [URL], "prompt": "a"})
+    with pd.option_context("future.infer_string", False):
+        for call in (
+            lambda: validate(jobs),
+            lambda: read_table(tmp_path / "jobs.csv"),
+            lambda: load(tmp_path),
+        ):
+            with pytest.raises(UsageError, match=r"future.infer_string is False.* Set it to True"):
+                call()
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match=r"The working directory is gone. Change to another"):
+        validate(pd.DataFrame({"image": ["a.png"], "prompt": "a"}))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("code", RULES)

@@ -178,7 +178,7 @@ def _load_now() -> None:
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"text": ["a"]})), file)
     file.seek(0)
-    pd.read_parquet(file)
+    pd.read_parquet(file, engine="pyarrow")
 
 
 _load_now()

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError
+from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
@@ -48,25 +48,50 @@ _NO_VALUE: Final = re.compile(
     r"(?i)\s*(nan|<na>|nat|none|null|#?n/a|#(?:ref!|name\?|value!|div/0!|num!|null!))\s*"
 )
 _LISTED_MAX: Final = 20
+# Methods by which other libraries give a table.
+_CONVERTING: Final = ("collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service, other programs and other languages call these columns.
 _OTHER_NAMES: Final = tomllib.loads(Path(__file__).with_name("other_names.toml").read_text(encoding="utf-8"))
 
 
+def check_pandas() -> None:
+    """Refuse to work without pandas' own dtype of text: missing cells would become the word "nan"."""
+    if pd.Series(["a"]).dtype == "O":  # asking for the option would warn
+        raise UsageError(
+            "pandas' option future.infer_string is False, which makes words of missing cells. Set it to True, at least "
+            'for this call: with pd.option_context("future.infer_string", True).'
+        )
+
+
 def as_frame(table: Any) -> Any:
     """Convert a table of another library with Arrow data (polars, Arrow, DuckDB) to a DataFrame."""
-    if isinstance(table, pd.DataFrame) or not hasattr(table, "__arrow_c_stream__"):
+    check_pandas()
+    # A reader would be empty the second time.
+    if isinstance(table, pd.DataFrame | pa.RecordBatchReader | type) or not hasattr(
+        table, "__arrow_c_stream__"
+    ):
         return table
     try:
         read = pa.table(table)
-        return read.to_pandas(types_mapper=dtype_of)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+        try:
+            return read.to_pandas(types_mapper=dtype_of)
+        except pa.ArrowNotImplementedError:  # such as lists of texts by polars
+            return pd.DataFrame({name: _of_arrow(read[name]) for name in read.column_names})
+    except Exception as error:  # noqa: BLE001 - another library's
         if not hasattr(table, "columns"):  # a single column
             return table
         raise TableError(
             f"The {type(table).__module__.partition('.')[0]} table can't become a DataFrame: {str(error).rstrip('.')}. "
             "Convert or drop the column."
         ) from None
+
+
+def _of_arrow(column: pa.ChunkedArray) -> pd.Series:
+    try:
+        return column.to_pandas(types_mapper=dtype_of)
+    except pa.ArrowNotImplementedError:
+        return pd.Series(column.to_pylist(), dtype=object)
 
 
 def dtype_of(kind: pa.DataType) -> Any:
@@ -185,9 +210,9 @@ def check_columns(table: pd.DataFrame) -> None:
 
 def _refuse_other_things(table: pd.DataFrame) -> None:
     if not isinstance(table, pd.DataFrame):
-        lazy = " Call .collect() first." if hasattr(table, "collect") else ""
+        first = next((f" Call .{name}() first." for name in _CONVERTING if hasattr(table, name)), "")
         raise TableError(
-            f"Expected a pandas DataFrame, not {type_of(table)}.{lazy} "
+            f"Expected a pandas DataFrame, not {type_of(table)}.{first} "
             "Create one with pd.DataFrame(...), sweep(...) or read_table(path)."
         )
     if isinstance(table.columns, pd.MultiIndex):

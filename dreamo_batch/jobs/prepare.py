@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, distinct, printable, show
 from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
@@ -225,7 +226,12 @@ def validate(
 
 def absolute(folder: Path | str | None) -> Path:
     """Return the absolute path of a folder; the working directory by default."""
-    return Path.cwd() if folder is None else Path(folder).expanduser().absolute()
+    try:
+        return Path(folder or "").expanduser().absolute()
+    except FileNotFoundError:
+        raise UsageError(
+            "The working directory is gone. Change to another one, for example with os.chdir."
+        ) from None
 
 
 # Jobs and their identity.

@@ -27,7 +27,7 @@ from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import dtype_of, is_result, means, plain_name
+from dreamo_batch.jobs.fields import check_pandas, dtype_of, is_result, means, plain_name
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, shortened, spelled, type_of
 
@@ -94,6 +94,7 @@ def read_table(
     >>> read_table(path)["seed"].tolist()
     ['42.5']
     """
+    check_pandas()
     path = file_given("path", path)
     suffix = _known_suffix(path)
     if sep is not None and len(sep) != 1:
@@ -166,7 +167,7 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         stored, changed = storable(frame)
         if changed:
             warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=5)
-        stored.to_parquet(path)
+        stored.to_parquet(path, engine="pyarrow")
         return
     frame = with_index_as_columns(frame)
     names = ("" if cells.is_missing(name) else cells.printable(str(name)) for name in frame.columns)
@@ -326,9 +327,8 @@ _THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals,
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _N_NAMED: Final = 5
-_N_SURE: Final = 2  # names of inputs by which a row is known to name columns
-_N_ABOVE: Final = 20  # rows within which it is looked for
-_NAME_CHARACTERS: Final = 40
+# By how many names of inputs, of how many letters, and within how many rows, a row is known to name columns.
+_N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
 _QUOTING: Final = (
     "Put quotes around text with a separator, quote or line break, and double the quotes inside: "
@@ -339,6 +339,7 @@ _QUOTING: Final = (
 def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> pd.DataFrame:
     """Read separated values as text, changing only decimal commas."""
     text = cells.decoded(path, path.read_bytes())
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     first_line = 1
     if (sep_line := _SEP_LINE.match(text)) is not None:
         separator, text, first_line = separator or sep_line[1], text[sep_line.end() :], 2
@@ -405,7 +406,6 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     begun, names = line, list[str]()
     try:
@@ -812,7 +812,9 @@ def _holdable(name: Any, series: pd.Series) -> pd.Series:
 
 
 def _sheet_cell(name: Any, cell: Any) -> Any:
-    if isinstance(cell, np.timedelta64) or (isinstance(cell, dt.time) and cell.tzinfo is not None):
+    if isinstance(cell, np.timedelta64 | np.datetime64) or (
+        isinstance(cell, dt.time) and cell.tzinfo is not None
+    ):
         return str(cell)
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool) and abs(int(cell)) >= _EXACT_END:
         return str(cell)
@@ -847,7 +849,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         # Opened by Arrow, whose threads may otherwise release a Python file's buffers at interpreter exit.
         with pa.OSFile(str(path)) as file:
-            frame = pd.read_parquet(file)
+            frame = pd.read_parquet(file, engine="pyarrow")
             kinds = {one.name: one.type for one in pq.read_schema(file) if pa.types.is_integer(one.type)}
             # pandas makes floats of integers with missing cells, and loses digits.
             lossy = [name for name in kinds if name in frame and frame[name].dtype == columns.FLOAT]
@@ -924,6 +926,10 @@ def _plain_dtype(series: pd.Series) -> pd.Series:
     return series
 
 
+# Not "M8[s]": Parquet has no seconds, and not all of them are milliseconds of 64 bits.
+_SURVIVING: Final = ("f4", "f8", "M8[ms]", "M8[us]", "M8[ns]")
+
+
 def _survives(series: pd.Series) -> bool:
     """Return whether a column can be written to Parquet and read again."""
     dtype = series.dtype
@@ -932,7 +938,7 @@ def _survives(series: pd.Series) -> bool:
     text = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
     if isinstance(text, pd.StringDtype) and text.storage == "pyarrow":  # Arrow's own text: no half characters
         return True
-    if isinstance(dtype, np.dtype) and (dtype.kind in "iubM" or dtype in (np.float32, np.float64)):
+    if isinstance(dtype, np.dtype) and (dtype.kind in "iub" or dtype.str[1:] in _SURVIVING):
         return True
     if pd.api.types.is_object_dtype(dtype) and not all(map(_is_shallow, series)):
         return False  # Arrow would end the process

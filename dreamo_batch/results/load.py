@@ -31,7 +31,7 @@ from dreamo_batch.engine.checkpoint import (
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.jobs.cells import groupable, printable
-from dreamo_batch.jobs.fields import as_frame
+from dreamo_batch.jobs.fields import as_frame, check_pandas
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import money
 from dreamo_batch.results import assembly
@@ -85,6 +85,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     ...
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
+    check_pandas()
     return assembly.stacked([_load(existing(one), with_left=all) for one in as_paths(run_dir)])
 
 
