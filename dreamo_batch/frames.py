@@ -183,7 +183,7 @@ def can_show_widgets() -> bool:
         return False
     try:
         import ipywidgets  # noqa: F401 - whether it is installed
-    except ImportError:
+    except Exception:  # noqa: BLE001 - a broken installation raises what it likes
         return False
     return True
 
@@ -197,7 +197,7 @@ def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:
         return static
     try:
         live = widget()._repr_mimebundle_()
-    except UsageError:  # anywidget is not installed
+    except Exception:  # noqa: BLE001 - anywidget is missing, or its installation broken
         return static
     data, metadata = live if isinstance(live, tuple) else (live or {}, {})
     bundle = {**data, **static}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import re
 import threading
 import warnings
@@ -232,18 +233,20 @@ def _trim_heap() -> None:
 class _PillowSettings:
     """Pillow's global switches as this package needs them while any thread decodes; the user's otherwise.
 
-    Pillow's warnings are ignored meanwhile. One filter is added and removed, because threads that restore whole lists
+    Pillow logs nothing meanwhile: a handler that raises would make a picture look damaged. Its warnings are ignored. One filter is added and removed, because threads that restore whole lists
     of filters would undo each other's.
     """
 
     _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\.|dreamo_batch\."), 0)
     _VALUES: Final = (False, PIXELS_MAX // 2)  # Pillow raises from twice its limit
+    _LOGGER: Final = logging.getLogger("PIL")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_inside = 0
         self._users: tuple[bool, int | None] = (False, None)
         self._filters: list[Any] = []
+        self._level = logging.NOTSET
 
     def __enter__(self) -> None:
         with self._lock:
@@ -252,6 +255,8 @@ class _PillowSettings:
                 self._users = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
                 self._filters = cast("list[Any]", warnings.filters)
                 self._filters.insert(0, self._FILTER)
+                self._level = self._LOGGER.level
+                self._LOGGER.setLevel(logging.CRITICAL + 1)
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._VALUES
             self._n_inside += 1
 
@@ -260,6 +265,7 @@ class _PillowSettings:
             self._n_inside -= 1
             if self._n_inside:
                 return
+            self._LOGGER.setLevel(self._level)
             # What the user has set meanwhile stays.
             if (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == self._VALUES:
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._users

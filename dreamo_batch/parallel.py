@@ -10,7 +10,7 @@ import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -70,10 +70,6 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
 def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[], None]]:
     """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
     is_shown = n and _is_wanted.get() and is_watched()
-    if is_shown and is_in_marimo():
-        with marimo_bar(n, what, remove_on_exit=True) as marimos:
-            yield marimos.update
-        return
     bar = _Bar(n, what, unit) if is_shown else None
     try:
         with interrupts_without_our_lines():
@@ -104,26 +100,31 @@ def _bar_class_of(base: type[Any]) -> type[Any]:
 
 
 class _Bar:
-    """A tqdm bar that disappears when it can't be drawn: work never fails because of its progress bar."""
+    """A bar that disappears when it can't be drawn: work never fails because of its progress bar."""
 
     def __init__(self, n: int, what: str, unit: str) -> None:
+        self._place = ExitStack()
         self._bar: Any = None
-        try:
-            self._bar = bar_class()(total=n, desc=what, unit=unit, delay=_DELAY_S)
-        except Exception as error:  # noqa: BLE001 - a notebook's widgets or a closed stream raise what they like
-            logger.debug("no progress bar of %s: %s", what, error)
+        self._safely(lambda: self._begin(n, what, unit))
+
+    def _begin(self, n: int, what: str, unit: str) -> None:
+        if is_in_marimo():
+            place = marimo_bar(n, what, remove_on_exit=True)
+        else:
+            place = closing(bar_class()(total=n, desc=what, unit=unit, delay=_DELAY_S))
+        self._bar = self._place.enter_context(place)
 
     def tick(self) -> None:
-        self._do("update")
+        if self._bar is not None:
+            self._safely(self._bar.update)
 
     def close(self) -> None:
-        self._do("close")
+        self._safely(self._place.close)
 
-    def _do(self, verb: str) -> None:
+    def _safely(self, do: Callable[[], object]) -> None:
         try:
-            if self._bar is not None:
-                getattr(self._bar, verb)()
-        except Exception as error:  # noqa: BLE001 - as above
+            do()
+        except Exception as error:  # noqa: BLE001 - widgets, marimo or a closed stream raise what they like
             self._bar = None
             logger.debug("the progress bar was dropped: %s", error)
 

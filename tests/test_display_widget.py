@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib.resources import files
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -133,10 +134,11 @@ def test_widgets_keep_their_own_styles():
 
 
 def test_without_anywidget_the_static_page_is_shown(shown, monkeypatch):
-    """And asking for the widget says what to install."""
-    galleries.widget_class.cache_clear()
-    monkeypatch.setitem(sys.modules, "anywidget", None)
-    assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
+    """Or with one that is broken; and asking for the widget says what to install."""
+    for broken in (ModuleType("anywidget"), None):
+        galleries.widget_class.cache_clear()
+        monkeypatch.setitem(sys.modules, "anywidget", broken)
+        assert set(shown._repr_mimebundle_()) == {"text/plain", "text/html"}
     with pytest.raises(UsageError, match=r"dreamo-batch\[gallery\]"):
         shown.widget()
 

@@ -99,6 +99,14 @@ def test_marimo_shows_progress_in_its_own_bar(marimo, capsys):
     assert marimo == [{"total": 2, "title": "measuring", "remove_on_exit": True}, (1, None), "closed"]
 
 
+def test_work_goes_on_where_marimos_bar_fails(marimo, monkeypatch):
+    """Another version may have none, or want other arguments."""
+    monkeypatch.delattr(sys.modules["marimo"].status, "progress_bar")
+    with ticking(2, "measuring") as tick:
+        tick()
+    assert not marimo
+
+
 def test_marimo_shows_the_widget_of_a_gallery(seen, marimo, monkeypatch):
     """And without anywidget the static page."""
     assert seen._display_() is seen.widget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import os
 import stat
 import struct
@@ -14,6 +15,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -531,6 +533,17 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
         directory.inspect_picture(content)
     assert images.small_picture(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
+
+
+def test_a_log_that_fails_changes_no_verdict(monkeypatch):
+    """Pillow logs each chunk of a PNG file while it reads it; its level is afterwards as the user set it."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [SimpleNamespace(level=0, handle=lambda _: 1 / 0)])
+    logging.getLogger("PIL").setLevel(logging.DEBUG)
+    try:
+        assert _codes(encoded(plain())) == []
+        assert logging.getLogger("PIL").level == logging.DEBUG
+    finally:
+        logging.getLogger("PIL").setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize("limit", [None, 10, 10**12])

@@ -535,7 +535,7 @@ class Gallery:
         """Show the widget in marimo, which would rather have the static page."""
         try:
             return self.widget()
-        except UsageError:  # anywidget is not installed
+        except Exception:  # noqa: BLE001 - anywidget is missing, or its installation broken
             import marimo
 
             return marimo.Html(self._repr_html_())
