@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
+from dreamo_batch.importing import load_module
 from dreamo_batch.text import fill_template, harmless, shortened
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _CHARACTERS_MAX: Final = 400
 _COLUMN_MAX: Final = {"": 60, columns.JOB_ID: 10, columns.VALUE: 60}
-
 
 PICTURE: Final = "picture"
 UNSAVED: Final = "unsaved"
@@ -179,13 +179,9 @@ def _cell(column: str, value: Any) -> str:
 
 def can_show_widgets() -> bool:
     """Whether there is a kernel with a front end, and ipywidgets."""
-    if _kernel() is None:
-        return False
-    try:
-        import ipywidgets  # noqa: F401 - whether it is installed
-    except Exception:  # noqa: BLE001 - a broken installation raises what it likes
-        return False
-    return True
+    with suppress(Exception):  # a broken installation raises what it likes
+        return _kernel() is not None and bool(load_module("ipywidgets"))
+    return False
 
 
 def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:

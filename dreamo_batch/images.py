@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
 # Twice the size at which Pillow warns; above it, Pillow refuses to open.
 PIXELS_MAX: Final = 178_956_970
 UPRIGHT: Final = (0, 1)
@@ -233,13 +232,12 @@ def _trim_heap() -> None:
 class _PillowSettings:
     """Pillow's global switches as this package needs them while any thread decodes; the user's otherwise.
 
-    Pillow logs nothing meanwhile: a handler that raises would make a picture look damaged. Its warnings are ignored. One filter is added and removed, because threads that restore whole lists
-    of filters would undo each other's.
+    Its log, whose handlers may raise, and its warnings are silent meanwhile, for which one filter is added and removed:
+    threads that restore whole lists of filters would undo each other's.
     """
 
     _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\.|dreamo_batch\."), 0)
     _VALUES: Final = (False, PIXELS_MAX // 2)  # Pillow raises from twice its limit
-    _LOGGER: Final = logging.getLogger("PIL")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -255,8 +253,8 @@ class _PillowSettings:
                 self._users = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
                 self._filters = cast("list[Any]", warnings.filters)
                 self._filters.insert(0, self._FILTER)
-                self._level = self._LOGGER.level
-                self._LOGGER.setLevel(logging.CRITICAL + 1)
+                self._level = logging.getLogger("PIL").level
+                logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._VALUES
             self._n_inside += 1
 
@@ -265,7 +263,7 @@ class _PillowSettings:
             self._n_inside -= 1
             if self._n_inside:
                 return
-            self._LOGGER.setLevel(self._level)
+            logging.getLogger("PIL").setLevel(self._level)
             # What the user has set meanwhile stays.
             if (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == self._VALUES:
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._users

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.synchronize import Event
 
-
 Item = TypeVar("Item")
 
 logger = logger_named(__name__)
@@ -69,14 +68,11 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
 @contextmanager
 def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[], None]]:
     """Show a progress bar of work that takes over a second, if somebody can see it; yield what counts a step."""
-    is_shown = n and _is_wanted.get() and is_watched()
-    bar = _Bar(n, what, unit) if is_shown else None
-    try:
-        with interrupts_without_our_lines():
-            yield (lambda: None) if bar is None else bar.tick
-    finally:
-        if bar is not None:
-            bar.close()
+    bar = _Bar()
+    if n and _is_wanted.get() and is_watched():
+        bar.safely(lambda: bar.begin(n, what, unit))
+    with closing(bar), interrupts_without_our_lines():
+        yield bar.tick
 
 
 def bar_class() -> type[Any]:
@@ -102,12 +98,11 @@ def _bar_class_of(base: type[Any]) -> type[Any]:
 class _Bar:
     """A bar that disappears when it can't be drawn: work never fails because of its progress bar."""
 
-    def __init__(self, n: int, what: str, unit: str) -> None:
+    def __init__(self) -> None:
         self._place = ExitStack()
         self._bar: Any = None
-        self._safely(lambda: self._begin(n, what, unit))
 
-    def _begin(self, n: int, what: str, unit: str) -> None:
+    def begin(self, n: int, what: str, unit: str) -> None:
         if is_in_marimo():
             place = marimo_bar(n, what, remove_on_exit=True)
         else:
@@ -116,12 +111,12 @@ class _Bar:
 
     def tick(self) -> None:
         if self._bar is not None:
-            self._safely(self._bar.update)
+            self.safely(self._bar.update)
 
     def close(self) -> None:
-        self._safely(self._place.close)
+        self.safely(self._place.close)
 
-    def _safely(self, do: Callable[[], object]) -> None:
+    def safely(self, do: Callable[[], object]) -> None:
         try:
             do()
         except Exception as error:  # noqa: BLE001 - widgets, marimo or a closed stream raise what they like
@@ -282,9 +277,6 @@ def is_count(cluster: Any) -> bool:
 
 def _is_dask(cluster: Any) -> bool:
     return callable(getattr(cluster, "get_executor", None))
-
-
-# Where a bar can be seen: a terminal, a notebook, or marimo.
 
 
 def is_watched() -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -277,8 +278,10 @@ def test_an_empty_table(tmp_path, reference):
 
 
 def test_one_row(tmp_path, reference):
-    """One picture: no groups, no pairs."""
-    page = page_of(bought(tmp_path / "run", reference, n_seeds=1, prompts=["a"])[0])
+    """One picture: no groups, no pairs. What the user asked of matplotlib, such as LaTeX, is for other figures."""
+    with mpl.rc_context({"text.usetex": True, "figure.dpi": 1000}):
+        page = page_of(bought(tmp_path / "run", reference, n_seeds=1, prompts=["a"])[0])
+    assert page.all("svg")
     assert "Every row is completed." in page.text
     assert "By prompt" not in page.text
 

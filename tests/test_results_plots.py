@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -65,6 +66,19 @@ def test_every_plot_can_be_drawn_on_light_and_dark(plot, background):
         ax.figure.draw_without_rendering()
         expected = "#222222" if background == "default" else "#ececec"
     assert {to_hex(text.get_color()) for text in (ax.xaxis.label, ax._left_title)} == {expected}
+
+
+@pytest.mark.parametrize("plot", DRAWN)
+def test_tables_that_were_stored_or_converted_are_drawn(plot):
+    """From CSV, or with other dtypes, it is the same drawing; other values are no such table."""
+    table = DRAWN[plot](history()).reset_index(drop=True)
+    read = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    drawn = [
+        len(plot(one).get_children()) for one in (table, read, table.astype(object), table.convert_dtypes())
+    ]
+    assert len(set(drawn)) == 1
+    with pytest.raises(UsageError, match="Pass what"):
+        plot(table.assign(completed="many", completed_at="noon", attempts="many"))
 
 
 @pytest.mark.parametrize("plot", DRAWN)

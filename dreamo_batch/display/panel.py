@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.status import ErrorGroup, Picture, Status
     from dreamo_batch.live import Batch
 
-
 logger = logger_named(__name__)
 
 VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.status import Snapshot
 
-
 logger = logger_named(__name__)
 
 _PAINT_EVERY_S: Final = 0.2

@@ -414,14 +414,16 @@ def _svg(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
     mpl = load_extra("matplotlib", "The report needs", "report")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_CHART_SIZE_IN, layout="constrained")
-    figure.patch.set_alpha(0)
-    ax = figure.subplots()
-    ax.patch.set_alpha(0)
-    draw(ax)
     buffer = io.StringIO()
     unsigned: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
+    # The page looks alike for everybody, whatever a style or `text.usetex` says elsewhere.
+    ours = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
+    with mpl.rc_context(mpl.rcParamsDefault.copy() | ours):
+        figure = Figure(figsize=_CHART_SIZE_IN, layout="constrained")
+        figure.patch.set_alpha(0)
+        ax = figure.subplots()
+        ax.patch.set_alpha(0)
+        draw(ax)
         figure.savefig(buffer, format="svg", metadata=unsigned)
     return _fitted(buffer.getvalue(), prefix, name)
 

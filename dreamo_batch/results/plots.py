@@ -72,7 +72,7 @@ def plot_spend(
     limit = None if cap is None else money(cap)
     if cap is not None and limit is None:
         raise UsageError(f"cap={cap!r} isn't an amount of at least 0 USD.")
-    ax, theme = _prepare(ax, attempts, columns.ATTEMPTS_MADE, "attempts")
+    ax, theme, attempts = _prepare(ax, attempts, columns.ATTEMPTS_MADE, "attempts")
     paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
     title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"
     if not len(paid):
@@ -116,17 +116,17 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> plot_costs(pd.DataFrame(columns=list(COSTS))).get_title(loc="left")
     'Cost by group'
     """
-    ax, theme = _prepare(ax, costs, columns.COSTS, "costs")
+    ax, theme, costs = _prepare(ax, costs, columns.COSTS, "costs")
     keys = _keys(costs, columns.COSTS | columns.COSTS_PLANNED)
     title = f"Cost by {', '.join(keys) or 'group'}"
     if not len(costs):
         return _say_nothing(ax, theme, title)
     shown = costs if keys == [columns.SUBMITTED_AT] else costs.sort_values(columns.SPENT_USD, ascending=False)
     shown = shown.head(_N_LINES)
-    waste, doubt = (
-        pd.to_numeric(shown[name]).fillna(0.0) for name in (columns.WASTE, columns.POSSIBLY_BILLED)
+    spent, waste, doubt = (
+        pd.to_numeric(shown[name]).fillna(0.0)
+        for name in (columns.SPENT_USD, columns.WASTE, columns.POSSIBLY_BILLED)
     )
-    spent = shown[columns.SPENT_USD].astype(columns.FLOAT).fillna(0.0)
     bars: dict[str, tuple[pd.Series, dict[str, Any]]] = {
         "useful": (spent - waste, {"color": theme.good}),
         "wasted": (waste, _hatched(ax, theme)),
@@ -166,7 +166,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     """
     if phase is not None and phase not in columns.PHASES:
         raise UsageError(f"There is no phase {phase!r}; the phases are {', '.join(columns.PHASES)}.")
-    ax, theme = _prepare(ax, latency, columns.LATENCY, "latency")
+    ax, theme, latency = _prepare(ax, latency, columns.LATENCY, "latency")
     keys = _keys(latency, columns.LATENCY)
     wanted = phase or (columns.TASK if keys else None)
     by = f" by {', '.join(keys)}" if keys else ""
@@ -205,7 +205,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> plot_failures(pd.DataFrame(columns=list(FAILURES))).get_title(loc="left")
     'Failures by class'
     """
-    ax, theme = _prepare(ax, failures, columns.FAILURES, "failures")
+    ax, theme, failures = _prepare(ax, failures, columns.FAILURES, "failures")
     title = "Failures by class"
     if not len(failures):
         return _say_nothing(ax, theme, title)
@@ -250,7 +250,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     >>> plot_throughput(pd.DataFrame(columns=list(THROUGHPUT))).get_title(loc="left")
     'Attempts per minute'
     """
-    ax, theme = _prepare(ax, throughput, columns.THROUGHPUT, "throughput")
+    ax, theme, throughput = _prepare(ax, throughput, columns.THROUGHPUT, "throughput")
     title = "Attempts per minute"
     if not len(throughput):
         return _say_nothing(ax, theme, title)
@@ -270,15 +270,20 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
 
 def _prepare(
     ax: Axes | None, table: pd.DataFrame, expected: Mapping[str, Any], function: str
-) -> tuple[Axes, Theme]:
-    """Check what is to be drawn; return axes to draw on, and the colours for their background."""
+) -> tuple[Axes, Theme, pd.DataFrame]:
+    """Check what is to be drawn; return axes, the colours for their background, and the table with its own types."""
+    wanted = f"Pass what {function}() returned."
     if not isinstance(table, pd.DataFrame):
-        raise UsageError(
-            f"Expected a DataFrame, got {type(table).__name__}. Pass what {function}() returned."
-        )
+        raise UsageError(f"Expected a DataFrame, got {type(table).__name__}. {wanted}")
     absent = [name for name in expected if name not in table.columns]
     if absent:
-        raise UsageError(f"The table has no {absent[0]!r} column. Pass what {function}() returned.")
+        raise UsageError(f"The table has no {absent[0]!r} column. {wanted}")
+    try:  # one that was written to CSV and read again has times as text, and codes as numbers
+        table = table.astype({name: expected[name].dtype for name in expected if name != columns.PHASE})
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The table holds other values ({error}). Pass what {function}() returned."
+        ) from None
     if ax is None:
         plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
         ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
@@ -287,7 +292,7 @@ def _prepare(
     ax.spines[["left", "bottom"]].set_color(theme.open)
     ax.tick_params(colors=theme.ink, which="both", length=3)
     ax.set_axisbelow(True)
-    return ax, theme
+    return ax, theme, table
 
 
 def _theme(ax: Axes) -> Theme:
@@ -340,7 +345,9 @@ def _say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
 
 def _name_lines(ax: Axes, labels: Sequence[str]) -> None:
     """Label horizontal lines from the top down."""
-    ax.set_yticks(range(len(labels)), _distinct([_drawable(label) for label in labels]), parse_math=False)
+    ax.set_yticks(
+        range(len(labels)), _distinct([_drawable(label) for label in labels]), parse_math=False, usetex=False
+    )
     families = _families()
     for tick in ax.get_yticklabels():
         tick.set_fontfamily(families)
