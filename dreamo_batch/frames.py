@@ -211,8 +211,5 @@ def is_only_run() -> bool:
 
 
 def _kernel() -> Any:
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None)
+    ipython = sys.modules.get("IPython")
+    return ipython and getattr(ipython.get_ipython(), "kernel", None)

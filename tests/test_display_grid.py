@@ -37,6 +37,15 @@ def test_missing_combinations_are_empty_cells():
     assert cells(grid) == [[[], [0]], [[1], []]]
 
 
+def test_seeds_stay_the_columns_where_counting_them_needs_as_many():
+    """One prompt with many seeds beside others with the first of them; seeds that nobody shares are counted."""
+    prompts = ["a", "a", "a", "a", "b", "c", "d", "e", "f"]
+    shared = lay_out(results({"prompt": prompts, "seed": [1, 2, 3, 4, 1, 1, 1, 1, 1]}), ..., ...)
+    assert (shared.columns.names, labels(shared.columns)) == (("seed",), ["1", "2", "3", "4"])
+    other = lay_out(results({"prompt": prompts, "seed": range(9)}), ..., ...)
+    assert (other.columns.names, other.shape) == (("number",), (6, 4))
+
+
 def test_drawn_seeds_are_counted():
     """Seeds that were drawn differ in every row; they stand side by side, and each cell tells its own."""
     table = results({"prompt": ["a", "a", "b", "b"], "seed": [None, -1, None, 7]}, seed_sent=[11, 12, 13, 7])

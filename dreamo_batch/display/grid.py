@@ -519,7 +519,8 @@ def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[lis
     if not open_axes or not len(results):
         return down, along
     _join_inputs(results, down, along, open_axes)
-    if across is ... and _is_sparse(results, down, along):
+    n_numbers, n_seeds = (len(_read_axes(results, down, axis)[1]) for axis in ([], along))
+    if across is ... and n_numbers < n_seeds and _is_sparse(results, down, along):
         along.clear()
     elif across is not None:
         _join_others(results, down, along, open_axes[0])

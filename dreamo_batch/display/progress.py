@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dreamo_batch import columns
 from dreamo_batch.errors import logger_named
+from dreamo_batch.importing import load_module
 from dreamo_batch.money import dollars
 from dreamo_batch.parallel import bar_class, is_in_marimo, is_in_notebook, is_watched, marimo_bar
 from dreamo_batch.text import duration, harmless
@@ -118,7 +119,11 @@ class Bar:
             mininterval=_PAINT_EVERY_S,
             **options,
         )
-        self._output = _displayed(self._bar.container) if is_widget and not self._bar.disable else None
+        self._output = (
+            None  # a saved notebook keeps the text of what is displayed under an id, once brought up to date
+        )
+        if is_widget and not self._bar.disable:
+            self._output = load_module("IPython.display").display(self._bar.container, display_id=True)
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -258,13 +263,6 @@ def _usable(stream: Any) -> Any:
     stream.write("")
     stream.flush()
     return stream
-
-
-def _displayed(container: Any) -> Any:
-    """Display a bar so that its output can be brought up to date: a saved notebook keeps the text of it."""
-    from IPython.display import display
-
-    return display(container, display_id=True)  # type: ignore[no-untyped-call]
 
 
 def postfix(snapshot: Snapshot) -> str:

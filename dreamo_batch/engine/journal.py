@@ -197,7 +197,7 @@ class Journal:
         # A store's copies are as good as any.
         self.header = header = header if ship is not None else replace(header, file=identity_of_file(path))
         try:
-            self._line({"journal": _header_fields(header)})
+            self._line({"journal": {name: getattr(header, name) for name in Header.__slots__}})
             self.commit()
             fsync_folder(folder)
             self._end = EndNote(folder, header.number, self._n_durable_bytes, is_marked=ship is None)
@@ -309,10 +309,6 @@ def read(path: Path, until: int | None = None) -> Contents:
             break
     texts.append(whole[start:n_bytes])
     return Contents(header, tuple(filter(None, texts)), len(content) - n_bytes, crc, n_bytes, terms)
-
-
-def _header_fields(header: Header) -> dict[str, Any]:
-    return {name: getattr(header, name) for name in Header.__slots__}
 
 
 def _header(record: dict[str, Any], path: Path) -> Header:

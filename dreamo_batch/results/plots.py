@@ -281,9 +281,7 @@ def _prepare(
     try:  # one that was written to CSV and read again has times as text, and codes as numbers
         table = table.astype({name: expected[name].dtype for name in expected if name != columns.PHASE})
     except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The table holds other values ({error}). Pass what {function}() returned."
-        ) from None
+        raise UsageError(f"The table holds other values ({error}). {wanted}") from None
     if ax is None:
         plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
         ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
@@ -345,12 +343,8 @@ def _say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
 
 def _name_lines(ax: Axes, labels: Sequence[str]) -> None:
     """Label horizontal lines from the top down."""
-    ax.set_yticks(
-        range(len(labels)), _distinct([_drawable(label) for label in labels]), parse_math=False, usetex=False
-    )
-    families = _families()
-    for tick in ax.get_yticklabels():
-        tick.set_fontfamily(families)
+    names = _distinct([_drawable(label) for label in labels])
+    ax.set_yticks(range(len(labels)), names, fontfamily=_families(), parse_math=False)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
