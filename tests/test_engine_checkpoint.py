@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
+from dataclasses import replace
 from unittest import mock
 
 import pandas as pd
@@ -72,6 +74,33 @@ def test_a_compressed_state_is_the_same(before, after, is_table):
         assert (job_id in state) == (job_id in whole)
     assert state.kinds() == whole.kinds()
     assert to_state(to_arrow(state)) == whole
+
+
+def test_owners_are_those_of_a_dict():
+    """The first job of each hash is kept, in a quarter of a dict's memory, whatever their number and order."""
+    given = [(hash(str(n % 15_000)), f"job-{n % 7}") for n in range(20_000)]
+    owners, expected = attempt_table.Owners(), {}
+    assert [owners.setdefault(*one) for one in given] == [expected.setdefault(*one) for one in given]
+    tracemalloc.start()
+    try:
+        many = attempt_table.Owners()
+        for n in range(100_000):
+            many.setdefault(hash(str(n)), "job")
+        assert tracemalloc.get_traced_memory()[0] < 40 * 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_checkpoint_takes_little_memory_at_a_time():
+    """Neither settled rows nor those still to be submitted are all laid out at once."""
+    n = 10 * attempt_table._BLOCK
+    never = to_arrow(State(), map(str, range(n)))
+    assert len(never) == n
+    assert never.get_total_buffer_size() < n * 40
+    state = State(replace(FULL, job_id=str(number)) for number in range(n))
+    parts = list(packed(state).parts())
+    assert sum(map(len, parts)) == n
+    assert max(map(len, parts)) <= 4 * attempt_table._BLOCK
 
 
 def test_a_file_comes_back_whole(tmp_path):

@@ -130,9 +130,13 @@ def test_labels_are_those_of_each_jobs_first_row():
         {"image": ["https://example.com/cat.png"] * 3, "prompt": ["a", "a", "b"], "seed": 1},
         index=list("xyz"),
     )
-    made = rows_of(table.index, prepare(table, entropy="e"))
-    assert sorted(made.labels.values()) == ["x", "z"]
-    assert sorted(made.weights.values()) == [1, 2]
+    prepared = prepare(table, entropy="e")
+    made = rows_of(table.index, prepared)
+    first, second = prepared.jobs
+    assert made.labels == {first: "x", second: "z"}
+    assert made.weights == {first: 2, second: 1}
+    # Equal texts of their own would take as much memory again.
+    assert {id(name) for name in (*made.labels, *made.weights)} == set(map(id, prepared.jobs))
 
 
 def test_the_newest_pictures_come_first_and_are_few():

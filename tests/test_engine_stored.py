@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from datetime import time
 from decimal import Decimal
@@ -26,6 +27,14 @@ def round_trip(tmp_path, user: pd.DataFrame) -> pd.DataFrame:
     path = tmp_path / "jobs.parquet"
     checkpoint.write_jobs(path, user, prepared(*["a"] * len(user)), "t")
     return checkpoint.read_jobs(path).user
+
+
+def test_a_job_is_described_by_its_first_row():
+    """Rows that repeat it, and rows without a job, aren't it; nor is any row that of a job elsewhere."""
+    user = pd.DataFrame({"n": [1, 2, 3, 4, 5]}, index=list("vwxyz"))
+    describe = checkpoint.describer(user, prepared(None, "a", "b", "a", "b").rows)
+    told = [json.loads(describe(job(name))) for name in "abc"]
+    assert [(one["row"], one["columns"]) for one in told] == [("w", {"n": 2}), ("x", {"n": 3}), (None, {})]
 
 
 USER = pd.DataFrame(

@@ -27,7 +27,7 @@ from dreamo_batch.money import exact_text
 from dreamo_batch.parallel import bars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from dreamo_batch.call import Service
     from dreamo_batch.engine.checkpoint import StoredTable
@@ -117,7 +117,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
     while not (told := parent.signal()).is_stopped:
         try:
             if told.is_paused:
-                parent.rest(is_ending.wait)
+                is_ending.wait(beat_s(task.run_dir))
                 continue
             table = table or parent.table(task)
             inputs = CallInputs(
@@ -131,7 +131,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
             call = Call(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
             outcome = _work(call, parent)
         except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
-            parent.rest(is_ending.wait)
+            is_ending.wait(beat_s(task.run_dir))
             continue
         except DreamoError as error:
             outcome = ShardOutcome(error=error)
@@ -146,7 +146,7 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
     try:
         call.release()
         while not call.is_over:
-            parent.rest(call.pause_for)
+            call.pause_for(beat_s(parent.run_dir))
             told = parent.signal()
             if told.is_stopped:
                 call.stop()
@@ -185,10 +185,6 @@ class _Parent:
             return Signal(self._call_id)
         told = Signal("") if content is None else Signal(**json.loads(content))
         return told if told.call_id == self._call_id else replace(told, is_stopped=True)
-
-    def rest(self, wait: Callable[[float], object]) -> None:
-        """Wait a beat."""
-        wait(beat_s(self.run_dir))
 
     def table(self, task: ShardTask) -> StoredTable:
         """Return the rows of a shard; its reference pictures are here then."""

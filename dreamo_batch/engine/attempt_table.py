@@ -7,6 +7,7 @@ to the fold by row (`dreamo_batch.engine.attempts`), which decides what is possi
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from functools import cached_property
 from io import BytesIO
@@ -59,28 +60,42 @@ _MICROSECONDS: Final = 1_000_000
 _STAGES: Final = {str(stage): stage for stage in Stage}
 _STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
 _BLOCK: Final = 4096
-_BLOCKS_AT_ONCE: Final = 16
+_BLOCKS_AT_ONCE: Final = 4
 _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 
 
 class Places:
-    """The places of hashes in an array, found nearly as fast as in a dict that takes six times the memory."""
+    """The places of hashes in an array, as in a dict that takes six times the memory."""
 
     def __init__(self, hashes: NDArray[np.int64]) -> None:
         self._order = np.argsort(hashes)
         self._sorted = hashes[self._order].data
-        # Hashes are spread evenly, so their first bits nearly tell the place.
-        n_bits = max(1, len(hashes).bit_length())
-        self._shift, self._half = 64 - n_bits, 1 << n_bits >> 1
-        heads = np.asarray(self._sorted) >> self._shift
-        self._starts = np.searchsorted(heads, np.arange(-self._half, self._half + 1)).data
 
-    def of(self, wanted: int) -> Iterator[int]:
-        """Every place of a hash."""
-        head = (wanted >> self._shift) + self._half
-        for place in range(self._starts[head], self._starts[head + 1]):
-            if self._sorted[place] == wanted:
-                yield int(self._order[place])
+    def of(self, wanted: int) -> list[int]:
+        """Return every place of a hash."""
+        first, end = bisect_left(self._sorted, wanted), bisect_right(self._sorted, wanted)
+        return [int(place) for place in self._order[first:end]]
+
+
+class Owners:
+    """A job for each hash, the first that was given, as in a dict that takes four times the memory."""
+
+    def __init__(self) -> None:
+        self._new: dict[int, str] = {}
+        self._hashes, self._jobs = np.empty(0, np.int64), np.empty(0, object)
+
+    def setdefault(self, wanted: int, job_id: str) -> str:
+        """Return the job of a hash, which is this one if there was none."""
+        at = bisect_left(self._hashes.data, wanted)
+        if at < len(self._hashes) and self._hashes.data[at] == wanted:
+            return str(self._jobs[at])
+        owner = self._new.setdefault(wanted, job_id)
+        if len(self._new) >= max(_BLOCK, len(self._hashes) // 8):
+            hashes = np.concatenate([self._hashes, np.fromiter(self._new, np.int64)])
+            jobs = np.concatenate([self._jobs, np.fromiter(self._new.values(), object)])
+            order = np.argsort(hashes, kind="stable")
+            self._hashes, self._jobs, self._new = hashes[order], jobs[order], {}
+        return owner
 
 
 class _Block(NamedTuple):
@@ -160,7 +175,7 @@ class StoredAttempts:
         return tuple(_attempt(self._row(row), row - start + 1) for row in range(start, end))
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(map(pa.Array.to_pylist, self._firsts().iterchunks()))
+        return chain.from_iterable(map(pa.ChunkedArray.to_pylist, _slices(self._firsts())))
 
     def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
         """Every job with its attempts."""
@@ -182,16 +197,11 @@ class StoredAttempts:
     def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
         """Count the attempts of all but some jobs, as `dreamo_batch.engine.attempts.State.kinds` does."""
         rows = self.table.select(KIND).filter(pc.invert(_is_of(self._job_ids, besides)))
-        counts = rows.group_by(list(KIND)).aggregate([([], "count_all")])
-        kinds = zip(
-            *(counts[name].to_pylist() for name in (columns.STAGE, *KIND[1:], "count_all")), strict=True
-        )
-        return Counter(
-            {
-                Attempt("", 1, _STAGES[stage], **dict(zip(KIND[1:], money, strict=True))): n
-                for stage, *money, n in kinds
-            }
-        )
+        counts: Counter[Attempt] = Counter()
+        for one in rows.group_by(list(KIND)).aggregate([([], "count_all")]).to_pylist():
+            n, stage = one.pop("count_all"), _STAGES[one.pop(columns.STAGE)]
+            counts[Attempt("", 1, stage, **one)] = n
+        return counts
 
     def cells(
         self, besides: Collection[str], names: Sequence[str], *, is_completed_only: bool = False
@@ -229,7 +239,7 @@ class StoredAttempts:
         return rows[number - int(self._ends[block])]
 
 
-def _slices(table: pa.Table) -> Iterator[pa.Table]:
+def _slices(table: Any) -> Iterator[Any]:
     return (table.slice(start, _BLOCK) for start in range(0, len(table), _BLOCK))
 
 
@@ -265,8 +275,10 @@ def absent(state: State, pending: Iterable[str]) -> pa.Table:
     """Return a row for each of some jobs that was never submitted."""
     never = lacking(state, pending)
     known = {columns.JOB_ID: pa.array(never, pa.string()), columns.STAGE: pa.repeat(_PENDING, len(never))}
-    arrays = [known.get(field.name, pa.nulls(len(never), field.type)) for field in SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    n, rest = divmod(len(never), _BLOCK)
+    blocks = {field.name: pa.nulls(_BLOCK, field.type) for field in SCHEMA}  # in memory once
+    missing = {name: pa.chunked_array([*[block] * n, block.slice(0, rest)]) for name, block in blocks.items()}
+    return pa.table(missing | known, schema=SCHEMA)
 
 
 def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -295,8 +307,6 @@ def _is_of(rows: pa.ChunkedArray, job_ids: Iterable[str]) -> pa.ChunkedArray:
 
 
 def _besides(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
-    if not job_ids:
-        return table
     is_of = _is_of(table[columns.JOB_ID], job_ids)
     return table.filter(pc.invert(is_of)) if pc.any(is_of).as_py() else table
 
@@ -324,10 +334,9 @@ def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
-    cells: list[Any] = (column.cast(pa.int64()) if column.type == ARROW[columns.TIME] else column).to_pylist()
     if column.type == ARROW[columns.TIME]:
-        return [None if at is None else at / _MICROSECONDS for at in cells]
-    return cells
+        return [None if at is None else at / _MICROSECONDS for at in column.cast(pa.int64()).to_pylist()]
+    return list(column.to_pylist())
 
 
 def _attempt(cells: tuple[Any, ...], number: int) -> Attempt:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import replica
-from dreamo_batch.engine.attempt_table import SCHEMA, with_all
+from dreamo_batch.engine.attempt_table import SCHEMA, Places, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError, logger_named
@@ -238,7 +238,8 @@ _BLOCK: Final = 512
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
     """Return a function that writes a job as JSON: its fields, and its first row in the user's table."""
-    firsts = cache(lambda: dict(zip(rows[columns.JOB_ID][::-1], range(len(rows) - 1, -1, -1), strict=True)))
+    ids = rows[columns.JOB_ID]
+    places = cache(lambda: Places(np.fromiter(map(hash, ids), np.int64, len(ids))))
     names = list(map(str, user.columns))
     block, cells = -1, [()]
 
@@ -252,7 +253,8 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
         return cells[place % _BLOCK]
 
     def describe(job: Job) -> str:
-        place = firsts().get(job.job_id)
+        found = places().of(hash(job.job_id))
+        place = min((place for place in found if ids.array[place] == job.job_id), default=None)
         cells_of_row = {} if place is None else dict(zip(names, map(_plain, row(place)), strict=True))
         described = {
             columns.ROW: None if place is None else str(user.index[place]),

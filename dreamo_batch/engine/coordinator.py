@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.engine import effects
+from dreamo_batch.engine.attempt_table import Owners
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, Attempt, Event, Stage, next_number, status_of
 from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Action, Do, Refusals, was_forbidden
@@ -448,7 +449,7 @@ class Coordinator:
 
     def _own_task(self, key: Key, task_id: str) -> str | Failure:
         """Accept a task id, unless another attempt has it: then the fate of this create is unknown."""
-        owner = self._job_of.get(hash(("task_id", task_id)), key[0])
+        owner = self._job_of.setdefault(hash(("task_id", task_id)), key[0])
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         if known is None or (known.job_id, known.attempt) == key:
             return task_id
@@ -460,10 +461,9 @@ class Coordinator:
         )
 
     @functools.cached_property
-    def _job_of(self) -> dict[int, str]:
+    def _job_of(self) -> Owners:
         """The job of each task, link and file; by hash, because texts would take much memory."""
-        names = ("task_id", *_SAME)
-        found: dict[int, str] = {}
+        names, found = ("task_id", *_SAME), Owners()
         for job_id, *values in self.ledger.state.cells(columns.JOB_ID, *names):
             for name, value in zip(names, values, strict=True):
                 if value is not None:

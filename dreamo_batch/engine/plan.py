@@ -108,12 +108,9 @@ def assignment(
             to_save.append(
                 ((job_id, latest.attempt), latest.output_path is not None or latest.output_url is None)
             )
-    is_again = prepared.rows[columns.DUPLICATE_OF].notna()
-    weights = Counter(dict.fromkeys(prepared.jobs, 1))
-    weights.update(prepared.rows.loc[is_again, columns.JOB_ID])
     return Assignment(
         jobs=prepared.jobs,
-        weights=weights,
+        weights=prepared.weights,
         n_invalid=int(prepared.rows[columns.JOB_ID].isna().sum()),
         to_submit=to_submit + refused if fetched is None else (),
         to_poll=to_poll,

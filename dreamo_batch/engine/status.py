@@ -200,12 +200,9 @@ class Rows:
 
 def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
     """Read off a prepared table what a status needs of it."""
-    job_ids = prepared.rows[columns.JOB_ID]
-    is_job = job_ids.notna()
-    is_first = is_job & prepared.rows[columns.DUPLICATE_OF].isna()
-    labels = dict(zip(job_ids[is_first], index[is_first.to_numpy()], strict=True))
-    weights = job_ids.value_counts().to_dict()
-    return Rows(prepared.jobs, labels, weights, _invalid(index, prepared.rows[~is_job]))
+    is_job, is_again = (prepared.rows[name].notna() for name in (columns.JOB_ID, columns.DUPLICATE_OF))
+    labels = dict(zip(prepared.jobs, index[(is_job & ~is_again).to_numpy()], strict=True))
+    return Rows(prepared.jobs, labels, prepared.weights, _invalid(index, prepared.rows[~is_job]))
 
 
 def _invalid(index: pd.Index, rows: pd.DataFrame) -> tuple[ErrorGroup, ...]:

@@ -307,7 +307,7 @@ class Job(NamedTuple):
         return (self.image, *self.further)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A table ready to be submitted.
 
@@ -322,6 +322,11 @@ class Prepared:
     problems: pd.DataFrame
     rephrased: frozenset[str] = frozenset()
     drawn: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def weights(self) -> Counter[str]:
+        """The rows of each job; its keys are those of `jobs`, as equal texts would take as much memory again."""
+        return Counter([*self.jobs, *self.rows.dropna(subset=columns.DUPLICATE_OF)[columns.JOB_ID]])
 
 
 def prepare(
