@@ -293,9 +293,8 @@ class Call:
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
         self.budget(self._assignment(state, None), state, price)
-        if (
-            live(self.directory.path) is None and self.directory.is_locked()
-        ):  # a run of our own is gone on with
+        # A run of our own is gone on with.
+        if live(self.directory.path) is None and self.directory.is_locked():
             raise errors.DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
     def release(self) -> None:
@@ -380,6 +379,7 @@ class Call:
 
     def pause_for(self, seconds: float) -> None:
         """Wait, or until the call is over."""
+        self.runner.refuse_own_thread()
         self.runner.is_closed.wait(seconds)
 
     @property

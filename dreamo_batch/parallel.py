@@ -251,9 +251,8 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
 
 def kill_workers(pool: Executor) -> None:
     """Kill the processes of a local pool, which waits for them at its end, also for suspended ones."""
-    for process in list(
-        getattr(pool, "_processes", {}).values()
-    ):  # it has a method for that since Python 3.14
+    # It has a method for that since Python 3.14.
+    for process in list(getattr(pool, "_processes", {}).values()):
         process.kill()
 
 

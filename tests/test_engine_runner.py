@@ -102,7 +102,7 @@ class Call:
 
     def wait(self) -> Call:
         assert self.runner.is_closed.wait(PATIENCE_S)
-        for thread in (self.runner._thread, *self.runner.workers._threads):
+        for thread in (self.runner._thread, *self.runner.workers.threads):
             thread.join(PATIENCE_S)
         return self
 
@@ -616,6 +616,24 @@ def test_one_bad_answer_does_not_hide_the_next(folder, service, caplog):
     call.wait()
     assert stages(folder) == {"a": "accepted"}
     assert "an answer could not be taken in" in caplog.text
+
+
+def test_an_id_whose_answer_can_not_be_taken_in_is_kept_beside(folder, service, monkeypatch):
+    """Out of memory, or a mistake of ours: the next opening has the task, and submits nothing again."""
+    service.hold()
+    call = Call(folder, service, "a").start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(call.coordinator, "_own_task", exhausted)
+    service.gate.set()
+    call.wait()
+    assert isinstance(call.runner.error, MemoryError)
+    Call(folder, service, "a").start().wait()
+    (attempt,) = read(folder).state()
+    assert (attempt.stage, attempt.task_id, len(service.creates)) == (Stage.COMPLETED, "task-a-1", 1)
 
 
 def test_results_that_fail_leave_no_lock(folder, service, monkeypatch):

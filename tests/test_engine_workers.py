@@ -16,7 +16,7 @@ def workers():
     pool = Workers(4)
     yield pool
     pool.stop()
-    for thread in pool._threads:
+    for thread in pool.threads:
         thread.join(5)
         assert not thread.is_alive()
 
@@ -62,7 +62,7 @@ def test_stopping_lets_work_end(workers):
 
 def test_workers_never_keep_the_process_alive(workers):
     """A request stuck in the network must not keep an interpreter from ending."""
-    assert all(thread.daemon for thread in workers._threads)
+    assert all(thread.daemon for thread in workers.threads)
 
 
 def test_an_idle_worker_holds_no_picture(workers):

@@ -605,6 +605,36 @@ def test_a_second_call_that_is_refused_leaves_the_live_run_running(flow, start, 
     assert_untouched(live, flow, slow)
 
 
+def test_a_run_is_not_waited_for_in_its_own_threads(flow, start, slow):
+    """A logging handler that runs, waits or pauses there is told so, as it would wait for itself; the run goes on."""
+    told: list[object] = []
+    live: list[dreamo.Batch] = []
+
+    class Handler(logging.Handler):
+        def emit(self, _record):
+            if live and threading.current_thread().name.startswith("dreamo-") and len(told) < 3:
+                call = (flow.run, live[0].wait, live[0].pause)[len(told)]
+                try:
+                    told.append(call())
+                except errors.DreamoError as error:
+                    told.append(error)
+
+    log, handler = logging.getLogger("urllib3.connectionpool"), Handler()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        live.append(start())
+        until(lambda: len(told) == 3)
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
+    assert [
+        str(one) for one in told if not (isinstance(one, errors.UsageError) and "run in" in str(one))
+    ] == []
+    assert_untouched(live[0], flow, slow)
+
+
 def test_reading_beside_a_live_run_touches_nothing(flow, start, slow):
     """Status, load and plan tell how it stands, and it goes on."""
     live = start()

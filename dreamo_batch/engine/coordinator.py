@@ -290,7 +290,8 @@ class Coordinator:
         """Handle the answer of a worker."""
         match answer:
             case effects.CreateAnswer():
-                self._create_ended(answer)
+                with self.ledger.kept_beside(answer.key, answer.result):
+                    self._create_ended(answer)
             case effects.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
                 logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
                 self._take_limit(answer.result)

@@ -245,10 +245,7 @@ class RunDirectory:
                 os.close(fd)
 
     def is_in_place(self) -> bool:
-        """Whether the lock file has always been found at this path.
-
-        Once it was missing, another writer may have started, so the answer stays False.
-        """
+        """Whether the lock file has always been found at this path: once it wasn't, another writer may have started."""
         try:
             self._is_lost |= self._find_lock() != self._lock_id
         except OSError:

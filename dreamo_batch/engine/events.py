@@ -272,9 +272,8 @@ class _Webhook:
                     self._url,
                     data=body,
                     headers=headers | self._signature(body, message_id),
-                    auth=credentials
-                    if any(credentials)
-                    else lambda request: request,  # nothing from ~/.netrc
+                    # Nothing from ~/.netrc.
+                    auth=credentials if any(credentials) else lambda request: request,
                     timeout=_TIMEOUTS_S,
                     allow_redirects=False,
                     stream=True,  # the body of the answer is of no use

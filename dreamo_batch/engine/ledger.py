@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, absent, fold_lines, packed, to_arrow
-from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Stage, State, Terms
+from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Key, Stage, State, Terms
 from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,
@@ -102,9 +102,8 @@ class Recovered:
             state.stored = StoredAttempts(pa.concat_tables([known.table, plain]))
         except LedgerDamaged:
             raise
-        except (
-            Exception
-        ) as error:  # an impossible event, unknown fields: whatever it is, it comes from the files
+        # An impossible event, unknown fields: whatever it is, it comes from the files.
+        except Exception as error:
             raise LedgerDamaged(f"The ledger contradicts itself: {error}. Restore it from a copy.") from error
         return state, added
 
@@ -377,6 +376,16 @@ class Ledger:
         if self.directory.replica is not None and self._strays.path is not None:
             with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
                 self.directory.replica.put_strays(self._strays.path)
+
+    @contextmanager
+    def kept_beside(self, key: Key, result: object) -> Iterator[None]:
+        """Write a task to strays if an error, whatever it is, keeps the answer with its id from being recorded."""
+        try:
+            yield
+        except BaseException:
+            if isinstance(result, str) and (attempt := self.state.find(*key)) is not None:
+                self._strays.write([replace(attempt, task_id=result)])
+            raise
 
     def answers_beside(self) -> Iterator[Event]:
         """Yield what settles attempts that are in doubt here, but not for another writer, which kept its answers."""

@@ -121,9 +121,8 @@ class PollTimes:
         step_s = self._step_s(age_s, mean, deviation)
         if told_s is not None and self._is_foretold():
             left_s = max(told_s * _TOLD_MARGIN - age_s, _TOLD_STEP * age_s, _STEP_MIN_S)
-            return min(
-                left_s, _TOLD_STEPS_MAX * step_s
-            )  # so that it's noticed if progress foretells nothing any more
+            # So that it's noticed if progress foretells nothing any more.
+            return min(left_s, _TOLD_STEPS_MAX * step_s)
         return self._jittered(max(step_s, ease * _EASED_STEP * age_s))
 
     def first_in(self, age_s: float, *, ease: float = 0.0) -> float:

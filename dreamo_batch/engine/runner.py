@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.errors import DirectoryLocked, StorageFailed, logger_named
+from dreamo_batch.errors import DirectoryLocked, StorageFailed, UsageError, logger_named
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ class Workers:
         self.n = n
         self.mailbox: queue.SimpleQueue[Any] = mailbox or queue.SimpleQueue()
         self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._threads = [
+        self.threads = [
             threading.Thread(target=self._loop, name=f"dreamo-io-{i}", daemon=True) for i in range(n)
         ]
-        for thread in self._threads:
+        for thread in self.threads:
             thread.start()
 
     def do(self, work: Callable[[], Any]) -> None:
@@ -81,7 +82,7 @@ class Workers:
 
     def stop(self) -> None:
         """End each worker after its current work, without waiting."""
-        for _ in self._threads:
+        for _ in self.threads:
             self._work.put(None)
 
     def _loop(self) -> None:
@@ -184,11 +185,16 @@ class Runner:
         if self.is_of_parent:
             raise of_parent(self.directory.path, self._pid)
 
-    def interrupt(self, coordinator: Coordinator | None = None) -> None:
-        """Send nothing more, unless another coordinator's call is under way.
+    def refuse_own_thread(self) -> None:
+        """Raise in a thread of the run, where a logging handler or a finalizer would wait for itself."""
+        pools = (pool.threads for pool in (self.workers, self._writer) if pool is not None)
+        if threading.current_thread() in chain([self._thread], *pools):
+            raise UsageError(
+                f"A thread of the run in {self.directory.name} can't change it or wait for it. Use another thread."
+            )
 
-        `is_resting` is set once everything known is on disk.
-        """
+    def interrupt(self, coordinator: Coordinator | None = None) -> None:
+        """Send nothing more, unless another coordinator's call is under way; `is_resting` says once all is on disk."""
         self.refuse_fork()
         self.mailbox.put(_Halt(coordinator))
 
@@ -198,6 +204,7 @@ class Runner:
         Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
         """
         self.refuse_fork()
+        self.refuse_own_thread()
         question = _Question(do)
         self.mailbox.put(question)
         until = None if timeout_s is None else time.monotonic() + timeout_s

@@ -405,9 +405,8 @@ def decoded(path: Path, content: bytes) -> str:
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
-        at = (
-            content.index(b"\0") if "\0" in text[:2] else None
-        )  # every other byte is zero in UTF-16 and UTF-32
+        # Every other byte is zero in UTF-16 and UTF-32.
+        at = content.index(b"\0") if "\0" in text[:2] else None
     except UnicodeDecodeError as error:
         at = error.start
     if at is None:

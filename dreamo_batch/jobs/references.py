@@ -408,9 +408,8 @@ def _is_deep(kind: str, content: bytes, image: Image.Image) -> bool:
 def _judge_levels(content: bytes) -> Iterator[Finding]:
     """Refuse numbers that aren't levels from black to white, or that leave the bright ones unused."""
     with closing(Image.open(io.BytesIO(content))) as image:
-        ranges = images.extremes(image)[
-            : 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS
-        ]  # without alpha
+        # Without alpha.
+        ranges = images.extremes(image)[: 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS]
         low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
         white = _WHITE_16 if image.mode in (*images.DEEP_MODES, *_NUMBER_MODES) else _WHITE_8
         if image.mode == "F" or low < 0 or high > white:

@@ -94,9 +94,8 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     if isinstance(source, str | os.PathLike):
         return [source]
     try:
-        several = (
-            [] if isinstance(source, pd.DataFrame) else list(source)
-        )  # iterating over a frame yields its columns
+        # Iterating over a frame yields its columns.
+        several = [] if isinstance(source, pd.DataFrame) else list(source)
     except TypeError:
         several = []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):

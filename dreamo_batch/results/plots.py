@@ -28,9 +28,8 @@ _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
 _UNDRAWABLE: Final = "\u25a1"
 _CHECKED_PX: Final = 20
-_LEGEND_SHARE: Final = (
-    0.94  # of the figure's width: it begins at the right, and names of lines are at the left
-)
+# Of the figure's width: it begins at the right, and names of lines are at the left.
+_LEGEND_SHARE: Final = 0.94
 _LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
 _LUMINANCE: Final = (0.2126, 0.7152, 0.0722)
 _N_LINES: Final = 25
