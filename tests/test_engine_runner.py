@@ -609,6 +609,7 @@ def test_one_bad_answer_does_not_hide_the_next(folder, service, caplog):
     call = Call(folder, service, "a", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     call.runner.n_busy += 3
+    call.runner._is_writing = True  # the message that it has ended was lost with an error
     for _ in range(3):
         call.runner.workers.mailbox.put(ZeroDivisionError("a bug"))
     until(lambda: call.runner.error is not None)
@@ -739,6 +740,18 @@ def test_a_question_is_answered_in_the_coordinators_thread(folder, service):
     service.gate.set()
     call.wait()
     assert call.runner.error is None
+
+
+def test_an_error_before_a_question_is_answered_is_its_answer(folder, service, monkeypatch):
+    """Who asks never waits for an answer that can't come any more."""
+
+    def exhausted(question, _runner):
+        question.reply.set_running_or_notify_cancel()
+        raise MemoryError
+
+    monkeypatch.setattr(runner._Question, "answer", exhausted)
+    with pytest.raises(MemoryError):
+        Call(folder, service, "a").start()
 
 
 def test_a_question_to_a_runner_that_has_closed_is_not_asked(folder, service):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
+from typing import ClassVar
 
 import pytest
 
@@ -41,6 +43,32 @@ def test_an_exception_is_a_message_too(workers, error):
         assert workers.mailbox.get(timeout=5) is error
     workers.do(lambda: "still here")
     assert workers.mailbox.get(timeout=5) == "still here"
+
+
+def test_an_exception_between_two_pieces_of_work_is_a_message(monkeypatch):
+    """Thrown into a thread as it takes its work: the piece is told of, and the threads go on."""
+
+    class Torn(queue.Queue):
+        errors: ClassVar = [MemoryError(), KeyboardInterrupt()]
+
+        def get(self):
+            work = super().get()
+            if work is not None and self.errors:
+                raise self.errors.pop()
+            return work
+
+    mailbox = queue.SimpleQueue()
+    monkeypatch.setattr(queue, "SimpleQueue", Torn)
+    pool = Workers(2, mailbox)
+    for _ in range(3):
+        pool.do(lambda: "done")
+    messages = [mailbox.get(timeout=5) for _ in range(3)]
+    assert {type(one) for one in messages} == {MemoryError, KeyboardInterrupt, str}
+    pool.stop()
+    for thread in pool.threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert not pool.is_busy
 
 
 def test_work_is_done_side_by_side(workers):

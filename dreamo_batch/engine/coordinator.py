@@ -74,11 +74,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never go back, for intervals."""
-        ...
 
     def wall(self) -> float:
         """Return Unix seconds, for records."""
-        ...
 
 
 class SystemClock:

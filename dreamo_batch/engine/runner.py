@@ -60,16 +60,13 @@ def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
 
 
 class Workers:
-    """A pool of daemon threads and the mailbox for their answers.
-
-    Daemons, so that a request stuck in the network never keeps the process alive; what must be waited for
-    at exit is waited for by the runner.
-    """
+    """A pool of threads and the mailbox for their answers; one stuck in the network keeps no process alive."""
 
     def __init__(self, n: int, mailbox: queue.SimpleQueue[Any] | None = None) -> None:
         self.n = n
         self.mailbox: queue.SimpleQueue[Any] = mailbox or queue.SimpleQueue()
         self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._under_way: deque[None] = deque()
         self.threads = [
             threading.Thread(target=self._loop, name=f"dreamo-io-{i}", daemon=True) for i in range(n)
         ]
@@ -78,7 +75,13 @@ class Workers:
 
     def do(self, work: Callable[[], Any]) -> None:
         """Have a worker call `work`; its result or exception goes to the mailbox."""
+        self._under_way.append(None)
         self._work.put(work)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is under way, or its result wasn't taken from the mailbox."""
+        return bool(self._under_way) or not self.mailbox.empty()
 
     def stop(self) -> None:
         """End each worker after its current work, without waiting."""
@@ -86,12 +89,15 @@ class Workers:
             self._work.put(None)
 
     def _loop(self) -> None:
-        while (work := self._work.get()) is not None:
+        while True:
             try:
+                if (work := self._work.get()) is None:
+                    return
                 self.mailbox.put(work())
             except BaseException as error:  # noqa: BLE001 - a bug must reach the coordinator, not vanish with a thread
                 self.mailbox.put(error)
-            del work  # else an idle worker would keep a whole picture in memory
+            self._under_way.pop()
+            work = None  # else an idle worker would keep a whole picture in memory
 
 
 logger = logger_named(__name__)
@@ -104,11 +110,11 @@ T = TypeVar("T")
 _Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
+@dataclass
 class _Halt:
     """A request to stop a call, or the current one; it goes through the mailbox to wake the thread."""
 
-    def __init__(self, coordinator: Coordinator | None) -> None:
-        self.coordinator = coordinator
+    coordinator: Coordinator | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +152,7 @@ class _Question:
 
 
 class Runner:
-    """Works on a run directory in a thread, as long as there are calls.
-
-    It is begun with a question: where that leads to no call, the directory is closed again.
-    """
+    """Works on a run directory in a thread, as long as there are calls; begun and changed by questions."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -214,7 +217,9 @@ class Runner:
                     break
         finally:
             question.reply.cancel()
-        question.is_answered(None)
+        while not question.is_answered(_LOOK_EVERY_S):
+            if self.is_closed.is_set():  # an error came between it and its answer
+                question.reply.set_exception(self.error or RuntimeError("not answered"))
         return question.reply
 
     @property
@@ -312,11 +317,11 @@ class Runner:
         """Record the answers of creates on the wire, however the loop ended, because they cost money."""
         if self.coordinator is not None:
             self._take_back(self.coordinator)
-        while (coordinator := self.coordinator) is not None and (
-            self._is_writing or (coordinator.schedule.creating and self.n_busy)
+        while (coordinator := self.coordinator) is not None and any(  # n_busy may be wrong after an error
+            pool.is_busy for pool in (self._writer, coordinator.schedule.creating and self.workers) if pool
         ):
             try:
-                self._take(coordinator.wait_s(self._n_free()))
+                self._take(_LOOK_EVERY_S)
             except Exception:  # whatever is wrong with one answer, the next may be a task id
                 logger.exception("an answer could not be taken in")
             self._commit(coordinator)
@@ -423,9 +428,8 @@ class Runner:
             coordinator.storage_failed(error)
 
     def _close(self) -> None:
-        for workers in (self.workers, self._writer):
-            if workers is not None:
-                workers.stop()
+        for workers in filter(None, (self.workers, self._writer)):
+            workers.stop()
         if self.ledger is None:
             return
         with ExitStack() as last:  # each is called, whatever happens to the others

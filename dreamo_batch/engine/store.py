@@ -104,9 +104,8 @@ class Store(Records, Protocol):
 class ObjectStore:
     """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
 
-    _used_in: ClassVar[int] = (
-        0  # the process that has obstore's threads: forked ones would wait for them for ever
-    )
+    # The process that has obstore's threads: forked ones would wait for them for ever.
+    _used_in: ClassVar[int] = 0
 
     def __init__(self, url: str, store: Any = None) -> None:
         self.url = url
