@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
 from dreamo_batch.cluster import driver
+from dreamo_batch.cluster.shared_budget import Budget
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.cluster.shared_budget import Budget
     from dreamo_batch.engine.events import RunEvent
+    from dreamo_batch.engine.plan import Plan
     from dreamo_batch.live import Batch
     from dreamo_batch.service.client import Client
 
@@ -331,8 +332,8 @@ def plan(
     ------
     TableError
         If the table lacks a column; rows that can't be submitted are planned as ``invalid``.
-    UsageError
-        If an option has a value that `run` refuses.
+    UsageError, DirectoryError
+        If an argument has a value that `run` refuses.
 
     Examples
     --------
@@ -344,11 +345,10 @@ def plan(
     given = all_arguments(plan, locals())
     table, checked = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
-    check_flag("progress", given["progress"])
-    driver.refuse_ordinary(directory, given["cluster"])
-    Service.of(given)
-    Listeners("", given["notify"], given["on_event"])
-    moment(given["not_before"], now=0.0)
+    given = all_arguments(plan, locals())
+    table, checked = as_frame(table), RunOptions.of(given)
+    directory = None if run_dir is None else RunDirectory(run_dir)
+    _refuse_what_run_refuses(directory, given)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
     prepared = prepare(
@@ -360,6 +360,19 @@ def plan(
         known_images={} if directory is None else known_images(directory.jobs),
     )
     return planned(prepared, table.index, state, checked, directory, is_copy=is_copy)
+
+
+def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str, Any]) -> None:
+    """Check what a plan is given beside options of a run; writes and tells nothing."""
+    check_flag("progress", given["progress"])
+    driver.refuse_ordinary(directory, given["cluster"])
+    Service.of(given)
+    Listeners("", given["notify"], given["on_event"])
+    moment(given["not_before"], now=0.0)
+    if given["budget"] is not None:
+        Budget.of(given["budget"])
+    if directory is not None:
+        directory.refuse_other_folder()
 
 
 @takes_options_of_run(but=_OF_A_TABLE)
@@ -512,9 +525,11 @@ def plan_retry(
     rows: Collection[Any] | pd.Series | None = None,
     classes: str | Collection[str] | None = None,
     **options: Any,
-) -> pd.DataFrame:
+) -> Plan:
     """Return what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
-    checked, directory = RunOptions.of(all_arguments(plan_retry, locals())), RunDirectory(run_dir)
+    given, directory = all_arguments(plan_retry, locals()), RunDirectory(run_dir)
+    checked = RunOptions.of(given)
+    _refuse_what_run_refuses(directory, given)
     table = read_jobs(directory.jobs)
     chosen = choose(directory, table, rows, classes)
     state, is_copy = read_ledger(directory)

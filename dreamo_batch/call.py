@@ -32,7 +32,7 @@ from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import assembly, summaries
 from dreamo_batch.results.load import read_state, stored_terms
 from dreamo_batch.service.client import Client
-from dreamo_batch.service.config import key_missing
+from dreamo_batch.service.config import key_missing, resolve
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import (
     clock_time,
@@ -113,10 +113,8 @@ class Service:
                 raise errors.UsageError(
                     f'gateway= must be "local" or a LocalGateway, not {quoted(self.gateway)}.'
                 )
-        for name in ("api_key", "base_url"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise errors.UsageError(f"{name} must be text, not {type_of(value)}.")
+        if self.api_key is not None or self.base_url is not None:
+            resolve(self.api_key, self.base_url)
 
     def or_local(self, directory: RunDirectory) -> Service:
         """Choose the local gateway where no service is named and the run directory keeps the state of one."""
@@ -147,7 +145,8 @@ class Service:
     def _refuse_beside(self, given: str, *others: str) -> None:
         also = [name for name in others if getattr(self, name) is not None]
         if also:
-            raise errors.UsageError(f"Pass {given}= or {also[0]}=, not both.")
+            named = local_option() if given == "gateway" else option(given)
+            raise errors.UsageError(f"Pass {named} or {option(also[0])}, not both.")
 
 
 def with_key(client: Client) -> Client:
@@ -163,12 +162,8 @@ def _running(resources: ExitStack, directory: RunDirectory, gateway: str | Gatew
         gateway = _local_gateway()
     in_use: Any = getattr(gateway, "in_use", None)
     if in_use is not None:
-        try:
-            resources.enter_context(in_use(directory.gateway))
-        except (FileExistsError, NotADirectoryError):
-            raise errors.DirectoryError(
-                f"{directory.path} is not a folder; pass another run directory."
-            ) from None
+        directory.refuse_other_folder()
+        resources.enter_context(in_use(directory.gateway))
     return gateway
 
 

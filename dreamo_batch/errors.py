@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch.text import quoted, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     import pandas as pd
 
@@ -491,9 +491,11 @@ def file_given(name: str, path: object) -> Path:
     return Path(path_given(name, path)).expanduser()
 
 
-def new_file_given(name: str, path: object) -> Path:
+def new_file_given(name: str, path: object, suffixes: Collection[str] = ()) -> Path:
     """Return the path of a file to write, before the work that fills it; its folder must be there."""
     target = file_given(name, path)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise UsageError(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
     if not target.parent.is_dir():
         raise UsageError(f"No folder {target.parent.absolute()} to write {target.name} to. Create it first.")
     return target

@@ -369,7 +369,9 @@ def test_relative_images_start_at_the_tables_folder(table, tmp_path, monkeypatch
     assert call("validate", table, "--base-dir", tmp_path / "elsewhere").exit_code == 2
 
 
-@pytest.mark.parametrize("words", [["plan"], ["run", "--dry-run"]])
+@pytest.mark.parametrize(
+    "words", [["plan"], ["plan", "--detach", "--no-cap", "--dry-run"], ["run", "--dry-run"]]
+)
 def test_plan_says_what_would_be_bought(words, table, run_dir):
     """One record per row; nothing is written."""
     result = call(*words, table, "--run-dir", run_dir, "--unit-cost", "0.03", "--format", "json")
@@ -875,6 +877,27 @@ def test_gallery_is_written_by_its_ending(done, tmp_path, name, start):
     result = call("gallery", done, "--output", tmp_path / name, "--title", "Foxes")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / name}\n")
     assert (tmp_path / name).read_bytes().startswith(start.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gallery", "--output", "g.gif"], "ends in .html, .htm, .png, .jpg, .jpeg, .pdf"),
+        (["report", "--output", "r.pdf"], "ends in .html, .htm"),
+        (["export", "--to", "me/foxes"], "--to me/foxes: "),
+        (["resolve"], "one row: RUN_DIR ROW"),
+        (["retry", "--dry-run", "--notify", "hooks.example"], "must be a URL"),
+        (["retry", "--dry-run", "--local", "--base-url", "https://gateway.example"], "not both"),
+    ],
+)
+def test_what_can_not_be_done_with_a_run_is_refused_in_the_words_of_the_shell(done, monkeypatch, words, said):
+    """Nothing is written, and the message names what is expected."""
+    monkeypatch.chdir(done.parent)
+    before = sorted(done.parent.iterdir())
+    result = call(*words, done)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert sorted(done.parent.iterdir()) == before
 
 
 def test_a_gallery_goes_into_its_run_directory_unless_told(done):

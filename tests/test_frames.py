@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from html import unescape
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -238,8 +239,29 @@ def test_a_call_of_run_can_be_planned_as_it_stands(tmp_path):
     planned = dreamo.plan(table, tmp_path / "run", **called)
     assert planned.equals(dreamo.plan(table, unit_cost="0.03"))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(dreamo.UsageError, match="max_in_flight"):
-        dreamo.plan(table, max_in_flight=0)
+    (tmp_path / "file").touch()
+    refused: list[dict[str, Any]] = [
+        {"max_in_flight": 0},
+        {"progress": "no"},
+        {"client": 3},
+        {"gateway": "remote"},
+        {"gateway": "local", "base_url": "https://gateway.example"},
+        {"base_url": "gateway.example"},
+        {"notify": "hooks.example"},
+        {"on_event": 3},
+        {"not_before": "tonight"},
+        {"budget": tmp_path / "team.budget"},
+        {"cluster": "many"},
+        {"run_dir": tmp_path / "file"},
+        {"run_dir": tmp_path / "file" / "run"},
+    ]
+    for given in refused:
+        with pytest.raises((dreamo.UsageError, dreamo.DirectoryError)):
+            dreamo.plan(table, **given)
+        with pytest.raises((dreamo.UsageError, dreamo.DirectoryError)):
+            dreamo.run(
+                table, **({"run_dir": tmp_path / "run", "gateway": "local", "progress": False} | given)
+            )
 
 
 def test_amounts_are_not_set_as_formulas():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -58,7 +59,7 @@ from dreamo_batch.cli.output import (
     show_summary,
     warn,
 )
-from dreamo_batch.errors import RunStopped, UsageError
+from dreamo_batch.errors import RunStopped, UsageError, new_file_given
 from dreamo_batch.money import EXACT, dollars, money
 from dreamo_batch.text import counted, harmless
 
@@ -126,8 +127,6 @@ def agree(
     from dreamo_batch.results.load import stored_terms
     from dreamo_batch.service.config import key_missing, resolve
 
-    if is_local and options["base_url"] is not None:
-        raise click.UsageError("pass --local or --base-url, not both")
     settings = None if is_local else resolve(base_url=options["base_url"])
     limit: str | None = options["max_new_cost"]
     if settings is None or settings.is_loopback:
@@ -211,7 +210,7 @@ _DETACH: Final = option(
     is_flag=True,
     help="Check and ask, then go on in the background: number and log are in RUN_DIR; `watch` and `stop` work there.",
 )
-_NOT_OF_PLAN: Final = ("base_url", "allow_private_links", "notify", "cluster", "not_before")
+_ABOUT_CALL: Final = (LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, _DETACH, FORMAT)
 # The reason is the last column, which is never cut.
 _PLAN_COLUMNS: Final = [
     columns.ACTION,
@@ -256,33 +255,21 @@ def validate(
     return UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else DONE
 
 
-@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, LOCAL, YES, ROWS, FORMAT, keywords=of("run"))
-def plan(
-    table: str, run_dir: str | None, *, local: bool, yes: bool, rows: bool, format_: str, **options: Any
-) -> int:
+@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
+def plan(table: str, run_dir: str | None, *, local: bool, rows: bool, format_: str, **options: Any) -> int:
     """Print what `run` would buy, and why.
 
     Rows with the same action and reason share a line; --rows lists each. Sends nothing. Takes every option of `run`,
     so that a command line can be planned before it is run.
     """
-    del local, yes
-    planned = _plan(read_table(table, options), run_dir, _with_base_dir(options, table))
+    for name in ("dry_run", "yes", "no_cap", "detach"):  # a plan has no use for them
+        del options[name]
+    frame = read_table(table, options)
+    planned = _plan(frame, run_dir, _with_base_dir(options, table), local=local)
     return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
 
 
-@command(
-    TABLE,
-    *ABOUT_FILE,
-    _REQUIRED_RUN_DIR,
-    LOCAL,
-    _DRY_RUN,
-    ROWS,
-    YES,
-    NO_CAP,
-    _DETACH,
-    FORMAT,
-    keywords=of("run"),
-)
+@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
 def run(
     table: str,
     run_dir: str,
@@ -306,15 +293,13 @@ def run(
     about_file = {name: options[name] for name in ("delimiter", "decimal", "rename")}
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
+    planned = functools.partial(_plan, frame, run_dir, options, local=local)
     if dry_run:
-        planned = _plan(frame, run_dir, options)
-        return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
+        return _show_plan(planned(), format_, rows=rows, on_invalid=options["on_invalid"])
     at = moment(options["not_before"], now=time.time())
     # The same time for a process in the background.
     options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
-    options["max_new_cost"] = agree(
-        lambda: _plan(frame, run_dir, options), run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap
-    )
+    options["max_new_cost"] = agree(planned, run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap)
     if not detach:
         return _run(frame, run_dir, options, local=local, format_=format_)
     given = {"table": table, "about_file": about_file, "options": options, "local": local}
@@ -339,10 +324,8 @@ in_background.hidden = True
 
 
 def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: bool, format_: str) -> int:
-    service: Any = "local" if local else None
-
     def work() -> pd.DataFrame:
-        return dreamo.run(frame, run_dir, gateway=service, progress=not is_quiet(), **options)
+        return dreamo.run(frame, run_dir, gateway=_service(local=local), progress=not is_quiet(), **options)
 
     return _finish(work, run_dir, format_, with_pictures=options["download"])
 
@@ -364,16 +347,7 @@ def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: b
     keywords=of("run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
 )
 def retry(
-    run_dir: str,
-    *,
-    rows: list[str] | None,
-    classes: list[str] | None,
-    local: bool,
-    dry_run: bool,
-    yes: bool,
-    no_cap: bool,
-    format_: str,
-    **options: Any,
+    run_dir: str, *, local: bool, dry_run: bool, yes: bool, no_cap: bool, format_: str, **options: Any
 ) -> int:
     """Submit failed or ambiguous rows again.
 
@@ -383,13 +357,9 @@ def retry(
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
-    chosen: dict[str, Any] = {"rows": rows, "classes": classes}
-    of_plan = {name: value for name, value in options.items() if name not in _NOT_OF_PLAN}
     is_local = local or (options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir())
 
-    def planned() -> Plan:
-        return cast("Plan", plan_retry(run_dir, **chosen, **of_plan))
-
+    planned = functools.partial(plan_retry, run_dir, gateway=_service(local=local), **options)
     if dry_run:
         return _show_plan(planned(), format_, rows=False, on_invalid="skip")
     options["max_new_cost"] = agree(
@@ -397,8 +367,7 @@ def retry(
     )
 
     def work() -> pd.DataFrame:
-        service: Any = "local" if is_local else None
-        return dreamo.retry(run_dir, gateway=service, progress=not is_quiet(), **chosen, **options)
+        return dreamo.retry(run_dir, gateway=_service(local=is_local), progress=not is_quiet(), **options)
 
     return _finish(work, run_dir, format_, with_pictures=options["download"])
 
@@ -414,7 +383,7 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
 
     Check your bill first: was the attempt accepted? ROW is the label of the row, or its job_id.
     """
-    if not words or len(words) > 2:  # noqa: PLR2004 - a directory and a row
+    if len(words) + (run_dir_option is not None) != 2:  # noqa: PLR2004 - a directory and a row
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
     *named, row = words
     path = run_dir_of(named[0] if named else None, run_dir_option)
@@ -423,8 +392,12 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
     hint(f"row {row} is settled; run the table again to go on.")
 
 
-def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any]) -> Plan:
-    return cast("Plan", dreamo.plan(frame, run_dir, **options))
+def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any], *, local: bool) -> Plan:
+    return cast("Plan", dreamo.plan(frame, run_dir, gateway=_service(local=local), **options))
+
+
+def _service(*, local: bool) -> Any:
+    return "local" if local else None
 
 
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
@@ -437,10 +410,8 @@ def _folder_of(table: str) -> str:
 
 
 def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> int:
-    if format_ == "table":
-        show_frame(planned[_PLAN_COLUMNS] if rows else planned.changes(), format_, with_labels=rows)
-    else:
-        show_frame(planned, format_)
+    shown = planned if format_ != "table" else planned[_PLAN_COLUMNS] if rows else planned.changes()
+    show_frame(shown, format_, with_labels=rows)
     _show_warnings(planned)
     hint(f"{planned.summary()} Nothing was sent.")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == INVALID).any()
@@ -794,6 +765,8 @@ def gallery(
     By default prompts against seeds, beside the reference picture; failed and open rows have a cell that says so. At
     any time, also during a run. Prints the file's path.
     """
+    from dreamo_batch.display.report import PAGES
+    from dreamo_batch.display.sheet import FORMATS
     from dreamo_batch.results.load import existing
 
     if output is None:
@@ -801,7 +774,7 @@ def gallery(
             raise click.UsageError("name a file for a gallery of several run directories: --output PATH")
         output = str(existing(run_dirs[0]).path / "gallery.html")
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
-    if Path(output).suffix.lower() in {".html", ".htm"}:
+    if new_file_given("output", output, (*PAGES, *FORMATS)).suffix.lower() in PAGES:
         shown = dreamo.gallery(run_dirs, **axes, title=title)
         emit(f"{shown.to_html(output)}\n")
         hint(f"{counted(len(shown.results), 'row')}; open it in a browser")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dreamo_batch.results.load import History
 
 NAME: Final = "report.html"
+PAGES: Final = (".html", ".htm")
 N_ROWS_MAX: Final = 1_000
 """Rows whose pictures a report shows; a gallery shows all."""
 _BYTES_MAX: Final = 2_100_000  # of pictures as JPEG; as text of the page they take a third more
@@ -104,7 +105,8 @@ def report(
     DirectoryError
         If it is not a run directory, or can't be read.
     UsageError
-        If the file's folder does not exist, `path` is missing for several directories, or matplotlib is not installed.
+        If the file's folder does not exist, `path` doesn't end in .html, it is missing for several directories, or
+        matplotlib is not installed.
     OSError
         If the file can't be written.
 
@@ -123,7 +125,11 @@ def report(
         raise UsageError(
             f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
         )
-    target = (existing(run_dirs[0]).path / NAME) if path is None else new_file_given("path", path).absolute()
+    target = (
+        (existing(run_dirs[0]).path / NAME)
+        if path is None
+        else new_file_given("path", path, PAGES).absolute()
+    )
     with bars(progress):
         page = render([read_facts(one) for one in run_dirs])
     content = page.encode("utf-8", errors="replace")

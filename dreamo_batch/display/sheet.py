@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture
     from dreamo_batch.fonts import Font
 
-_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
+FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _PDF: Final = "PDF"
 _PNG: Final = "PNG"
 _DPI: Final = 300
@@ -163,12 +163,8 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
-    target = new_file_given("path", path)
-    kind = _FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise UsageError(
-            f"Can't write a contact sheet to {target}: expected a name that ends in {', '.join(_FORMATS)}."
-        )
+    target = new_file_given("path", path, FORMATS)
+    kind = FORMATS[target.suffix.lower()]
     source, notice = as_frame(source), ""
     if not isinstance(source, pd.DataFrame):
         run_dirs = as_paths(source)

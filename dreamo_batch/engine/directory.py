@@ -187,16 +187,19 @@ class RunDirectory:
             return {name: shard for name, shard in opened if shard.exists()}
 
     def make(self) -> None:
-        """Create the folder unless it exists; raises where a budget keeps its records."""
+        """Create the folder unless it exists."""
+        self.refuse_other_folder()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def refuse_other_folder(self) -> None:
+        """Raise where there is a file, or a budget keeps its records."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
             if (folder / FIRST_SLICE).is_file():
                 raise DirectoryError(
                     f"{self.path} lies in the budget {folder}. Choose another run directory."
                 )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.") from None
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")
 
     def lock(self) -> None:
         """Become the only writer."""

@@ -43,7 +43,7 @@ from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.load import read_results
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option
+from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -623,7 +623,9 @@ def read_address(address: object) -> Dataset:
     """Read `hf://datasets/OWNER/NAME`, and check that it can be uploaded to."""
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
-        raise UsageError(f'to={address!r}: "hf://datasets/OWNER/NAME" was expected.')
+        raise UsageError(
+            f'{spelled(f"to={address!r}", f"--to {address}")}: "hf://datasets/OWNER/NAME" was expected.'
+        )
     load_extra("huggingface_hub", "Uploading needs", "hub")  # before anything is written
     return Dataset(match[1], match[2] or "")
 
