@@ -230,7 +230,9 @@ _HINTS: Final = {
 @command(
     TABLE,
     *ABOUT_FILE,
-    option("--run-dir", metavar="RUN_DIR", help="Ignored; accepted as in every command."),
+    option(
+        "--run-dir", metavar="RUN_DIR", help="Ignored; accepted so that other commands' lines can be reused."
+    ),
     FORMAT,
     keywords=of("run", "fix_images", "base_dir"),
 )
@@ -556,14 +558,14 @@ def results(
 @command(
     click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROWS... VALUE"),
     RUN_DIR_OPTION,
-    option("--rater", metavar="NAME", help="Who says it; default: DREAMO_RATER, else the name of the user."),
+    option("--rater", metavar="NAME", help="Who rates; default: DREAMO_RATER, else the name of the user."),
     FORMAT,
 )
 def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> None:
     """Rate, pick or reject pictures; kept at once in RUN_DIR.
 
-    ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5; pick keeps the
-    pictures, reject doesn't, undo takes back what you said last of each. Prints what you say of them now.
+    ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5, pick,
+    reject, or undo, which takes back your last word on each picture. Prints your ratings as they stand now.
     """
     *named, value = [*filter(None, [run_dir_option]), *words] or [""]
     if len(named) < 2:  # noqa: PLR2004 - a directory and rows

@@ -57,7 +57,7 @@ def rate(
     value : int or str
         1 to 5; ``"pick"`` to keep the picture, ``"reject"`` not to; ``"undo"`` to take back what you said last of it.
     rater : str, optional
-        Who says it; default: the environment's ``DREAMO_RATER``, else the name of the user.
+        Who rates; default: the environment's ``DREAMO_RATER``, else the name of the user.
 
     Returns
     -------
