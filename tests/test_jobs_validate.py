@@ -189,6 +189,7 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
     [
         (["imagePath", "prompt"], "Rename 'imagePath' to 'image'"),
         (["图片", "提示词"], "Rename '提示词' to 'prompt'. Rename '图片' to 'image'"),
+        (["image,prompt"], r"Is that several columns\? Name what separates them, with sep=\."),
         (["Bild", "Beschreibung"], "Rename 'Beschreibung' to 'prompt'. Rename 'Bild' to 'image'"),
         (pd.MultiIndex.from_tuples([("image",), ("prompt",)]), r"MultiIndex \(1 level\)"),
         (pd.MultiIndex.from_tuples([("in", "image"), ("in", "prompt")]), r"MultiIndex \(2 levels\)"),
@@ -196,7 +197,7 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
 )
 def test_absent_columns_are_looked_for_under_other_names(names, words):
     with pytest.raises(TableError, match=words):
-        validate(pd.DataFrame([[URL, "a"]], columns=names))
+        validate(pd.DataFrame([[URL, "a"][: len(names)]], columns=names))
 
 
 @pytest.mark.parametrize(

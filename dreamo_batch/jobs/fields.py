@@ -26,7 +26,7 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, type_of
+from dreamo_batch.text import counted, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -269,6 +269,8 @@ def _refuse_absent(table: pd.DataFrame) -> None:
         for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
         or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     )
+    if len(names) == 1 and re.search(r"[,;:|\t]|  ", next(iter(names.values()))):
+        hints = f"Is that several columns? Name what separates them, with {spelled('sep=', '--delimiter')}. "
     aliases = f" (or {_listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
     raise TableError(
         f"The table has no column {' and no column '.join(map(repr, absent))}{aliases}; it has "
