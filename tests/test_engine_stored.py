@@ -249,6 +249,7 @@ ODD = {
     "intervals": lambda: pd.Series(pd.interval_range(0, 3)),
     "empty structs": lambda: [{}, {}, {}],
     "nested empty structs": lambda: [{"exif": {}}] * 3,
+    "numpy times": lambda: pd.Series([np.datetime64("2026"), np.timedelta64(1, "D"), None], dtype=object),
     "beyond 64 bits": lambda: pd.Series([2**70, 1, None], dtype=object),
     "sparse": lambda: pd.arrays.SparseArray([0, 0, 1]),
     "half an emoji": lambda: pd.Series(["a", "\ud83d", None], dtype=object),

@@ -81,6 +81,7 @@ def test_whole_numbers_of_every_kind_are_read(cell, value):
         ([1], "not-integer"),
         (b"1", "not-integer"),
         (dt.date(2024, 1, 1), "not-integer"),
+        (np.timedelta64(1, "D"), "not-integer"),
         (2**63, "out-of-range"),
         (-(2**63) - 1, "out-of-range"),
         ("9" * 5000, "out-of-range"),

@@ -832,7 +832,7 @@ def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("size", [(512, 768), [512, 768], np.array([512, 768])])
 def test_sizes_of_two_numbers_come_back(suffix, size, tmp_path):
-    table = pd.DataFrame({"image": [URL], "prompt": ["a"], "size": pd.Series([size], dtype=object)})
+    table = pd.DataFrame({"image": URL, "prompt": "a", "size": pd.Series([size, "1:1"], dtype=object)})
     write_table(table, tmp_path / f"jobs{suffix}")
     read = read_table(tmp_path / f"jobs{suffix}")
     assert validate(read).empty

@@ -284,9 +284,9 @@ def _plain(cell: Any) -> Any:
 
 
 def _plain_item(cell: Any) -> Any:
-    if isinstance(cell, str | bool):
+    if isinstance(cell, str | bool | np.timedelta64):
         return cell if isinstance(cell, bool) else text_of(cell)
-    if isinstance(cell, numbers.Integral) and not isinstance(cell, np.timedelta64):
+    if isinstance(cell, numbers.Integral):
         return int(cell)
     if isinstance(cell, numbers.Real):
         return float(cell) if math.isfinite(cell) else None

@@ -99,7 +99,7 @@ def read_number(cell: Any) -> Read:
     is_number = isinstance(cell, str | numbers.Real | Decimal) and not isinstance(cell, bool | np.bool_)
     try:
         value = float(cell) if is_number else math.nan
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         value = math.nan
     return Read(value=value) if math.isfinite(value) else Read(fault=NOT_NUMBER)
 

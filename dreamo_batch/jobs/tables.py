@@ -871,7 +871,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored, changed = frame.copy(deep=False), []
     for place, (name, given) in enumerate(frame.items()):
         column = _plain_dtype(given)
-        if name in _LISTED and not _survives(column) and _holds_text(column):
+        is_listed = name == columns.SIZE or (name in _LISTED and _holds_text(column))
+        if is_listed and not _survives(column):
             column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
             column = column.astype(columns.STR) if _survives(column) else column
         if not _survives(column):
