@@ -9,15 +9,13 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import partial
-from importlib.abc import MetaPathFinder
-from types import MethodType
+from importlib.abc import Loader, MetaPathFinder
+from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
 
     import pandas as pd
 

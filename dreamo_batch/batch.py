@@ -30,16 +30,16 @@ from dreamo_batch.cluster.shared_budget import Budget
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
-from dreamo_batch.engine.events import Listeners
+from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import RunOptions, planned
+from dreamo_batch.engine.plan import Plan, RunOptions, planned
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named, path_given
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import begin, in_front, moment, wait_until, work_off
+from dreamo_batch.live import Batch, begin, in_front, moment, wait_until, work_off
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, meant, option, spelled
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.engine.events import RunEvent
-    from dreamo_batch.engine.plan import Plan
-    from dreamo_batch.live import Batch
     from dreamo_batch.service.client import Client
 
 logger = logger_named(__name__)

@@ -14,13 +14,13 @@ from dreamo_batch import columns, errors
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number
-from dreamo_batch.engine.checkpoint import describer, read_jobs, write_frame, write_jobs
-from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
+from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number
+from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
+from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
-from dreamo_batch.engine.events import Listeners
-from dreamo_batch.engine.ledger import peek_entropy, refuse_other_service
+from dreamo_batch.engine.events import Kind, Listeners
+from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.replica import refuse_young
@@ -52,11 +52,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.checkpoint import StoredTable
-    from dreamo_batch.engine.coordinator import Clock
-    from dreamo_batch.engine.events import Kind
-    from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared
 

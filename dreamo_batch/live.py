@@ -25,12 +25,12 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
-from dreamo_batch.engine.attempts import Spending, highest_price
+from dreamo_batch.engine.attempts import Attempt, Spending, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import count_rows
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.engine.status import Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
+from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.results import assembly
 from dreamo_batch.results.load import existing, load, read_state
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.status import Phase
 
 logger = errors.logger_named(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, errors
-from dreamo_batch.batch import all_arguments, path_of, plan, run, takes_options_of_run
+from dreamo_batch.batch import Amount, all_arguments, path_of, plan, run, takes_options_of_run
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
@@ -21,7 +21,7 @@ from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDir
 from dreamo_batch.engine.plan import amount_given
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
-from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
@@ -35,9 +35,6 @@ from dreamo_batch.text import harmless, option
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection
-
-    from dreamo_batch.batch import Amount
-    from dreamo_batch.jobs.prepare import Prepared
 
 
 logger = errors.logger_named(__name__)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live
-from dreamo_batch.call import Call, Service, results_of, stored_table
+from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
 from dreamo_batch.cluster import driver
 from dreamo_batch.cluster.shared_budget import give_back_rest
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Stage
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.checkpoint import (
     PREVIOUS,
     StoredTable,
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.call import Gateway
-    from dreamo_batch.engine.attempts import Attempt, State
     from dreamo_batch.engine.ledger import Recovered
     from dreamo_batch.results.load import RunDir
     from dreamo_batch.service.client import Client

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,7 +190,7 @@ def chained(*records: dict) -> bytes:
 )
 def test_lines_of_another_format_are_refused(tmp_path, records, text):
     """A journal that is whole but says what this version does not know is refused, not guessed at."""
-    header = {"journal": journal._header_fields(HEADER)}
+    header = {"journal": asdict(HEADER)}
     with pytest.raises(LedgerDamaged, match=text):
         _ = read_back(
             tmp_path, chained(*(header if record == "header" else record for record in records))

@@ -105,16 +105,13 @@ def _started_by_ps(pid: int) -> str | None:
     return None if not started or state.startswith(_OVER) else started.strip()
 
 
-def _me() -> Process:
-    return Process(os.getpid(), socket.gethostname(), _started(os.getpid()) or "")
-
-
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
     from dreamo_batch.live import announce
 
-    directory, me = _directory(run_dir), _me()
+    directory, number = _directory(run_dir), os.getpid()
+    me = Process(number, socket.gethostname(), _started(number) or "")
     path, is_new = directory.pid, not directory.path.exists()
     other = working_on(run_dir)
     if other is not None and other.until and other.pid != me.pid:

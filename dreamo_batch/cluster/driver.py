@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, parallel
-from dreamo_batch.call import Call, Service
+from dreamo_batch.call import Call, CallInputs, Service, T
 from dreamo_batch.cluster.shards import (
     SIGNAL,
     Pulse,
@@ -33,13 +33,13 @@ from dreamo_batch.cluster.shards import (
     pulse_of,
     work_on_shards,
 )
-from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, slices_at, unreachable
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
-from dreamo_batch.engine.directory import N_SHARDS, Manifest, shard_of
+from dreamo_batch.engine.directory import N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.replica import is_url, read_anew
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
@@ -66,9 +66,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dreamo_batch.call import CallInputs, T
-    from dreamo_batch.cluster.shared_budget import Slices
-    from dreamo_batch.engine.directory import RunDirectory
 
 logger = logger_named(__name__)
 

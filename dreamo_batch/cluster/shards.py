@@ -16,8 +16,8 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import files
-from dreamo_batch.call import Call, CallInputs
-from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.call import Call, CallInputs, Service
+from dreamo_batch.engine.checkpoint import StoredTable, read_jobs
 from dreamo_batch.engine.directory import INPUTS, RunDirectory
 from dreamo_batch.engine.replica import Replica, folder_of, is_url
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
@@ -29,8 +29,6 @@ from dreamo_batch.parallel import bars
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dreamo_batch.call import Service
-    from dreamo_batch.engine.checkpoint import StoredTable
     from dreamo_batch.engine.plan import RunOptions
 
 logger = logger_named(__name__)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import Spending, highest_price
+from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import amount_given
 from dreamo_batch.engine.replica import is_url
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import State
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.store import Records
 

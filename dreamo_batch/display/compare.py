@@ -23,7 +23,7 @@ from dreamo_batch.jobs.cells import distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import read_results
+from dreamo_batch.results.load import RunDir, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
 from dreamo_batch.text import counted, fill_template, meant
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from dreamo_batch.results.load import RunDir
 
 NAME: Final = "comparisons.parquet"
 LEFT, RIGHT, TIE = "left", "right", "tie"

@@ -555,9 +555,7 @@ def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
     elsewhere = "" if can_control else _ELSEWHERE
     shown = {
         name: SimpleNamespace(
-            words=words,
-            is_enabled=not (elsewhere or why_not),
-            tooltip=elsewhere or why_not or tooltip,
+            words=words, is_enabled=not (elsewhere or why_not), tooltip=elsewhere or why_not or tooltip
         )
         for name, (words, tooltip, why_not) in buttons.items()
     }

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -37,7 +37,6 @@ from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import replica
-from dreamo_batch.engine.attempt_table import SCHEMA, Places, with_all
+from dreamo_batch.engine.attempt_table import SCHEMA, Places, StoredAttempts, with_all
 from dreamo_batch.engine.attempts import NO_TERMS, Terms
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError, logger_named
@@ -34,8 +34,6 @@ from dreamo_batch.jobs.tables import storable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
-
-    from dreamo_batch.engine.attempt_table import StoredAttempts
 
 
 logger = logger_named(__name__)

@@ -17,7 +17,7 @@ from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempt_table import Owners
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, Attempt, Event, Stage, next_number, status_of
 from dreamo_batch.engine.replica import boottime
-from dreamo_batch.engine.schedule import Action, Do, Refusals, was_forbidden
+from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled
 from dreamo_batch.errors import (
     AccessRefused,
@@ -33,7 +33,7 @@ from dreamo_batch.errors import (
 from dreamo_batch.money import ZERO, dollars, exact_text
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
-from dreamo_batch.service.messages import contradiction
+from dreamo_batch.service.messages import Task, contradiction
 from dreamo_batch.text import counted, harmless, option, same_call, spelled
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
-    from dreamo_batch.engine.schedule import Schedule
     from dreamo_batch.jobs.prepare import Job
-    from dreamo_batch.service.messages import Task
 
 
 logger = logger_named(__name__)
@@ -127,9 +125,8 @@ class Coordinator:
         effects: Effects,
         clock: Clock,
         assignment: Assignment,
-        shared: SharedCap | None = None,
     ) -> None:
-        self.shared = shared
+        self.shared: SharedCap | None = None
         self.ledger = ledger
         self.budget = budget
         self.schedule = schedule
@@ -360,9 +357,11 @@ class Coordinator:
         return not self.schedule.is_done()
 
     def submit_again(self, keys: Iterable[Key]) -> None:
-        """Queue creates that turned out not to have been sent, if this call is about their jobs."""
-        for job_id in (job_id for job_id, _ in keys if self._is_to_be_submitted(job_id)):
-            self.schedule.add_jobs([(job_id, next_number(self.ledger.state.of(job_id)))])
+        """Queue creates that turned out not to have been sent, if this call is about their jobs, and hasn't yet."""
+        for job_id, _ in keys if self.assignment.may_submit else ():
+            is_unsent = job_id in self.assignment.jobs and self._stage(job_id) is Stage.UNSENT
+            if is_unsent and not self._is_waiting(job_id):
+                self.schedule.add_jobs([(job_id, next_number(self.ledger.state.of(job_id)))])
 
     def stop(self, error: DreamoError) -> None:
         """Send no more creates; the first reason counts."""
@@ -590,7 +589,8 @@ class Coordinator:
         self._notice_price(price, excess)
         if attempt.stage is Stage.COMPLETED:
             self._notice_same_picture(attempt, "output_url")
-            self._save(key, attempt, now)
+            if self.assignment.should_download:
+                self.schedule.add_save(key, refresh_first=attempt.output_url is None, now=now)
         elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
         elif effects.is_retryable(attempt):
@@ -743,10 +743,6 @@ class Coordinator:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
 
-    def _save(self, key: Key, attempt: Attempt, now: float) -> None:
-        if self.assignment.should_download:
-            self.schedule.add_save(key, refresh_first=attempt.output_url is None, now=now)
-
     def _submit_again(self, job_id: str) -> None:
         """Queue a job whose attempt failed at no cost, unless another attempt of it may still come to something."""
         number = next_number(self.ledger.state.of(job_id))
@@ -760,11 +756,6 @@ class Coordinator:
         if job_id not in self._again and self._is_settled(job_id):
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
-
-    def _is_to_be_submitted(self, job_id: str) -> bool:
-        """Whether a job none of whose attempts was taken is to be sent in this call, and isn't queued already."""
-        is_wanted = self.assignment.may_submit and job_id in self.assignment.jobs
-        return is_wanted and self._stage(job_id) is Stage.UNSENT and not self._is_waiting(job_id)
 
     def _is_waiting(self, job_id: str) -> bool:
         return any(key[0] == job_id for key in self.schedule.waiting)

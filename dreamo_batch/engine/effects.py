@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from dreamo_batch.engine import directory
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage
+from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S, boottime
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import ServiceError, logger_named
@@ -31,17 +31,15 @@ from dreamo_batch.jobs import sources as links
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception
-from dreamo_batch.service.messages import Request
+from dreamo_batch.service.messages import Request, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dreamo_batch.engine.attempts import Key
     from dreamo_batch.engine.directory import Saved
     from dreamo_batch.jobs.prepare import Job
     from dreamo_batch.jobs.references import ImageSource
     from dreamo_batch.service.client import Client
-    from dreamo_batch.service.messages import Task
 
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from dreamo_batch.engine.status import AMOUNTS
+from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import first_line, harmless, option, quoted
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.service.config import Secret
 
 logger = logger_named(__name__)

@@ -133,9 +133,8 @@ class PollTimes:
         return math.exp(mean - (_FIRST_DEVIATIONS - ease * _EASED_DEVIATIONS) * deviation) - age_s
 
     def _is_foretold(self) -> bool:
-        return len(self._foretold) >= _FORETOLD_OF // 2 and sum(self._foretold) >= _FORETOLD_SHARE * len(
-            self._foretold
-        )
+        n = len(self._foretold)
+        return n >= _FORETOLD_OF // 2 and sum(self._foretold) >= _FORETOLD_SHARE * n
 
     def _fitted(self) -> tuple[float, float]:
         if not self.is_settled:

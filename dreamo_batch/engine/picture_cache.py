@@ -116,7 +116,7 @@ def merge(run_dir: Path) -> None:
 
     What another process appends at this moment may be lost, and is then made again.
     """
-    n_tail, n_table = (_n_bytes(run_dir / name) for name in (TAIL, NAME))
+    n_tail, n_table = (n_bytes_of(run_dir / name) for name in (TAIL, NAME))
     if n_tail and n_tail * _TAIL_SHARE >= n_table:
         files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir))
         (run_dir / TAIL).unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def read_thumbnails(pictures: Sequence[PictureFile | None]) -> list[Thumbnail | 
 
 def _thumbnail(picture: PictureFile, kept: Mapping[str, tuple[Any, ...]]) -> Thumbnail | None:
     n_bytes, *size, jpeg = kept.get(picture.sha256, (0, 0, 0, b""))
-    return Thumbnail(jpeg, *size) if jpeg and n_bytes == _n_bytes(picture.path) else None
+    return Thumbnail(jpeg, *size) if jpeg and n_bytes == n_bytes_of(picture.path) else None
 
 
 def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile]]:
@@ -160,7 +160,7 @@ def complete(pictures: Iterable[PictureFile], *, what: str) -> None:
         picture
         for run_dir, here in _by_dir(pictures).items()
         for sha256 in here.keys() - _read(run_dir, here.keys(), (columns.BYTES,)).keys()
-        if _n_bytes((picture := here[sha256]).path)
+        if n_bytes_of((picture := here[sha256]).path)
     ]
     for _ in summarise_pictures(wanted, what=what):
         pass
@@ -205,7 +205,8 @@ def _tried(write: Callable[..., None], run_dir: Path, *args: Any) -> dict[Path, 
     return {}
 
 
-def _n_bytes(path: Path) -> int:
+def n_bytes_of(path: Path) -> int:
+    """Return the size of a file; 0 if there is none."""
     try:
         return path.stat().st_size
     except OSError:
@@ -220,14 +221,10 @@ def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> di
     found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
     wanted -= found.keys()
     if wanted:
-        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=_warn):
+        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=warnings.warn):
             for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
                 found[sha256] = tuple(cells)
     return found
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
 
 
 def _table_parts(

@@ -25,7 +25,7 @@ from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_f
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
-from dreamo_batch.jobs.prepare import difference, seen
+from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.jobs.sources import URL
 from dreamo_batch.money import dollars, money, total
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.jobs.prepare import Job, Prepared
     from dreamo_batch.jobs.references import ImageSource
 
 
@@ -479,7 +478,8 @@ class Plan(HeadedFrame):
         n_new = int(counts.get(NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
         notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
-        return Headline(_headline(len(self), n_new), told, notes, self._remarks)
+        first = f"{n_new:,} of {len(self):,} rows to buy." if n_new else "Nothing to buy."
+        return Headline(first, told, notes, self._remarks)
 
     def changes(self) -> pd.DataFrame:
         """Return one row per action and reason: how many rows, which, and the most that they can cost."""
@@ -516,12 +516,6 @@ def _sum(amounts: pd.Series) -> Decimal | None:
     """Add up exactly what each float was made from; None if any is not known."""
     known = [money(amount) for amount in amounts if not math.isnan(amount)]
     return total(amount for amount in known if amount is not None) if len(known) == len(amounts) else None
-
-
-def _headline(n_rows: int, n_new: int) -> str:
-    if not n_new:
-        return "Nothing to buy."
-    return f"{n_new:,} of {n_rows:,} rows to buy."
 
 
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:

@@ -23,7 +23,7 @@ import filelock
 
 from dreamo_batch import files
 from dreamo_batch.engine import store
-from dreamo_batch.engine.store import Fenced, FencedLog
+from dreamo_batch.engine.store import Content, Fenced, FencedLog, Store
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.text import clock_time, same_call, spelled
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from dreamo_batch.engine.attempts import Attempt
-    from dreamo_batch.engine.store import Content, Store
 
 logger = logger_named(__name__)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
-from dreamo_batch.engine.schedule import Do
+from dreamo_batch.engine.schedule import Action, Do
 from dreamo_batch.errors import DirectoryLocked, StorageFailed, UsageError, logger_named
 from dreamo_batch.text import same_call
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.attempts import Event, Key
     from dreamo_batch.engine.coordinator import Clock, Coordinator
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.engine.schedule import Action
     from dreamo_batch.service.failures import Failure
 
 

@@ -16,10 +16,10 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from dreamo_batch.gateway.faults import Effect
-from dreamo_batch.gateway.rendering import SUFFIXES
+from dreamo_batch.gateway.faults import Effect, FaultPlan, Stage, Strike
+from dreamo_batch.gateway.rendering import SUFFIXES, Renderer
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
-from dreamo_batch.gateway.tasks import Bucket, GatewayTask, RetryAfter, retry_hint, total
+from dreamo_batch.gateway.tasks import Bucket, GatewayTask, RetryAfter, Tasks, retry_hint, total
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from dreamo_batch.gateway.faults import FaultPlan, Stage, Strike
     from dreamo_batch.gateway.gateway import Transports
-    from dreamo_batch.gateway.rendering import Renderer
-    from dreamo_batch.gateway.tasks import Tasks
 
     Payload = dict[str, Any]
 

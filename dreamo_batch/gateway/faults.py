@@ -9,16 +9,12 @@ import random
 import threading
 import tomllib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from dreamo_batch.text import quoted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 Stage = Literal["create", "poll", "precharge", "download"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)

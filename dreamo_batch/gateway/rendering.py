@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import requests
 from urllib3.exceptions import HTTPError
 
-from dreamo_batch.gateway.engines import as_picture
+from dreamo_batch.gateway.engines import Engine, RenderedPicture, as_picture
 from dreamo_batch.gateway.schemas import INVALID, read_header
-from dreamo_batch.gateway.tasks import price_of_time
+from dreamo_batch.gateway.tasks import GatewayTask, TaskStore, price_of_time
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
-
-    from dreamo_batch.gateway.engines import Engine, RenderedPicture
-    from dreamo_batch.gateway.tasks import GatewayTask, TaskStore
 
 
 T = TypeVar("T")

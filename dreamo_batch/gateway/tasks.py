@@ -21,7 +21,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from dreamo_batch.gateway.engines import DrawRequest
-from dreamo_batch.gateway.faults import check_seed
+from dreamo_batch.gateway.faults import Strike, check_seed
 from dreamo_batch.service import contract
 from dreamo_batch.text import quoted
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from dreamo_batch.gateway.faults import Strike
     from dreamo_batch.gateway.rendering import Renderer
     from dreamo_batch.gateway.schemas import Create, Problem
 

@@ -30,7 +30,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs import fields
-from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, distinct, printable, show
+from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, printable, show
 from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
 from dreamo_batch.service import contract
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
-
-    from dreamo_batch.jobs.cells import Distinct, Integers
 
 
 # A whole table read and checked.

@@ -23,8 +23,8 @@ from dreamo_batch import columns, files, images
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import Distinct, distinct, is_blank
-from dreamo_batch.jobs.fields import image_columns, numbered
-from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding
+from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
+from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.jobs.sources import BYTES, FILE, PIXELS, URL, Source
 from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
-
-    from dreamo_batch.jobs.fields import RowModels
-    from dreamo_batch.jobs.rules import Findings
 
 
 # Formats from which Pillow makes a corrected copy without outside programs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -38,7 +38,6 @@ from dreamo_batch.text import counted, option, spelled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 

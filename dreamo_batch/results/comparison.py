@@ -22,7 +22,7 @@ from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import LABEL, from_results, group, labelled, read_results
+from dreamo_batch.results.load import LABEL, RunDir, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
     BUILT_IN,
     NAMED,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.likeness import Distances, Fingerprint
-    from dreamo_batch.results.load import RunDir
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]

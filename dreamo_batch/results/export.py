@@ -40,7 +40,7 @@ from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_tabl
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.assembly import folders_of, run_dir_of
-from dreamo_batch.results.load import read_results
+from dreamo_batch.results.load import RunDir, read_results
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, spelled
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dreamo_batch.engine.directory import Manifest
-    from dreamo_batch.results.load import RunDir
 
 
 _FORMATS: Final = ("parquet", "csv", "tsv", "jsonl", "xlsx")

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,17 +27,15 @@ from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
 from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import read_results
+from dreamo_batch.results.load import RunDir, read_results
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
 
     from PIL import Image
 
     from dreamo_batch.metrics import Vector
-    from dreamo_batch.results.load import RunDir
 
     AnyMetric: TypeAlias = "str | Metric | VectorMetric | Callable[..., Any]"
 
@@ -395,7 +393,7 @@ def take_fingerprints(
         for subject in here:
             n_bytes, fingerprint = kept.get(subject.sha256, (None, b""))
             # A picture that is gone or was changed can't be compared, whatever is kept of it.
-            if n_bytes is not None and _size(subject.path) == n_bytes:
+            if n_bytes and picture_cache.n_bytes_of(subject.path) == n_bytes:
                 found[subject.sha256] = Fingerprint.from_bytes(fingerprint)
             else:
                 wanted.append(PictureFile(run_dir, subject.path, subject.sha256))
@@ -414,13 +412,6 @@ def _by_digest(subjects: Iterable[Subject | None]) -> dict[str, Subject]:
         if subject and not (subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()):
             by_digest[subject.sha256] = subject
     return by_digest
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def measure_likeness(

@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, machine_fonts, say_lacking
-from dreamo_batch.frames import ON_DARK, ON_LIGHT
+from dreamo_batch.frames import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from dreamo_batch.frames import Theme
 
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42

@@ -12,7 +12,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results.assembly import folders_of, row_mask
-from dreamo_batch.results.load import as_paths, existing, labelled, load
+from dreamo_batch.results.load import RunDir, as_paths, existing, labelled, load
 from dreamo_batch.results.rating_log import (
     PICK,
     RATING,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from dreamo_batch.results.load import RunDir
 
 LOWEST, HIGHEST = 1, 5
 WORDS: Final = (PICK, REJECT, UNDO)
@@ -37,11 +36,7 @@ _LABELS_MAX: Final = 5
 
 
 def rate(
-    run_dir: RunDir,
-    rows: Collection[Any] | pd.Series,
-    value: int | str,
-    *,
-    rater: str | None = None,
+    run_dir: RunDir, rows: Collection[Any] | pd.Series, value: int | str, *, rater: str | None = None
 ) -> pd.DataFrame:
     """Rate, pick or reject pictures; kept at once in the run directory, in `ratings.parquet`.
 

@@ -20,16 +20,14 @@ import requests
 from dreamo_batch import errors
 from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
-from dreamo_batch.service.config import is_loopback_host, key_missing, resolve
+from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
-from dreamo_batch.service.transport import Form, Transport, form_of, why_refused
+from dreamo_batch.service.transport import Answer, Form, Transport, form_of, why_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreamo_batch.service.config import Secret, Settings
     from dreamo_batch.service.messages import Price, Request, Task
-    from dreamo_batch.service.transport import Answer
 
 
 T = TypeVar("T")

@@ -11,16 +11,12 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from typing import Final, NoReturn
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import KeyMissing, SettingsError
 from dreamo_batch.service import contract
 from dreamo_batch.text import local_option, spelled, type_of
-
-if TYPE_CHECKING:
-    from urllib.parse import SplitResult
-
 
 KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"

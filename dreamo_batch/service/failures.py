@@ -19,13 +19,11 @@ import urllib3
 
 from dreamo_batch.errors import KeyMissing, UsageError
 from dreamo_batch.service import contract, messages
-from dreamo_batch.service.messages import ServiceMessage
+from dreamo_batch.service.messages import ServiceMessage, Task
 from dreamo_batch.text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from dreamo_batch.service.messages import Task
 
 
 REJECTED: Final = "rejected"
