@@ -72,8 +72,8 @@ class Workers:
         for thread in self.threads:
             thread.start()
 
-    def do(self, work: Callable[[], Any]) -> None:
-        """Have a worker call `work`; its result or exception goes to the mailbox."""
+    def do(self, work: Callable[[], Any] | None) -> None:
+        """Have a worker call `work`, or end for None; its result or exception goes to the mailbox."""
         self._under_way.append(None)
         self._work.put(work)
 
@@ -85,7 +85,7 @@ class Workers:
     def stop(self) -> None:
         """End each worker after its current work, without waiting."""
         for _ in self.threads:
-            self._work.put(None)
+            self.do(None)
 
     def _loop(self) -> None:
         while True:
@@ -95,7 +95,8 @@ class Workers:
                 self.mailbox.put(work())
             except BaseException as error:  # noqa: BLE001 - a bug must reach the coordinator, not vanish with a thread
                 self.mailbox.put(error)
-            self._under_way.pop()
+            finally:
+                self._under_way.pop()
             work = None  # else an idle worker would keep a whole picture in memory
 
 
