@@ -514,13 +514,12 @@ class Call:
         max_new = money(options.max_new_cost) if agreed is None else agreed.left
         shared = state.terms.budget if options.budget is None else options.budget
         is_limited = cap is not None or max_new is not None or shared is not None
-        price = price if price is not None else highest_price(state.kinds())
-        if (
-            is_limited
-            and price is None
-            and assignment.to_submit
-            and (options.pilot is None or shared is not None)
-        ):
+        seen = state.kinds()
+        # Whoever told less than attempts then cost is not believed again.
+        higher = highest_price(seen, above_reserved=price is not None)
+        price = higher if price is None else max(price, higher or price)
+        may_pilot = options.pilot is not None and shared is None
+        if is_limited and price is None and assignment.to_submit and not may_pilot:
             limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
             limit = limit if shared is None else option("budget")
             failure = self._quote.failure
@@ -539,7 +538,7 @@ class Call:
                 f"attempt){instead if shared is None else ''}."
             )
         n_pilot = (options.pilot or 0) if shared is None else 0
-        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=state.kinds())
+        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=seen)
         spending.slice = money(state.terms.slice)
         return spending
 

@@ -111,6 +111,20 @@ def test_rows_that_a_firewall_blocks_do_not_hide_the_price(place):
     assert status_of(results) == ["failed"] * 2 + ["completed"] * 4
 
 
+@pytest.mark.parametrize("unit_cost", [None, 0.01])
+def test_a_price_that_was_told_too_low_is_not_believed_again(place, unit_cost):
+    """Whoever told it, an attempt cost more than was reserved: later calls reserve that, and keep their caps."""
+    price = answer(b'{"status": "success", "data": {"cost": "0.01", "currency": "USD"}}')
+    table = place.table(["a fox"], seed=range(1, 12))
+    with HookedService(on_price=lambda _params, _n: price) as service:
+        for cap in (0.12, 0.13, 0.14, 0.16, 0.19):
+            with pytest.raises(dreamo.BudgetReached, match=r"may cost \$0.03"):
+                place.run(service, table, max_cost=cap, unit_cost=unit_cost, max_in_flight=1)
+            assert 0.03 * len(service.tasks) <= cap
+        place.run(service, table, max_cost=0.33, unit_cost=unit_cost)
+        assert len(service.tasks) == len(table)
+
+
 @pytest.mark.parametrize("name", ["seed", "width", "prompt"])
 @pytest.mark.parametrize("use_rephraser", [True, False])
 def test_an_answer_about_another_rows_parameters_never_completes_a_row(place, name, use_rephraser):

@@ -563,9 +563,15 @@ def price_of(attempt: Attempt) -> Decimal | None:
     return money(attempt.cost) if attempt.stage is Stage.COMPLETED else None
 
 
-def highest_price(attempts: Iterable[Attempt]) -> Decimal | None:
-    """Return the highest price seen; None if none was."""
-    return max((price for attempt in attempts if (price := price_of(attempt)) is not None), default=None)
+def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) -> Decimal | None:
+    """Return the highest price seen, perhaps only above what was reserved; None if there is none."""
+    seen = ((price_of(one), money(one.reserved)) for one in attempts)
+    prices = (
+        one
+        for one, held in seen
+        if one is not None and (not above_reserved or (held is not None and one > held))
+    )
+    return max(prices, default=None)
 
 
 def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
