@@ -406,7 +406,7 @@ class Call:
         budget = self.budget(assignment, ledger.state, price)
         wanted = min(_WORKERS_MAX, max(_WORKERS_MIN, self.inputs.options.max_in_flight + 2))
         n_workers = at_work.workers.n if at_work.workers else wanted
-        self._refuse_copy(ledger, assignment)
+        self._refuse_copy(assignment, is_copy=ledger.is_copy)
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
         warnings = self._warnings(ledger, assignment, before)
         if self._is_stopped:
@@ -466,15 +466,14 @@ class Call:
             inputs.prepared, state, inputs.options, self.directory.path, chosen, fetched=inputs.fetched
         )
 
-    def _refuse_copy(self, ledger: Ledger, assignment: Assignment) -> None:
+    def _refuse_copy(self, assignment: Assignment, *, is_copy: bool) -> None:
         """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
-        if ledger.is_copy and may_submit and not self.inputs.options.adopt_copy:
+        if is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise errors.DirectoryError(
-                f"{self.directory.name} is a copy of a run directory (or was restored from one, or moved to another "
-                "disk). Nothing was submitted: what the original submitted since then isn't known here and could be "
-                f"paid twice. Pass {option('adopt_copy', value=True)} to submit in the copy, or run {same_call()} on "
-                "the original."
+                f"{self.directory.name} is a copy of a run directory (or was restored, or moved to another disk or "
+                "URL). Nothing was submitted: the original may have bought the same since. Pass "
+                f"{option('adopt_copy', value=True)} to submit all the same, or run {same_call()} on the original."
             )
 
     def _warnings(

@@ -160,7 +160,9 @@ def test_a_run_is_resumed_without_its_table(any_server, machine, gateway, tmp_pa
     assert set(done["status"]) == {"completed"}
     assert done["note"].tolist() == ["mine"] * 6
     assert list(bought(gateway).values()) == [1] * 6
-    with pytest.raises(dreamo.UsageError, match=r"resume: .*max_costs"):
+    with pytest.raises(
+        dreamo.UsageError, match=r"resume\(\) has no argument 'max_costs'; did you mean 'max_cost'"
+    ):
         dreamo.resume(URL, gateway=gateway, max_costs=1, **QUIET)
 
 
@@ -355,6 +357,25 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     assert max(bought(slow_gateway).values()) == 1
 
 
+@pytest.mark.parametrize("cluster", [None, 2])
+def test_a_copy_of_a_prefix_buys_nothing_until_it_is_adopted(server, machine, gateway, cluster):
+    """As a copied directory: what the original buys meanwhile isn't known in the copy."""
+    dreamo.run(sweep(3), URL, gateway=gateway, progress=False, cluster=cluster)
+    for name, content in server.objects.copy().items():
+        server.objects[name.replace("exp/", "copy/", 1)] = content
+    copy = partial(dreamo.run, sweep(6), "s3://bucket/copy", gateway=gateway, progress=False)
+    for options in ({}, {"cluster": cluster}):
+        with pytest.raises(dreamo.DirectoryError, match="is a copy of a run directory"):
+            copy(**options)
+    assert dreamo.load("s3://bucket/copy")["status"].tolist() == ["completed"] * 3
+    assert len(gateway.invoice()) == 3
+    copy(adopt_copy=True)
+    assert copy()["status"].eq("completed").all()
+    assert max(bought(gateway).values()) == 1
+    machine()
+    assert dreamo.run(sweep(7), URL, gateway=gateway, progress=False)["status"].eq("completed").all()
+
+
 def test_a_forked_process_is_told_that_it_cannot_use_the_store(server, machine, gateway):
     """The threads that talk to the store stay with the parent, and without them every call would wait for ever."""
     dreamo.run(sweep(1), URL, gateway=gateway, progress=False)
@@ -362,7 +383,7 @@ def test_a_forked_process_is_told_that_it_cannot_use_the_store(server, machine, 
     if (pid := os.fork()) == 0:
         try:
             dreamo.run(sweep(2), URL, gateway=gateway, progress=False)
-        except dreamo.DirectoryError as error:
+        except dreamo.UsageError as error:
             os.write(writer, str(error).encode())
         finally:
             os._exit(0)
@@ -422,7 +443,7 @@ def test_a_create_that_was_held_up_is_not_sent(any_server, machine, gateway, mon
             for url in (
                 "s3://bucket/../runs",
                 "s3://bucket//runs",
-                "s3://bucket/runs/\n",
+                "s3://bucket/ /runs",
                 "s3://bucket/./runs/",
             )
         ),

@@ -56,7 +56,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results import assembly
-from dreamo_batch.results.load import composed, joined, read_state, stored_terms
+from dreamo_batch.results.load import composed, joined, read_ledger, read_state, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import clock_time, counted, option, same_call, spelled
 
@@ -188,9 +188,11 @@ class ShardedCall(Call):
         self._service = self._for_workers()
         manifest = self._manifest()
         read_anew(directory.path)
-        shards = {name: read_state(shard) for name, shard in directory.shards().items()}
+        ledgers = {name: read_ledger(shard) for name, shard in directory.shards().items()}
+        shards = {name: state for name, (state, _) in ledgers.items()}
         state = joined(shards, stored_terms(directory))
         self._planned = self.planned(state, inputs.chosen)
+        self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
         self.spending = self.budget(self._planned, state, self.told_price())
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else Budget.of(team)
@@ -209,6 +211,9 @@ class ShardedCall(Call):
         to_save = (key for key, _ in self._planned.to_save)
         keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
         self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
+        self._work_of += Counter(
+            list(shards) if inputs.options.adopt_copy else ()
+        )  # a worker adopts what it opens
         self._slices = self._share_out(shards)
 
     # What others ask, in their own threads.

@@ -275,8 +275,8 @@ class RunDirectory:
 
     def place(self) -> str:
         """Return an identity of the directory that survives a move but not a copy."""
-        if self.replica is not None:  # the store knows one place only
-            return ""
+        if self.replica is not None:  # without "-", which an adopted copy's past has
+            return hashlib.sha256(self.replica.url.encode()).hexdigest()[:16]
         folder = self.path.stat()
         try:
             lock = (self.path / LOCK).stat().st_ino
@@ -330,12 +330,10 @@ def shard_of(job_id: str) -> str:
 
 def is_same_place(before: str, now: str) -> bool:
     """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
-    if not before:
-        return True
-    places = [place.split("-") for place in (before, now)]
-    if len(places[0]) != len(places[1]):  # not written by this version
-        return False
-    (device, folder, lock, born), (device_now, folder_now, lock_now, born_now) = places
+    if not before or {before.count("-"), now.count("-")} != {3}:  # in a store, or known to be a copy
+        return before in {"", now}
+    device, folder, lock, born = before.split("-")
+    device_now, folder_now, lock_now, born_now = now.split("-")
     is_as_old = born == born_now or not (born and born_now)  # numbers of deleted folders are used again
     return folder == folder_now and (device == device_now or lock == lock_now) and is_as_old
 

@@ -232,7 +232,7 @@ def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str])
 def copied() -> str:
     """Return what to know about a copied run directory."""
     return (
-        "This is a copy of a run directory (or was restored from one, or moved to another disk); what the original "
+        "This is a copy of a run directory (or was restored, or moved to another disk or URL); what the original "
         f"submitted since isn't known here. `run` refuses to submit unless you pass {option('adopt_copy', value=True)}."
     )
 

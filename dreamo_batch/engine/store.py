@@ -120,9 +120,9 @@ class ObjectStore:
     def _store(self) -> Any:
         ObjectStore._used_in = ObjectStore._used_in or os.getpid()
         if ObjectStore._used_in != os.getpid():
-            raise DirectoryError(
+            raise UsageError(
                 f"{self.url} can't be used here: this process was forked from one that uses object stores. Start it "
-                'with multiprocessing.get_context("spawn") instead, or use the store in the other process.'
+                'by spawn (multiprocessing.get_context("spawn")).'
             )
         return self._opened
 
