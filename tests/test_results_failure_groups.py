@@ -112,6 +112,20 @@ def test_documented_codes_mean_what_the_contract_says(code):
     assert "content" in meaning_of(failures.MODERATION, code).meaning
 
 
+@pytest.mark.parametrize(
+    ("words", "may_pass"),
+    [("", True), (": 400 Bad Request", False), (": 429 Too Many Requests", True), (": 503, 50430", True)],
+)
+def test_no_call_stands_beside_advice_against_it(words, may_pass):
+    """What the service behind the service refused for good is refused again; where no status says so, it may pass."""
+    refused = failed(
+        "a", error_class="upstream_error", error_code="003011097", error_message=f"HTTP error{words}"
+    )
+    (group,) = dreamo.failures(load.from_results(results(["a"], [refused]))).to_dict("records")
+    assert isinstance(group["call"], str) is may_pass
+    assert ("fails again" in group["advice"]) is not may_pass
+
+
 def test_unknown_classes_still_say_something():
     """A class that nobody has met is not an error."""
     assert meaning_of("surprise", None).advice == "Read its message."
@@ -143,7 +157,7 @@ def test_the_calls_do_what_they_say(tmp_path, monkeypatch):
         monkeypatch.setenv("DREAMO_BASE_URL", gateway.base_url)
         monkeypatch.setenv("DREAMO_API_KEY", gateway.api_key)
         gateway.faults.script(
-            "create", "fail_096", "fail_upstream_503", "fail_upstream_400", "drop_before_accept"
+            "create", "fail_096", "fail_upstream_503", "fail_upstream_429", "drop_before_accept"
         )
         dreamo.run(jobs, tmp_path / "run", max_in_flight=1, progress=False)
         found = dreamo.failures(tmp_path / "run")

@@ -33,6 +33,7 @@ from dreamo_batch.results.load import (
     read_history,
 )
 from dreamo_batch.service.contract import ERROR_CODES
+from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
 from dreamo_batch.text import counted, harmless, option, shortened
 
 if TYPE_CHECKING:
@@ -668,13 +669,15 @@ def failures(source: Source) -> pd.DataFrame:
     return FailureGroups(summarise_failures(source))
 
 
-def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
-    """Explain a failure by its code where that is documented, else by its class.
+def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
+    """Explain a failure by its code where that is documented, else by its class; what its message says comes first.
 
     Moderation has no code: it comes under the codes of other errors, and means something else.
     """
     known = ERROR_CODES.get(error_code or "")
     if known is not None and known.error_class == error_class:
+        if error_class == UPSTREAM_ERROR and isinstance(message, str) and upstream_may_pass(message) is False:
+            return Meaning(known.meaning, CLASSES["moderation"].advice, fails_again=True)
         return Meaning(known.meaning, known.advice)
     return CLASSES.get(error_class or "", _UNKNOWN)
 
@@ -709,14 +712,15 @@ def summarise_failures(
     table[columns.MAY_HAVE_BEEN_BILLED] = np.bincount(of_attempts[billed], minlength=n) > 0
     table[columns.SPENT] = sums(attempts[columns.COST], of_attempts, n)
     codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
-    known = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
-    table[columns.MEANING] = [one.meaning for one in known]
-    table[columns.ADVICE] = [one.advice for one in known]
     parts = dict(iter(rows.groupby(of_rows)))
     groups = [parts.get(number, rows.iloc[:0]) for number in range(n)]
     table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in groups]
     table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
-    remedies = [_remedy(part, rows) for part in groups]
+    keys = zip(table[columns.ERROR_CLASS], codes, table[columns.EXAMPLE], strict=True)
+    known = [meaning_of(*key) for key in keys]
+    table[columns.MEANING] = [one.meaning for one in known]
+    table[columns.ADVICE] = [one.advice for one in known]
+    remedies = [_remedy(part, rows, one) for part, one in zip(groups, known, strict=True)]
     table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
@@ -745,13 +749,14 @@ def pattern_of(message: str) -> str:
     return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
 
 
-def _remedy(part: pd.DataFrame, rows: pd.DataFrame) -> Remedy | None:
+def _remedy(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> Remedy | None:
     """Return how to try just these rows again; what was paid for is only fetched again."""
     if not len(part):
         return None
     first = part.iloc[0]
     status, error_class, run_dir = first[columns.STATUS], first[columns.ERROR_CLASS], first[columns.RUN_DIR]
-    if status == columns.INVALID or (status == columns.FAILED and not may_pass_again(error_class)):
+    is_final = known.fails_again or not may_pass_again(error_class)
+    if status == columns.INVALID or (status == columns.FAILED and is_final):
         return None
     place = None if pd.isna(run_dir) else run_dir
     if status not in _RETRIED:

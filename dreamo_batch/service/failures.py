@@ -211,11 +211,16 @@ def is_unbilled_and_retryable(failure: Failure) -> bool:
     """Return whether a task failed unbilled and a new one may succeed, by the service's table of codes."""
     if failure.error_class != UPSTREAM_ERROR:
         return failure.error_class in (GENERATION_ERROR, CREATION_ERROR)
-    words = failure.message or ""
+    return bool(upstream_may_pass(failure.message))
+
+
+def upstream_may_pass(message: str | None) -> bool | None:
+    """Return whether a request that the service behind the service refused may pass later; None if no status says."""
+    words = message or ""
     if _UPSTREAM_BUSY.search(words):
         return True
     status = _HTTP_STATUS.search(words)  # the first one counts
-    return status is not None and (status[0] == "429" or status[0].startswith("5"))
+    return None if status is None else status[0] == "429" or status[0].startswith("5")
 
 
 def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> tuple[FailureKind, str]:
