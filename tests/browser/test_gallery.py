@@ -165,7 +165,7 @@ def test_a_page_turns_filters_and_is_worked_by_keys(browser, tmp_path):
     table = grids.results(
         {"prompt": [f"p{row}" for row in range(5) for _ in range(3)], "seed": list(range(3)) * 5},
         status=["failed"] * 2 + ["completed"] * 13,
-        output_path=[None] * 2 + [grids.draw(tmp_path, "a.png")] * 13,
+        output_path=[None] * 2 + [grids.draw(tmp_path, "a.png")] * 12 + ["nowhere.png"],
     )
     shown = dreamo.gallery(table, run_dir=tmp_path, page_rows=2, page_columns=2)
     page, errors = browser.new_page(), []
@@ -181,6 +181,8 @@ def test_a_page_turns_filters_and_is_worked_by_keys(browser, tmp_path):
     page.get_by_role("button", name="next columns").click()
     expect(cells).to_have_count(1)
     page.get_by_role("button", name="previous columns").click()
+    kinds = ["all", "failed (2)", "picture (12)", "file missing or damaged (1)"]
+    expect(page.get_by_role("combobox").locator("option")).to_have_text(kinds)
     page.get_by_role("combobox").select_option("failed")
     expect(page.locator(".dg-entry:visible")).to_have_count(2)
     expect(page.locator("body")).to_contain_text("rows 1\u20131 of 1")

@@ -288,7 +288,10 @@ function setUpPage(root) {
   if (counts.size > 1) {
     const label = create("label", bar, "", "show "), select = create("select", label);
     create("option", select, "", "all").value = "";
-    for (const [kind, n] of counts) create("option", select, "", `${kind.replace("_", " ")} (${n})`).value = kind;
+    for (const [kind, n] of counts) {
+      const box = kind !== "picture" && document.querySelector(`.dg-entry[data-kind="${kind}"] .dg-box b`);
+      create("option", select, "", `${box ? box.textContent : kind} (${n})`).value = kind;
+    }
     select.addEventListener("change", () => filter(select.value));
   }
   create("span", bar, "dg-hint", "click or Enter: enlarge \u00b7 arrows: move \u00b7 PageUp, PageDown: rows");
