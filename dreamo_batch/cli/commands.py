@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     from dreamo_batch.results.summaries import Remedy
     from dreamo_batch.service.config import Settings
 
-
 NEW, _, _, IN_FLIGHT, _, INVALID, _ = columns.ACTIONS
 _MARGIN: Final = Decimal("1.25")
 _STEPS_USD: Final = (Decimal("0.01"), Decimal("0.0001"))  # from a dollar on, and below

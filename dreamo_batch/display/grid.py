@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     Names = str | Sequence[Any] | EllipsisType | None
 
-
 NUMBER: Final = "number"
 """Name of an axis that only counts."""
 _CELLS_MAX: Final = 2  # per row of the table; with more, a grid is mostly gaps

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
     Picture = str | os.PathLike[str]
 
-
 BITS_MAX: Final = 8
 DELTA_E_MAX: Final = 6.0
 _HELD: Final = 4  # times the pairs that are wanted

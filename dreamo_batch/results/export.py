@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.directory import Manifest
 
-
 _FORMATS: Final = ("parquet", "csv", "tsv", "jsonl", "xlsx")
 _PICTURES: Final = ("copy", "link", "none")
 MANIFEST: Final = "export.json"

@@ -42,7 +42,6 @@ from dreamo_batch.text import meant
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 logger = logger_named(__name__)
 
 _SHARD: Final = pa.field("shard", pa.string())

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.results.load import Directories, Source
 
-
 _USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
 _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
@@ -682,11 +681,6 @@ def meaning_of(error_class: str | None, error_code: str | None, message: str | N
     return CLASSES.get(error_class or "", _UNKNOWN)
 
 
-def may_pass_again(error_class: str | None) -> bool:
-    """Return whether the same row, submitted again, may end differently."""
-    return not CLASSES.get(error_class or "", _UNKNOWN).fails_again
-
-
 def known_classes() -> set[str]:
     """Return every class of failure that this package knows."""
     return {*CLASSES, *(code.error_class for code in ERROR_CODES.values() if code.error_class)}
@@ -755,7 +749,7 @@ def _remedy(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> Remedy | 
         return None
     first = part.iloc[0]
     status, error_class, run_dir = first[columns.STATUS], first[columns.ERROR_CLASS], first[columns.RUN_DIR]
-    is_final = known.fails_again or not may_pass_again(error_class)
+    is_final = known.fails_again or CLASSES.get(error_class or "", _UNKNOWN).fails_again
     if status == columns.INVALID or (status == columns.FAILED and is_final):
         return None
     place = None if pd.isna(run_dir) else run_dir
