@@ -20,7 +20,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamo_batch import columns
@@ -34,7 +33,7 @@ from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import Plan, RunOptions, planned
 from dreamo_batch.engine.runner import storage_failed
-from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named, path_given
+from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Inputs
@@ -269,7 +268,7 @@ def _call(
         table,
         entropy=entropy,
         random_seed=options.random_seed,
-        base_dir=path_of(given["base_dir"]),
+        base_dir=given["base_dir"],
         inputs_dir=directory.inputs if is_kept else None,
         fix_images=options.fix_images,
         known_images=known_images(directory.jobs),
@@ -352,7 +351,7 @@ def plan(
         table,
         entropy=entropy,
         random_seed=checked.random_seed,
-        base_dir=path_of(given["base_dir"]),
+        base_dir=given["base_dir"],
         fix_images=checked.fix_images,
         known_images={} if directory is None else known_images(directory.jobs),
     )
@@ -508,11 +507,6 @@ def _what_is_wrong(errors: pd.DataFrame) -> str:
             + f", or pass {option('on_invalid', 'skip')} to leave these rows out.",
         ]
     )
-
-
-def path_of(path: str | os.PathLike[str] | None) -> Path | None:
-    """Read a path that may be left out."""
-    return None if path is None else Path(path_given("base_dir", path))
 
 
 @takes_options_of_run(but=_OF_A_TABLE)

@@ -108,6 +108,9 @@ class Service:
                 raise errors.UsageError(
                     f'gateway= must be "local" or a LocalGateway, not {quoted(self.gateway)}.'
                 )
+        for name in ("api_key", "base_url"):
+            if (value := getattr(self, name)) is not None:
+                errors.check_text(name, value)
         if self.api_key is not None or self.base_url is not None:
             resolve(self.api_key, self.base_url)
 
@@ -744,7 +747,7 @@ def choose(
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
-        names = {classes} if isinstance(classes, str) else set(classes)
+        names = set(map(str, columns.listed(classes)))
         known = summaries.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         if unknown := sorted(names - known):
             raise errors.UsageError(

@@ -457,6 +457,12 @@ def check_flag(name: str, value: Any) -> bool:
     raise UsageError(f"{name} must be True or False, not {quoted(value)}")
 
 
+def check_text(name: str, value: Any) -> None:
+    """Raise unless the value of an argument is text."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be text, not {type_of(value)}.")
+
+
 def is_function_of(n_arguments: int, function: Any) -> bool:
     """Whether it can be called with so many arguments, as far as it says, and then does something."""
     if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
@@ -511,9 +517,7 @@ def _path_problem(text: str) -> str | None:
         return "it contains half a character (a lone surrogate)"
     except RuntimeError:
         return f"there is no user {text.partition('/')[0][1:]!r}"
-    if text[-1] in "\r\n":
-        return "it ends in a line break"
-    return "it contains a NUL character" if "\0" in text else None
+    return "it contains a NUL or ends in a line break" if "\0" in text or text[-1] in "\r\n" else None
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch.errors import UsageError, check_count, interrupts_without_our_lines, logger_named
+from dreamo_batch.errors import (
+    UsageError,
+    check_count,
+    check_flag,
+    interrupts_without_our_lines,
+    logger_named,
+)
 from dreamo_batch.importing import load_module
 from dreamo_batch.text import quoted
 
@@ -52,7 +58,7 @@ def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 def bars(wanted: bool) -> AbstractContextManager[None]:
     """Show the progress bars of the work inside the block, or not."""
-    return _inside(_is_wanted, wanted and _is_wanted.get())
+    return _inside(_is_wanted, check_flag("progress", wanted) and _is_wanted.get())
 
 
 @contextmanager

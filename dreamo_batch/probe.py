@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, errors
-from dreamo_batch.batch import Amount, all_arguments, path_of, plan, run, takes_options_of_run
+from dreamo_batch.batch import Amount, all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
@@ -143,7 +143,7 @@ def _probe(
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]
-    prepared = prepare(user, entropy=_ENTROPY, base_dir=path_of(base_dir), inputs_dir=None)
+    prepared = prepare(user, entropy=_ENTROPY, base_dir=base_dir, inputs_dir=None)
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
@@ -182,7 +182,7 @@ def _refuse_other_table(
         stored_jobs = set(read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
     except errors.DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
-    jobs = prepare(probe, entropy=_ENTROPY, base_dir=path_of(base_dir)).jobs
+    jobs = prepare(probe, entropy=_ENTROPY, base_dir=base_dir).jobs
     again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:

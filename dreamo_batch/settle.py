@@ -36,7 +36,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.replica import refuse_young
-from dreamo_batch.errors import DirectoryError, UsageError
+from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import assembly
@@ -44,7 +44,7 @@ from dreamo_batch.results import load as reading
 from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_results, read_state
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
-from dreamo_batch.text import option, spelled
+from dreamo_batch.text import option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,7 +106,9 @@ def resolve(
     ...
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none (it has no jobs.parquet).
     """
-    if (task_id is None) == (not not_sent):
+    check_flag("force", force)
+    check_count("attempt", 1 if attempt is None else attempt)
+    if (task_id is None) == (not check_flag("not_sent", not_sent)):
         raise UsageError(
             f"Pass either {spelled('task_id=', '--task-id ID')}, if the attempt was accepted, or "
             f"{option('not_sent', value=True)}, if it wasn't."
@@ -117,7 +119,7 @@ def resolve(
             f"{spelled('task_id=', '--task-id')} shows your API key. Pass the task id from the service's list or bill."
         )
     if task_id is not None and not is_task_id(task_id):
-        raise UsageError(f"{task_id!r} is not a task id. Pass the one from the service's list or bill.")
+        raise UsageError(f"{quoted(task_id)} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)
     table = read_jobs(directory.jobs)
     manifest = directory.read_manifest()
@@ -149,7 +151,7 @@ def find_job(table: StoredTable, row: Any) -> str:
     found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()
     if len(found) != 1:
         why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is not in the table, or is invalid"
-        raise UsageError(f"Row {row!r} {why}.")
+        raise UsageError(f"Row {quoted(row)} {why}.")
     return str(found[0])
 
 

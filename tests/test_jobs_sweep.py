@@ -129,6 +129,9 @@ def test_one_group_may_be_given_as_it_is():
         ({"prompt": None}, "prompt is missing or empty"),
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
+        ({"image": [["nothing/*.png"]]}, "no file matches 'nothing/\\*.png'"),
+        ({"zip": 5}, "zip names 5"),
+        ({"max_rows": pd.DataFrame({"a": [1]})}, "max_rows is a DataFrame"),
         ({"image": ["a.png", "no?.png"]}, "no file matches"),
         ({"seed": [42.5]}, "seed: 42.5 is not a whole number"),
         ({"seed": True}, "seed: True is not"),
@@ -176,6 +179,8 @@ def test_patterns_find_files_in_order(tmp_path, monkeypatch):
         (tmp_path / "refs" / name).write_bytes(encoded(plain()))
     assert sweep(image="refs/*.png", prompt="a")["image"].tolist() == ["refs/a.png", "refs/b.png"]
     assert sweep(image=Path("refs/[ab].*"), prompt="a")["image"].tolist() == ["refs/a.png", "refs/b.png"]
+    several = sweep(image=[["refs/[ab].png", Path("refs/*.jpg"), b"bytes"], ["refs/b.png"]], prompt="a")
+    assert several["image"].tolist() == [["refs/a.png", "refs/b.png", "refs/c.jpg", b"bytes"], ["refs/b.png"]]
     mixed = sweep(image=[URL + "?v=[1]", "refs/*.jpg", Path("refs/a.png")], prompt="a")
     assert mixed["image"].tolist() == [URL + "?v=[1]", "refs/c.jpg", "refs/a.png"]
     assert validate(mixed).empty

@@ -156,6 +156,8 @@ def test_seeds_that_are_ranked_everywhere_come_first(begins):
         ({"by": "stars", "weights": {"stars": 0}}, "one above 0"),
         ({"by": "stars", "weights": [1]}, "numbers by the names"),
         ({"by": "stars", "weights": {"stars": None}}, "numbers by the names"),
+        ({"by": "stars", "weights": {"stars": "2"}}, "numbers by the names"),
+        ({"by": "stars", "weights": {"stars": True}}, "numbers by the names"),
         ({"by": "stars", "within": "nothing"}, "by='nothing'"),
         ({"by": "appearance"}, "run_dir="),
     ],

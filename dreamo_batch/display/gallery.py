@@ -30,6 +30,7 @@ from dreamo_batch.errors import (
     DreamoError,
     UsageError,
     check_count,
+    check_text,
     logger_named,
     new_file_given,
 )
@@ -142,6 +143,7 @@ def gallery(
     """
     check_count("page_rows", page_rows)
     check_count("page_columns", page_columns)
+    check_text("title", title)
     return Gallery(
         source,
         axes=(rows, columns),

@@ -25,7 +25,7 @@ from dreamo_batch.display.grid import (
     small_pictures,
 )
 from dreamo_batch.engine.picture_cache import SIDE_PX
-from dreamo_batch.errors import UsageError, new_file_given
+from dreamo_batch.errors import UsageError, check_count, check_text, file_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings
@@ -163,13 +163,15 @@ def contact_sheet(
     6
     """
     target = new_file_given("path", path, FORMATS)
+    check_count("n_across", n_across)
+    check_text("title", title)
     kind = FORMATS[target.suffix.lower()]
     source, notice = as_frame(source), ""
     if not isinstance(source, pd.DataFrame):
         run_dirs = as_paths(source)
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
-    folders, fonts = folders_of(source, run_dir), Fonts(font)
+    folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_given("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:

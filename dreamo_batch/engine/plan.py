@@ -415,9 +415,8 @@ class RunOptions:
 
 
 def _seconds(name: str, value: Any) -> float:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not value > 0:  # NaN is not more than 0 either
-        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
+        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")  # nor is NaN more
     return float(value)
 
 

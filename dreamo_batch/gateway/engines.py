@@ -106,11 +106,10 @@ def engine_named(name: str) -> Engine:
 
 def check_engine(engine: Any) -> Engine:
     """Return an engine, made if it is a class; refuse an object that makes no pictures."""
-    engine = engine() if isinstance(engine, type) else engine
-    wanted = "generate_batch" if getattr(engine, "batch_size", 1) > 1 else "generate"
-    if not callable(getattr(engine, wanted, None)):
+    made: Engine = engine() if isinstance(engine, type) else engine
+    wanted = "generate_batch" if getattr(made, "batch_size", 1) > 1 else "generate"
+    if not callable(getattr(made, wanted, None)):
         raise ValueError(f"{quoted(engine)} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
-    made: Engine = engine
     return made
 
 

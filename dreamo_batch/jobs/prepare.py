@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, check_flag, file_given
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, printable, show
 from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
@@ -218,14 +218,15 @@ def validate(
     [['error', 'seed-not-integer', '1.5']]
     """
     table = fields.as_frame(table)
-    problems = read(table, Check(absolute(base_dir), fix_images=fix_images)).problems
+    how = Check(absolute(base_dir), fix_images=check_flag("fix_images", fix_images))
+    problems = read(table, how).problems
     return Problems.of(problems, n_rows=len(table))
 
 
-def absolute(folder: Path | str | None) -> Path:
+def absolute(folder: Any) -> Path:
     """Return the absolute path of a folder; the working directory by default."""
     try:
-        return Path(folder or "").expanduser().absolute()
+        return (Path() if folder is None else file_given("base_dir", folder)).absolute()
     except FileNotFoundError:
         raise UsageError(
             "The working directory is gone. Change to another one, for example with os.chdir."
@@ -332,7 +333,7 @@ def prepare(
     *,
     entropy: str,
     random_seed: Literal["record", "service"] = "record",
-    base_dir: Path | str | None = None,
+    base_dir: Any = None,
     inputs_dir: Path | str | None = None,
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,

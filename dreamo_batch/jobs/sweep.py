@@ -25,7 +25,7 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
 from dreamo_batch.jobs.sources import matching
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted
+from dreamo_batch.text import counted, quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,10 +96,12 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def _images(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):  # the pictures of a row; what can't be one, `validate` reports
+        found_each = (_images(one) if isinstance(one, str | os.PathLike) else [one] for one in value)
+        return [list(itertools.chain.from_iterable(found_each))]
     if cells.is_missing(value):
         raise UsageError("image: a picture is missing. Pass a path, URL, bytes or PIL image.")
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
     found, near = matching(str(Path(value).expanduser()))
@@ -335,7 +337,7 @@ def sweep(
     ties = _groups(axes, zip, tied)
     n_rows = None if sample is None else _read_count("sample", sample)
     if cells.read_integer(entropy).value is None or entropy < 0:
-        raise UsageError(f"entropy is {entropy!r}; expected a whole number from 0 to 2**63 - 1.")
+        raise UsageError(f"entropy is {quoted(entropy)}; expected a whole number from 0 to 2**63 - 1.")
     _refuse_explosion(axes, ties, most, n_rows)
     lengths = [len(axes[tie[0]]) for tie in ties]
     places = (
@@ -371,7 +373,7 @@ def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> 
 def _read_count(name: str, given: Any) -> int:
     read = cells.read_integer(given)
     if read.value is None or read.value < 1:
-        raise UsageError(f"{name} is {given!r}; expected a whole number of at least 1.")
+        raise UsageError(f"{name} is {quoted(given)}; expected a whole number of at least 1.")
     return int(read.value)
 
 
@@ -400,7 +402,7 @@ def _groups(
     listed = columns.listed(tied)
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
-    groups = [tuple(group) for group in (*listed, *zipped)]
+    groups = [tuple(columns.listed(group)) for group in (*listed, *zipped)]
     names = [name for group in groups for name in group]
     for name in names:
         if name not in axes:

@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -24,15 +25,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, file_given
+from dreamo_batch.errors import TableError, UsageError, check_flag, file_given
 from dreamo_batch.images import suffix_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import check_pandas, dtype_of, is_result, means, plain_name
+from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means, plain_name
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import counted, meant, shortened, spelled, type_of
+from dreamo_batch.text import counted, meant, quoted, shortened, spelled, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from dreamo_batch.jobs.cells import Integers
@@ -97,8 +98,12 @@ def read_table(
     check_pandas()
     path = file_given("path", path)
     suffix = _known_suffix(path)
-    if sep is not None and len(sep) != 1:
-        raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {sep!r}")
+    if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
+        raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
+    if decimal is not None and not (isinstance(decimal, str) and decimal in (".", ",")):
+        raise UsageError(f"{spelled('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
+    if not isinstance(rename, Mapping | None):
+        raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
     if path.is_dir():
         raise TableError(
             f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a run "
@@ -150,8 +155,11 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     >>> path.read_text(encoding="utf-8")
     "\ufeffprompt\n'=1+1\n"
     """
-    path = file_given("path", path)
+    path, frame = file_given("path", path), as_frame(frame)
     suffix = _known_suffix(path)
+    check_flag("excel_safe", excel_safe)
+    if not isinstance(frame, pd.DataFrame):
+        raise TableError(f"frame must be a DataFrame, not {type_of(frame)}.")
     if frame.columns.has_duplicates:
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
     if not path.parent.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import numbers
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,10 @@ from dreamo_batch.results.measure import (
     take_fingerprints,
 )
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import type_of
+from dreamo_batch.text import quoted, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from types import EllipsisType
 
     from PIL import Image
@@ -619,15 +620,14 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
 
 
 def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -> list[float]:
-    try:
-        left = dict(weights or {})
-        read = [float(left.pop(measure.name, 1.0)) for measure in measures]
-    except (TypeError, ValueError):
-        raise UsageError(f"weights={weights!r}: expected numbers by the names of measures.") from None
+    left = dict(weights) if isinstance(weights, Mapping) else {} if weights is None else {"": weights}
+    if not all(isinstance(one, numbers.Real) and not isinstance(one, bool) for one in left.values()):
+        raise UsageError(f"weights={quoted(weights)}: expected numbers by the names of measures.")
+    read = [float(left.pop(measure.name, 1.0)) for measure in measures]
     if left:
-        raise UsageError(f"weights={weights!r}: {next(iter(left))!r} isn't one of the measures.")
+        raise UsageError(f"weights={quoted(weights)}: {next(iter(left))!r} isn't one of the measures.")
     if min(read) < 0 or not 0 < sum(read) < float("inf"):
-        raise UsageError(f"weights={weights!r}: expected numbers of at least 0, and one above 0.")
+        raise UsageError(f"weights={quoted(weights)}: expected numbers of at least 0, and one above 0.")
     return read
 
 

@@ -23,6 +23,7 @@ from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
 from dreamo_batch.service.transport import Answer, Form, Transport, form_of, why_refused
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,6 +207,11 @@ class Client:
     ) -> None:
         if settings is not None and (api_key is not None or base_url is not None):
             raise errors.UsageError("pass settings=, or api_key= and base_url=, not both")
+        if not isinstance(settings, Settings | None):
+            raise errors.UsageError(
+                f"settings must be Settings, not {type_of(settings)}; pass api_key= and base_url=."
+            )
+        errors.check_flag("allow_private_links", allow_private_links)
         self.settings: Final = settings or resolve(
             api_key, base_url, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
         )

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import json
 import math
+import numbers
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import KeyMissing, SettingsError
 from dreamo_batch.service import contract
-from dreamo_batch.text import local_option, spelled, type_of
+from dreamo_batch.text import local_option, quoted, spelled, type_of
 
 KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
@@ -154,8 +155,10 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
         for name in ("connect_timeout_s", "read_timeout_s"):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
-                raise SettingsError(f"{name} is {value!r}; expected a number of seconds above 0")
+            value = getattr(self, name)
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not 0 < float(value) < math.inf:
+                raise SettingsError(f"{name} is {quoted(value)}; expected a number of seconds above 0")
 
     @property
     def is_loopback(self) -> bool:
