@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import threading
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.cluster import driver, shards
+from dreamo_batch.cluster.driver import ShardedCall
 from dreamo_batch.cluster.shards import SIGNAL, Pulse
+from dreamo_batch.engine import store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
+from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryLocked,
@@ -219,6 +225,74 @@ def test_an_executor_that_loses_its_workers_ends_the_call(jobs, gateway, tmp_pat
     done = run(jobs, tmp_path / "run", gateway)
     assert done["status"].eq("completed").sum() == 10
     assert set(bought(gateway).values()) == {1}
+
+
+class Silent(Here):
+    """Its first worker says that it is there, then falls silent; it wakes once it is told to."""
+
+    def submit(self, do, /, *args):
+        if self.tasks:
+            return super().submit(do, *args)
+        self.tasks.append((do, args))
+        for task in args[0]:
+            shard = RunDirectory(f"{task.run_dir}/{task.name}")
+            shard.path.mkdir(parents=True)
+            beat_of(task, at=1.0, n_left=1)
+        return Future()
+
+    def wake(self):
+        do, args = self.tasks[0]
+        return do(*args)
+
+
+def beat_of(task, at, n_left):
+    """Say that a shard is worked on, as a worker does, with so many rows still to be bought."""
+    shard = RunDirectory(f"{task.run_dir}/{task.name}")
+    snapshot = Snapshot({"pending": n_left, "completed": 1}, Decimal(0), Decimal(0), None, n_in_flight=0)
+    with mock.patch("time.time", return_value=at):
+        shards._Parent(task, threading.Event()).tell(shard, snapshot)
+
+
+def test_the_shards_of_a_silent_worker_are_handed_out_anew(jobs, gateway, tmp_path, monkeypatch):
+    """It is named, and buys nothing once it wakes."""
+    monkeypatch.setattr(store, "STILL_S", 0.3)
+    executor = Silent()
+    done = run(jobs, tmp_path / "run", gateway, cluster=executor)
+    names = [task.name for _, (tasks, _) in executor.tasks for task in tasks]
+    assert Counter(names) == dict.fromkeys(names, 2)
+    assert Counter(done["status"]) == {"completed": len(jobs) - 1, "invalid": 1}
+    before = bought(gateway)
+    assert set(before.values()) == {1}
+    executor.wake()
+    assert bought(gateway) == before
+
+
+@pytest.mark.parametrize(
+    ("beats", "silent"),
+    [
+        ([(1.0, 1), (1.0, 1), (1.0, 1)], 2),
+        ([(1.0, 1), (1.0, 1), (2.0, 1)], 0),
+        ([(1.0, 1), (1.0, 1), (2.0, 1), (2.0, 1)], 1),
+        ([(1.0, 1), (1.0, 0), (1.0, 0)], 0),
+        ([None, None, None], 0),
+    ],
+    ids=["silent", "heard again", "silent anew", "nothing left to do", "not begun"],
+)
+def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, monkeypatch, beats, silent):
+    """Whoever waits for its turn, or is done and awaited, says nothing either."""
+    task = mock.Mock(run_dir=str(tmp_path), call_id="call", pulse_id="worker")
+    task.name = "shards/00"
+    (tmp_path / task.name).mkdir(parents=True)
+    monkeypatch.setattr(driver, "beat_s", lambda _run_dir: 20.0)
+    call = ShardedCall(RunDirectory(tmp_path), None, "entropy", None, cluster=2)
+    call._snapshots = {}
+    work = driver._HandedOut([task.name], task.pulse_id)
+    for beat in beats:
+        if beat is not None:
+            beat_of(task, *beat)
+        call._pulsed_at = 0.0
+        call._hear([work])
+    assert work.silent_s == silent * 20.0
 
 
 def in_background(jobs, run_dir, gateway, **options):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from datetime import time
 from decimal import Decimal
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint
 from dreamo_batch.errors import DirectoryError
+from dreamo_batch.jobs import tables
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.jobs.references import ImageSource
 from tests.fakes import job, prepared
@@ -35,6 +38,42 @@ def test_a_job_is_described_by_its_first_row():
     describe = checkpoint.describer(user, prepared(None, "a", "b", "a", "b").rows)
     told = [json.loads(describe(job(name))) for name in "abc"]
     assert [(one["row"], one["columns"]) for one in told] == [("w", {"n": 2}), ("x", {"n": 3}), (None, {})]
+
+
+HALF = "\ud800"  # of a character, which no file takes
+
+
+@pytest.mark.parametrize(
+    ("cells", "dtype", "is_known"),
+    [
+        ([True, None], "boolean", True),
+        ([2**62 + 1, None], "Int64", True),
+        ([0.1, None], "Float64", True),
+        (["2026-01-01", None], "datetime64[us, UTC]", True),
+        (["2026-01-01", None], "datetime64[s]", True),
+        (["a", None], "str", True),
+        (["a", None], "category", True),
+        ([2**63], "uint64", True),
+        ([True, False], "bool", True),
+        ([0.5], "float32", True),
+        ([0.5], "float16", False),
+        ([HALF], object, None),
+        ([HALF], pd.StringDtype("python"), None),
+        ([0.5], np.longdouble, None),
+        ([1j], "complex128", None),
+    ],
+    ids=str,
+)
+def test_only_dtypes_that_a_file_surely_brings_back_are_not_tried(tmp_path, cells, dtype, is_known):
+    """None marks what becomes text, since a file doesn't take it."""
+    column = pd.Series(cells, dtype=dtype, name="x")
+    with mock.patch.object(tables.io, "BytesIO", wraps=io.BytesIO) as tried:
+        stored, changed = tables.storable(column.to_frame())
+    assert (changed, tried.called) == (["x"] if is_known is None else [], not is_known)
+    stored.to_parquet(tmp_path / "x.parquet")
+    back = pd.read_parquet(tmp_path / "x.parquet")["x"]
+    if is_known is not None:
+        pd.testing.assert_series_equal(back.astype(column.dtype), column)  # seconds become milliseconds
 
 
 USER = pd.DataFrame(
