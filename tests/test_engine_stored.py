@@ -50,7 +50,7 @@ HALF = "\ud800"  # of a character, which no file takes
         ([2**62 + 1, None], "Int64", True),
         ([0.1, None], "Float64", True),
         (["2026-01-01", None], "datetime64[us, UTC]", True),
-        (["2026-01-01", None], "datetime64[s]", True),
+        (["2026-01-01", None], "datetime64[s]", False),
         (["a", None], "str", True),
         (["a", None], "category", True),
         ([2**63], "uint64", True),
