@@ -31,7 +31,7 @@ class Count:
 class Service:
     """Takes so many tasks at once and so many requests a second; what is over is answered 429.
 
-    A share of creates is refused at random, whatever there is.
+    A share of creates, or of polls, is refused at random, whatever there is.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Service:
         rate: float | None = None,
         asks: Asks = "none",
         refused: float = 0.0,
+        refused_do: Do = Do.CREATE,
         latency_s: float = 3.0,
         sigma: float = 0.5,
         seed: int = 0,
@@ -50,7 +51,7 @@ class Service:
         self._bucket = Bucket(rate)
         self._asks = asks
         self._random = random.Random(seed)
-        self._refused = refused
+        self._refused, self._refused_do = refused, refused_do
         self._moods = random.Random(seed + 1)
         self._mu = math.log(latency_s) - sigma**2 / 2
         self._sigma = sigma
@@ -62,8 +63,8 @@ class Service:
         wait_s = self._bucket.take(now)
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
-            if not wait_s and self._moods.random() < self._refused:
-                wait_s = 1.0
+        if not wait_s and action.do is self._refused_do and self._moods.random() < self._refused:
+            wait_s = 1.0
         self.count.at.append((now, action.do, wait_s > 0))
         if wait_s:
             return "refused", max(1.0, math.ceil(wait_s)) if self._asks == "seconds" else None
@@ -143,7 +144,7 @@ class Run:
             case Do.SAVE, _:
                 schedule.saved(key, self.now)
             case Do.POLL, "refused":
-                schedule.poll_failed(key, self.now)
+                schedule.poll_failed(key, self.now, is_refused=True)
                 schedule.limited(self.now, asked_s=asked_s)
             case Do.POLL, "ended":
                 schedule.task_ended(key, self.now)

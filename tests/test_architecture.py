@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 90
-N_CODE_LINES = 26_575
-N_LINES = 39_000
+N_CODE_LINES = 26_595
+N_LINES = 39_020
 
 
 def code_lines(path: Path) -> int:

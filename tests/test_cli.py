@@ -22,6 +22,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.batch import plan_retry
 from dreamo_batch.cli import commands, main, options
+from dreamo_batch.cli.output import logging_to
 from dreamo_batch.service.config import Settings
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
 
@@ -173,6 +174,22 @@ def test_a_log_file_keeps_what_happened_with_dates(table, run_dir, env, gateway,
     call("--log-file", path, "run", table, "--run-dir", run_dir, env=env)
     assert len(path.read_text().splitlines()) > len(first)
     assert (logging.getLogger("dreamo_batch").handlers, logging.getLogger("dreamo_batch").level) == ([], 0)
+
+
+def test_a_log_file_that_is_moved_away_is_begun_anew(tmp_path, capsys):
+    """As logrotate does it, also during a run; where its folder has gone that is said once."""
+    folder, logger = tmp_path / "logs", logging.getLogger("dreamo_batch")
+    folder.mkdir()
+    with logging_to(verbosity=0, quiet=True, log_file=str(folder / "kept.log")):
+        logger.info("one")
+        (folder / "kept.log").rename(folder / "kept.log.1")
+        logger.info("two")
+        told = [(folder / name).read_text().split()[-1] for name in ("kept.log.1", "kept.log")]
+        folder.rename(tmp_path / "gone")
+        logger.info("three")
+        logger.info("four")
+    assert told == ["one", "two"]
+    assert capsys.readouterr().err.count("the log can't be written") == 1
 
 
 def test_a_log_file_that_can_not_be_written_leaves_with_2(table, run_dir, tmp_path):

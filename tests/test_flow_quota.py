@@ -99,12 +99,13 @@ def test_one_cool_down_is_shared(asks):
 @pytest.mark.parametrize("latency_s", [0.5, 3.0, 15.0])
 @pytest.mark.parametrize("max_in_flight", [8, 16, 50])
 @pytest.mark.parametrize("share", [0.05, 0.1])
-def test_refusals_at_random_cost_little(share, max_in_flight, latency_s):
-    """Where some creates are refused and nothing else stands in the way, 300 rows take 1.5 x at most."""
+@pytest.mark.parametrize("do", [Do.CREATE, Do.POLL])
+def test_refusals_at_random_cost_little(do, share, max_in_flight, latency_s):
+    """Where some creates or polls are refused and nothing else stands in the way, 300 rows take 1.5 x at most."""
     for seed in range(200 if IS_LONG else 4):
         free, moody = (
             Run(
-                Service(seed=seed, latency_s=latency_s, refused=one),
+                Service(seed=seed, latency_s=latency_s, refused=one, refused_do=do),
                 300,
                 max_in_flight=max_in_flight,
                 seed=seed,

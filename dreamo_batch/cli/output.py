@@ -13,6 +13,7 @@ import errno
 import io
 import json
 import logging
+import logging.handlers
 import math
 import os
 import shutil
@@ -256,10 +257,16 @@ class _HarmlessFormatter(logging.Formatter):
         return harmless(super().formatMessage(record))
 
 
-class _LogFile(logging.FileHandler):
-    """Appends to a file; if that fails, says so once and goes on."""
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """Appends to a file, anew where that was moved away, as logrotate does; if it fails, says so once and goes on."""
 
     _is_full = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # it could not be begun anew
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the name is logging's
         if not self._is_full:

@@ -662,7 +662,8 @@ class Coordinator:
                 failures.OTHER_TASK,
                 f"Job {key[0]}: {failure.message}. Ignored that answer; asking for the task again.",
             )
-        self._unless(self.schedule.poll_failed(key, now), key, failure.message)
+        is_refused = failure.error_class == failures.RATE_LIMITED
+        self._unless(self.schedule.poll_failed(key, now, is_refused=is_refused), key, failure.message)
         self._note(failure, now)
 
     def _note(self, failure: Failure, now: float) -> None:

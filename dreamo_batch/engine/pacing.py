@@ -417,7 +417,7 @@ class Quota:
 
     A refused create is sent again at once and alone, unless the service asks to wait: if it refused at random, it
     accepts now; if it has enough, it refuses again. After several refusals in a row there are too many tasks, or, if
-    polls are refused too or more tasks turn out to be accepted, too many requests.
+    polls are refused in a row too or more tasks turn out to be accepted, too many requests.
     """
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
@@ -435,6 +435,7 @@ class Quota:
         self._sent_before: set[Key] = set()
         self._on_the_wire: set[Key] = set()
         self._n_in_a_row = 0
+        self._n_others_in_a_row = 0  # polls and downloads
         self._created: deque[bool] = deque(maxlen=_N_CREATED)
 
     # What may be sent.
@@ -491,9 +492,14 @@ class Quota:
             if self.window.is_proven:
                 self._more_are_accepted(now)
 
+    def answered(self, now: float) -> None:
+        """Note that a poll or download was answered, and not with a 429."""
+        self._n_others_in_a_row = 0
+        self.pace.answered(now)
+
     def seen(self, key: Key, *, now: float, is_running: bool) -> None:
         """Note a task's status."""
-        self.pace.answered(now)
+        self.answered(now)
         trial = self._trial
         if trial is None or key not in trial.unseen:
             return
@@ -511,12 +517,15 @@ class Quota:
         is_new = now >= self.cool_until and create not in self._sent_before
         is_trial = self._trial is not None and create == self._trial.key
         is_rate = create is None or (self.pace.has_risen and not is_trial)
-        if create is not None:
+        if create is None:
+            self._n_others_in_a_row += 1
+            n_in_a_row, enough = self._n_others_in_a_row, 1 if self.pace.has_risen else _ENOUGH
+        else:
             self._created.append(False)
             self._n_in_a_row += 1
-            enough = 1 if is_rate else _ENOUGH_ON_TRIAL if is_trial else _ENOUGH
-            if is_new and asked_s is None and self._n_in_a_row < enough:
-                return
+            n_in_a_row, enough = self._n_in_a_row, 1 if is_rate else _ENOUGH_ON_TRIAL if is_trial else _ENOUGH
+        if is_new and asked_s is None and n_in_a_row < enough:
+            return
         if is_new:
             self._begin_cool_down(now, asked_s)
         elif asked_s is not None:

@@ -284,10 +284,11 @@ class Schedule:
         task.told_s = task.told_s or told_s
         return self._ask_again(key, task, now, self._due_in(task, age_s, told_s))
 
-    def poll_failed(self, key: Key, now: float) -> bool:
-        """Note a failed poll; False if the task is overdue."""
+    def poll_failed(self, key: Key, now: float, *, is_refused: bool = False) -> bool:
+        """Note a failed poll, or one that was answered 429, whose wait is the quota's; False if the task is overdue."""
         task = self._polled(key)
-        wait_s = min(max(self.poll_times.due_in(now - task.born), 1.0), _RETRY_CAP_S)
+        due_in_s = self.poll_times.due_in(now - task.born)
+        wait_s = min(due_in_s if is_refused else max(due_in_s, 1.0), _RETRY_CAP_S)
         return self._ask_again(key, task, now, wait_s)
 
     def not_found(self, key: Key, now: float) -> bool:
@@ -332,7 +333,7 @@ class Schedule:
     def saved(self, key: Key, now: float) -> None:
         """Note a saved picture."""
         if self._does_pace_saves:
-            self.quota.pace.answered(now)
+            self.quota.answered(now)
         self.standstill.answered()
         self._busy[Do.SAVE].discard(key)
         self._save_tries.pop(key, None)
@@ -350,7 +351,7 @@ class Schedule:
     def refreshed(self, key: Key, now: float) -> None:
         """Note that a fresh picture URL was requested."""
         self._busy[Do.REFRESH].discard(key)
-        self.quota.pace.answered(now)
+        self.quota.answered(now)
         self._to_save.append(key)
 
     def refresh_failed(self, key: Key, now: float) -> None:
