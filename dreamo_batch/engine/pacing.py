@@ -315,6 +315,7 @@ _BLAMED_S: Final = 5.0
 _N_CREATED: Final = 100
 _AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
 _ENOUGH: Final = 4  # refusals in a row, too many to be chance
+_ENOUGH_OTHERS: Final = 6  # the same of polls and downloads, of which there are more
 _ENOUGH_ON_TRIAL: Final = 2
 
 
@@ -519,7 +520,7 @@ class Quota:
         is_rate = create is None or (self.pace.has_risen and not is_trial)
         if create is None:
             self._n_others_in_a_row += 1
-            n_in_a_row, enough = self._n_others_in_a_row, 1 if self.pace.has_risen else _ENOUGH
+            n_in_a_row, enough = self._n_others_in_a_row, 1 if self.pace.has_risen else _ENOUGH_OTHERS
         else:
             self._created.append(False)
             self._n_in_a_row += 1
