@@ -108,9 +108,6 @@ class Service:
                 raise errors.UsageError(
                     f'gateway= must be "local" or a LocalGateway, not {quoted(self.gateway)}.'
                 )
-        for name in ("api_key", "base_url"):
-            if (value := getattr(self, name)) is not None:
-                errors.check_text(name, value)
         if self.api_key is not None or self.base_url is not None:
             resolve(self.api_key, self.base_url)
 

@@ -450,6 +450,11 @@ def check_count(name: str, value: Any) -> None:
         raise UsageError(f"{name}={quoted(value)}: expected a whole number of at least 1.")
 
 
+def is_number(value: Any) -> bool:
+    """Whether an argument is a real number, which True and False are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return an argument that is True or False, of Python or NumPy; raise for any other."""
     if type(value).__name__ in ("bool", "bool_"):  # NumPy isn't imported for this

@@ -29,7 +29,7 @@ from PIL import Image
 
 from dreamo_batch.errors import UsageError, check_count
 from dreamo_batch.importing import load_extra
-from dreamo_batch.text import first_line, joined
+from dreamo_batch.text import first_line, joined, quoted
 
 if TYPE_CHECKING:
     import os
@@ -497,7 +497,7 @@ class Face(VectorMetric):
     ) -> None:
         super().__init__(name, batch_size)
         if not 0 < min_score <= 1:
-            raise UsageError(f"min_score={min_score!r}: a number above 0, at most 1, was expected.")
+            raise UsageError(f"min_score={quoted(min_score)}: a number above 0, at most 1, was expected.")
         self.min_score = min_score
         self._weights = _Weights(model, "recogniser", path)
         self._detector = _Network(self._weights, "detector")

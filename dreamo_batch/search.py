@@ -22,7 +22,7 @@ from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, writ
 from dreamo_batch.parallel import working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
-from dreamo_batch.text import meant, option
+from dreamo_batch.text import meant, option, quoted
 
 if TYPE_CHECKING:
     import os
@@ -175,7 +175,8 @@ def _criterion(accept: Any) -> Criterion:
         return replace(accept, metric=read_metric(accept.metric))
     if isinstance(accept, Bounded) or inspect.isclass(accept) or not is_function_of(2, accept):
         raise UsageError(
-            f'accept={accept!r}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and output.'
+            f'accept={quoted(accept)}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and '
+            "output."
         )
     return Criterion(Metric("is_good", lambda *pictures: _yes_or_no(accept(*pictures))), ">=", 1.0)
 
@@ -196,7 +197,7 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
     absent = [name for name in per if name not in table]
     if absent:
         raise UsageError(
-            f"per={per!r}: the jobs have no column {absent[0]!r}; {meant(absent[0], table.columns)}"
+            f"per={quoted(per)}: the jobs have no column {absent[0]!r}; {meant(absent[0], table.columns)}"
         )
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")

@@ -211,9 +211,8 @@ class ShardedCall(Call):
         to_save = (key for key, _ in self._planned.to_save)
         keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
         self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
-        self._work_of += Counter(
-            list(shards) if inputs.options.adopt_copy else ()
-        )  # a worker adopts what it opens
+        # A worker adopts what it opens.
+        self._work_of += Counter(list(shards) if inputs.options.adopt_copy else ())
         self._slices = self._share_out(shards)
 
     # What others ask, in their own threads.

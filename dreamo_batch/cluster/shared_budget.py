@@ -44,7 +44,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
-from dreamo_batch.text import aligned, option, same_call, spelled
+from dreamo_batch.text import aligned, option, quoted, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -119,7 +119,7 @@ class Budget:
         self.place = _place(place)
         self.user = _login() if user is None else user.strip() if isinstance(user, str) else ""
         if not self.user:
-            raise UsageError(f"user must be a name, not {user!r}.")
+            raise UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
         try:
             slices = self.slices()

@@ -119,9 +119,8 @@ class Bar:
             mininterval=_PAINT_EVERY_S,
             **options,
         )
-        self._output = (
-            None  # a saved notebook keeps the text of what is displayed under an id, once brought up to date
-        )
+        # A saved notebook keeps the text of what is displayed under an id, once brought up to date.
+        self._output = None
         if is_widget and not self._bar.disable:
             self._output = load_module("IPython.display").display(self._bar.container, display_id=True)
         self.update(first)

@@ -33,6 +33,7 @@ from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     import os
@@ -328,7 +329,7 @@ def plan_layout(
 ) -> Layout:
     """Lay out a grid on paper: how large its cells are, and how many a page takes."""
     if paper not in PAPERS:
-        raise UsageError(f"paper={paper!r}: expected one of {', '.join(PAPERS)}.")
+        raise UsageError(f"paper={quoted(paper)}: expected one of {', '.join(PAPERS)}.")
     is_upright = n_columns <= _UPRIGHT_MAX
     width, height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
     across = _per_page(n_columns, _ACROSS_MAX[is_upright])

@@ -480,7 +480,8 @@ class Effects:
         except directory.NotAPicture as error:
             return SaveAnswer(key, self._without_key(str(error)))
         told = [] if warning is None else [warning]
-        told += [self._further(links, name or key[0])] if len(links) > 1 else []
+        if len(links) > 1:
+            told.append(self._further(links, name or key[0]))
         return SaveAnswer(key, replace(saved, warning="; ".join(told) or None))
 
     def _picture(self, url: str, told_bytes: int | None) -> tuple[bytes, str | None]:

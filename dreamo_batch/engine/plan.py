@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
@@ -21,7 +20,7 @@ from dreamo_batch.engine.attempts import Attempt, Key, Spending, Stage, State, d
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
-from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
+from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag, is_number
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
@@ -415,8 +414,8 @@ class RunOptions:
 
 
 def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
-        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")  # nor is NaN more
+    if not is_number(value) or not float(value) > 0:  # nor is NaN
+        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
     return float(value)
 
 

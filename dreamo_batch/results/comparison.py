@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ import pandas as pd
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.engine.checkpoint import read_distinct_jobs
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.errors import UsageError, check_count
+from dreamo_batch.errors import UsageError, check_count, is_number
 from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
@@ -513,8 +512,8 @@ def compare(
 def check_threshold(bits: float, delta_e: float) -> Threshold:
     """Read a threshold."""
     for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
-            raise UsageError(f"{name}={value!r}: expected a number of at least 0.")
+        if not is_number(value) or not value >= 0:
+            raise UsageError(f"{name}={quoted(value)}: expected a number of at least 0.")
     return Threshold(float(bits), float(delta_e))
 
 
@@ -594,10 +593,10 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     measures = [_read_by(one, results) for one in listed(by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"by={by!r}: expected at least one measure, and each only once.")
+        raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
     taken = [name for name in names if name in columns.RANKS]
     if taken:
-        raise UsageError(f"by={by!r}: the result has a column {taken[0]!r}, too. Rename yours first.")
+        raise UsageError(f"by={quoted(by)}: the result has a column {taken[0]!r}, too. Rename yours first.")
     return measures
 
 
@@ -609,19 +608,23 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
     is_higher = name == one
     if name in results.columns:
         if not pd.api.types.is_numeric_dtype(results[name]):
-            raise UsageError(f"by={one!r}: column {name!r} doesn't hold numbers.")
+            raise UsageError(f"by={quoted(one)}: column {name!r} doesn't hold numbers.")
         return Measure(name, None, is_higher)
     if name in NAMED:
         return Measure(name, NAMED[name], is_higher)
     if name in columns.RATED:
-        raise UsageError(f"by={one!r}: no picture is rated yet. Rate in the gallery, or with dreamo.rate().")
+        raise UsageError(
+            f"by={quoted(one)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
+        )
     names = ", ".join(map(repr, NAMED))
-    raise UsageError(f"by={one!r} is neither a column of the results nor a metric ({names}, or a function).")
+    raise UsageError(
+        f"by={quoted(one)} is neither a column of the results nor a metric ({names}, or a function)."
+    )
 
 
 def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -> list[float]:
     left = dict(weights) if isinstance(weights, Mapping) else {} if weights is None else {"": weights}
-    if not all(isinstance(one, numbers.Real) and not isinstance(one, bool) for one in left.values()):
+    if not all(map(is_number, left.values())):
         raise UsageError(f"weights={quoted(weights)}: expected numbers by the names of measures.")
     read = [float(left.pop(measure.name, 1.0)) for measure in measures]
     if left:
@@ -751,7 +754,7 @@ class Calibration:
         True
         """
         if not 0 <= others_taken <= 1:
-            raise UsageError(f"others_taken={others_taken!r}: a share from 0 to 1 was expected.")
+            raise UsageError(f"others_taken={quoted(others_taken)}: a share from 0 to 1 was expected.")
         kept = self.roc.loc[self.roc["others_taken"] <= others_taken, "threshold"]
         return float(kept.iloc[-1])
 

@@ -43,7 +43,7 @@ from dreamo_batch.results.assembly import folders_of, run_dir_of
 from dreamo_batch.results.load import RunDir, read_results
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, spelled
+from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, quoted, spelled
 
 if TYPE_CHECKING:
     import os
@@ -242,7 +242,7 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
             f"Unknown format {unknown[0]!r} in {option('formats')}; the formats are {', '.join(_FORMATS)}."
         )
     if pictures not in _PICTURES:
-        raise UsageError(f"pictures={pictures!r}: expected one of {', '.join(map(repr, _PICTURES))}.")
+        raise UsageError(f"pictures={quoted(pictures)}: expected one of {', '.join(map(repr, _PICTURES))}.")
     if text and pictures != "copy":
         raise UsageError(
             f"{option('text', value=True)} changes the exported files, so they can't be links. Pass "

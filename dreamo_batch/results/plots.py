@@ -15,6 +15,7 @@ from dreamo_batch.fonts import Fonts, machine_fonts, say_lacking
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ def plot_spend(
     """
     limit = None if cap is None else money(cap)
     if cap is not None and limit is None:
-        raise UsageError(f"cap={cap!r} isn't an amount of at least 0 USD.")
+        raise UsageError(f"cap={quoted(cap)} isn't an amount of at least 0 USD.")
     ax, theme, attempts = _prepare(ax, attempts, columns.ATTEMPTS_MADE, "attempts")
     paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
     title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"

@@ -25,6 +25,7 @@ from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import rating_columns
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -107,7 +108,7 @@ def rater_named(rater: str | None) -> str:
         rater = os.environ.get(RATER_VARIABLE)
     if rater:
         if not isinstance(rater, str) or not rater.strip():
-            raise UsageError(f"rater must be a name, not {rater!r}.")
+            raise UsageError(f"rater must be a name, not {quoted(rater)}.")
         return text_of(rater.strip())
     try:
         return getpass.getuser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, is_number
 from dreamo_batch.results.assembly import folders_of, row_mask
 from dreamo_batch.results.load import RunDir, as_paths, existing, labelled, load
 from dreamo_batch.results.rating_log import (
@@ -23,7 +22,7 @@ from dreamo_batch.results.rating_log import (
     rating_table,
     stands,
 )
-from dreamo_batch.text import spelled
+from dreamo_batch.text import quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -127,11 +126,11 @@ def has_picture(results: pd.DataFrame, position: int) -> bool:
 def _read(value: int | str) -> tuple[str, float | None]:
     if isinstance(value, str) and value in WORDS:
         return value, None
-    is_whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer()
+    is_whole = is_number(value) and float(value).is_integer()
     if is_whole and LOWEST <= float(value) <= HIGHEST:
         return RATING, float(value)
     raise UsageError(
-        f"{spelled('value=', 'VALUE ')}{value!r}: expected {LOWEST} to {HIGHEST}, or one of "
+        f"{spelled('value=', 'VALUE ')}{quoted(value)}: expected {LOWEST} to {HIGHEST}, or one of "
         f"{', '.join(map(repr, WORDS))}."
     )
 

@@ -34,7 +34,7 @@ from dreamo_batch.results.load import (
 )
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
-from dreamo_batch.text import counted, harmless, option, shortened
+from dreamo_batch.text import counted, harmless, option, quoted, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -471,9 +471,11 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
         return next((step for step in steps if span / step <= _N_BUCKETS), steps[-1])
     step = as_length(every)
     if step is None:
-        raise UsageError(f'every={every!r} isn\'t a length of time; write one such as "1min" or "1h".')
+        raise UsageError(f'every={quoted(every)} isn\'t a length of time; write one such as "1min" or "1h".')
     if span / step > _N_BUCKETS_MAX:
-        raise UsageError(f"every={every!r} is too short for attempts that span {span}; pass a longer one.")
+        raise UsageError(
+            f"every={quoted(every)} is too short for attempts that span {span}; pass a longer one."
+        )
     return step
 
 

@@ -7,7 +7,6 @@ import hmac
 import ipaddress
 import json
 import math
-import numbers
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
-from dreamo_batch.errors import KeyMissing, SettingsError
+from dreamo_batch.errors import KeyMissing, SettingsError, is_number
 from dreamo_batch.service import contract
 from dreamo_batch.text import local_option, quoted, spelled, type_of
 
@@ -156,8 +155,7 @@ class Settings:
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
         for name in ("connect_timeout_s", "read_timeout_s"):
             value = getattr(self, name)
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not is_number or not 0 < float(value) < math.inf:
+            if not is_number(value) or not 0 < float(value) < math.inf:
                 raise SettingsError(f"{name} is {quoted(value)}; expected a number of seconds above 0")
 
     @property
