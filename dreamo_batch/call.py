@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
 from dreamo_batch import columns, errors
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number
+from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy

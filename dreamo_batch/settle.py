@@ -12,8 +12,7 @@ from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
 from dreamo_batch.cluster import driver
 from dreamo_batch.cluster.shared_budget import give_back_rest
 from dreamo_batch.engine import effects, journal, ledger, runner
-from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Attempt, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
 from dreamo_batch.engine.checkpoint import (
     PREVIOUS,
     StoredTable,

@@ -15,8 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempt_table import StoredAttempts, absent, packed
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State
+from dreamo_batch.engine.attempts import (
+    Attempt,
+    Event,
+    EventKind,
+    Stage,
+    State,
+    StoredAttempts,
+    absent,
+    packed,
+)
 from dreamo_batch.engine.checkpoint import ROWS, Meta, write
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared

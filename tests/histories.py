@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempt_table import to_arrow, to_frame
-from dreamo_batch.engine.attempts import Attempt, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow, to_frame
 from dreamo_batch.results import assembly, load
 
 if TYPE_CHECKING:

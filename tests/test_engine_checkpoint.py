@@ -18,9 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine import attempt_table, checkpoint, directory
-from dreamo_batch.engine.attempt_table import StoredAttempts, packed, to_arrow, to_frame
-from dreamo_batch.engine.attempts import Attempt, Stage, State
+from dreamo_batch.engine import attempts, checkpoint, directory
+from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, packed, to_arrow, to_frame
 from dreamo_batch.engine.directory import SCHEMA_VERSION
 from tests.fakes import histories, to_state, write_checkpoint
 
@@ -68,7 +67,7 @@ def test_a_compressed_state_is_the_same(before, after, is_table):
     state.store(StoredAttempts(to_arrow(state)) if is_table else packed(state))
     state.changed = State(after).changed
     whole = to_state(to_arrow(state))
-    with mock.patch.object(attempt_table, "_BLOCK", 2):
+    with mock.patch.object(attempts, "_BLOCK", 2):
         state.store(packed(state))
     assert set(state.job_ids()) == set(whole.job_ids())
     for job_id in [*"abcd", *whole.job_ids()]:
@@ -81,11 +80,11 @@ def test_a_compressed_state_is_the_same(before, after, is_table):
 def test_owners_are_those_of_a_dict():
     """The first job of each hash is kept, in a quarter of a dict's memory, whatever their number and order."""
     given = [(hash(str(n % 15_000)), f"job-{n % 7}") for n in range(20_000)]
-    owners, expected = attempt_table.Owners(), {}
+    owners, expected = attempts.Owners(), {}
     assert [owners.setdefault(*one) for one in given] == [expected.setdefault(*one) for one in given]
     tracemalloc.start()
     try:
-        many = attempt_table.Owners()
+        many = attempts.Owners()
         for n in range(100_000):
             many.setdefault(hash(str(n)), "job")
         assert tracemalloc.get_traced_memory()[0] < 40 * 100_000
@@ -95,14 +94,14 @@ def test_owners_are_those_of_a_dict():
 
 def test_a_checkpoint_takes_little_memory_at_a_time():
     """Neither settled rows nor those still to be submitted are all laid out at once."""
-    n = 10 * attempt_table._BLOCK
+    n = 10 * attempts._BLOCK
     never = to_arrow(State(), map(str, range(n)))
     assert len(never) == n
     assert never.get_total_buffer_size() < n * 40
     state = State(replace(FULL, job_id=str(number)) for number in range(n))
     parts = list(packed(state).parts())
     assert sum(map(len, parts)) == n
-    assert max(map(len, parts)) <= 4 * attempt_table._BLOCK
+    assert max(map(len, parts)) <= 4 * attempts._BLOCK
 
 
 def test_a_file_comes_back_whole(tmp_path):

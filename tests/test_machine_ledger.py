@@ -16,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dreamo_batch.columns import ATTEMPT_INPUTS as INPUTS
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempt_table import SCHEMA
-from dreamo_batch.engine.attempts import Event, EventKind, ImpossibleEvent, State, Terms, next_number
+from dreamo_batch.engine.attempts import SCHEMA, Event, EventKind, ImpossibleEvent, State, Terms, next_number
 from dreamo_batch.engine.checkpoint import NAME, PREVIOUS
 from dreamo_batch.engine.directory import LOCK, RunDirectory
 from dreamo_batch.engine.ledger import Ledger, interrupted, is_copied, read

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
+from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State, to_arrow
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text, total
 from dreamo_batch.results import assembly

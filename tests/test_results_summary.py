@@ -6,8 +6,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from dreamo_batch.engine.attempt_table import to_arrow
-from dreamo_batch.engine.attempts import Attempt, Stage, State
+from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
 from dreamo_batch.results import assembly
 from tests.fakes import prepared
 

@@ -1,5 +1,9 @@
 """Attempts, the events that change them, their fold into state, and what they spend against a cap: pure.
 
+Settled attempts lie in an Arrow table, which is read by job, and folded from the lines of journals column by column.
+That is for the many jobs whose first attempt has gone its way without surprise. Every other line is left to the fold by
+row, which decides what is possible.
+
 An attempt's way::
 
     sending ──> accepted ──> completed | failed | lost
@@ -14,12 +18,22 @@ nothing, so a journal may be replayed over a checkpoint without care.
 from __future__ import annotations
 
 import json
+import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from itertools import groupby
+from functools import cached_property
+from io import BytesIO
+from itertools import chain, compress, groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
 
 from dreamo_batch import columns
 from dreamo_batch.money import ZERO, exact_text, money, times, total
@@ -28,9 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from decimal import Decimal
 
-    import pyarrow as pa
-
-    from dreamo_batch.engine.attempt_table import StoredAttempts
+    from numpy.typing import NDArray
 
 
 Key = tuple[str, int]
@@ -249,22 +261,6 @@ NO_TERMS: Final = Terms()
 KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_BEEN_BILLED)
 
 
-class _Nothing(dict[str, tuple[Attempt, ...]]):
-    """No table yet."""
-
-    def lacking(self, job_ids: pa.Array) -> pa.Array:
-        return job_ids
-
-    def kinds(self, _besides: Collection[str]) -> Counter[Attempt]:
-        return Counter()
-
-    def cells(
-        self, _besides: Collection[str], _names: Sequence[str], *, is_completed_only: bool = False
-    ) -> Iterator[tuple[Any, ...]]:
-        del is_completed_only
-        return iter(())
-
-
 class State:
     """All attempts of a run directory, by job, in the order they were made, and the terms they stand under.
 
@@ -274,7 +270,7 @@ class State:
 
     def __init__(self, attempts: Iterable[Attempt] = (), terms: Terms = NO_TERMS) -> None:
         self.terms = terms
-        self.stored: StoredAttempts | _Nothing = _Nothing()
+        self.stored = _NOTHING_STORED
         self.changed: dict[str, tuple[Attempt, ...]] = {}
         for attempt in attempts:
             self.put(attempt)
@@ -583,3 +579,454 @@ def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
     ]
     known = [times(n, amount) for n, amount in held if amount is not None]
     return total(known) if len(known) == len(held) else None
+
+
+ARROW: Final = {
+    columns.STR: pa.string(),
+    columns.INT: pa.int64(),
+    columns.FLOAT: pa.float64(),
+    columns.BOOL: pa.bool_(),
+    columns.TIME: pa.timestamp("us", tz="UTC"),
+}
+SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
+_NO_ROWS: Final = SCHEMA.empty_table()
+_TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
+_PANDAS: Final = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(na_value=float("nan")),
+}
+_PENDING: Final = "pending"
+_MICROSECONDS: Final = 1_000_000
+_STAGES: Final = {str(stage): stage for stage in Stage}
+_STAGE_AT: Final = SCHEMA.names.index(columns.STAGE)
+_BLOCK: Final = 4096
+_BLOCKS_AT_ONCE: Final = 4
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+
+
+class Places:
+    """The places of hashes in an array, as in a dict that takes six times the memory."""
+
+    def __init__(self, hashes: NDArray[np.int64]) -> None:
+        self._order = np.argsort(hashes)
+        self._sorted = hashes[self._order].data
+
+    def of(self, wanted: int) -> list[int]:
+        """Return every place of a hash."""
+        first, end = bisect_left(self._sorted, wanted), bisect_right(self._sorted, wanted)
+        return [int(place) for place in self._order[first:end]]
+
+
+class Owners:
+    """A job for each hash, the first that was given, as in a dict that takes four times the memory."""
+
+    def __init__(self) -> None:
+        self._new: dict[int, str] = {}
+        self._hashes, self._jobs = np.empty(0, np.int64), np.empty(0, object)
+
+    def setdefault(self, wanted: int, job_id: str) -> str:
+        """Return the job of a hash, which is this one if there was none."""
+        at = bisect_left(self._hashes.data, wanted)
+        if at < len(self._hashes) and self._hashes.data[at] == wanted:
+            return str(self._jobs[at])
+        owner = self._new.setdefault(wanted, job_id)
+        if len(self._new) >= max(_BLOCK, len(self._hashes) // 8):
+            hashes = np.concatenate([self._hashes, np.fromiter(self._new, np.int64)])
+            jobs = np.concatenate([self._jobs, np.fromiter(self._new.values(), object)])
+            order = np.argsort(hashes, kind="stable")
+            self._hashes, self._jobs, self._new = hashes[order], jobs[order], {}
+        return owner
+
+
+class _Block(NamedTuple):
+    """Some rows and their jobs; compressed, where they would be as large as everything else a run keeps."""
+
+    job_ids: pa.ChunkedArray
+    rows: pa.Table | pa.Buffer
+
+    def opened(self) -> pa.Table:
+        """Return the rows."""
+        return self.rows if isinstance(self.rows, pa.Table) else pa.ipc.open_stream(self.rows).read_all()
+
+
+class StoredAttempts:
+    """The attempts in a table, by job, built when they are asked for."""
+
+    def __init__(self, table: pa.Table | None, blocks: Sequence[_Block] = ()) -> None:
+        """Take a table or its blocks; raises unless the rows of a job follow each other, numbered from 1."""
+        self._table, self._blocks = table, blocks
+        if table is not None:
+            if unknown := set(pc.unique(table[columns.STAGE]).to_pylist()) - {*_STAGES, _PENDING}:
+                raise ImpossibleEvent(f"an attempt has the unknown stage {unknown.pop()!r}")
+            self._table = _without_pending(table)
+            self._blocks = [_Block(part[columns.JOB_ID], part) for part in _slices(self._table)]
+        job_ids = [chunk for block in self._blocks for chunk in block.job_ids.iterchunks()]
+        self._job_ids = pa.chunked_array(job_ids, pa.string())
+        self._ends = np.cumsum([len(one.job_ids) for one in self._blocks])
+        n = len(self._job_ids)
+        is_first = np.ones(n, dtype=bool)
+        is_first[1:] = pc.not_equal(self._job_ids.slice(1), self._job_ids.slice(0, max(n - 1, 0)))
+        self._starts = np.append(np.flatnonzero(is_first), n)
+        if self._table is not None:
+            numbers = pc.fill_null(self._table[columns.ATTEMPT], 0).to_numpy()
+            expected = np.arange(n) - np.repeat(self._starts[:-1], np.diff(self._starts)) + 1
+            if ((numbers != 0) & (numbers != expected)).any():
+                raise ImpossibleEvent("the attempts of a job are not numbered from 1")
+        self._cached: tuple[int, list[tuple[Any, ...]]] = (-1, [])
+
+    @property
+    def table(self) -> pa.Table:
+        """The table itself, without jobs that were never submitted."""
+        opened = [self._table] if self._table is not None else map(_Block.opened, self._blocks)
+        return pa.concat_tables([_NO_ROWS, *opened])
+
+    @property
+    def n_attempts(self) -> int:
+        """Number of attempts."""
+        return len(self._job_ids)
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Every row, in tables that need little memory at a time."""
+        for first in range(0, len(self._blocks), _BLOCKS_AT_ONCE):
+            yield pa.concat_tables(map(_Block.opened, self._blocks[first : first + _BLOCKS_AT_ONCE]))
+
+    def packed_with(self, changed: Mapping[str, Sequence[Attempt]]) -> StoredAttempts:
+        """Return all attempts compressed, those of some jobs replaced; most blocks stay as they are."""
+        is_of, blocks = _is_of(self._job_ids, changed), list[_Block]()
+        for block, end in zip(self._blocks, self._ends.tolist(), strict=True):
+            n = len(block.job_ids)
+            is_kept = isinstance(block.rows, pa.Buffer) and not pc.any(is_of.slice(end - n, n)).as_py()
+            blocks += [block] if is_kept else _packed(_besides(block.opened(), changed))
+        blocks += _packed(_table_of([one for of_job in changed.values() for one in of_job]))
+        return StoredAttempts(None, blocks)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __contains__(self, job_id: object) -> bool:
+        return self._place(job_id) is not None
+
+    def get(self, job_id: str, default: tuple[Attempt, ...] = ()) -> tuple[Attempt, ...]:
+        """Return every attempt of a job, oldest first."""
+        place = self._place(job_id)
+        if place is None:
+            return default
+        start, end = self._starts[place : place + 2].tolist()
+        return tuple(_attempt(self._row(row), row - start + 1) for row in range(start, end))
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(map(pa.ChunkedArray.to_pylist, _slices(self._firsts())))
+
+    def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
+        """Every job with its attempts."""
+        return ((job_id, self.get(job_id)) for job_id in self)
+
+    def at_hand(self, job_ids: Collection[str]) -> Iterator[Attempt]:
+        """Return the attempts of some jobs, and of those with an open one."""
+        is_open = pc.is_in(self.table[columns.STAGE], pa.array(list(OPEN), pa.string()))
+        wanted = {*job_ids, *self.table[columns.JOB_ID].filter(is_open).to_pylist()}
+        numbers: Counter[str] = Counter()
+        for row in _rows(self.table.filter(_is_of(self._job_ids, wanted))):
+            numbers[row[0]] += 1
+            yield _attempt(row, numbers[row[0]])
+
+    def lacking(self, job_ids: pa.Array) -> pa.Array:
+        """Return those of some jobs that have no attempts here."""
+        return job_ids.filter(pc.invert(pc.is_in(job_ids, self._job_ids))) if len(job_ids) else job_ids
+
+    def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
+        """Count the attempts of all but some jobs, as `State.kinds` does."""
+        rows = self.table.select(KIND).filter(pc.invert(_is_of(self._job_ids, besides)))
+        counts: Counter[Attempt] = Counter()
+        for one in rows.group_by(list(KIND)).aggregate([([], "count_all")]).to_pylist():
+            n, stage = one.pop("count_all"), _STAGES[one.pop(columns.STAGE)]
+            counts[Attempt("", 1, stage, **one)] = n
+        return counts
+
+    def cells(
+        self, besides: Collection[str], names: Sequence[str], *, is_completed_only: bool = False
+    ) -> Iterator[tuple[Any, ...]]:
+        """Return some fields of the attempts of all but some jobs, perhaps only of sole ones that completed."""
+        table, wanted = self.table, pc.invert(_is_of(self._job_ids, besides))
+        if is_completed_only:
+            n_of_job = np.diff(self._starts)
+            is_only = pa.array(np.repeat(n_of_job == 1, n_of_job))
+            is_completed = pc.equal(table[columns.STAGE], str(Stage.COMPLETED))
+            wanted = pc.and_(wanted, pc.and_(is_completed, is_only))
+        parts = _slices(table.select(list(names)).filter(wanted))
+        return chain.from_iterable(zip(*map(_cells, part.columns), strict=True) for part in parts)
+
+    def _firsts(self) -> pa.ChunkedArray:
+        return self._job_ids.take(self._starts[:-1])
+
+    @cached_property
+    def _places(self) -> Places:
+        """The place of each job: texts as keys would take much more memory."""
+        if self._table is not None and len(pc.unique(self._firsts())) < len(self):
+            raise ImpossibleEvent("the attempts of a job don't follow each other")
+        return Places(np.fromiter(map(hash, self), np.int64, len(self)))
+
+    def _place(self, job_id: object) -> int | None:
+        ids, starts, places = self._job_ids, self._starts, self._places.of(hash(job_id))
+        return next((place for place in places if ids[int(starts[place])].as_py() == job_id), None)
+
+    def _row(self, number: int) -> tuple[Any, ...]:
+        """Read a row; neighbours are read with it, because Arrow takes nearly as long for one."""
+        block, (cached, rows) = int(np.searchsorted(self._ends, number, "right")), self._cached
+        if block != cached:
+            rows = _rows(self._blocks[block].opened())
+            self._cached = block, rows
+        return rows[number - int(self._ends[block])]
+
+
+def _slices(table: Any) -> Iterator[Any]:
+    return (table.slice(start, _BLOCK) for start in range(0, len(table), _BLOCK))
+
+
+def _packed(table: pa.Table) -> Iterator[_Block]:
+    for part in _slices(table):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA, options=_COMPRESSED) as stream:
+            stream.write_table(part)
+        yield _Block(part[columns.JOB_ID], sink.getvalue())
+
+
+def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
+    """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
+    stored = _besides(state.stored.table, state.changed)
+    changed = _table_of([one for of_job in state.changed.values() for one in of_job])
+    return pa.concat_tables([stored, changed, absent(state, pending)])
+
+
+def packed(state: State) -> StoredAttempts:
+    """Return the attempts, compressed."""
+    return state.stored.packed_with(state.changed)
+
+
+def lacking(state: State, job_ids: Iterable[str]) -> list[str]:
+    """Return those of some jobs that have no attempts; for many of them in much less time than one by one."""
+    unstored = state.stored.lacking(pa.array(list(job_ids), pa.string())).to_pylist()
+    return [job_id for job_id in unstored if job_id not in state.changed]
+
+
+def absent(state: State, pending: Iterable[str]) -> pa.Table:
+    """Return a row for each of some jobs that was never submitted."""
+    never = lacking(state, pending)
+    known = {columns.JOB_ID: pa.array(never, pa.string()), columns.STAGE: pa.repeat(_PENDING, len(never))}
+    n, rest = divmod(len(never), _BLOCK)
+    blocks = {field.name: pa.nulls(_BLOCK, field.type) for field in SCHEMA}  # in memory once
+    missing = {name: pa.chunked_array([*[block] * n, block.slice(0, rest)]) for name, block in blocks.items()}
+    return pa.table(missing | known, schema=SCHEMA)
+
+
+def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the columns of a schema; those that it lacks are all missing."""
+    known = set(table.column_names)
+    arrays = [table[one.name] if one.name in known else pa.nulls(len(table), one.type) for one in schema]
+    return pa.table(arrays, names=schema.names).cast(schema)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
+    return frame
+
+
+def _without_pending(table: pa.Table) -> pa.Table:
+    """Leave out the rows of jobs that were never submitted, which are usually the last."""
+    is_attempt = pc.not_equal(table[columns.STAGE], _PENDING)
+    n = pc.sum(is_attempt).as_py() or 0
+    is_head = n == (pc.sum(is_attempt.slice(0, n)).as_py() or 0)
+    return table.slice(0, n) if is_head else table.filter(is_attempt)
+
+
+def _is_of(rows: pa.ChunkedArray, job_ids: Iterable[str]) -> pa.ChunkedArray:
+    return pc.is_in(rows, pa.array(list(job_ids), pa.string()))
+
+
+def _besides(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
+    is_of = _is_of(table[columns.JOB_ID], job_ids)
+    return table.filter(pc.invert(is_of)) if pc.any(is_of).as_py() else table
+
+
+def _table_of(attempts: Sequence[Attempt]) -> pa.Table:
+    return pa.Table.from_arrays([_array(attempts, field) for field in SCHEMA], schema=SCHEMA)
+
+
+def _array(attempts: Sequence[Attempt], field: pa.Field) -> pa.Array:
+    cells = list(map(attrgetter(field.name), attempts))
+    if field.name == columns.ATTEMPT:
+        is_submitted = [attempt.stage in SUBMITTED for attempt in attempts]
+        return pa.array(cells, field.type, mask=~np.array(is_submitted, dtype=bool))
+    return _times(np.array(cells, dtype=float)) if field.name in _TIMES else pa.array(cells, field.type)
+
+
+def _times(seconds: NDArray[np.float64]) -> pa.Array:
+    is_missing = np.isnan(seconds)
+    microseconds = np.rint(np.where(is_missing, 0.0, seconds) * _MICROSECONDS).astype(np.int64)
+    return pa.array(microseconds, pa.int64(), mask=is_missing).cast(ARROW[columns.TIME])
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*map(_cells, table.columns), strict=True))
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    if column.type == ARROW[columns.TIME]:
+        return [None if at is None else at / _MICROSECONDS for at in column.cast(pa.int64()).to_pylist()]
+    return list(column.to_pylist())
+
+
+def _attempt(cells: tuple[Any, ...], number: int) -> Attempt:
+    """Build an attempt; one that never reached the service is stored without its number."""
+    return Attempt(cells[0], number, _STAGES[cells[_STAGE_AT]], *cells[_STAGE_AT + 1 :])
+
+
+# Journal lines as Arrow reads them: a column for what every line has, and one for each field.
+_EVERY_LINE: Final = {
+    "crc": pa.string(),
+    "kind": pa.string(),
+    "job": pa.string(),
+    "attempt": pa.int64(),
+    "at": pa.float64(),
+}
+_SET_BY_LINES: Final = tuple(
+    field for field in SCHEMA if field.name not in (columns.JOB_ID, columns.ATTEMPT, columns.STAGE)
+)
+_LINES: Final = pa.schema(
+    [
+        *_EVERY_LINE.items(),
+        *((one.name, pa.float64() if one.name in _TIMES else one.type) for one in _SET_BY_LINES),
+    ]
+)
+# The fields of an attempt that goes its way without surprise; a column that is mostly missing takes as long as any.
+_USUAL: Final = pa.schema(
+    _LINES.field(name)
+    for name in (
+        *_EVERY_LINE,
+        columns.SEED_SENT,
+        columns.RESERVED,
+        columns.ATTEMPT_INPUTS,
+        columns.TASK_ID,
+        columns.OUTPUT_URL,
+        columns.COST,
+        columns.DISCOUNT,
+        columns.METADATA,
+        columns.OUTPUT_PATH,
+        columns.OUTPUT_SHA256,
+        columns.OUTPUT_BYTES,
+        columns.OUTPUT_WIDTH,
+        columns.OUTPUT_HEIGHT,
+    )
+)
+_NULL: Final = b":null"
+_READ_BYTES: Final = 1 << 24
+
+# The rules of events by number: of the stage before, and of the kind.
+_ALL_STAGES: Final = tuple(Stage)
+_ALL_KINDS: Final = tuple(EventKind)
+_IS_POSSIBLE: Final = np.array([[stage in RULES[kind].after for kind in _ALL_KINDS] for stage in _ALL_STAGES])
+_AFTER: Final = np.array(
+    [_ALL_STAGES.index(RULES[kind].stage or min(RULES[kind].after)) for kind in _ALL_KINDS]
+)
+_IS_TIMED: Final = {name: np.array([RULES[kind].time == name for kind in _ALL_KINDS]) for name in _TIMES}
+_IS_RESET: Final = {
+    one.name: np.array([one.name in (RULES[kind].resets or ()) for kind in _ALL_KINDS])
+    for one in _SET_BY_LINES
+}
+
+
+def fold_lines(
+    texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str] = ()
+) -> tuple[pa.Table, list[bytes]]:
+    """Fold the lines of the jobs that can be folded by column; return their attempts, and the lines of the others.
+
+    Jobs that are known, or have strays, are among the others.
+    """
+    lines = _parsed(texts)
+    if lines is None:
+        return _NO_ROWS, list(_each(texts))
+    jobs = lines["job"].combine_chunks().dictionary_encode()
+    of_job = jobs.indices.to_numpy()
+    kind = pc.fill_null(pc.index_in(lines["kind"], pa.array(_ALL_KINDS, pa.string())), -1).to_numpy()
+    at = lines["at"].to_numpy()
+    stage = _AFTER[kind]
+    is_plain_line = (
+        (kind >= 0) & (lines["attempt"].to_numpy() == 1) & _IS_POSSIBLE[_before(of_job, stage), kind]
+    )
+    is_plain_line &= np.rint(at * _MICROSECONDS) / _MICROSECONDS == at  # else a table would alter it
+    if any(re.search(_NULL, text) for text in texts):  # which Arrow can't tell from a missing field
+        is_plain_line &= np.fromiter((_NULL not in line for line in _each(texts)), bool)
+    is_plain = np.ones(len(jobs.dictionary), dtype=bool)
+    is_plain[of_job[~is_plain_line]] = False
+    for apart in (known.table[columns.JOB_ID], pa.array(list(strays), pa.string())):
+        is_plain[pc.index_in(apart, jobs.dictionary).drop_null()] = False
+    last_stage = np.zeros(len(is_plain), dtype=int)
+    last_stage[of_job] = stage
+    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(one) for one in OPEN])  # they are needed at hand
+    last_stage = last_stage[is_plain]
+    is_submitted = np.isin(last_stage, [_ALL_STAGES.index(one) for one in SUBMITTED])
+    folded = {
+        columns.JOB_ID: jobs.dictionary.filter(pa.array(is_plain)),
+        columns.ATTEMPT: pa.array(np.ones(len(last_stage), dtype=np.int64), mask=~is_submitted),
+        columns.STAGE: pa.array(_ALL_STAGES, pa.string()).take(pa.array(last_stage)),
+    }
+
+    def last_line(is_set: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Find the last of some lines for each plain job; -1 where it has none."""
+        last = np.full(len(is_plain), -1)
+        numbers = np.flatnonzero(is_set)
+        last[of_job[numbers]] = numbers
+        return last[is_plain]
+
+    for field in _SET_BY_LINES:
+        column = lines[field.name]
+        is_set = column.is_valid().to_numpy()
+        if field.name in _TIMES:
+            seconds = np.where(is_set, column.to_numpy(), np.where(_IS_TIMED[field.name][kind], at, np.nan))
+            last = last_line(is_set | _IS_TIMED[field.name][kind] | _IS_RESET[field.name][kind])
+            folded[field.name] = _times(np.where(last < 0, np.nan, seconds[last]))
+        elif column.null_count == len(column):
+            folded[field.name] = pa.nulls(len(last_stage), field.type)
+        else:
+            last = last_line(is_set | _IS_RESET[field.name][kind])
+            folded[field.name] = column.take(pa.array(last, mask=(last < 0) | ~is_set[last]))
+    others = [] if is_plain.all() else list(compress(_each(texts), ~is_plain[of_job]))
+    return pa.table(folded, schema=SCHEMA), others
+
+
+def _each(texts: Iterable[memoryview]) -> Iterator[bytes]:
+    return chain.from_iterable(map(BytesIO, texts))
+
+
+def _parsed(texts: Sequence[memoryview]) -> pa.Table | None:
+    """Parse lines; None if there are none, or one isn't such as this version writes."""
+    reading = pyarrow.json.ReadOptions(block_size=_READ_BYTES)
+    for schema, unusual in ((_USUAL, "infer"), (_LINES, "error")):
+        options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unusual)
+        try:
+            parsed = pa.concat_tables(
+                [
+                    pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(text)), reading, options)
+                    for text in texts
+                ],
+                promote_options="default",
+            )
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            continue
+        if set(parsed.schema) <= set(_LINES):  # else a type was guessed wrong
+            return None if any(parsed[name].null_count for name in _EVERY_LINE) else with_all(parsed, _LINES)
+    return None
+
+
+def _before(of_job: NDArray[np.intp], stage: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the stage before each line, by the line before of the same job."""
+    order = np.argsort(of_job, kind="stable")
+    before = np.full(len(stage), _ALL_STAGES.index(Stage.UNSENT))
+    is_later = of_job[order[1:]] == of_job[order[:-1]]
+    before[order[1:][is_later]] = stage[order[:-1][is_later]]
+    return before
+
+
+_NOTHING_STORED: Final = StoredAttempts(_NO_ROWS)

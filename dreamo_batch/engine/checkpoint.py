@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import replica
-from dreamo_batch.engine.attempt_table import SCHEMA, Places, StoredAttempts, with_all
-from dreamo_batch.engine.attempts import NO_TERMS, Terms
+from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.errors import DirectoryError, logger_named
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.engine import effects
-from dreamo_batch.engine.attempt_table import Owners
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING, OPEN, Attempt, Event, Stage, next_number, status_of
+from dreamo_batch.engine.attempts import (
+    CAME_TO_NOTHING,
+    OPEN,
+    Attempt,
+    Event,
+    Owners,
+    Stage,
+    next_number,
+    status_of,
+)
 from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled

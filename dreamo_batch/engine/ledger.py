@@ -15,8 +15,22 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from dreamo_batch.engine import journal
-from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, absent, fold_lines, packed, to_arrow
-from dreamo_batch.engine.attempts import NO_TERMS, Attempt, Event, EventKind, Key, Stage, State, Terms
+from dreamo_batch.engine.attempts import (
+    NO_TERMS,
+    SCHEMA,
+    Attempt,
+    Event,
+    EventKind,
+    Key,
+    Stage,
+    State,
+    StoredAttempts,
+    Terms,
+    absent,
+    fold_lines,
+    packed,
+    to_arrow,
+)
 from dreamo_batch.engine.checkpoint import (
     NAME,
     PREVIOUS,

@@ -15,8 +15,17 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempt_table import lacking
-from dreamo_batch.engine.attempts import Attempt, Key, Spending, Stage, State, deciding, next_number, price_of
+from dreamo_batch.engine.attempts import (
+    Attempt,
+    Key,
+    Spending,
+    Stage,
+    State,
+    deciding,
+    lacking,
+    next_number,
+    price_of,
+)
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden

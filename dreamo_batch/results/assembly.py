@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempt_table import ARROW, SCHEMA, to_frame
 from dreamo_batch.engine.attempts import (
+    ARROW,
+    SCHEMA,
     STATUS_OF,
     SUBMITTED,
     WEIGHTS,
@@ -25,6 +26,7 @@ from dreamo_batch.engine.attempts import (
     State,
     highest_price,
     possibly_billed,
+    to_frame,
 )
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.replica import folder_of, is_url

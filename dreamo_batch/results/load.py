@@ -18,8 +18,18 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch.engine import journal, ledger
-from dreamo_batch.engine.attempt_table import SCHEMA, StoredAttempts, to_arrow, to_frame
-from dreamo_batch.engine.attempts import NO_TERMS, STATUS_OF, SUBMITTED, Stage, State, Terms
+from dreamo_batch.engine.attempts import (
+    NO_TERMS,
+    SCHEMA,
+    STATUS_OF,
+    SUBMITTED,
+    Stage,
+    State,
+    StoredAttempts,
+    Terms,
+    to_arrow,
+    to_frame,
+)
 from dreamo_batch.engine.checkpoint import (
     NAME,
     read_frame,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempt_table import ARROW
+from dreamo_batch.engine.attempts import ARROW
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError
 from dreamo_batch.jobs.cells import text_of
