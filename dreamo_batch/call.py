@@ -22,9 +22,9 @@ from dreamo_batch.engine.events import Kind, Listeners
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
-from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
+from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.parallel import refuse_in_import

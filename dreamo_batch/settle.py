@@ -34,7 +34,7 @@ from dreamo_batch.engine.directory import (
     unknown_purchases,
 )
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.engine.replica import refuse_young
+from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking

@@ -21,8 +21,8 @@ from dreamo_batch.engine.effects import (
     ProbeAnswer,
     SaveAnswer,
 )
-from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Do
+from dreamo_batch.engine.store import boottime
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures

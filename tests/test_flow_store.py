@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import replica, store
+from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.journal import Strays
@@ -102,7 +102,7 @@ def machine(tmp_path, monkeypatch):
 
     def go():
         path = tmp_path / f"machine-{next(numbers)}"
-        monkeypatch.setenv(replica.CACHE_VARIABLE, str(path))
+        monkeypatch.setenv(store.CACHE_VARIABLE, str(path))
         return path
 
     go()
@@ -249,7 +249,7 @@ def started(server, gateway, cache, n, pool="None"):
         os.environ
         | server.environment
         | {
-            replica.CACHE_VARIABLE: str(cache),
+            store.CACHE_VARIABLE: str(cache),
             "DREAMO_BASE_URL": gateway.base_url,
             "DREAMO_API_KEY": gateway.api_key,
         }
@@ -504,7 +504,7 @@ def test_the_extra_is_named(machine, monkeypatch):
 def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch):
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(replica, "open_store", lambda _url: Unreachable())
+    monkeypatch.setattr(store, "open_store", lambda _url: Unreachable())
     with pytest.raises(dreamo.DirectoryError, match=r"^s3://bucket/exp can't be used \(no route\)"):
         dreamo.load(URL)
 
@@ -522,7 +522,7 @@ def test_check_finds_stores_that_are_not_safe(server, machine, monkeypatch):
     server.overwrites = True
     unsafe = call("check", "--store", URL)
     assert (unsafe.exit_code, "If-None-Match is ignored" in unsafe.stderr) == (2, True)
-    monkeypatch.setattr(replica, "open_store", lambda _url: Racing())
+    monkeypatch.setattr(store, "open_store", lambda _url: Racing())
     racing = call("check", "--store", URL)
     assert (racing.exit_code, "40 objects of 40 had more than one writer" in racing.stderr) == (1, True)
 
@@ -593,7 +593,7 @@ def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, t
     there = dreamo.load(URL)
     assert there["task_id"].equals(done["task_id"])
     assert dreamo.verify(URL, **QUIET) == []
-    here = replica.folder_of(URL)
+    here = store.folder_of(URL)
     assert all((here / path).is_file() for path in there["output_path"])
     machine()
     assert dreamo.export(URL, tmp_path / "out", **QUIET)["pictures"] == 4

@@ -87,7 +87,7 @@ def _number_of(folder: Path) -> str:
 
 def _started(pid: int) -> str | None:
     """Return when a process began, as text to compare; None if there is no such process."""
-    from dreamo_batch.engine.replica import boot_id
+    from dreamo_batch.engine.store import boot_id
 
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()

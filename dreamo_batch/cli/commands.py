@@ -919,8 +919,7 @@ def check(
 
 
 def _check_store(url: str) -> int:
-    from dreamo_batch.engine.replica import is_url, open_store
-    from dreamo_batch.engine.store import SCHEMES, races, refuse_unsafe
+    from dreamo_batch.engine.store import SCHEMES, is_url, open_store, races, refuse_unsafe
 
     if not is_url(url):
         raise click.UsageError(f"--store {url}: a URL such as {SCHEMES[0]}://bucket/folder was expected")

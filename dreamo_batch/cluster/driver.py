@@ -41,9 +41,9 @@ from dreamo_batch.engine.checkpoint import read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
-from dreamo_batch.engine.replica import is_url, read_anew
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import Snapshot
+from dreamo_batch.engine.store import is_url, read_anew
 from dreamo_batch.errors import (
     BudgetReached,
     DirectoryError,

@@ -19,8 +19,8 @@ from dreamo_batch import files
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs
 from dreamo_batch.engine.directory import INPUTS, RunDirectory
-from dreamo_batch.engine.replica import Replica, folder_of, is_url
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
+from dreamo_batch.engine.store import Replica, folder_of, is_url
 from dreamo_batch.errors import BudgetReached, DirectoryLocked, DreamoError, logger_named
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import exact_text

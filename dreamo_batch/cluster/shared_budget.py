@@ -32,8 +32,15 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import amount_given
-from dreamo_batch.engine.replica import is_url
-from dreamo_batch.engine.store import SLICES, FolderStore, ObjectStore, is_put, place_given, refuse_unsafe
+from dreamo_batch.engine.store import (
+    SLICES,
+    FolderStore,
+    ObjectStore,
+    is_put,
+    is_url,
+    place_given,
+    refuse_unsafe,
+)
 from dreamo_batch.errors import (
     DirectoryError,
     DirectoryLocked,

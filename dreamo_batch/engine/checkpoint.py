@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import replica
 from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
+from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
@@ -430,7 +430,7 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
             table = pq.read_table(file, columns=names, page_checksum_verification=True)
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
-        place = replica.url_of(path.parent) or path.parent
+        place = url_of(path.parent) or path.parent
         raise DirectoryError(f"No run directory at {place} (it has no {path.name}).") from None
     except UNREADABLE as error:
         raise DirectoryError(

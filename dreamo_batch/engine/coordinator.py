@@ -24,9 +24,9 @@ from dreamo_batch.engine.attempts import (
     next_number,
     status_of,
 )
-from dreamo_batch.engine.replica import boottime
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot, n_settled
+from dreamo_batch.engine.store import boottime
 from dreamo_batch.errors import (
     AccessRefused,
     BudgetReached,

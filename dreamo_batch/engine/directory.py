@@ -27,9 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine import picture_cache, replica
-from dreamo_batch.engine.replica import Replica
-from dreamo_batch.engine.store import FIRST_SLICE, place_given
+from dreamo_batch.engine import picture_cache
+from dreamo_batch.engine.store import FIRST_SLICE, Replica, folder_of, is_url, place_given, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, reduced, verify
 from dreamo_batch.service import contract
@@ -96,9 +95,9 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.given = place_given("run_dir", path)
-        is_url = replica.is_url(self.given)
-        self.path = replica.folder_of(self.given) if is_url else Path(self.given).expanduser().absolute()
-        url = self.given if is_url else replica.url_of(self.path)
+        is_in_store = is_url(self.given)
+        self.path = folder_of(self.given) if is_in_store else Path(self.given).expanduser().absolute()
+        url = self.given if is_in_store else url_of(self.path)
         self.replica = None if url is None else Replica(url)
         self.jobs = self.path / JOBS  # the table of the last call
         self.results = self.path / RESULTS  # the results at the end of the last call
@@ -113,7 +112,7 @@ class RunDirectory:
         self._is_lost = False
         self.folder_fd: int | None = None
         self._manifest: Manifest | None = None
-        if self.replica is not None and is_url and not self._is_locked_here():
+        if self.replica is not None and is_in_store and not self._is_locked_here():
             self.replica.pull()
 
     @property
@@ -170,16 +169,14 @@ class RunDirectory:
 
     def shard(self, name: str) -> RunDirectory:
         """Return one of its shards, such as ``shards/0a``."""
-        return RunDirectory(
-            f"{self.given.rstrip('/')}/{name}" if replica.is_url(self.given) else self.path / name
-        )
+        return RunDirectory(f"{self.given.rstrip('/')}/{name}" if is_url(self.given) else self.path / name)
 
     def shards(self) -> dict[str, RunDirectory]:
         """Return the shards that there are, by their path in the directory; none of an ordinary one."""
         if not self.is_sharded:
             return {}
         names = [f"{SHARDS}/{number:02x}" for number in range(N_SHARDS)]
-        if self.replica is None or not replica.is_url(self.given):
+        if self.replica is None or not is_url(self.given):
             return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
         there = [name for name in self.replica.folders(SHARDS) if name in names]
         with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each asks the store
@@ -474,7 +471,7 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
         return os.stat(os.path.join(run_dir, path)).st_size == n_bytes  # noqa: PTH116, PTH118 - a million of them
     except FileNotFoundError:
         # Pictures are put into a store before they count as saved, and are fetched when they are wanted.
-        return replica.url_of(run_dir) is not None
+        return url_of(run_dir) is not None
     except OSError:
         return False
 

@@ -29,7 +29,7 @@ from dreamo_batch.engine.attempts import (
     to_frame,
 )
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.replica import folder_of, is_url
+from dreamo_batch.engine.store import folder_of, is_url
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import is_missing

@@ -198,10 +198,9 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
     """Return the attempts of all shards; the pictures are where they are seen from the whole directory."""
     whole, tables = State(terms=terms), [SCHEMA.empty_table()]
     for name, state in shards.items():
-        if isinstance(state.stored, StoredAttempts):
-            table, number = state.stored.table, SCHEMA.get_field_index(columns.OUTPUT_PATH)
-            paths = pc.binary_join_element_wise(name, table[columns.OUTPUT_PATH], "/")
-            tables.append(table.set_column(number, SCHEMA.field(number), paths))
+        table, number = state.stored.table, SCHEMA.get_field_index(columns.OUTPUT_PATH)
+        paths = pc.binary_join_element_wise(name, table[columns.OUTPUT_PATH], "/")
+        tables.append(table.set_column(number, SCHEMA.field(number), paths))
         for job_id, attempts in state.changed.items():
             whole.changed[job_id] = tuple(
                 one if one.output_path is None else replace(one, output_path=f"{name}/{one.output_path}")
