@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
-from dreamo_batch.cluster import driver
+from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import Budget
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
@@ -246,7 +246,7 @@ def _heard(
         listeners = Listeners(directory.name, given["notify"], given["on_event"])
         with listeners.hear_of_refusal():
             check_flag("progress", given["progress"])
-            driver.refuse_ordinary(directory, given["cluster"])
+            shards.refuse_ordinary(directory, given["cluster"])
             yield directory, listeners
 
 
@@ -293,7 +293,7 @@ def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) ->
         early = make(at)
         early.check()
         wait_until(at, early.directory, show=given["progress"])
-    return work_off(driver.over_shards(make(None), given["cluster"]), show=given["progress"])
+    return work_off(shards.over_shards(make(None), given["cluster"]), show=given["progress"])
 
 
 @takes_options_of_run()
@@ -361,7 +361,7 @@ def plan(
 def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str, Any]) -> None:
     """Check what a plan is given beside options of a run; writes and tells nothing."""
     check_flag("progress", given["progress"])
-    driver.refuse_ordinary(directory, given["cluster"])
+    shards.refuse_ordinary(directory, given["cluster"])
     Service.of(given)
     Listeners("", given["notify"], given["on_event"])
     moment(given["not_before"], now=0.0)
@@ -568,4 +568,4 @@ def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) 
     with _heard(run_dir, given) as (directory, listeners):
         at = moment(given["not_before"], now=time.time())
         call = _call(given, checked, service, directory, listeners, at=at, is_kept=True)
-        return begin(driver.over_shards(call, given["cluster"]))
+        return begin(shards.over_shards(call, given["cluster"]))

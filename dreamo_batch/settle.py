@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live
 from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
-from dreamo_batch.cluster import driver
+from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import give_back_rest
 from dreamo_batch.engine import effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
@@ -240,7 +240,7 @@ def download(
         table = stored_table(directory)
         calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
-        live.work_off(driver.over_shards(call), show=progress)
+        live.work_off(shards.over_shards(call), show=progress)
     fresh = [
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)

@@ -19,9 +19,8 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.cluster import driver, shards
-from dreamo_batch.cluster.driver import ShardedCall
-from dreamo_batch.cluster.shards import SIGNAL, Pulse
+from dreamo_batch.cluster import shards
+from dreamo_batch.cluster.shards import SIGNAL, Pulse, ShardedCall
 from dreamo_batch.engine import store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from dreamo_batch.engine.status import Snapshot
@@ -167,7 +166,7 @@ def test_a_worker_has_several_shards_and_no_more_in_flight_than_its_part(jobs, g
 
 def test_what_stops_one_shard_stops_the_next_of_its_worker(jobs, tmp_path, monkeypatch):
     """Before the worker says so, which it does once it has gone through all that it was given."""
-    monkeypatch.setattr("dreamo_batch.cluster.driver._SHARE", 1)
+    monkeypatch.setattr("dreamo_batch.cluster.shards._SHARE", 1)
     with dreamo.LocalGateway(engine="flat", faults={"script": {"create": ["http_402"]}}) as gateway:
         with pytest.raises(dreamo.AccessRefused):
             run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
@@ -283,10 +282,10 @@ def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, mon
     task = mock.Mock(run_dir=str(tmp_path), call_id="call", pulse_id="worker")
     task.name = "shards/00"
     (tmp_path / task.name).mkdir(parents=True)
-    monkeypatch.setattr(driver, "beat_s", lambda _run_dir: 20.0)
+    monkeypatch.setattr(shards, "beat_s", lambda _run_dir: 20.0)
     call = ShardedCall(RunDirectory(tmp_path), None, "entropy", None, cluster=2)
     call._snapshots = {}
-    work = driver._HandedOut([task.name], task.pulse_id)
+    work = shards._HandedOut([task.name], task.pulse_id)
     for beat in beats:
         if beat is not None:
             beat_of(task, *beat)
@@ -414,7 +413,7 @@ def test_a_worker_that_fails_leaves_no_shard_under_way(jobs, tmp_path):
 
 def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):
     """Over all shards."""
-    monkeypatch.setattr("dreamo_batch.cluster.driver._AT_ONCE", 1)
+    monkeypatch.setattr("dreamo_batch.cluster.shards._AT_ONCE", 1)
     faults, events = {"script": {"create": ["drop_before_accept"] * 8}}, []
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.01", faults=faults) as gateway:
         run(jobs.head(8), tmp_path / "run", gateway, cluster=Here(), on_event=events.append, max_in_flight=3)

@@ -1,38 +1,71 @@
-"""One shard of a table, in whatever process it is worked on: the task that is sent there, and what it comes to."""
+"""One call over the shards of a run directory: the table is settled here, and bought by workers, a shard at a time.
+
+First what a worker does, in whatever process it is; then what hands the shards out.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections import Counter, defaultdict, deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamo_batch import files
-from dreamo_batch.call import Call, CallInputs, Service
-from dreamo_batch.engine.checkpoint import StoredTable, read_jobs
-from dreamo_batch.engine.directory import INPUTS, RunDirectory
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dreamo_batch import columns, errors, files, parallel
+from dreamo_batch.call import Call, CallInputs, Service, T
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable
+from dreamo_batch.engine import journal
+from dreamo_batch.engine import plan as planning
+from dreamo_batch.engine.attempts import Spending, State, next_number
+from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
+from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
+from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
+from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
+from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import Replica, folder_of, is_url
-from dreamo_batch.errors import BudgetReached, DirectoryLocked, DreamoError, logger_named
+from dreamo_batch.engine.store import STILL_S, Replica, folder_of, is_url, read_anew
+from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.live import begin_held, interrupts
-from dreamo_batch.money import exact_text
-from dreamo_batch.parallel import bars
+from dreamo_batch.money import ZERO, dollars, exact_text, money, total
+from dreamo_batch.results import assembly
+from dreamo_batch.results.load import composed, joined, read_ledger, read_state, stored_terms
+from dreamo_batch.service.config import KEY_VARIABLE
+from dreamo_batch.text import clock_time, counted, option, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import pandas as pd
 
     from dreamo_batch.engine.plan import RunOptions
 
 logger = logger_named(__name__)
 
+_LOOK_EVERY_S: Final = 0.2
+_BUDGET: Final = "budget"  # the cap of the directory, of which its shards have slices
+_COUNTS: Final = ("n_in_flight", "n_again", "n_refused", "waited_s", "n_held")
+_PATIENCE_S: Final = 10.0
+_AT_ONCE: Final = 8  # shards, by one worker
+_USED: Final = 0.9  # of what a worker may have in flight, at least, as each of its shards has as many
+_SHARE: Final = 2  # a worker is given this part of the shards that are left, as others may be faster
+_LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
 SIGNAL: Final = "call.json"
 _PULSE: Final = "pulse.json"
 _BEAT_S: Final = 1.0
@@ -128,7 +161,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
             )
             call = Call(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
             outcome = _work(call, parent)
-        except DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
+        except errors.DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
             is_ending.wait(beat_s(task.run_dir))
             continue
         except DreamoError as error:
@@ -196,7 +229,7 @@ class _Parent:
                     Path(one.sent_location).stem for one in images
                 }
                 kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
-                with bars(wanted=False):
+                with parallel.bars(wanted=False):
                     self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
             return read_jobs(path)
         finally:
@@ -230,3 +263,579 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
         return None
     pulse = Pulse(*(told.pop(one.name) for one in fields(Pulse)))
     return Snapshot(**told | {name: Decimal(told[name]) for name in AMOUNTS if told[name] is not None}), pulse
+
+
+def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
+    """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
+    parallel.refuse_other(cluster)
+    if cluster is None or directory is None or directory.is_sharded:
+        return
+    if directory.exists() or (directory.path.is_dir() and journal.numbers(directory.path)):
+        raise UsageError(
+            f"{directory.given} is an ordinary run directory, in which one process buys. "
+            f"{spelled('cluster=', '--workers')} needs a new one, or one that was begun with it."
+        )
+
+
+def over_shards(call: Call, cluster: Any = None) -> Call:
+    """Return a call as one over the shards of its directory, if that has any or a cluster is given."""
+    if cluster is None and not call.directory.is_sharded:
+        return call
+    given = (call.directory, call.inputs, call.entropy, call.service)
+    return ShardedCall(*given, listeners=call.listeners, not_before=call.not_before, cluster=cluster)
+
+
+@dataclass
+class _HandedOut:
+    """Shards that a worker has; what it says is looked at with each beat, so nothing counts while we are suspended."""
+
+    names: list[str]
+    pulse_id: str
+    last: Pulse | None = None
+    silent_s: float = 0.0
+
+
+class _ShardRunner(Runner):
+    """The thread that hands the shards of a call to workers."""
+
+    def __init__(self, call: ShardedCall) -> None:
+        super().__init__(call.directory)
+        self._call = call
+        self._on_close, self._on_end = call.finish, call.tell_of_end
+
+    def is_ended(self, timeout_s: float) -> bool:
+        """Whether it has ended, or does so in time, since its call was stopped."""
+        return self._call.is_halted and self.is_closed.wait(timeout_s)
+
+    def _loop(self) -> None:
+        self._call.work()
+
+    def listen(self) -> None:
+        """Do what others ask."""
+        self._take(0.0)
+
+    def _halt(self, message: object) -> None:  # noqa: ARG002 - there is one call
+        self._call.halt()
+
+    def _close(self) -> None:
+        with ExitStack() as last:
+            last.callback(self.resources.close)  # unlocks the directory, too
+            last.callback(self._on_close)
+
+
+# An executor waits at exit until its workers are done, before `atexit` calls anything, so they are stopped earlier yet.
+# There is no public way to do so; `concurrent.futures` itself takes this one.
+threading._register_atexit(partial(wait_at_exit, _ShardRunner))  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+class ShardedCall(Call):
+    """A call that hands shards to workers, and keeps count of them."""
+
+    tells_changes = False
+    runner: _ShardRunner
+    coordinator = None  # type: ignore[assignment]  # each shard has one, in its worker
+
+    def __init__(self, *given: Any, cluster: Any, **others: Any) -> None:
+        super().__init__(*given, **others)
+        self._cluster = cluster
+        self._environment: dict[str, str] = {}
+        self.notices = []
+        self._stopped: BaseException | None = None
+        self.is_halted = self._is_paused = self._is_out = False
+        self._n_held = 0
+        self._short: dict[str, BudgetReached] = {}
+        self._pulsed_at = 0.0
+        self._silent: list[Future[list[ShardOutcome]]] = []  # of workers that nothing is heard of any more
+        self._committed_before: Decimal | None = None
+
+    def begin(self, on_begin: Callable[[Call], None]) -> None:
+        """Check everything, then buy in a thread; one call at a time, also in this process."""
+        earlier = live(self.directory.path)
+        if earlier is not None and not (isinstance(earlier, _ShardRunner) and earlier.is_ended(_PATIENCE_S)):
+            raise errors.DirectoryLocked(
+                f"This process works on the shards of {self.directory.name}. Wait until it is done, or stop it."
+            )
+        if self.directory.replica is not None:
+            self.directory.replica.wait_until_free()
+        with ExitStack() as resources:
+            self.directory.lock()
+            resources.callback(self.directory.unlock)
+            self.client = self.service.connect(resources, self.directory)
+            self._prepare()
+            self.runner = _ShardRunner(self)
+            on_begin(self)
+            self.listeners.begin(self.client.settings.api_key)
+            self._is_paused = self._waits()
+            self.runner.resources, self.is_begun = resources.pop_all(), True
+            self.runner.start()
+
+    def _prepare(self) -> None:
+        directory, inputs = self.directory, self.inputs
+        self._service = self._for_workers()
+        manifest = self._manifest()
+        read_anew(directory.path)
+        ledgers = {name: read_ledger(shard) for name, shard in directory.shards().items()}
+        shards = {name: state for name, (state, _) in ledgers.items()}
+        state = joined(shards, stored_terms(directory))
+        self._planned = self.planned(state, inputs.chosen)
+        self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
+        self.spending = self.budget(self._planned, state, self.told_price())
+        team = inputs.options.budget or state.terms.budget
+        self._team = None if team is None else Budget.of(team)
+        self._refuse_two_caps()
+        if self._team is not None and inputs.options.adopt_copy:
+            self._team.adopt()
+        submitted = {job_id for job_id, _ in self._planned.to_submit}
+        self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
+        nearly = planning.nearly_bought(inputs.prepared, state, directory.jobs)
+        self.warnings = planning.warnings_of(inputs.prepared, nearly, submitted)
+        self._store(manifest)
+        self._table = read_stored(directory.jobs)
+        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID].to_pylist()
+        self._shard_of_row = np.array([one and shard_of(one) for one in ids])
+        self._snapshots = self._as_it_stands(shards)
+        to_save = (key for key, _ in self._planned.to_save)
+        keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
+        self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
+        # A worker adopts what it opens.
+        self._work_of += Counter(list(shards) if inputs.options.adopt_copy else ())
+        self._slices = self._share_out(shards)
+
+    # What others ask, in their own threads.
+
+    def release(self) -> None:
+        """Submit from now on."""
+        self.pause(is_paused=False)
+
+    @property
+    def stopped(self) -> BaseException | None:
+        """What stopped the call early."""
+        return self.runner.error or self._stopped
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it submits nothing for now."""
+        return self._is_paused
+
+    @property
+    def state(self) -> State:
+        """What the ledgers of all shards know."""
+        return read_state(self.directory)
+
+    def waiting(self) -> frozenset[str]:
+        """Return the failed or ambiguous jobs that are still to be submitted."""
+        state = self.state
+        return frozenset(
+            job_id for job_id, number in self._chosen.items() if next_number(state.of(job_id)) == number
+        )
+
+    def quietly(self, do: Callable[[], T]) -> T:
+        """Do something with what lies on the disk."""
+        return do()
+
+    def pause(self, *, is_paused: bool) -> bool:
+        """Submit nothing for now, or go on; False if the call is over, or was stopped."""
+
+        def pause_here() -> None:
+            self._is_paused = is_paused
+            self._signal()
+
+        return self.ask(pause_here)
+
+    def set_cap(self, cap: Decimal | None) -> bool:
+        """Set the cap; False if the call is over, or was stopped."""
+
+        def set_here() -> None:
+            self.directory.refuse_loss(is_asked=True)
+            self.directory.update_manifest(cap=None if cap is None else exact_text(cap))
+            self.spending.cap = cap
+            if self._slices is not None:
+                self._slices.limit(cap=self.spending.limit)
+            self._committed_before = None
+
+        return self.ask(set_here)
+
+    def again(self, inputs: CallInputs) -> Call:
+        """Return a call that goes on with this one."""
+        now = Spending(price=self.spending.price, attempts=self.state.kinds())
+        now.call_limit = self.spending.call_limit
+        return over_shards(super().again(replace(inputs, before=now)), self._cluster)
+
+    def compose(self) -> pd.DataFrame:
+        """Put the results together from what the shards' ledgers know."""
+        return assembly.mark(composed(self.directory), self.directory)
+
+    # Before anything is sent.
+
+    def _for_workers(self) -> Service:
+        """Return the service as workers know it: they have the user's key from their own environment."""
+        given, settings = self.service, self.client.settings
+        if self._cluster is None:
+            return Service(client=self.client)
+        key = None if settings.api_key is None else settings.api_key.reveal()
+        is_local = given.gateway is not None and settings.is_loopback
+        if parallel.is_count(self._cluster):
+            self._environment = {} if key is None or is_local else {KEY_VARIABLE: key}
+        elif not is_local and (given.client is not None or given.api_key is not None):
+            raise UsageError(
+                f"A key isn't sent to other machines. Set {KEY_VARIABLE} in the environment of the workers, and leave "
+                "client= and api_key= out."
+            )
+        return Service(
+            api_key=key if is_local else None,
+            base_url=settings.base_url,
+            allow_private_links=given.allow_private_links,
+        )
+
+    def _manifest(self) -> Manifest:
+        directory, service = self.directory, self.client.settings.service_name
+        manifest = directory.read_manifest()
+        if manifest is None and directory.is_sharded:
+            raise errors.LedgerDamaged(
+                f"run.json is missing in {directory.given}, though it has shards, so nothing is bought. Restore the "
+                "file from a copy."
+            )
+        refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
+        manifest = manifest or Manifest(service=service, entropy=self.entropy, n_shards=N_SHARDS)
+        refuse_other_service(directory, manifest.service, service)
+        refuse_other_entropy(directory, manifest.entropy, self.entropy)
+        return manifest
+
+    def _refuse_two_caps(self) -> None:
+        options = self.inputs.options
+        if self._team is not None and self._is_capped:
+            raise UsageError(
+                f"{self.directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
+                f"{option('max_cost')} and {option('max_new_cost')}."
+            )
+        if self._is_capped and self.spending.price is None and options.pilot is not None:
+            raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")
+
+    @property
+    def _is_capped(self) -> bool:
+        return self.spending.limit is not None
+
+    def _store(self, manifest: Manifest) -> None:
+        """Store the table and the options."""
+        cap, inputs = self.spending.cap, self.inputs
+        try:
+            write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
+            self.directory.write_manifest(
+                replace(
+                    manifest,
+                    table_id=self._table_id,
+                    **self.settings(),
+                    cap=None if cap is None else exact_text(cap),
+                    budget=None if self._team is None else self._team.place,
+                    package_version=version("dreamo-batch"),
+                )
+            )
+        except OSError as error:
+            raise storage_failed(self.directory, error) from error
+
+    def _signal(self, *, is_stopped: bool = False) -> None:
+        """Say to all workers which call goes on, and whether it was stopped or paused."""
+        is_stopped |= self.is_halted
+        signal = Signal(self._table_id, is_stopped=is_stopped, is_paused=self._is_paused)
+        text = json.dumps(asdict(signal))
+        try:
+            self.directory.refuse_loss(is_asked=True)
+            files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            self.is_halted = True
+            self._stopped = StorageFailed(what_to_do(self.directory, error))
+
+    def _as_it_stands(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
+        """Count rows and money shard by shard, as long as nobody works on them."""
+        weights: dict[str, dict[str, int]] = defaultdict(dict)
+        for job_id, n_rows in self._planned.weights.items():
+            weights[shard_of(job_id)][job_id] = n_rows
+        return {
+            name: _snapshot(weights[name], shards.get(name, State()), self.spending.price)
+            for name in sorted(weights.keys() | shards.keys())
+        }
+
+    def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
+        """Set the cap that workers get their slices of; None where there never was one.
+
+        Shards that bought without one join it first. Those that hold more than they need, since their worker was
+        killed, are opened to give it back.
+        """
+        place = f"{self.directory.name}/{_BUDGET}"
+        slices = slices_at(place)
+        try:
+            if not slices.read() and not self._is_capped:
+                return None
+            committed = {
+                name: total((one.spent_usd, one.reserved_usd)) for name, one in self._snapshots.items()
+            }
+            left_out = [name for name, one in shards.items() if one.terms.budget is None and committed[name]]
+            if left_out and self._is_capped:
+                granted = (share.amount for share in slices.shares.values())
+                slices.limit(cap=total((*granted, *(committed[name] for name in left_out))))
+                for name in left_out:
+                    self._join_shard(self.directory.shard(name), place)
+            for name, one in shards.items():
+                self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
+            self._work_of += Counter()  # without those that have nothing to do
+            slices.limit(cap=self.spending.limit)
+        except OSError as error:
+            raise unreachable(place, error) from error
+        return slices
+
+    def _join_shard(self, shard: RunDirectory, place: str) -> None:
+        """Have what a shard spent count to the cap."""
+        if shard.replica is not None:
+            shard.replica.wait_until_free()
+        clock = SystemClock()
+        ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
+        try:
+            share = BudgetShare(Budget.of(place), ledger)
+            spending = Spending(price=self.spending.price, attempts=ledger.state.kinds())
+            granted = share.join(spending.committed, spending, ledger.state)
+            ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))
+            ledger.close(())
+        finally:
+            ledger.abandon()
+            shard.unlock()
+
+    # In the thread of the runner.
+
+    def work(self) -> None:
+        """Have every shard worked on that has something to do."""
+        waiting = deque(name for name, _ in self._work_of.most_common())
+        n_lost = 0
+        while waiting and not self.is_halted:
+            n_before = len(waiting)
+            self._signal()
+            try:
+                with parallel.executor_of(
+                    self._cluster, partial(begin_worker, self._environment)
+                ) as executor:
+                    self._hand_out(waiting, executor)
+                    if parallel.is_count(self._cluster) and not all(one.done() for one in self._silent):
+                        parallel.kill_workers(executor)
+            except BrokenExecutor as error:
+                n_lost = n_lost + 1 if len(waiting) == n_before else 1
+                if not parallel.is_count(self._cluster) or n_lost > _LOST_MAX:
+                    self._stopped = errors.RunStopped(
+                        f"The workers have died ({error}). Run {same_call()} again to resume; nothing is bought twice."
+                    )
+                    return
+                self.notices.append(
+                    f"A worker has died; {counted(len(waiting), 'shard')} are worked on anew."
+                )
+            self.runner.listen()
+            if not waiting and self._may_go_on():
+                waiting.extend(self._short)
+                self._short.clear()
+        if not self.is_halted:
+            self._stopped = self._out_of_money()
+
+    def halt(self) -> None:
+        """Have every worker stop."""
+        self.is_halted = True
+        self._signal()
+
+    def _may_go_on(self) -> bool:
+        """Whether others have given back what shards were short of, since the last time."""
+        if not self._short or self._slices is None or self.spending.price is None:
+            return False
+        self._slices.read()
+        room, whole = self._slices.room(), self.snapshot()
+        committed = total((whole.spent_usd, whole.reserved_usd))
+        is_room = room is None or room >= self.spending.price  # None once the cap was lifted
+        is_more = is_room and committed != self._committed_before
+        self._committed_before = committed
+        return is_more
+
+    def _hand_out(self, waiting: deque[str], executor: Executor) -> None:
+        """Keep every worker busy; a shard stays in `waiting` until it is done."""
+        all_in_flight = self.inputs.options.max_in_flight
+        width = max(1, min(parallel.n_workers(self._cluster or executor), len(waiting), all_in_flight))
+        left, running = deque(waiting), dict[Future[list[ShardOutcome]], _HandedOut]()
+        try:
+            while (left and not self.is_halted) or running:
+                self.runner.listen()
+                while left and len(running) < width and not (self.is_halted or self._is_paused):
+                    n_most = -(-len(left) // (width - len(running)))
+                    n_at_once, in_flight = _lanes(min(_AT_ONCE, n_most), all_in_flight // width)
+                    n = min(n_most, max(n_at_once, len(left) // _SHARE))
+                    work = _HandedOut([left.popleft() for _ in range(n)], uuid.uuid4().hex)
+                    tasks = [self._task(name, in_flight, work.pulse_id) for name in work.names]
+                    running[executor.submit(work_on_shards, tasks, n_at_once)] = work
+                done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
+                if not running:  # paused, and `wait` returns at once
+                    time.sleep(_LOOK_EVERY_S)
+                for future in done:
+                    for name, outcome in zip(running.pop(future).names, future.result(), strict=True):
+                        self._take_outcome(name, outcome)
+                        waiting.remove(name)
+                self._hear(running.values())
+                for future in [one for one, work in running.items() if work.silent_s >= STILL_S]:
+                    left.extend(self._give_up(future, running.pop(future)))
+                self._tell_news()
+        except BaseException:  # whatever it is, no worker may go on buying
+            self._signal(is_stopped=True)
+            for future in running:
+                future.cancel()
+            raise
+
+    def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
+        """Return the shards of a worker that nothing is heard of any more, for another one."""
+        self._silent.append(future)
+        future.cancel()
+        last = work.last
+        assert last is not None  # noqa: S101 - who was never heard doesn't fall silent
+        where = "on another machine, or " if is_url(self.directory.name) else ""
+        self.notices.append(
+            f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
+            f"{', '.join(work.names)}: it is suspended or cut off. Its rows continue {where}once it does or was killed."
+        )
+        return work.names
+
+    def _task(self, name: str, max_in_flight: int, pulse_id: str) -> ShardTask:
+        options, price, inputs = self.inputs.options, self.spending.price, self.inputs
+        return ShardTask(
+            run_dir=self.directory.name,
+            name=name,
+            call_id=self._table_id,
+            pulse_id=pulse_id,
+            table=self._table_of(name),
+            entropy=self.entropy,
+            options=replace(
+                options,
+                max_cost=None,
+                max_new_cost=None,
+                budget=f"{self.directory.name}/{_BUDGET}" if self._is_capped else self._team,
+                unit_cost=None if price is None else exact_text(price),
+                pilot=None,
+                max_in_flight=max_in_flight,
+                on_ambiguous="hold",
+                retry_failed=False,
+            ),
+            service=self._service,
+            chosen={job_id: number for job_id, number in self._chosen.items() if shard_of(job_id) == name},
+            fetched=inputs.fetched,
+        )
+
+    def _table_of(self, name: str) -> bytes:
+        """Return the rows of a shard as a Parquet file; a duplicate names the place of its first row there."""
+        places = np.flatnonzero(self._shard_of_row == name)
+        rows, again = self._table.take(places), columns.STORED_PREFIX + columns.DUPLICATE_OF
+        moved = pc.index_in(rows[again].cast(pa.int64()), pa.array(places))
+        at = rows.schema.get_field_index(again)
+        table = io.BytesIO()
+        pq.write_table(rows.set_column(at, rows.schema.field(at), moved.cast(pa.int64())), table)
+        return table.getvalue()
+
+    def _take_outcome(self, name: str, outcome: ShardOutcome) -> None:
+        """Keep what a shard came to; what stops one for any other reason than its slice stops all."""
+        if outcome.snapshot is not None:
+            self._snapshots[name] = outcome.snapshot
+        self.notices += [line for line in outcome.notices if line not in self.notices]
+        if isinstance(outcome.error, BudgetReached):
+            self._short[name] = outcome.error
+        elif outcome.error is not None and self._stopped is None:
+            self._stopped = outcome.error
+            self.halt()
+
+    def _hear(self, running: Iterable[_HandedOut]) -> None:
+        """Read how far the workers are."""
+        if time.monotonic() < self._pulsed_at:
+            return
+        beat = beat_s(self.directory.name)
+        self._pulsed_at = time.monotonic() + beat
+        for work in running:
+            heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
+            told = {name: pulse for name, pulse in heard.items() if pulse is not None}
+            self._snapshots |= {name: snapshot for name, (snapshot, _) in told.items()}
+            pulse = max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None)
+            is_at_work = any(one.n_settled < one.n_rows for one, _ in told.values())
+            work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
+            work.last = pulse
+
+    def _tell_news(self) -> None:
+        """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""
+        now = self.snapshot()
+        if now.n_held.bit_length() > self._n_held.bit_length():
+            self.tell(
+                "held",
+                f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
+                "is sent again unless you ask.",
+            )
+        if now.outage and not self._is_out:
+            self.notices.append(now.outage)
+            self.tell("outage", now.outage)
+        self._n_held, self._is_out = now.n_held, bool(now.outage)
+
+    def snapshot(self) -> Snapshot:
+        """Add up all shards."""
+        shards = list(self._snapshots.values())
+        counts = Counter(dict.fromkeys(columns.STATUSES, 0))
+        for one in shards:
+            counts.update(one.by_status)
+        counts[columns.INVALID] += self._planned.n_invalid
+        sums: dict[str, Any] = {name: sum(getattr(one, name) for one in shards) for name in _COUNTS}
+        return Snapshot(
+            by_status=counts,
+            spent_usd=total(one.spent_usd for one in shards),
+            reserved_usd=total(one.reserved_usd for one in shards),
+            max_cost_usd=self.spending.cap,
+            outage=next((one.outage for one in shards if one.outage), ""),
+            **sums,
+        )
+
+    def _out_of_money(self) -> BudgetReached | None:
+        if not self._short:
+            return None
+        whole, limit = self.snapshot(), self.spending.limit
+        if limit is None and self._team is not None:
+            return self._out_of_team(self._team, whole)
+        name = "max_cost" if limit == self.spending.cap else "max_new_cost"
+        return BudgetReached(
+            f"The {'cap' if name == 'max_cost' else 'limit of this call'} of {dollars(limit or ZERO)} is reached: "
+            f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
+        )
+
+    def _out_of_team(self, team: Budget, whole: Snapshot) -> BudgetReached:
+        slices = team.slices()
+        try:
+            slices.read()
+        except OSError:  # what the last shard said is true, too
+            return list(self._short.values())[-1]
+        return BudgetReached(team.used_up(slices, self.directory.name, self._standing(whole)))
+
+    def _standing(self, whole: Snapshot) -> str:
+        n_left = whole.by_status[columns.PENDING]
+        return (
+            f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
+            f"may cost {dollars(self.spending.price or ZERO)}. {counted(n_left, 'row')} not submitted."
+        )
+
+    def finish(self) -> None:
+        """Say that the call is over, also to what an engine might begin anew, and put the results together."""
+        self.halt()
+        read_anew(self.directory.path)
+        try:
+            results = self.compose()
+        except errors.DirectoryError as error:
+            if self._stopped is None:
+                raise
+            raise self._stopped from error  # such as that the directory was moved
+        self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
+        if not isinstance(self._stopped, StorageFailed):
+            self.directory.update_manifest(reconciliation=self.reconciliation)
+        self.results = results  # last: other threads look for it
+
+
+def _snapshot(weights: dict[str, int], state: State, price: Decimal | None) -> Snapshot:
+    budget = Spending(price=price, attempts=state.kinds())
+    n_open = sum(1 for _ in state.open())
+    return Snapshot(count_rows(weights, 0, state), budget.spent, budget.reserved, None, n_open)
+
+
+def _lanes(n_most: int, in_flight: int) -> tuple[int, int]:
+    """Return how many shards a worker works on at once, and how many tasks each has in flight."""
+    n_lanes = max(n for n in range(1, n_most + 1) if n * (in_flight // n) >= _USED * in_flight)
+    return n_lanes, in_flight // n_lanes
