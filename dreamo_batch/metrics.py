@@ -97,7 +97,7 @@ class Criterion:
 
     def __bool__(self) -> bool:
         """Refuse `0.2 <= metric <= 0.8`, of which Python would keep the last part only."""
-        raise UsageError("A bound on a metric is no yes or no. Pass one bound, or a function.")
+        raise UsageError("Bounds on metrics can't be chained or combined. Pass one bound, or a function.")
 
 
 class Bounded:

@@ -184,7 +184,7 @@ def _criterion(accept: Any) -> Criterion:
 def _yes_or_no(verdict: Any) -> float:
     """Refuse what a function without a return or a bound says: it would buy every try, or take any picture."""
     if not isinstance(verdict, bool | np.bool_ | int):
-        raise UsageError(f"it returned {verdict!r}, not True or False")
+        raise TypeError(f"accept returned {quoted(verdict)}, not True or False")
     return float(verdict)
 
 
@@ -194,8 +194,7 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
     new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
-    absent = [name for name in per if name not in table]
-    if absent:
+    if absent := [name for name in per if name not in table]:
         raise UsageError(
             f"per={quoted(per)}: the jobs have no column {absent[0]!r}; {meant(absent[0], table.columns)}"
         )

@@ -274,6 +274,7 @@ def test_help_is_help(words):
     assert result.exit_code == 0
     assert result.stdout.startswith("Usage: ")
     assert "…" not in result.stdout
+    assert not re.search(r"\w\.\.\.\n", result.stdout)  # a description that was cut off
 
 
 def test_version_is_that_of_the_package():

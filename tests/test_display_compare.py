@@ -11,6 +11,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.display.compare import draw_pairs
 from tests.fakes import picture
 
 
@@ -64,13 +65,13 @@ def test_pairs_are_of_the_same_prompt_balanced_and_the_same_each_time(done, tmp_
 
 
 def test_a_comparison_goes_on_where_it_stopped_and_can_be_extended(done, tmp_path):
-    """Choices are kept at once; more pairs are added to those that were chosen on."""
+    """Choices are kept at once; more pairs are added to those that were judged."""
     first = dreamo.compare(done, pairs=4, rater="ann")
     first.choose("left")
     first.choose("right")
     assert kept(tmp_path)["choice"].tolist() == ["left", "right"]
     second = dreamo.compare(tmp_path / "run", pairs=6, rater="ann")
-    assert repr(second) == "<comparison of 4 groups by seed: 2 of 6 pairs chosen by ann>"
+    assert repr(second) == "<comparison of 4 groups by seed: 2 of 6 pairs judged by ann>"
     other = dreamo.compare(done, pairs=4, rater="bob")
     assert other.n_chosen == 0
     other.choose("tie")
@@ -92,7 +93,7 @@ def test_undo_shows_the_last_pair_again(done, tmp_path):
     comparison.undo()
     comparison.undo()
     assert comparison.n_chosen == 0
-    with pytest.raises(dreamo.UsageError, match="no choice to take back"):
+    with pytest.raises(dreamo.UsageError, match="no choice to undo"):
         comparison.undo()
 
 
@@ -109,7 +110,7 @@ def test_the_group_that_is_preferred_is_the_strongest(done):
     assert (scores["strength_low"] < scores["strength"]).all()
     assert (scores["strength"] < scores["strength_high"]).all()
     assert scores["wins_share"].iloc[0] > 0.5 > scores["wins_share"].iloc[-1]
-    with pytest.raises(dreamo.UsageError, match="All 12 pairs are chosen on"):
+    with pytest.raises(dreamo.UsageError, match="every pair; pass a larger pairs="):
         comparison.choose("left")
 
 
@@ -168,8 +169,8 @@ def test_what_is_shown_tells_nothing_of_the_groups(done):
         ({"pairs": 0}, "at least 1"),
         ({"pairs": 2.5}, "pairs=2.5: expected a whole number"),
         ({"by": []}, "by= is empty"),
-        ({"by": "size"}, "No two groups of size"),
-        ({"by": "prompt"}, "pass within=None"),
+        ({"by": "size"}, "No two pictures differ in size and agree in prompt; pass another by="),
+        ({"by": "prompt"}, "another by= or within="),
     ],
 )
 def test_what_can_not_be_compared_is_refused(done, options, message):
@@ -186,6 +187,27 @@ def test_any_column_can_be_compared_and_rows_without_pictures_are_left_out(done)
     assert dreamo.compare(done, pairs=100).n_pairs == 2
     with pytest.raises(dreamo.UsageError, match="expected one of 'left'"):
         dreamo.compare(done).choose("both")
+    comparison = dreamo.compare(done)
+    comparison.choose("left")
+    comparison.choose("left")
+    with pytest.raises(dreamo.UsageError, match="every pair; there are no more"):
+        comparison.choose("left")
+
+
+def test_pictures_of_the_same_references_are_compared_where_two_groups_share_them():
+    """Two seeds by two characters; the third seed has another character, and is compared all the same."""
+    cells = [(seed, image) for seed in (1, 2) for image in ("fox", "cat")] + [(3, "owl")]
+    pairs = draw_pairs(
+        [str(place) for place in range(5)],
+        [seed for seed, _ in cells],
+        [0] * 5,
+        [(image,) for _, image in cells],
+        99,
+    )
+    met = [tuple(sorted((cells[pair.left], cells[pair.right]))) for pair in pairs]
+    alike = [pair for pair in met if pair[1][0] < 3]
+    assert sorted(alike) == [((1, "cat"), (2, "cat")), ((1, "fox"), (2, "fox"))]
+    assert len(met) == 2 + 4
 
 
 def saved(path, *lines, header="job_id_a,job_id_b,rater,choice"):

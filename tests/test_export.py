@@ -662,7 +662,7 @@ def test_a_refused_upload_keeps_the_folder_and_says_why(run_dir, tmp_path):
             url, run_dir, tmp_path / "home", "--to", "hf://datasets/me/foxes", "--output", str(folder)
         )
     assert done.returncode == 2
-    assert "me/foxes can't be uploaded to (" in done.stderr
+    assert "Can't upload to me/foxes (" in done.stderr
     assert f"The export is in {folder}" in done.stderr
     assert "hf_secret" not in done.stderr
     assert (folder / "export.json").exists()

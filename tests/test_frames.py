@@ -158,9 +158,10 @@ def test_labels_of_rows_are_escaped():
         (_planned(["new"], [0.1], [0.2], cap="0.15"), "The cap is $0.15. It may stop at the cap."),
         (_planned(["new"], [0.1], [0.1], cap="0.1"), "$0.10. The cap is $0.10.\n"),
         (
-            _planned(["reuse"], [0.0], [0.0]),
-            "Nothing to buy. 1 reuse. Still to pay: nothing.",
+            _planned(["reuse"], [0.0], [0.0], spent="1"),
+            "Nothing to buy. 1 reuse. $1.00 was spent here before.",
         ),
+        (_planned(["new"], [0.0], [0.0]), "1 of 1 rows to buy. 1 new. Still to pay: nothing."),
         (_planned(["ambiguous"], [0.0], [0.5]), "Still to pay: up to $0.50."),
         (_planned(["new"], [float("nan")], [float("nan")]), "The cost is not known yet"),
         (_planned([], [], []), "Nothing to buy."),

@@ -371,6 +371,8 @@ def test_calibration_finds_the_value_that_separates(tmp_path, models):
         best = found.roc.loc[found.roc["threshold"] == found.threshold].iloc[0]
         assert best.tolist()[1:] == [1.0, 0.0]
         assert found.threshold_for(0) == found.threshold
+        with pytest.raises(UsageError, match="expected a share from 0 to 1"):
+            found.threshold_for("0.01")
     frame = pd.DataFrame(
         [(one.parent.name, one) for one in sorted(tmp_path.rglob("*.png"))], columns=["subject", "image"]
     )
@@ -410,11 +412,11 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
     ("pictures", "words"),
     [
         ({"a": ["data/mascot.png"]}, "at least two subjects"),
-        ({"a": "data/mascot.png"}, "there are 1 with 1 in all"),  # not a picture a letter
+        ({"a": "data/mascot.png"}, "found 1 subject with 1 picture."),  # not a picture a letter
         ({"a": ["data/mascot.png"] * 2}, "at least two subjects"),
-        ({"a": ["data/mascot.png"] * 2, "b": ["data/gone.png"]}, "There is no picture data/gone.png"),
+        ({"a": ["data/mascot.png"] * 2, "b": ["data/gone.png"]}, "No picture at data/gone.png"),
         ({"a": ["data/mascot.png"] * 2, "b": ["data/SOURCES.csv"]}, "can't be read as a picture"),
-        ("data/nowhere", "There is no folder"),
+        ("data/nowhere", "No folder at data/nowhere"),
         (pd.DataFrame({"image": ["a.png"]}), "no column 'subject'"),
         (3, "lists of paths by subject"),
     ],

@@ -485,7 +485,7 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 
 @command(*RUN_DIR, FORMAT)
 def watch(run_dir: str, *, format_: str) -> int:
-    """Follow the run in RUN_DIR, whoever works on it, until it has ended.
+    """Follow the run in RUN_DIR until it ends.
 
     Ctrl-C ends the watching only. Exit code as that of `run`.
     """
@@ -497,7 +497,7 @@ def watch(run_dir: str, *, format_: str) -> int:
 
 @command(*RUN_DIR, FORMAT)
 def stop(run_dir: str, *, format_: str) -> int:
-    """Stop the `run` or `retry` that works on RUN_DIR, as one Ctrl-C does, and wait until it has ended.
+    """Interrupt the `run` or `retry` on RUN_DIR, and wait for its end.
 
     Answers to requests already sent are awaited and kept. Exit code 0 once it has ended, 1 if it was killed meanwhile
     and requests may be lost, 2 if nothing runs there that can be stopped from here, 3 if Ctrl-C ended the waiting.
@@ -700,7 +700,7 @@ def _retry_command(remedy: Remedy) -> str:
     keywords=of("export", "to", "formats", "pictures", "text", "excel_safe"),
 )
 def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **options: Any) -> int:
-    """Write results and pictures of one run or several for other tools.
+    """Write results and pictures of runs for other tools.
 
     The table as Parquet and CSV with a data dictionary, and an image folder with metadata.csv that the Hugging Face
     loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures

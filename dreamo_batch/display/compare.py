@@ -48,7 +48,6 @@ _TOLERANCE: Final = 1e-10
 _PICTURE_PX: Final = 900
 _REFERENCE_PX: Final = 220
 _QUALITY: Final = 88
-_GROUPS_MIN: Final = 2
 _PAGE_SCRIPTS: Final = ("compare.js", "compare_page.js")
 _SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
 
@@ -79,7 +78,8 @@ def compare(
         stopped; a larger number adds pairs. Pairs of groups come up equally often, and each group as often left as
         right.
     within : str, sequence of str, or None
-        Only pictures with equal values in these columns are compared. None: any.
+        Only pictures with equal values in these columns are compared. None: any. Where two groups share references,
+        only pictures of the same references are compared.
     run_dir : path, optional
         Where the pictures are; default: where the results came from.
     rater : str, optional
@@ -105,7 +105,7 @@ def compare(
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False)
     >>> seeds = dreamo.compare(done, by="seed", pairs=2, rater="ann")
     >>> seeds
-    <comparison of 2 groups by seed: 0 of 2 pairs chosen by ann>
+    <comparison of 2 groups by seed: 0 of 2 pairs judged by ann>
     >>> for _ in range(2):  # with keys, in a notebook
     ...     seeds.choose("tie")
     >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
@@ -133,7 +133,7 @@ class PairedComparison:
     rater : str
         Who chooses.
     n_pairs, n_chosen : int
-        How many pairs there are, and on how many of them the rater has chosen.
+        How many pairs there are, and how many of them the rater has judged.
 
     Examples
     --------
@@ -173,10 +173,17 @@ class PairedComparison:
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )
-        self._pairs = draw_pairs(self._jobs, self._groups, strata, pairs)
-        if len(firsts) < _GROUPS_MIN or not self._pairs:
-            where = "" if within is None else f" within {within!r}; pass within=None to compare any two"
-            raise UsageError(f"No two groups of {' and '.join(self._by)} have pictures to compare{where}.")
+        references = [tuple(self._references.of_rows([position])) for position in range(len(shown))]
+        self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
+        self._is_all = len(self._pairs) < pairs
+        if not self._pairs:
+            same = names.listed(within)
+            agree = (
+                f" and agree in {' and '.join(same)}; pass another by= or within= (None: any two)"
+                if same
+                else ""
+            )
+            raise UsageError(f"No two pictures differ in {' and '.join(self._by)}{agree}.")
         self._widget: Any = None
 
     def to_html(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
@@ -293,11 +300,11 @@ class PairedComparison:
 
     @property
     def n_chosen(self) -> int:
-        """On how many pairs the rater has chosen."""
+        """How many pairs the rater has judged."""
         return self.n_pairs - len(self._open())
 
     def choose(self, choice: str) -> None:
-        """Choose on the pair that is shown; it is kept at once, and the next one is shown.
+        """Judge the pair that is shown; the choice is kept at once, and the next one is shown.
 
         Parameters
         ----------
@@ -306,7 +313,7 @@ class PairedComparison:
         Raises
         ------
         UsageError
-            If it is none of these, or every pair was chosen on.
+            If it is none of these, or every pair is judged.
         StorageFailed
             If it can't be written.
         """
@@ -314,9 +321,8 @@ class PairedComparison:
             raise UsageError(f"{choice!r}: expected one of {', '.join(map(repr, CHOICES))}.")
         waiting = self._open()
         if not waiting:
-            raise UsageError(
-                f"All {counted(self.n_pairs, 'pair')} are chosen on; pass a larger pairs= for more."
-            )
+            more = "there are no more" if self._is_all else "pass a larger pairs= for more"
+            raise UsageError(f"You have judged every pair; {more}.")
         self._keep(waiting[0], choice)
 
     def undo(self) -> None:
@@ -330,7 +336,7 @@ class PairedComparison:
         pair_of = {frozenset(self._jobs_of(pair)): pair for pair in self._pairs}
         last = next((pair_of[key] for key in reversed(self._decided()) if key in pair_of), None)
         if last is None:
-            raise UsageError("There is no choice to take back.")
+            raise UsageError("There is no choice to undo.")
         self._keep(last, UNDO)
 
     def scores(self, rater: str | None = None) -> pd.DataFrame:
@@ -376,12 +382,12 @@ class PairedComparison:
         return self._jobs[pair.left], self._jobs[pair.right]
 
     def _open(self) -> list[Pair]:
-        """Return the pairs that the rater has not chosen on."""
+        """Return the pairs that the rater has not judged."""
         done = set(self._decided())
         return [pair for pair in self._pairs if frozenset(self._jobs_of(pair)) not in done]
 
     def _decided(self) -> list[frozenset[str]]:
-        """Return the jobs of each pair that the rater has chosen on, the last one last."""
+        """Return the jobs of each pair that the rater has judged, the last one last."""
         mine = self._choices(self.rater)
         return [frozenset(jobs) for jobs in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)]
 
@@ -414,7 +420,7 @@ class PairedComparison:
             widget.send({"type": "problem", "text": str(error)})
 
     def _content(self) -> dict[str, Any]:
-        """Return what is shown: the pair, or the scores once every pair was chosen on."""
+        """Return what is shown: the pair, or the scores once every pair is judged."""
         waiting = self._open()
         content = {"number": self.n_pairs - len(waiting), "total": self.n_pairs, "scores": ""}
         if not waiting:
@@ -434,10 +440,8 @@ class PairedComparison:
 
     def _shared(self, pair: Pair) -> list[str]:
         """Return the references of both pictures, each once."""
-        shared = self._references.of_rows([pair.left])
-        if shared.keys() != self._references.of_rows([pair.right]).keys():
-            shared |= self._references.of_rows([pair.right])
-        encoded = (_jpeg(one.image(_REFERENCE_PX)) for one in shared.values())
+        shared = self._references.of_rows([pair.left, pair.right]).values()
+        encoded = (_jpeg(one.image(_REFERENCE_PX)) for one in shared)
         return [one for one in encoded if one]
 
     def _prompt(self, pair: Pair) -> str:
@@ -449,7 +453,7 @@ class PairedComparison:
         """Say how far it is, and nothing of the pictures."""
         return (
             f"<comparison of {len(self._labels)} groups by {' and '.join(self._by)}: {self.n_chosen} of "
-            f"{counted(self.n_pairs, 'pair')} chosen by {self.rater}>"
+            f"{counted(self.n_pairs, 'pair')} judged by {self.rater}>"
         )
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
@@ -489,10 +493,13 @@ def _jpeg(picture: Image.Image | None) -> str:
 # Which pairs are shown, and how strong each group is by the choices (Bradley-Terry).
 
 
-def draw_pairs(jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int], n_pairs: int) -> list[Pair]:
+def draw_pairs(
+    jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int], references: Sequence[Any], n_pairs: int
+) -> list[Pair]:
     """Choose pairs of different groups within the same stratum, the same for the same pictures.
 
-    Pairs of groups, and single pictures, come up about equally often, and each group about as often left as right.
+    Where two groups share references, only pictures of the same ones are paired. Pairs of groups, and single pictures,
+    come up about equally often, and each group about as often left as right.
     """
     kept = _few_of_each(jobs, groups, strata)
     possible: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}
@@ -500,6 +507,8 @@ def draw_pairs(jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int]
         if strata[one] == strata[other] and groups[one] != groups[other]:
             key = min(groups[one], groups[other]), max(groups[one], groups[other])
             possible.setdefault(key, []).append((_hashed(*sorted((jobs[one], jobs[other]))), one, other))
+    for key, found in possible.items():
+        possible[key] = [pair for pair in found if references[pair[1]] == references[pair[2]]] or found
     order = sorted(possible, key=lambda key: min(possible[key])[0])
     n_of: Counter[object] = Counter()
     chosen: list[Pair] = []

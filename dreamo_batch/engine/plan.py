@@ -484,7 +484,8 @@ class Plan(HeadedFrame):
         )
         n_new = int(counts.get(NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
-        notes = (_cost_sentence(low, high), *_cap_sentences(self._cap, self._spent, high))
+        cost = [_cost_sentence(low, high)] if n_new or high != 0 else []
+        notes = (*cost, *_cap_sentences(self._cap, self._spent, high))
         first = f"{n_new:,} of {len(self):,} rows to buy." if n_new else "Nothing to buy."
         return Headline(first, told, notes, self._remarks)
 

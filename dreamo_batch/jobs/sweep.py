@@ -531,8 +531,7 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
         raise UsageError(
             f"template: {{{name}}} isn't an axis{known}. {advice}, or double the braces to keep them in the prompt."
         )
-    unused = [name for name in own if name not in named]
-    if unused:
+    if unused := [name for name in own if name not in named]:
         raise UsageError(
             f"{unused[0]}: no template names this axis. Write {{{unused[0]}}} where its value belongs, or add the "
             "column to the table that sweep returns."

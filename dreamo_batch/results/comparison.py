@@ -39,7 +39,7 @@ from dreamo_batch.results.measure import (
     take_fingerprints,
 )
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import quoted, type_of
+from dreamo_batch.text import counted, quoted, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -384,11 +384,8 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
         raise UsageError(f"Expected what rank() returned, not {type_of(ranked)}.")
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
     keys = columns.listed(within)
-    absent = [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]
-    if absent:
-        raise UsageError(
-            f"The table has no {absent[0]!r} column. Pass what rank() returned, and the same within=."
-        )
+    if absent := [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]:
+        raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
     if keys:
         groups = groupable(ranked[keys]).groupby(keys, dropna=False).ngroup()
@@ -594,8 +591,7 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
-    taken = [name for name in names if name in columns.RANKS]
-    if taken:
+    if taken := [name for name in names if name in columns.RANKS]:
         raise UsageError(f"by={quoted(by)}: the result has a column {taken[0]!r}, too. Rename yours first.")
     return measures
 
@@ -753,8 +749,8 @@ class Calibration:
         >>> dreamo.calibrate("shape", pictures, progress=False).threshold_for(0.01) > 0.5
         True
         """
-        if not 0 <= others_taken <= 1:
-            raise UsageError(f"others_taken={quoted(others_taken)}: a share from 0 to 1 was expected.")
+        if not is_number(others_taken) or not 0 <= others_taken <= 1:
+            raise UsageError(f"others_taken={quoted(others_taken)}: expected a share from 0 to 1.")
         kept = self.roc.loc[self.roc["others_taken"] <= others_taken, "threshold"]
         return float(kept.iloc[-1])
 
@@ -817,8 +813,8 @@ def calibrate(
     same, others = _pairs(subjects, max_pairs)
     if not same or not others:
         raise UsageError(
-            "Calibrating needs at least two subjects, one of them with two pictures; there are "
-            f"{len(paths)} with {len(flat)} in all."
+            "Calibrating needs at least two subjects, one of them with two pictures; found "
+            f"{counted(len(paths), 'subject')} with {counted(len(flat), 'picture')}."
         )
     with working(n_workers=n_workers, progress=progress):
         values = _of_pairs(measure, flat, [*same, *others])
@@ -839,17 +835,16 @@ def calibrate(
 def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
     """Return the paths of each subject's pictures."""
     if isinstance(pictures, pd.DataFrame):
-        missing = [name for name in ("subject", columns.IMAGE) if name not in pictures]
-        if missing:
+        if missing := [name for name in ("subject", columns.IMAGE) if name not in pictures]:
             raise UsageError(
-                f"The table of pictures has no column {missing[0]!r}; subject and image were expected."
+                f"The table of pictures has no column {missing[0]!r}; it needs subject and image."
             )
         grouped = pictures.groupby("subject", sort=False)[columns.IMAGE]
         return {str(subject): [Path(path) for path in several] for subject, several in grouped}
     if isinstance(pictures, str | os.PathLike):
         folder = Path(pictures)
         if not folder.is_dir():
-            raise UsageError(f"There is no folder {folder}.")
+            raise UsageError(f"No folder at {folder}.")
         found: dict[str, list[Path]] = {}
         for path in sorted(folder.glob("*/[!.]*")):
             if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
@@ -906,7 +901,7 @@ def _read(path: Path) -> Image.Image:
         with images.opened(path) as picture:
             return images.upright_rgb(picture)
     except FileNotFoundError:
-        raise UsageError(f"There is no picture {path}.") from None
+        raise UsageError(f"No picture at {path}.") from None
     except Exception as error:  # decoders raise anything at all over damaged files
         raise UsageError(f"{path} can't be read as a picture ({error}).") from error
 

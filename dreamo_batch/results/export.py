@@ -236,8 +236,7 @@ def export(
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
     wanted = columns.listed(formats)
-    unknown = [name for name in wanted if name not in _FORMATS]
-    if unknown:
+    if unknown := [name for name in wanted if name not in _FORMATS]:
         raise UsageError(
             f"Unknown format {unknown[0]!r} in {option('formats')}; the formats are {', '.join(_FORMATS)}."
         )
@@ -557,8 +556,7 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
     there = [name for name in sorted(names - pending) if (folder / name).exists()]
-    foreign = [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]
-    if foreign:
+    if foreign := [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]:
         more = f", and {len(foreign) - _NAMED_MAX} more" if len(foreign) > _NAMED_MAX else ""
         raise UsageError(
             f"Files in {folder} would be replaced that don't come from an export, or were changed since: "
@@ -644,8 +642,8 @@ def upload(folder: Path, dataset: Dataset) -> str:
         )
     except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
         raise UsageError(
-            f"{dataset.name} can't be uploaded to ({first_line(error)}). The export is in "
-            f"{folder}. Check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
+            f"Can't upload to {dataset.name} ({first_line(error)}). The export is in {folder}. If the hub refused it, "
+            "check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
         ) from error
     return str(commit.commit_url)
 

@@ -746,8 +746,7 @@ def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric])
     """Warn once of each metric that raised; each row says why in its own column."""
     for metric in metrics:
         found = [of_pair[metric.name] for of_pair in measured.values()]
-        failed = [one.problem for one in found if one.failed == "metric"]
-        if failed:
+        if failed := [one.problem for one in found if one.failed == "metric"]:
             warnings.warn(f"{failed[0]} ({len(failed)} of {len(found)} pictures)", stacklevel=2)
 
 

@@ -274,8 +274,7 @@ def _prepare(
     wanted = f"Pass what {function}() returned."
     if not isinstance(table, pd.DataFrame):
         raise UsageError(f"Expected a DataFrame, got {type(table).__name__}. {wanted}")
-    absent = [name for name in expected if name not in table.columns]
-    if absent:
+    if absent := [name for name in expected if name not in table.columns]:
         raise UsageError(f"The table has no {absent[0]!r} column. {wanted}")
     try:  # one that was written to CSV and read again has times as text, and codes as numbers
         table = table.astype({name: expected[name].dtype for name in expected if name != columns.PHASE})

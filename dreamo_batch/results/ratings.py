@@ -104,8 +104,7 @@ def rate_positions(
 ) -> None:
     """Keep what is said of the pictures of rows, each in its row's directory; refuse rows without one."""
     kind, number = _read(value)
-    bare = [position for position in positions if not has_picture(results, position)]
-    if bare:
+    if bare := [position for position in positions if not has_picture(results, position)]:
         labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
     name = rater_named(rater)

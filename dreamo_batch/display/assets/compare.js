@@ -52,7 +52,7 @@ function render({ model, el }) {
     create("span", bar, "dc-problem").setAttribute("role", "status");
     if (content.number === content.total) {
       const then = content.scores ? "The strength of each group, with 95 % intervals:" : "Save your choices.";
-      create("p", root, "", `All pairs are chosen on. ${then}`);
+      create("p", root, "", `Every pair is judged. ${then}`);
       // pandas escapes every value; a parsed document runs no script.
       root.append(...new DOMParser().parseFromString(content.scores ?? "", "text/html").body.children);
     } else {
