@@ -23,18 +23,27 @@ def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
         _publishers[folder] = put
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename it to `path`, durably."""
+def replace(
+    path: Path, write: Callable[[Path], object], *, previous: Path | None = None, is_durable: bool = True
+) -> None:
+    """Have `write` fill a temporary file beside `path`, then rename it to `path`; whatever was there to `previous`.
+
+    What can be made again, or is soon out of date, need not be durable.
+    """
     # One name per thread, since two calls may save the same picture at once; the suffix tells writers the format.
     stem = path.stem[:_STEM_MAX]
     temporary = path.with_name(f".partial-{threading.get_native_id()}-{stem}{path.suffix}")
     try:
         write(temporary)
-        fsync_file(temporary)
+        if is_durable:
+            fsync_file(temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    if is_durable:
+        fsync_folder(path.parent)
     for folder, put in tuple(_publishers.items()):
         if path.is_relative_to(folder):
             put(path)

@@ -291,7 +291,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
     return [f"{os.fspath(one)}: {line}" for one, lines in found.items() for line in lines]
 
 
-def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
+def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[str]:
     try:
         directory = existing(run_dir)
         shards = directory.shards()
@@ -304,10 +304,11 @@ def _damage(run_dir: RunDir, *, progress: bool) -> list[str]:
     found = [
         f"{name}: {line}"
         for name, shard in shards.items()
-        for line in _damage(shard.given, progress=progress)
+        for line in _damage(shard.given, progress=progress, is_shard=True)
     ]
     checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
-    for check in checks[directory.is_sharded :]:  # whose ledgers are those of its shards
+    # A directory of shards has the table, and they have the ledgers.
+    for check in checks[:2] if is_shard else checks[directory.is_sharded :]:
         try:
             with bars(progress):
                 found += list(check(directory))

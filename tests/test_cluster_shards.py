@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import threading
@@ -148,6 +149,7 @@ def test_shards_and_one_directory_give_equal_jobs_bills_and_tables(jobs, gateway
     assert dreamo.status(tmp_path / "parted") == dreamo.status(tmp_path / "plain")
     assert dreamo.costs(tmp_path / "parted", by="note").equals(dreamo.costs(tmp_path / "plain", by="note"))
     assert dreamo.verify(tmp_path / "parted", progress=False) == []
+    assert not list((tmp_path / "parted").glob("shards/*/[jr]*s.parquet"))  # no tables, no results
     exported = [dreamo.export(done, tmp_path / "out" / name) for name, done in (("a", plain), ("b", parted))]
     assert [(one["pictures"], one["missing"]) for one in exported] == [(9, 0)] * 2
     names = [task.name for _, (tasks, _) in engine.tasks for task in tasks]
@@ -162,6 +164,20 @@ def test_a_worker_has_several_shards_and_no_more_in_flight_than_its_part(jobs, g
     assert max(len(tasks) for _, tasks in handed_out) > 1
     for n_at_once, tasks in handed_out:
         assert {task.options.max_in_flight * n_at_once for task in tasks} == {6}
+
+
+def test_the_disk_is_waited_for_only_where_a_promise_depends_on_it(jobs, gateway, tmp_path, monkeypatch):
+    """How far a worker is, and what is kept of pictures, may be lost."""
+    fsync, waited = os.fsync, set()
+
+    def noted(fd):
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        waited.add(re.sub(r"\.partial-\d+-", "", path.name) if path.parent.parent.name == "shards" else "")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run(jobs, tmp_path / "run", gateway, cluster=Here())
+    assert waited == {"", "images", "journal-000001.jsonl", "run.json", "checkpoint.parquet"}
 
 
 def test_what_stops_one_shard_stops_the_next_of_its_worker(jobs, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.engine import attempts, checkpoint, directory
 from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, packed, to_arrow, to_frame
 from dreamo_batch.engine.directory import SCHEMA_VERSION
@@ -203,6 +203,10 @@ def test_rows_that_went_missing_are_noticed(tmp_path):
         checkpoint.read_table(path)
 
 
+def rotate(folder, fill):
+    files.replace(folder / checkpoint.NAME, fill, previous=folder / checkpoint.PREVIOUS)
+
+
 def fill(number: int):
     meta = checkpoint.Meta(1, number, 1, "00", "loopback")
     return lambda path: write_checkpoint(path, State(), [], meta)
@@ -211,7 +215,7 @@ def fill(number: int):
 def test_the_newest_and_the_one_before_are_kept(tmp_path):
     """Each new checkpoint moves the last one aside and drops the one before that."""
     for number in (1, 2, 3):
-        checkpoint.rotate(tmp_path, fill(number))
+        rotate(tmp_path, fill(number))
     assert checkpoint.read_meta(tmp_path / checkpoint.NAME).covers == 3
     assert checkpoint.read_meta(tmp_path / checkpoint.PREVIOUS).covers == 2
     assert len(list(tmp_path.iterdir())) == 2
@@ -220,14 +224,14 @@ def test_the_newest_and_the_one_before_are_kept(tmp_path):
 def test_a_checkpoint_that_can_not_be_written_changes_nothing(tmp_path):
     """If the disk is full the two that are there stay, and the half-written one goes."""
     for number in (1, 2):
-        checkpoint.rotate(tmp_path, fill(number))
+        rotate(tmp_path, fill(number))
 
     def half(path):
         path.write_bytes(b"PAR1")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="space"):
-        checkpoint.rotate(tmp_path, half)
+        rotate(tmp_path, half)
     assert checkpoint.read_meta(tmp_path / checkpoint.NAME).covers == 2
     assert checkpoint.read_meta(tmp_path / checkpoint.PREVIOUS).covers == 1
     assert len(list(tmp_path.iterdir())) == 2

@@ -38,6 +38,7 @@ from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, 
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
+from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.engine.store import STILL_S, Replica, folder_of, is_url, read_anew
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.plan import RunOptions
 
 logger = logger_named(__name__)
@@ -126,6 +128,23 @@ class ShardOutcome:
     error: DreamoError | None = None
 
 
+class _ShardCall(Call):
+    """A call on a shard; the table, its warnings and its results are those of the whole directory."""
+
+    def _warnings(self, ledger: Ledger, *_: Any) -> tuple[str, ...]:
+        return ledger.warnings
+
+    def _remember(self, ledger: Ledger, *_: Any) -> None:
+        ledger.commit()
+
+    def _finish(self) -> None:
+        self._give_back(self.ledger)
+        try_merge(self.directory.path)
+
+    def tell_of_end(self, error: BaseException | None) -> None:
+        """Nobody listens to a shard."""
+
+
 def begin_worker(environment: Mapping[str, str]) -> None:
     """Begin a process of this machine that works on shards; the driver says when to stop, also at Ctrl-C."""
     os.environ.update(environment)
@@ -159,7 +178,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
                 task.fetched,
                 numbers=task.chosen,
             )
-            call = Call(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
+            call = _ShardCall(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
             outcome = _work(call, parent)
         except errors.DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
             is_ending.wait(beat_s(task.run_dir))
@@ -245,6 +264,7 @@ class _Parent:
             files.replace(
                 shard.path / _PULSE,
                 lambda path: path.write_text(json.dumps(told | amounts), encoding="utf-8"),
+                is_durable=False,
             )
         except OSError as error:  # the ledger finds out by itself
             logger.info("can't say how far %s is: %s", shard.path, error)

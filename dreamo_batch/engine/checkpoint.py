@@ -106,19 +106,6 @@ def read_version(path: Path) -> int:
     return int(_note(pq.read_schema(path))["schema"])
 
 
-def rotate(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Replace the checkpoint, and keep the one before."""
-    current = folder / NAME
-
-    def write_and_keep_current(fresh: Path) -> None:
-        fill(fresh)
-        files.fsync_file(fresh)
-        if current.exists():
-            current.replace(folder / PREVIOUS)
-
-    files.replace(current, write_and_keep_current)
-
-
 def _sealed(text: bytes) -> bytes:
     """Put a checksum before a text; Parquet has checksums for its pages, but not for its metadata."""
     return b"%08x %b" % (zlib.crc32(text), text)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from dreamo_batch import files
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import (
     NO_TERMS,
@@ -38,7 +39,6 @@ from dreamo_batch.engine.checkpoint import (
     read_meta,
     read_table,
     read_version,
-    rotate,
     write,
 )
 from dreamo_batch.engine.directory import (
@@ -198,29 +198,16 @@ def _newest_checkpoint(
         try:
             table, meta = read_table(path, names) if names else (None, read_meta(path))
         except FileNotFoundError:
-            damaged |= _missing(name, folder)
+            if name == NAME and (folder / PREVIOUS).exists():
+                damaged[name] = f"{name} is missing"
             continue
         except UNREADABLE as error:
-            _refuse_newer_checkpoint(path)
+            with suppress(*UNREADABLE):
+                refuse_newer(read_version(path), path)
             damaged[name] = f"{name} can't be read ({error})"
             continue
         return table, meta, damaged
     return None, None, damaged
-
-
-def _missing(name: str, folder: Path) -> dict[str, str]:
-    """Report a missing checkpoint if the previous one shows that there was one."""
-    was_there = name == NAME and (folder / PREVIOUS).exists()
-    return {name: f"{name} is missing"} if was_there else {}
-
-
-def _refuse_newer_checkpoint(path: Path) -> None:
-    """Raise if an unreadable checkpoint has a newer format."""
-    try:
-        version_of_format = read_version(path)
-    except UNREADABLE:
-        return
-    refuse_newer(version_of_format, path)
 
 
 def _refuse_gaps(
@@ -500,7 +487,9 @@ class Ledger:
             checksum=header.follows if is_followed else self._journal.checksum,
         )
         folder, never = self.directory.path, absent(self.state, pending)
-        rotate(folder, lambda path: write(path, stored, never, meta))
+        files.replace(
+            folder / NAME, lambda path: write(path, stored, never, meta), previous=folder / PREVIOUS
+        )
         self.state.store(stored)
         self._n_since, self._n_rows = 0, stored.n_attempts + len(never)
         if self.directory.replica is not None:

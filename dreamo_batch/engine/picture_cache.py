@@ -118,7 +118,7 @@ def merge(run_dir: Path) -> None:
     """
     n_tail, n_table = (n_bytes_of(run_dir / name) for name in (TAIL, NAME))
     if n_tail and n_tail * _TAIL_SHARE >= n_table:
-        files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir))
+        files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir), is_durable=False)
         (run_dir / TAIL).unlink(missing_ok=True)
 
 

@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
@@ -620,17 +621,14 @@ class Replica:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.path = folder_of(self.url)
-        self._store: Store | None = None
         self._log: FencedLog | None = None
         self._slots: dict[int, int] = {}
         self._beating = threading.Event()
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store, opened when it is first asked."""
-        if self._store is None:
-            self._store = open_store(self.url)
-        return self._store
+        return open_store(self.url)
 
     # Reading.
 
@@ -883,10 +881,8 @@ def _has_ended(owner: str) -> bool:
         return True  # an earlier call of this process, which ended without closing
     try:
         os.kill(int(match[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
