@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dreamo_batch.gateway.app import BODY_BYTES_MAX
 from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.gateway import LocalGateway
-from dreamo_batch.gateway.tasks import request_digest
+from dreamo_batch.gateway.schemas import request_digest
 from tests.local_client import CREATE, PRECHARGE, REFERENCE, FakeEngine, LocalClient, body
 
 XID = re.compile(r"[0-9a-v]{20}")

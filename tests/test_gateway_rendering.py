@@ -10,9 +10,9 @@ from typing import Self
 
 import pytest
 
-from dreamo_batch.gateway import rendering
+from dreamo_batch.gateway import tasks
 from dreamo_batch.gateway.gateway import LocalGateway
-from dreamo_batch.gateway.rendering import FetchError, fetch
+from dreamo_batch.gateway.tasks import FetchError, fetch
 from tests.local_client import REFERENCE, FakeEngine, LocalClient
 
 HTTP = b"HTTP/1.1 "
@@ -154,7 +154,7 @@ def test_a_reference_that_can_not_be_kept_makes_the_task_fail(tmp_path):
 
 def test_a_gateway_stops_at_once_while_a_site_hangs(monkeypatch):
     """A fetch under way is dropped."""
-    monkeypatch.setattr(rendering, "FETCH_TIMEOUT_S", 3600)
+    monkeypatch.setattr(tasks, "FETCH_TIMEOUT_S", 3600)
     with Site(b"", hangs=True) as site, LocalGateway(engine=FakeEngine(), latency=1) as gateway:
         with LocalClient(gateway) as client:
             client.poll(client.create(binary_data_base64=..., image_urls=[site.url]))

@@ -25,10 +25,18 @@ from PIL import ExifTags, Image, ImageFile
 from dreamo_batch import images
 from dreamo_batch.engine import directory
 from dreamo_batch.errors import StorageFailed
-from dreamo_batch.jobs import references, sources
+from dreamo_batch.jobs import references
 from dreamo_batch.jobs.prepare import prepare, validate
-from dreamo_batch.jobs.references import Check, ImageSource, Inputs, check, repair
-from dreamo_batch.jobs.sources import Source, judge_url, read_source
+from dreamo_batch.jobs.references import (
+    Check,
+    ImageSource,
+    Inputs,
+    Source,
+    check,
+    judge_url,
+    read_source,
+    repair,
+)
 from dreamo_batch.likeness import read
 from dreamo_batch.service import contract
 from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned
@@ -749,10 +757,10 @@ SIGNED = {
 def test_links_signed_again_are_the_same_picture(scheme):
     """The signature says who may read until when, not which picture it is; the rest of the query does."""
     first, second = (SIGNED[scheme].format(n=n, hex="cd"[n - 1]) for n in (1, 2))
-    assert sources.canonical(first) == sources.canonical(second) == first.partition("?")[0]
+    assert references.canonical(first) == references.canonical(second) == first.partition("?")[0]
     other = first.replace("?", "?versionId=2&")
-    assert sources.canonical(other) == first.partition("?")[0] + "?versionId=2"
-    assert sources.expires_at(first) == pytest.approx(1577836861)
+    assert references.canonical(other) == first.partition("?")[0] + "?versionId=2"
+    assert references.expires_at(first) == pytest.approx(1577836861)
 
 
 def test_a_cloudfront_policy_says_its_end():
@@ -760,9 +768,9 @@ def test_a_cloudfront_policy_says_its_end():
     policy = b'{"Statement":[{"Condition":{"DateLessThan":{"AWS:EpochTime":1577836861}}}]}'
     packed = base64.b64encode(policy).decode().translate(str.maketrans("+=/", "-_~"))
     link = f"https://d1.cloudfront.net/fox.png?Policy={packed}&Signature=1&Key-Pair-Id=K"
-    assert sources.expires_at(link) == 1577836861
-    assert sources.expires_at(link.replace("__", "")) == 1577836861
-    assert sources.canonical(link) == "https://d1.cloudfront.net/fox.png"
+    assert references.expires_at(link) == 1577836861
+    assert references.expires_at(link.replace("__", "")) == 1577836861
+    assert references.canonical(link) == "https://d1.cloudfront.net/fox.png"
 
 
 @pytest.mark.parametrize(
@@ -778,7 +786,7 @@ def test_a_cloudfront_policy_says_its_end():
 )
 def test_the_spelling_of_a_link_does_not_count(one, other):
     """Fragment, case of the host, default port, escapes of the same characters."""
-    assert sources.canonical(one) == sources.canonical(other)
+    assert references.canonical(one) == references.canonical(other)
     jobs = prepare(pd.DataFrame({"image": [one, other], "prompt": "a", "seed": 1}), entropy="e").jobs
     assert [job.image.sent_location for job in jobs.values()] == [one]
 
@@ -799,7 +807,7 @@ def test_the_spelling_of_a_link_does_not_count(one, other):
 )
 def test_what_may_lead_to_another_picture_counts(one, other):
     """Only parameters of a whole signature are left out."""
-    assert sources.canonical(one) != sources.canonical(other)
+    assert references.canonical(one) != references.canonical(other)
 
 
 EXPIRED, SOON = "image-link-expired", "image-link-expires-soon"
@@ -809,7 +817,7 @@ EXPIRED, SOON = "image-link-expired", "image-link-expires-soon"
 def test_an_expired_link_is_an_error(scheme):
     """Clocks may be a few minutes wrong; a link that ends before its row is likely sent is warned of."""
     link = SIGNED[scheme].format(n=1, hex="c")
-    end = sources.expires_at(link)
+    end = references.expires_at(link)
 
     def found(after_s: float, **how) -> list[tuple[str, str]]:
         at = Check(BASE, wall=lambda: end + after_s, **how)
@@ -820,7 +828,7 @@ def test_an_expired_link_is_an_error(scheme):
     assert found(-1000, n_rows=500) == [("warning", SOON)]
     assert found(200) == [("warning", EXPIRED)]
     assert found(301) == [("error", EXPIRED)]
-    known = {sources.canonical(link): ImageSource("url", link, "0", link, "0")}
+    known = {references.canonical(link): ImageSource("url", link, "0", link, "0")}
     assert (found(301, known=known), found(-200, known=known)) == ([("warning", EXPIRED)], [])
     problems = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
     assert problems[["severity", "code"]].to_numpy().tolist() == [["error", EXPIRED]]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.gateway import rendering
+from dreamo_batch.gateway import tasks
 from tests.fakes import picture
 
 
@@ -245,7 +245,7 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
 @pytest.mark.filterwarnings("ignore:broken failed")
 def test_pictures_that_nothing_can_judge_are_not_bought_on(jobs, gateway, tmp_path, monkeypatch):
     """Whatever the reason is, one round shows it."""
-    monkeypatch.setattr(rendering, "fetch", lambda *_, **__: Path(jobs["image"][0]).read_bytes())
+    monkeypatch.setattr(tasks, "fetch", lambda *_, **__: Path(jobs["image"][0]).read_bytes())
     broken = dreamo.Metric("broken", lambda *_: 1 / 0, version="1") >= 0.5
     far = jobs.assign(image="https://pictures.example/fox.png")
     for n, (table, accept, why) in enumerate(

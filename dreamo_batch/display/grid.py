@@ -27,7 +27,7 @@ from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
-from dreamo_batch.jobs.sources import FILE, URL, Source, read_source
+from dreamo_batch.jobs.references import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.text import counted, harmless, meant, shortened

@@ -26,8 +26,7 @@ from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
-from dreamo_batch.jobs.references import ImageSource, kept_copy
-from dreamo_batch.jobs.sources import URL, canonical
+from dreamo_batch.jobs.references import URL, ImageSource, canonical, kept_copy
 from dreamo_batch.jobs.tables import storable
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.store import CREATE_WITHIN_S, boottime
 from dreamo_batch.errors import ServiceError, logger_named
 from dreamo_batch.images import resealed
-from dreamo_batch.jobs import sources as links
+from dreamo_batch.jobs.references import has_expired
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception
@@ -95,7 +95,7 @@ class Payloads:
         )
 
     def _refuse_expired(self, url: str) -> None:
-        if links.has_expired(url, self._wall()):
+        if has_expired(url, self._wall()):
             raise ImageGone(
                 "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
                 "retry it; it stays the same job."

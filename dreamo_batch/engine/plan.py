@@ -31,11 +31,10 @@ from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag, is_number
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
-from dreamo_batch.jobs import sources
 from dreamo_batch.jobs.cells import printable
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
+from dreamo_batch.jobs.references import URL, canonical, place
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
-from dreamo_batch.jobs.sources import URL
 from dreamo_batch.money import dollars, money, total
 from dreamo_batch.text import aligned, option, quoted, spelled
 
@@ -336,7 +335,7 @@ def _parts_of(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
-    pictures = tuple(sources.place(one.location) if one.kind == URL else one.digest for one in job.images)
+    pictures = tuple(place(one.location) if one.kind == URL else one.digest for one in job.images)
     return (pictures, seen(job.prompt), *rest)
 
 
@@ -353,7 +352,7 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
     if image.kind != URL:
         is_fixed = [one.sent_digest != one.digest for one in (image, other)]
         return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""
-    this, that = sources.canonical(image.location), sources.canonical(other.location)
+    this, that = canonical(image.location), canonical(other.location)
     if this == that:
         return ""
     return (

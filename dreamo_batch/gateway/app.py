@@ -17,9 +17,17 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from dreamo_batch.gateway.faults import Effect, FaultPlan, Stage, Strike
-from dreamo_batch.gateway.rendering import SUFFIXES, Renderer
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
-from dreamo_batch.gateway.tasks import Bucket, GatewayTask, RetryAfter, Tasks, retry_hint, total
+from dreamo_batch.gateway.tasks import (
+    SUFFIXES,
+    Bucket,
+    GatewayTask,
+    Renderer,
+    RetryAfter,
+    Tasks,
+    retry_hint,
+    total,
+)
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:

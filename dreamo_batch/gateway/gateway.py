@@ -21,8 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.engines import Engine, check_engine, engine_named
 from dreamo_batch.gateway.faults import FaultPlan, is_whole
-from dreamo_batch.gateway.rendering import Renderer
-from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Tasks, TaskStore, read_latency
+from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Renderer, Tasks, TaskStore, read_latency
 from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:

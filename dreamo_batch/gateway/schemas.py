@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import binascii
+import dataclasses
 import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any, ClassVar, Final, Self
@@ -26,7 +28,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dreamo_batch.gateway.engines import DrawRequest
-from dreamo_batch.gateway.tasks import request_digest
 from dreamo_batch.service import contract
 
 MISSING_PROMPT, MISSING_IMAGE, PROMPT_LENGTH, INVALID = "003011001", "003011002", "003011003", "003011004"
@@ -66,6 +67,13 @@ class Problem:
         """The page's words for the code, and the detail."""
         meaning = contract.ERROR_CODES[self.code].meaning
         return f"{meaning}: {self.detail}" if self.detail else meaning
+
+
+def request_digest(request: DrawRequest, image: str) -> str:
+    """Identify a create by what it asks for, so that a test can recognise two equal ones."""
+    description = {"image": image, **dataclasses.asdict(request)}
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

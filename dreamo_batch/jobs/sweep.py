@@ -23,7 +23,7 @@ from dreamo_batch.errors import TableError, UsageError, file_given
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
-from dreamo_batch.jobs.sources import matching
+from dreamo_batch.jobs.references import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, quoted
 
