@@ -8,7 +8,7 @@ How one row travels::
     -> engine.journal task id (fsync) -> engine.schedule says poll, when due
     -> service.client.fetch -> engine.journal outcome
     -> engine.directory saves the picture -> engine.attempts folds
-    -> checkpoint.parquet -> results.assembly
+    -> checkpoint.parquet -> results.load
 
 No arrow points back; a resume enters at the fold.
 """

@@ -28,8 +28,8 @@ from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import exact_text, money
 from dreamo_batch.parallel import refuse_in_import
-from dreamo_batch.results import assembly, summaries
-from dreamo_batch.results.load import read_state, stored_terms
+from dreamo_batch.results import summaries
+from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import key_missing, resolve
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
@@ -375,7 +375,7 @@ class Call:
     def ending(self) -> str:
         """What the call came to, in one line, and how much the service's 429 answers slowed it."""
         now = self.snapshot()
-        ending = assembly.sentence(self.reconciliation, now.spent_usd)
+        ending = sentence(self.reconciliation, now.spent_usd)
         if not now.n_refused:
             return ending
         refused = counted(now.n_refused, "request")
@@ -392,7 +392,7 @@ class Call:
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the ledger knows."""
         results = results_of(self.inputs.user, self.inputs.prepared, self.ledger.state.copy())
-        return assembly.mark(results, self.directory)
+        return mark(results, self.directory)
 
     # In the runner's thread.
 
@@ -600,7 +600,7 @@ class Call:
         ledger = self.ledger
         self._give_back(ledger)
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
-        self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
+        self.reconciliation = reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
             write_frame(
@@ -612,7 +612,7 @@ class Call:
             try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = assembly.mark(results, self.directory)  # last: other threads look for it
+        self.results = mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
         """Leave the table in the directory, though nothing was submitted, and say how it stands."""
@@ -626,7 +626,7 @@ class Call:
             raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
-        refused.results = assembly.mark(results, self.directory)
+        refused.results = mark(results, self.directory)
 
     def tell(self, kind: Kind, message: str) -> None:
         """Tell whoever listens of this call."""
@@ -719,7 +719,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
-    return assembly.assemble(user, prepared.rows, to_arrow(state))
+    return assemble(user, prepared.rows, to_arrow(state))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
@@ -752,5 +752,5 @@ def choose(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= assembly.row_mask(results.index, rows, results[columns.JOB_ID])
+        wanted &= row_mask(results.index, rows, results[columns.JOB_ID])
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

@@ -38,9 +38,20 @@ from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.results import assembly
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.load import as_paths, composed, existing, is_finished, read_results, read_state
+from dreamo_batch.results.load import (
+    as_paths,
+    assemble,
+    composed,
+    existing,
+    folders_of,
+    interleaved,
+    is_finished,
+    mark,
+    read_results,
+    read_state,
+    run_dir_of,
+)
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 from dreamo_batch.text import option, quoted, spelled
@@ -140,7 +151,7 @@ def resolve(
 
     state = runner.ask(holder, settle)
     state = read_state(directory) if manifest.n_shards else state
-    return assembly.mark(results_of(table.user, table.prepared, state), directory)
+    return mark(results_of(table.user, table.prepared, state), directory)
 
 
 def find_job(table: StoredTable, row: Any) -> str:
@@ -230,7 +241,7 @@ def download(
     """
     service = Service.of(locals())
     rows = read_results(results)
-    folders = assembly.folders_of(rows, run_dir) or [assembly.run_dir_of(rows, run_dir)]
+    folders = folders_of(rows, run_dir) or [run_dir_of(rows, run_dir)]
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):
         positions[folder].append(position)
@@ -245,14 +256,14 @@ def download(
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
     ]
-    return assembly.interleaved(fresh, list(positions.values()))
+    return interleaved(fresh, list(positions.values()))
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_arrow(read_state(directory))
-    fresh = assembly.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    assembly.mark(fresh, directory)
+    fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
+    mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh

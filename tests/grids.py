@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.results.assembly import output_dtypes
+from dreamo_batch.results.load import output_dtypes
 
 if TYPE_CHECKING:
     from pathlib import Path

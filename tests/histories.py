@@ -8,7 +8,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow, to_frame
-from dreamo_batch.results import assembly, load
+from dreamo_batch.results import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def results(
     """Lay attempts beside rows, one per job id; None is a row that can't be submitted."""
     frames = _rows(jobs)
     table = pd.DataFrame(user, index=pd.RangeIndex(len(jobs)) if index is None else index)
-    return assembly.assemble(table, frames, to_arrow(State(attempts)))
+    return load.assemble(table, frames, to_arrow(State(attempts)))
 
 
 def history_of(

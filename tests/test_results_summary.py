@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
-from dreamo_batch.results import assembly
+from dreamo_batch.results import load
 from tests.fakes import prepared
 
 LEDGER = [
@@ -22,12 +22,12 @@ LEDGER = [
 
 def results(*names: str | None, attempts=LEDGER) -> pd.DataFrame:
     laid_out = to_arrow(State(attempts))
-    return assembly.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
+    return load.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
 
 
 def test_rows_and_money_are_summed_up():
     """Rows of the table by status; money and attempts of the whole directory, as exact text."""
-    got = assembly.summarise(results("a", "a", "b", "c", "d", None), State(LEDGER), Decimal("5.00"))
+    got = load.summarise(results("a", "a", "b", "c", "d", None), State(LEDGER), Decimal("5.00"))
     assert got == {
         "rows": 6,
         "by_status": {"in_progress": 1, "completed": 2, "failed": 1, "invalid": 1, "ambiguous": 1},
@@ -38,54 +38,52 @@ def test_rows_and_money_are_summed_up():
         "max_cost_usd": "5",
     }
     assert list(got["by_status"]) == ["in_progress", "completed", "failed", "invalid", "ambiguous"]
-    assert assembly.summarise(results(), State(), None)["max_cost_usd"] is None
+    assert load.summarise(results(), State(), None)["max_cost_usd"] is None
 
 
 def test_what_a_doubtful_attempt_may_have_cost_is_unknown_without_a_price():
     """Not 0: it was sent with nothing set aside for it."""
     doubtful = State([Attempt("c", 1, Stage.AMBIGUOUS, may_have_been_billed=True)])
-    assert assembly.summarise(results(), doubtful, None)["possibly_billed_usd"] is None
+    assert load.summarise(results(), doubtful, None)["possibly_billed_usd"] is None
 
 
 def test_every_row_is_accounted_for():
     """Rows in, rows out, and whether they agree."""
     table = results("a", "b", None)
-    assert assembly.reconcile(3, table) == {
+    assert load.reconcile(3, table) == {
         "rows_in": 3,
         "rows_accounted_for": 3,
         "is_complete": True,
         "by_status": {"completed": 1, "invalid": 1, "ambiguous": 1},
     }
-    assert assembly.reconcile(4, table)["is_complete"] is False
-    assert assembly.reconcile(0, results())["is_complete"] is True
+    assert load.reconcile(4, table)["is_complete"] is False
+    assert load.reconcile(0, results())["is_complete"] is True
 
 
 def test_the_sentence_says_it_in_one_line():
     """Also for a table of nothing."""
-    made = assembly.reconcile(3, results("a", "b", "c"))
-    assert assembly.sentence(made, Decimal("0.04")) == (
+    made = load.reconcile(3, results("a", "b", "c"))
+    assert load.sentence(made, Decimal("0.04")) == (
         "3 rows in, 3 accounted for: 1 in progress, 1 completed, 1 ambiguous; $0.04 spent"
     )
-    assert assembly.sentence(assembly.reconcile(0, results()), Decimal(0)).startswith(
+    assert load.sentence(load.reconcile(0, results()), Decimal(0)).startswith(
         "0 rows in, 0 accounted for: none"
     )
 
 
 def test_ambiguous_rows_are_listed_with_what_they_may_have_cost():
     """Each once, by its label, with what to do at the end."""
-    lines = assembly.ambiguous_lines(results("a", "b", "b"), State(LEDGER))
+    lines = load.ambiguous_lines(results("a", "b", "b"), State(LEDGER))
     assert lines[0] == "row 1 is ambiguous (no_answer): job b, possibly billed up to $0.0286"
     assert "resolve(run_dir, row, task_id=...)" in lines[-1]
     assert len(lines) == 2
-    assert assembly.ambiguous_lines(results("a"), State(LEDGER)) == []
+    assert load.ambiguous_lines(results("a"), State(LEDGER)) == []
 
 
 def test_a_long_list_is_cut_and_unknown_costs_say_so():
     """Ten lines, how many more, and what to do."""
     attempts = [Attempt(f"job-{i:02}", 1, Stage.AMBIGUOUS, may_have_been_billed=True) for i in range(13)]
-    lines = assembly.ambiguous_lines(
-        results(*(o.job_id for o in attempts), attempts=attempts), State(attempts)
-    )
+    lines = load.ambiguous_lines(results(*(o.job_id for o in attempts), attempts=attempts), State(attempts))
     assert len(lines) == 12
     assert lines[10] == "... and 3 more"
     assert lines[0].endswith("possibly billed an unknown cost")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -112,13 +112,7 @@ def offer_of(planned: pd.DataFrame, *, may_repeat: bool = False) -> Offer:
 
 
 def agree(
-    plan: Callable[[], Plan],
-    run_dir: str,
-    options: Mapping[str, Any],
-    *,
-    is_local: bool,
-    is_agreed: bool,
-    no_cap: bool,
+    plan: Callable[[], Any], run_dir: str, options: Mapping[str, Any], *, is_agreed: bool, no_cap: bool
 ) -> str | None:
     """Get consent for what a call may spend, and return the sum in USD that it then stops at."""
     from dreamo_batch.engine.directory import RunDirectory
@@ -126,7 +120,7 @@ def agree(
     from dreamo_batch.results.load import stored_terms
     from dreamo_batch.service.config import key_missing, resolve
 
-    settings = None if is_local else resolve(base_url=options["base_url"])
+    settings = None if options["gateway"] else resolve(base_url=options["base_url"])
     limit: str | None = options["max_new_cost"]
     if settings is None or settings.is_loopback:
         return limit
@@ -257,7 +251,7 @@ def validate(
 
 
 @command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
-def plan(table: str, run_dir: str | None, *, local: bool, rows: bool, format_: str, **options: Any) -> int:
+def plan(table: str, run_dir: str | None, *, rows: bool, format_: str, **options: Any) -> int:
     """Print what `run` would buy, and why.
 
     Rows with the same action and reason share a line; --rows lists each. Sends nothing. Takes every option of `run`,
@@ -266,7 +260,7 @@ def plan(table: str, run_dir: str | None, *, local: bool, rows: bool, format_: s
     for name in ("dry_run", "yes", "no_cap", "detach"):  # a plan has no use for them
         del options[name]
     frame = read_table(table, options)
-    planned = _plan(frame, run_dir, _with_base_dir(options, table), local=local)
+    planned = dreamo.plan(frame, run_dir, **_with_base_dir(options, table))
     return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
 
 
@@ -275,7 +269,6 @@ def run(
     table: str,
     run_dir: str,
     *,
-    local: bool,
     dry_run: bool,
     rows: bool,
     yes: bool,
@@ -294,16 +287,16 @@ def run(
     about_file = {name: options[name] for name in ("delimiter", "decimal", "rename")}
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
-    planned = functools.partial(_plan, frame, run_dir, options, local=local)
+    planned = functools.partial(dreamo.plan, frame, run_dir, **options)
     if dry_run:
         return _show_plan(planned(), format_, rows=rows, on_invalid=options["on_invalid"])
     at = moment(options["not_before"], now=time.time())
     # The same time for a process in the background.
     options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
-    options["max_new_cost"] = agree(planned, run_dir, options, is_local=local, is_agreed=yes, no_cap=no_cap)
+    options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)
     if not detach:
-        return _run(frame, run_dir, options, local=local, format_=format_)
-    given = {"table": table, "about_file": about_file, "options": options, "local": local}
+        return _finish(dreamo.run, (frame, run_dir), options, format_)
+    given = {"table": table, "about_file": about_file, "options": options}
     pid, log, code = background.detach(run_dir, verbosity_words(), given)
     show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)}, format_)
     if code is not None:
@@ -317,18 +310,11 @@ def run(
 def in_background(run_dir: str) -> int:
     """Go on with what `run --detach` has checked, as its standard input says."""
     given = background.take_over()
-    frame = read_table(given.pop("table"), given.pop("about_file"))
-    return _run(frame, run_dir, given.pop("options"), **given, format_="table")
+    frame = read_table(given["table"], given["about_file"])
+    return _finish(dreamo.run, (frame, run_dir), given["options"], "table")
 
 
 in_background.hidden = True
-
-
-def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: bool, format_: str) -> int:
-    def work() -> pd.DataFrame:
-        return dreamo.run(frame, run_dir, gateway=_service(local=local), progress=not is_quiet(), **options)
-
-    return _finish(work, run_dir, format_, with_pictures=options["download"])
 
 
 @command(
@@ -347,9 +333,7 @@ def _run(frame: pd.DataFrame, run_dir: str, options: dict[str, Any], *, local: b
     FORMAT,
     keywords=of("run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
 )
-def retry(
-    run_dir: str, *, local: bool, dry_run: bool, yes: bool, no_cap: bool, format_: str, **options: Any
-) -> int:
+def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, format_: str, **options: Any) -> int:
     """Submit failed or ambiguous rows again.
 
     Each once; ambiguous ones only if named, since they may be paid twice. Asks before it spends money, as `run`
@@ -358,19 +342,13 @@ def retry(
     from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
 
-    is_local = local or (options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir())
-
-    planned = functools.partial(plan_retry, run_dir, gateway=_service(local=local), **options)
+    if options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir():
+        options["gateway"] = "local"
+    planned = functools.partial(plan_retry, run_dir, **options)
     if dry_run:
         return _show_plan(planned(), format_, rows=False, on_invalid="skip")
-    options["max_new_cost"] = agree(
-        planned, run_dir, options, is_local=is_local, is_agreed=yes, no_cap=no_cap
-    )
-
-    def work() -> pd.DataFrame:
-        return dreamo.retry(run_dir, gateway=_service(local=is_local), progress=not is_quiet(), **options)
-
-    return _finish(work, run_dir, format_, with_pictures=options["download"])
+    options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)
+    return _finish(dreamo.retry, (run_dir,), options, format_)
 
 
 @command(
@@ -393,14 +371,6 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
     hint(f"row {row} is settled; run the table again to go on.")
 
 
-def _plan(frame: pd.DataFrame, run_dir: str | None, options: dict[str, Any], *, local: bool) -> Plan:
-    return cast("Plan", dreamo.plan(frame, run_dir, gateway=_service(local=local), **options))
-
-
-def _service(*, local: bool) -> Any:
-    return "local" if local else None
-
-
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
     """Resolve relative image paths against the table's folder by default."""
     return options | {"base_dir": options["base_dir"] or _folder_of(table)}
@@ -410,7 +380,7 @@ def _folder_of(table: str) -> str:
     return str(Path(table).absolute().parent)
 
 
-def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> int:
+def _show_plan(planned: Any, format_: str, *, rows: bool, on_invalid: str) -> int:
     shown = planned if format_ != "table" else planned[_PLAN_COLUMNS] if rows else planned.changes()
     show_frame(shown, format_, with_labels=rows)
     _show_warnings(planned)
@@ -419,11 +389,14 @@ def _show_plan(planned: Plan, format_: str, *, rows: bool, on_invalid: str) -> i
     return UNUSABLE if is_refused else DONE
 
 
-def _finish(work: Callable[[], pd.DataFrame], run_dir: str, format_: str, *, with_pictures: bool) -> int:
-    """Do the work, print the summary and what to do next, and return the exit code."""
+def _finish(
+    verb: Callable[..., pd.DataFrame], given: tuple[Any, ...], options: Mapping[str, Any], format_: str
+) -> int:
+    """Call a verb that buys, print the summary and what to do next, and return the exit code."""
+    run_dir, with_pictures = given[-1], options.get("download", True)
     try:
         with background.findable(run_dir):
-            results = work()
+            results = verb(*given, progress=not is_quiet(), **options)
     except RunStopped as stopped:
         if stopped.results is not None:
             show_summary(dreamo.status(run_dir), format_)
@@ -854,11 +827,7 @@ def demo(run_dir: str, format_: str) -> int:
     folder = demo_folder()
     table = dreamo.read_table(folder / _TABLE)
     n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_attempts
-
-    def work() -> pd.DataFrame:
-        return dreamo.run(table, run_dir, gateway="local", base_dir=folder, progress=not is_quiet())
-
-    code = _finish(work, run_dir, format_, with_pictures=True)
+    code = _finish(dreamo.run, (table, run_dir), {"gateway": "local", "base_dir": folder}, format_)
     hint(
         f"{counted(n_new, 'picture')} drawn; the local gateway makes up its prices."
         if n_new

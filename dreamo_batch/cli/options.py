@@ -157,7 +157,8 @@ RUN_DIRS: Final = (
 )
 LOCAL: Final = option(
     "--local",
-    is_flag=True,
+    "gateway",
+    flag_value="local",
     help="Use the embedded local gateway: no key, no cost. Its state is kept in the run directory.",
 )
 YES: Final = option("--yes", is_flag=True, help="Agree to the cost without being asked.")

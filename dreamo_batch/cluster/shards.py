@@ -45,8 +45,7 @@ from dreamo_batch.engine.store import STILL_S, Replica, folder_of, is_url, read_
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
-from dreamo_batch.results import assembly
-from dreamo_batch.results.load import composed, joined, read_ledger, read_state, stored_terms
+from dreamo_batch.results.load import composed, joined, mark, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import clock_time, counted, option, same_call, spelled
 
@@ -483,7 +482,7 @@ class ShardedCall(Call):
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the shards' ledgers know."""
-        return assembly.mark(composed(self.directory), self.directory)
+        return mark(composed(self.directory), self.directory)
 
     # Before anything is sent.
 
@@ -843,7 +842,7 @@ class ShardedCall(Call):
             if self._stopped is None:
                 raise
             raise self._stopped from error  # such as that the directory was moved
-        self.reconciliation = assembly.reconcile(len(self.inputs.user), results)
+        self.reconciliation = reconcile(len(self.inputs.user), results)
         if not isinstance(self._stopped, StorageFailed):
             self.directory.update_manifest(reconciliation=self.reconciliation)
         self.results = results  # last: other threads look for it

@@ -22,8 +22,7 @@ from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import RunDir, read_results
+from dreamo_batch.results.load import RunDir, folders_of, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
 from dreamo_batch.text import counted, fill_template, meant

@@ -40,8 +40,7 @@ from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, working
-from dreamo_batch.results.assembly import folders_of, row_mask, run_dir_of
-from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
+from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import fill_template

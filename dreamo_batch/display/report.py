@@ -27,10 +27,19 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.assembly import folders_of
 from dreamo_batch.results.comparison import Threshold, compare, list_near_duplicates, summarise_diversity
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
-from dreamo_batch.results.load import LABEL, RunDir, as_paths, attempts, existing, load, read_history, status
+from dreamo_batch.results.load import (
+    LABEL,
+    RunDir,
+    as_paths,
+    attempts,
+    existing,
+    folders_of,
+    load,
+    read_history,
+    status,
+)
 from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled

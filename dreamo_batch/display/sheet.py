@@ -31,8 +31,7 @@ from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import pillow_settings
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
-from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import RunDir, as_paths, load, pictures_left
+from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
 from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
-from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import LABEL, RunDir, from_results, group, labelled, read_results
+from dreamo_batch.results.load import LABEL, RunDir, folders_of, from_results, group, labelled, read_results
 from dreamo_batch.results.measure import (
     BUILT_IN,
     NAMED,

@@ -39,8 +39,7 @@ from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
-from dreamo_batch.results.assembly import folders_of, run_dir_of
-from dreamo_batch.results.load import RunDir, read_results
+from dreamo_batch.results.load import RunDir, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, quoted, spelled

@@ -26,8 +26,7 @@ from dreamo_batch.errors import UsageError, logger_named
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
-from dreamo_batch.results.assembly import folders_of
-from dreamo_batch.results.load import RunDir, read_results
+from dreamo_batch.results.load import RunDir, folders_of, read_results
 
 if TYPE_CHECKING:
     import os

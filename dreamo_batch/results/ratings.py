@@ -10,8 +10,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError, is_number
-from dreamo_batch.results.assembly import folders_of, row_mask
-from dreamo_batch.results.load import RunDir, as_paths, existing, labelled, load
+from dreamo_batch.results.load import RunDir, as_paths, existing, folders_of, labelled, load, row_mask
 from dreamo_batch.results.rating_log import (
     PICK,
     RATING,

@@ -20,7 +20,6 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import EXACT, ZERO, exact_text, money
-from dreamo_batch.results.assembly import plausible
 from dreamo_batch.results.load import (
     DIRECTORY,
     LABEL,
@@ -29,6 +28,7 @@ from dreamo_batch.results.load import (
     as_length,
     group,
     grouped,
+    plausible,
     read_directories,
     read_history,
 )
