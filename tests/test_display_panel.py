@@ -125,7 +125,7 @@ def text(panel):
 def sent(panel):
     """Record every trait that is sent from now on."""
     changes = []
-    for widget in {*widgets(panel.box), *panel._pictures._places}:
+    for widget in {*widgets(panel.box), *panel._pictures.places}:
         widget.observe(lambda change: changes.append(change["name"]))
         widget.layout.observe(lambda change: changes.append(change["name"]))
     return changes

@@ -150,7 +150,7 @@ def test_seeds_that_are_ranked_everywhere_come_first(begins):
         ({"by": []}, "at least one measure"),
         ({"by": ["stars", "-stars"]}, "each only once"),
         ({"by": "seed_sent"}, "has a column 'seed_sent'"),
-        ({"by": 7}, "7 is neither a name nor a metric"),
+        ({"by": 7}, "7 isn't a metric"),
         ({"by": "stars", "weights": {"moons": 1}}, "'moons' isn't one of the measures"),
         ({"by": "stars", "weights": {"stars": -1}}, "at least 0"),
         ({"by": "stars", "weights": {"stars": 0}}, "one above 0"),

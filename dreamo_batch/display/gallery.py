@@ -19,7 +19,6 @@ from dreamo_batch import files
 from dreamo_batch.display.grid import (
     BYTES_MAX,
     References,
-    is_file,
     lay_out,
     place_references,
     removed_rows_notice,
@@ -503,7 +502,7 @@ class Gallery:
         pictures = Pictures(
             {entry.position: one for entry, one in zip(embedded, thumbnails, strict=True) if one is not None},
             {key: one for key, one in small.items() if one is not None},
-            frozenset(entry.position for entry in others if is_file(self._path_of(entry))),
+            frozenset(entry.position for entry in others if os.path.isfile(self._path_of(entry))),  # noqa: PTH113 - an impossible name has none
             {},
         )
         return pictures, references

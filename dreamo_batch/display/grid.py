@@ -809,11 +809,3 @@ def make_thumbnail(picture: Any, bytes_max: int, side_px: int = SIDE_PX) -> Thum
         quality = _QUALITY_MIN + side // 10  # what is small may be coarse
         small.thumbnail((side, side), resample)
     return Thumbnail(jpeg, *small.size)
-
-
-def is_file(path: Path) -> bool:
-    """Return whether there is a file; an impossible name has none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

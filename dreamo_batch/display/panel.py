@@ -178,11 +178,6 @@ class ButtonRow:
         self._why_not.value = controls.why_not
         _reveal(self._why_not, is_shown=bool(controls.why_not))
 
-    def close(self) -> None:
-        """Close every widget."""
-        for widget in (*self.box.children, self.box):
-            widget.close()
-
     def _raise_cap(self) -> None:
         amount = money(self._cap.value)
         if amount is None:
@@ -217,19 +212,25 @@ def _reveal(widget: Any, *, is_shown: bool) -> None:
     widget.layout.display = "" if is_shown else "none"
 
 
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
 class PictureRow:
     """The newest pictures, in a row that wraps."""
 
     def __init__(self) -> None:
         import ipywidgets
 
-        self._places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
+        self.places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
         self._taken: dict[Caption, Any] = {}
         self._jpegs: dict[Caption, bytes] = {}
-        self._heading = ipywidgets.HTML(html_blocks().newest())
         self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
         self._row.add_class("dreamo-pictures")
-        self.box = ipywidgets.VBox([self._heading, self._row], layout={"display": "none"})
+        heading = ipywidgets.HTML(html_blocks().newest())
+        self.box = ipywidgets.VBox([heading, self._row], layout={"display": "none"})
         self.box.add_class("dreamo-block")
 
     def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
@@ -241,18 +242,13 @@ class PictureRow:
         # Pictures that stay keep their widget, so that only new ones are sent.
         kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
         used = {place.model_id for place in kept.values()}
-        free = iter([place for place in self._places if place.model_id not in used])
+        free = iter([place for place in self.places if place.model_id not in used])
         self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
         for caption, place in self._taken.items():
             place.value = html_blocks().picture(caption, self._jpegs.get(caption))
         self._row.children = tuple(self._taken.values())
         self.box.layout.display = None if shown else "none"
         return len(self._jpegs) == len(shown)
-
-    def close(self) -> None:
-        """Close every widget."""
-        for widget in (*self._places, self._heading, self._row, self.box):
-            widget.close()
 
 
 class Panel:
@@ -267,9 +263,6 @@ class Panel:
         self._outputs: list[Any] = []
         self._kept: dict[str, Any] | None = None
         self._is_only_run = is_only_run()
-        self._sheet = ipywidgets.HTML(
-            f"<style>{fill_template('panel.css')}</style>", layout={"display": "none"}
-        )
         self._blocks = {name: ipywidgets.HTML() for name in (*_ABOVE_BUTTONS, "trouble", "errors", "notices")}
         self._buttons = ButtonRow(batch, self._report)
         self._pictures = PictureRow()
@@ -320,15 +313,16 @@ class Panel:
 
     def close(self) -> None:
         """Close every widget."""
-        for part in (self._sheet, *self._blocks.values(), self._buttons, self._pictures, self.box):
-            part.close()
+        for widget in (self.box, *self._pictures.places):
+            _close(widget)
 
     def _assemble(self) -> Any:
         import ipywidgets
 
+        style = ipywidgets.HTML(f"<style>{fill_template('panel.css')}</style>", layout={"display": "none"})
         above = [self._blocks[name] for name in (*_ABOVE_BUTTONS, "trouble")]
         below = [self._blocks["errors"], self._pictures.box, self._blocks["notices"]]
-        box = ipywidgets.VBox([self._sheet, *above, self._buttons.box, *below])
+        box = ipywidgets.VBox([style, *above, self._buttons.box, *below])
         box.add_class("dreamo-panel")
         wake = self.wake
         box.observe(lambda _: wake.set(), names="comm")

@@ -14,14 +14,21 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.engine.checkpoint import read_distinct_jobs
-from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError, check_count, is_number
 from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
-from dreamo_batch.results.load import LABEL, RunDir, folders_of, from_results, group, labelled, read_results
+from dreamo_batch.results.load import (
+    LABEL,
+    RunDir,
+    decided_for,
+    folders_of,
+    from_results,
+    group,
+    labelled,
+    read_results,
+)
 from dreamo_batch.results.measure import (
     BUILT_IN,
     NAMED,
@@ -31,7 +38,6 @@ from dreamo_batch.results.measure import (
     apply,
     embedded,
     find_subjects,
-    listed,
     measure_likeness,
     read_metric,
     read_metrics,
@@ -586,7 +592,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
-    measures = [_read_by(one, results) for one in listed(by)]
+    measures = [_read_by(one, results) for one in columns.listed(by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
@@ -643,16 +649,9 @@ def _scores(
 
 
 def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
-    """Return what was decided for the job of each row, as its directory keeps it, by position."""
+    """Return the jobs that were decided, each with the label of its first row, by position."""
     rows = labelled(results)
-    wanted = [*_SAME, columns.REPLICATE]
-    parts = []
-    for folder in dict.fromkeys(folders):
-        by_job = read_distinct_jobs(RunDirectory(folder).jobs)
-        here = rows[[one == folder for one in folders]]
-        jobs = by_job.set_index(columns.JOB_ID)[wanted].reindex(here[columns.JOB_ID]).set_axis(here.index)
-        parts.append(jobs.assign(**{LABEL: here[LABEL]}))
-    jobs = pd.concat(parts).sort_index() if parts else rows.reindex(columns=[*wanted, LABEL])
+    jobs = decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(**{LABEL: rows[LABEL]})
     is_out = rows[columns.JOB_ID].isna() | rows[columns.DUPLICATE_OF].notna() | jobs[columns.WIDTH].isna()
     return jobs[~is_out]
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.checkpoint import IMAGE, read_distinct_jobs, references_of
+from dreamo_batch.engine.checkpoint import IMAGE, references_of
 from dreamo_batch.engine.directory import (
     SHARDS,
     NotAPicture,
@@ -39,7 +39,7 @@ from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
-from dreamo_batch.results.load import RunDir, folders_of, read_results, run_dir_of
+from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, quoted, spelled
@@ -206,7 +206,7 @@ def export(
     results = with_ratings(results, folders)
     with ExitStack() as stack, working(cluster=cluster, progress=progress):
         target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
-        decided = _decided(results, folders)
+        decided = decided_for(results, folders, _DECIDED)
         table = _flat(results, decided, folders)
         counts: dict[str, Any] = {} if folder is None else {"folder": str(target)}
         counts["rows"] = len(table)
@@ -229,7 +229,7 @@ def export(
         n_without_text = _write_folder(target, [*explained, *tables], copies)
         counts |= {"without_text": n_without_text} if text else {}
         if dataset is not None:
-            counts["url"] = upload(target, dataset)
+            counts["url"] = upload(target, *dataset)
     return counts
 
 
@@ -259,18 +259,6 @@ def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
 
 
 # Tables.
-
-
-def _decided(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
-    """Return what was decided for the job of each row; missing where its directory doesn't tell."""
-    known = [
-        read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(_DECIDED)]
-        for folder in dict.fromkeys(folders)
-    ]
-    keys = pd.MultiIndex.from_arrays(
-        [pd.factorize(np.array(folders, dtype=object))[0][: len(results)], results[columns.JOB_ID]]
-    )
-    return pd.concat(known, keys=range(len(known))).reindex(keys).reset_index(drop=True)
 
 
 def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
@@ -607,41 +595,34 @@ def _write_manifest(folder: Path, known: dict[str, Any]) -> None:
 _ADDRESS: Final = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:/([\w./-]+?))?/?")
 
 
-class Dataset(NamedTuple):
-    """A dataset on the hub, and a folder in it; an empty path is the whole of it."""
-
-    name: str
-    path: str = ""
-
-
-def read_address(address: object) -> Dataset:
-    """Read `hf://datasets/OWNER/NAME`, and check that it can be uploaded to."""
+def read_address(address: object) -> tuple[str, str | None]:
+    """Return the dataset of `hf://datasets/OWNER/NAME` and a folder in it; check that it can be uploaded to."""
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         raise UsageError(
             f'{spelled(f"to={address!r}", f"--to {address}")}: "hf://datasets/OWNER/NAME" was expected.'
         )
     load_extra("huggingface_hub", "Uploading needs", "hub")  # before anything is written
-    return Dataset(match[1], match[2] or "")
+    return match[1], match[2]
 
 
-def upload(folder: Path, dataset: Dataset) -> str:
+def upload(folder: Path, dataset: str, path: str | None) -> str:
     """Upload a folder in one commit, to a private dataset if it is new; return the address of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
-        api.create_repo(dataset.name, repo_type="dataset", private=True, exist_ok=True)
+        api.create_repo(dataset, repo_type="dataset", private=True, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=dataset.name,
+            repo_id=dataset,
             repo_type="dataset",
             folder_path=folder,
-            path_in_repo=dataset.path or None,
+            path_in_repo=path,
             commit_message="Export of dreamo-batch",
         )
     except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
         raise UsageError(
-            f"Can't upload to {dataset.name} ({first_line(error)}). The export is in {folder}. If the hub refused it, "
+            f"Can't upload to {dataset} ({first_line(error)}). The export is in {folder}. If the hub refused it, "
             "check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
         ) from error
     return str(commit.commit_url)

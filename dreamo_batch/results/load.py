@@ -41,6 +41,7 @@ from dreamo_batch.engine.attempts import (
 )
 from dreamo_batch.engine.checkpoint import (
     NAME,
+    read_distinct_jobs,
     read_frame,
     read_jobs,
     read_meta,
@@ -288,6 +289,19 @@ def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFram
     except LedgerDamaged:  # an event told twice is only known for the same by every column
         state = read_state(directory)
     return assemble(user, rows, to_arrow(state))
+
+
+def decided_for(results: pd.DataFrame, folders: Sequence[Path], names: Iterable[str]) -> pd.DataFrame:
+    """Return what was decided for the job of each row, by position; missing where its directory doesn't tell."""
+    known = [
+        read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(names)]
+        for folder in dict.fromkeys(folders)
+    ]
+    if not known:
+        return pd.DataFrame(columns=list(names))
+    numbers = pd.factorize(np.array(folders, dtype=object))[0][: len(results)]
+    keys = pd.MultiIndex.from_arrays([numbers, results[columns.JOB_ID]])
+    return pd.concat(known, keys=range(len(known))).reindex(keys).reset_index(drop=True)
 
 
 def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
@@ -632,32 +646,8 @@ _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
 _UNTOUCHED: Final = (str(Stage.UNSENT), str(Stage.REFUSED), _PENDING)  # no answer about money is due
-# Columns that the results copy from the attempt that decides its job's status.
-_COPIED: Final = (
-    columns.TASK_ID,
-    columns.OUTPUT_URL,
-    columns.OUTPUT_PATH,
-    columns.OUTPUT_SHA256,
-    columns.OUTPUT_BYTES,
-    columns.OUTPUT_WIDTH,
-    columns.OUTPUT_HEIGHT,
-    columns.OUTPUT_ERROR,
-    columns.OUTPUT_URLS,
-    columns.OUTPUT_WARNING,
-    columns.DISCOUNT,
-    columns.ERROR_CLASS,
-    columns.ERROR_CODE,
-    columns.ERROR_MESSAGE,
-    columns.COMPLETED_AT,
-)
-_READ: Final = [
-    columns.JOB_ID,
-    columns.STAGE,
-    columns.SENT_AT,
-    columns.COST,
-    columns.MAY_HAVE_BEEN_BILLED,
-    *_COPIED,
-]
+# What the results copy from the attempt that decides its job's status.
+_COPIED: Final = [name for name in columns.OUTPUTS if name in columns.LEDGER and name != columns.SEED_SENT]
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
@@ -920,7 +910,9 @@ def output_dtypes() -> dict[str, object]:
 def _one_each(attempts: pa.Table) -> pa.Table:
     """Return one row per job, whose attempts follow each other: the one that decides its status, with sums over all."""
     is_submitted = pc.is_in(attempts[columns.STAGE], pa.array(list(SUBMITTED), pa.string()))
-    attempts = attempts.select(_READ).append_column(columns.ATTEMPTS, is_submitted.cast(pa.int64()))
+    attempts = attempts.select([*_COPIED, columns.STAGE, columns.SENT_AT]).append_column(
+        columns.ATTEMPTS, is_submitted.cast(pa.int64())
+    )
     job_ids = attempts[columns.JOB_ID]
     is_again = pc.equal(job_ids.slice(1), job_ids.slice(0, max(len(job_ids) - 1, 0)))
     if not pc.any(is_again).as_py():

@@ -27,6 +27,7 @@ from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
 from dreamo_batch.results.load import RunDir, folders_of, read_results
+from dreamo_batch.results.rating_log import read_kept, schema_of
 
 if TYPE_CHECKING:
     import os
@@ -43,16 +44,7 @@ Item = TypeVar("Item")
 logger = logger_named(__name__)
 
 NAME: Final = "metrics.parquet"
-_SCHEMA: Final = pa.schema(
-    [
-        (columns.OUTPUT_SHA256, pa.string()),
-        (columns.REFERENCE_SHA256, pa.string()),
-        (columns.METRIC, pa.string()),
-        (columns.VERSION, pa.string()),
-        (columns.VALUE, pa.float64()),
-        (columns.VECTOR, pa.binary()),
-    ]
-)
+_SCHEMA: Final = schema_of(columns.METRICS)
 _VECTOR: Final = "vector"
 _REFERENCES_KEPT: Final = 8
 _URL: Final = "url"
@@ -114,23 +106,18 @@ class Metric(Bounded):
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
         """Measure a picture against its reference."""
-        if self.is_batched:
-            return next(iter(self.measure_batch([reference], [output])))
-        value: float | None = self._callable()(reference, output)
+        measured = self.loaded()
+        value: float | None = (
+            next(iter(measured([reference], [output]))) if self.is_batched else measured(reference, output)
+        )
         return value
 
-    def measure_batch(
-        self, references: Sequence[Image.Image], outputs: Sequence[Image.Image]
-    ) -> Sequence[float | None]:
-        """Measure several pictures at once, if it `is_batched`."""
-        values: Sequence[float | None] = self._callable()(list(references), list(outputs))
-        return values
-
-    def _callable(self) -> Callable[..., Any]:
+    def loaded(self) -> Callable[..., Any]:
+        """Return the function, whose model one thread loads while others wait."""
         if self.function is not None:
             return self.function
         assert self.load is not None  # noqa: S101 - checked when it was made
-        with _loading:  # by one thread, while others wait
+        with _loading:
             return _loaded(self.load)
 
 
@@ -293,7 +280,7 @@ def measure(
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     """Read several metrics, each of another name."""
-    read = [read_metric(metric) for metric in listed(metrics)]
+    read = [read_metric(metric) for metric in ([None] if metrics is None else columns.listed(metrics))]
     for name, n in Counter(metric.name for metric in read).items():
         if n > 1:
             raise UsageError(f"{n} metrics are named {name!r}; use Metric(name, ...) to rename them.")
@@ -326,19 +313,9 @@ def load_model(metric: Metric | VectorMetric) -> None:
     from PIL import Image
 
     if isinstance(metric, Metric):
-        metric._callable()  # noqa: SLF001 - of this module
+        metric.loaded()
     elif metric.version:  # reads all files
         metric.embed([Image.new("RGB", (64, 64))])
-
-
-def listed(one_or_several: Any) -> list[Any]:
-    """Return a list of one name or metric, or of several."""
-    if isinstance(one_or_several, str | VectorMetric) or callable(one_or_several):
-        return [one_or_several]
-    try:
-        return list(one_or_several)
-    except TypeError:
-        raise UsageError(f"{one_or_several!r} is neither a name nor a metric, nor several.") from None
 
 
 def find_subjects(
@@ -634,9 +611,8 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
     by_name = {metric.name: metric for metric in own}
     measurer = _Measurer(by_name)
     try:
-        is_batched = any(metric.is_batched for metric in own)
-        work: Callable[[Any], Any] = measurer.measure_several if is_batched else measurer
-        done = each(wanted, work, what="measuring", is_portable=True, is_batched=is_batched)
+        n_batch = 32 if is_on_cluster() or any(metric.is_batched for metric in own) else 1
+        done = each(wanted, measurer, what="measuring", is_portable=True, is_batched=True, n_batch=n_batch)
         for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
@@ -668,10 +644,7 @@ class _Measurer:
         """Travel without the references."""
         return _Measurer, (self._metrics,)
 
-    def __call__(self, wanted: _Unmeasured) -> dict[str, Measured]:
-        return self.measure_several([wanted])[0]
-
-    def measure_several(self, several: Sequence[_Unmeasured]) -> list[dict[str, Measured]]:
+    def __call__(self, several: Sequence[_Unmeasured]) -> list[dict[str, Measured]]:
         """Measure several pairs, by one call of each metric that takes a batch."""
         pictures = [self._read(wanted) for wanted in several]
         measured: list[dict[str, Measured]] = [{} for _ in several]
@@ -697,12 +670,6 @@ class _Measurer:
             return Measured(None, str(unreadable), failed)
 
 
-def _copies(pictures: tuple[Image.Image, Image.Image]) -> tuple[Image.Image, Image.Image]:
-    """Copy pictures for a metric, which may change in place what other threads read."""
-    reference, output = pictures
-    return reference.copy(), output.copy()
-
-
 def _read_reference(reference: SentReference) -> Image.Image:
     assert reference.path is not None  # noqa: S101 - those at URLs make no pair
     try:
@@ -715,12 +682,8 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
     if metric.is_batched and pairs:
         try:
-            references, outputs = zip(*map(_copies, pairs), strict=True)
-            values = metric.measure_batch(references, outputs)
-            return [
-                _checked(None if value is None else float(value))
-                for _, value in zip(pairs, values, strict=True)
-            ]
+            values = metric.loaded()(*([one.copy() for one in side] for side in zip(*pairs, strict=True)))
+            return [_checked(value) for _, value in zip(pairs, values, strict=True)]
         except Exception as error:  # noqa: BLE001 - a metric is anybody's code
             logger.info("%s failed on a batch: %s", metric.name, error)
     return [apply(metric, *pair) for pair in pairs]
@@ -729,16 +692,14 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
 def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measured:
     """Measure one pair of pictures, which stay as they are."""
     try:
-        value = metric(*_copies((reference, output)))
-        return _checked(None if value is None else float(value))
+        return _checked(metric(reference.copy(), output.copy()))  # it may change them in place
     except Exception as error:  # noqa: BLE001 - a metric is anybody's code, and one picture is not all of them
         return Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
 
 
-def _checked(number: float | None) -> Measured:
-    if number is None or not math.isfinite(number):
-        return Measured(None, Bounded.nothing)
-    return Measured(number)
+def _checked(value: Any) -> Measured:
+    number = math.nan if value is None else float(value)
+    return Measured(number) if math.isfinite(number) else Measured(None, Bounded.nothing)
 
 
 def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric]) -> None:
@@ -786,11 +747,7 @@ class Cache:
 
 def _read_values(path: Path, *, is_quiet: bool = False) -> dict[Key, Value]:
     try:
-        # Opened once, so that it is never mixed with the one that replaces it.
-        with pa.OSFile(str(path)) as file:
-            table = pq.read_table(file, page_checksum_verification=True).select(_SCHEMA.names).cast(_SCHEMA)
-    except FileNotFoundError:
-        return {}
+        table = read_kept(path, _SCHEMA)
     except (*directory.UNREADABLE, KeyError) as error:
         if not is_quiet:
             warnings.warn(f"{path} can't be read ({error}); its pictures are measured again", stacklevel=2)

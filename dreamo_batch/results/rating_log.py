@@ -37,13 +37,27 @@ RATER_VARIABLE: Final = "DREAMO_RATER"
 _LOCK_WAIT_S: Final = 30.0
 
 
+def schema_of(described: Mapping[str, columns.Column]) -> pa.Schema:
+    """Return how a file keeps the columns described; objects are bytes."""
+    return pa.schema([(one.name, ARROW.get(one.dtype, pa.binary())) for one in described.values()])
+
+
+def read_kept(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a file of a run directory, opened once so that it is never mixed with the one that replaces it."""
+    try:
+        with pa.OSFile(str(path)) as file:
+            return pq.read_table(file, page_checksum_verification=True).select(schema.names).cast(schema)
+    except FileNotFoundError:
+        return schema.empty_table()
+
+
 class GrowingTable:
     """A table in a run directory that lines are only appended to."""
 
     def __init__(self, path: Path, described: Mapping[str, columns.Column]) -> None:
         self._path = path
         self._replica = RunDirectory(path.parent).replica
-        self._schema = pa.schema([(one.name, ARROW[one.dtype]) for one in described.values()])
+        self._schema = schema_of(described)
         self._dtypes = columns.dtypes(described)
 
     def exists(self) -> bool:
@@ -82,15 +96,7 @@ class GrowingTable:
 
     def _read_file(self, path: Path) -> pa.Table:
         try:
-            # Opened once, so that it is never mixed with the one that replaces it.
-            with pa.OSFile(str(path)) as file:
-                return (
-                    pq.read_table(file, page_checksum_verification=True)
-                    .select(self._schema.names)
-                    .cast(self._schema)
-                )
-        except FileNotFoundError:
-            return self._schema.empty_table()
+            return read_kept(path, self._schema)
         except (*UNREADABLE, KeyError) as error:
             raise DirectoryError(
                 f"{path} can't be read ({error}). It is left as it is; move it away to start anew."
