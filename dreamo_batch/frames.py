@@ -164,6 +164,19 @@ class HeadedFrame(pd.DataFrame):  # type: ignore[misc] # pandas has no types her
         return str(super().__repr__())
 
 
+class TableOfFile(HeadedFrame):
+    """A table as it was read, which knows the line of the file where each row begins; changed copies don't."""
+
+    _metadata = ["_lines"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
+
+
+def lines_of(table: pd.DataFrame) -> pd.Series:
+    """Return the line of the file where each row begins; missing if it isn't known."""
+    lines: pd.Series = getattr(table, "_lines", None)
+    is_known = isinstance(table, TableOfFile) and lines.index.equals(table.index)
+    return lines if is_known else pd.Series(pd.NA, table.index, dtype=columns.INT)
+
+
 def _cell(column: str, value: Any) -> str:
     """Return what a cell of a column shows, or of the index, which has no name."""
     if isinstance(value, tuple):  # a label of several levels

@@ -40,6 +40,21 @@ SUFFIXES: Final = (".jpg", ".png", ".bin")
 _PIXELS_AT_ONCE: Final = 64_000_000
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
+_BEGINNINGS: Final = (  # in small letters
+    (b"\xff\xd8", "a broken JPEG"),
+    (b"\x89png", "a broken PNG"),
+    (b"%pdf", "a PDF"),
+    (b"pk\x03\x04", "a ZIP archive or office file"),
+    (b"\xd0\xcf\x11\xe0", "an old or encrypted office file"),
+    (b"\x1f\x8b", "a file compressed with gzip"),
+    (b"par1", "Parquet"),
+    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML file, perhaps an SVG drawing"),
+    ((b"<!doctype html", b"<html"), "a web page"),
+    ((b"{", b"[{"), "JSON"),
+)
+_HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 
 
 @contextmanager
@@ -211,6 +226,15 @@ def suffix_of(content: bytes) -> str:
     """Return the file suffix for a picture's content."""
     jpg, png, other = SUFFIXES
     return jpg if content.startswith(b"\xff\xd8") else png if content.startswith(PNG[:4]) else other
+
+
+def looks_like(content: bytes) -> str:
+    """Return, as a remark, what a file seems to be that isn't what was expected."""
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return " (it looks like HEIC, the format of phone cameras)"
+    head = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kind = next((kind for beginning, kind in _BEGINNINGS if head.startswith(beginning)), None)
+    return f" (it looks like {kind})" if kind else ""
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:

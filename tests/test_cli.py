@@ -409,7 +409,7 @@ def test_a_plan_groups_rows_and_lists_them_on_request(tmp_path):
         ["new", "3"],
         ["duplicate", "1"],
     ]
-    assert grouped.stderr.count("prompt-long in 4 rows (0, 1, 2, 3; column prompt") == 1
+    assert grouped.stderr.count("prompt-long in 4 rows (lines 2, 3, 4, 5; column prompt") == 1
     assert len(call("plan", table, "--rows").stdout.splitlines()) == 5
     assert len(call("run", table, "--run-dir", tmp_path / "run", "--dry-run").stdout.splitlines()) == 3
 

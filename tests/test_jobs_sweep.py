@@ -240,6 +240,8 @@ def test_a_pattern_says_what_it_misses_by_capitals(tmp_path):
     assert len(sweep(image=str(tmp_path / "*.[jJ][pP][gG]"), prompt="a")) == 3
     with pytest.raises(UsageError, match=r"only in letter case: .*IMG_1\.JPG"):
         sweep(image=str(tmp_path / "IMG*[a-z].jpeg").replace("[a-z].jpeg", "1.jpg"), prompt="a")
+    with pytest.raises(UsageError, match=r"only in letter case: .*IMG_1\.JPG"):
+        sweep(image=str(tmp_path / "[h-j]mg_1.[!k]*"), prompt="a")
     with pytest.raises(UsageError, match="no file matches") as caught:
         sweep(image=str(tmp_path / "*.webp"), prompt="a")
     assert "capitals" not in str(caught.value)

@@ -391,6 +391,41 @@ def test_lines_may_end_as_they_once_did_on_a_mac(tmp_path):
         assert read_table(path).to_numpy().tolist() == [["a", "b"], ["c", "d"]]
 
 
+def test_problems_name_the_lines_of_the_file(tmp_path):
+    """Blank lines, cells of several lines and a first line of Excel's count, as in the user's editor."""
+    pair = pd.DataFrame(
+        {"image": "https://example.com/a.png", "prompt": ["a", None, None], "seed": ["1", "2", "x"]}
+    )
+    path = tmp_path / "jobs.csv"
+    path.write_text('sep=,\nimage,prompt,seed\n{0},"a\nb",1\n\n{0},,2\n{0},,x\n'.format(pair["image"][0]))
+    with pytest.warns(UserWarning, match=r"1 blank row \(line 5\)"):
+        table = read_table(path)
+    found = validate(table)
+    assert found["line"].tolist() == [6, 7, 7]
+    assert "prompt-missing in 2 rows (lines 6, 7; column prompt)" in repr(found)
+    assert "seed-not-integer in line 7 (column seed, x)" in repr(found)
+    assert validate(table.iloc[[2, 1]])["line"].isna().all()
+    table.index = pd.Index([2, 1, 0])
+    assert validate(table)["line"].isna().all()
+    pair.to_excel(tmp_path / "jobs.xlsx", index=False, startrow=2)
+    assert validate(read_table(tmp_path / "jobs.xlsx"))["line"].tolist() == [5, 6, 6]
+    pair.to_json(tmp_path / "jobs.jsonl", orient="records", lines=True)
+    assert validate(read_table(tmp_path / "jobs.jsonl"))["line"].tolist() == [2, 3, 3]
+    pair.to_json(tmp_path / "jobs.json", orient="records")
+    assert "prompt-missing in 2 rows (1, 2; column prompt)" in repr(
+        validate(read_table(tmp_path / "jobs.json"))
+    )
+
+
+def test_rows_that_look_alike_are_named_by_their_lines(tmp_path):
+    """Both of them."""
+    path = tmp_path / "jobs.csv"
+    path.write_text("image,prompt\nhttps://example.com/a.png,a\nhttps://example.com/a.png,a\u200b\n")
+    assert "in line 3 (column prompt, a\u200b): The prompt looks like that of line 2" in repr(
+        validate(read_table(path))
+    )
+
+
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '{"a": 1}\n{"a": 2}'])
 def test_json_that_is_no_list_of_objects_is_refused(content, tmp_path):
     """It says what was expected."""
@@ -625,7 +660,15 @@ def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
         ("jobs.xlsx", b"PK", "not a readable Excel workbook"),
         ("jobs.xls", b"x", "Unknown format of 'jobs.xls'"),
         ("jobs", b"x", "Unknown format of 'jobs'"),
-        ("jobs.csv.gz", b"x", "suffix '.gz'"),
+        ("jobs.csv.gz", b"x", "suffix '.gz'.*Unpack compressed files"),
+        ("jobs.csv", b"PK\3\4", "looks like a ZIP archive or office file"),
+        ("jobs.csv", b"\xd0\xcf\x11\xe0", "looks like an old or encrypted office file"),
+        ("jobs.txt", b"\x1f\x8b", "looks like a file compressed with gzip"),
+        ("jobs.tsv", b"PAR1", "looks like Parquet"),
+        ("jobs.csv", b"\xef\xbb\xbf[{", "looks like JSON"),
+        ("jobs.csv", b"<!DOCTYPE html>", "looks like a web page"),
+        ("jobs.json", b'{"image": {"0": "cat.png"}}', 'orient="records"'),
+        ("jobs.json", b"[1,]", "no comma after the last item"),
     ],
 )
 def test_files_of_another_kind_are_refused(name, content, words, tmp_path):

@@ -221,6 +221,17 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ("a\0b", "prompt-control-characters"),
         ("\x1b$B", "prompt-control-characters"),
         ("caf\x82", "prompt-control-characters"),
+        (
+            "un caf\u00c3\u00a9",
+            "prompt-garbled",
+        ),  # UTF-8 read as Windows-1252, as Mac Roman, and as what it isn't
+        ("un caf\u221a\u00a9", "prompt-garbled"),
+        ("un caf\ufffd", "prompt-garbled"),
+        ("\u4e00\u53ea\u732b".encode("gbk").decode(), "prompt-garbled"),
+        (
+            "\u00abCAF\u00c9\u00bb, \u041a\u043e\u0442, na\u00efve \u03b1\u03b2, 5 \u00b5\u043c, \u05e9\u05b8\u05dc",
+            None,
+        ),
         ("nan", "prompt-no-value"),
         (" #REF! ", "prompt-no-value"),
         ("<NA>", "prompt-no-value"),
@@ -234,6 +245,24 @@ def test_prompts_that_nobody_wrote_are_warned_of(prompt, code):
     found = validate(pd.DataFrame({"image": [URL], "prompt": [prompt]}))
     assert found["code"].tolist() == ([code] if code else [])
     assert (found["severity"] == "warning").all()
+
+
+class _Mute:
+    def __str__(self):
+        raise ValueError("no connection")
+
+    __repr__ = __hash__ = __eq__ = __str__
+
+
+@pytest.mark.parametrize("name", ["prompt", "image", "seed", "note"])
+def test_cells_that_can_not_say_what_they_are_are_named_by_their_type(name):
+    """An object of a database raises once its connection is closed; two of them are two."""
+    table = pd.DataFrame({"image": [URL, URL], "prompt": ["a", "b"], "seed": [1, 2]}, dtype=object)
+    table[name] = [_Mute(), _Mute()]
+    table.index = pd.Index([_Mute(), "x"], dtype=object)
+    found = validate(table)
+    assert found["row"].tolist() == ([] if name == "note" else ["<_Mute>", "x"])
+    assert set(found["value"]) <= {"<_Mute>"}
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
         place = min((place for place in found if ids.array[place] == job.job_id), default=None)
         cells_of_row = {} if place is None else dict(zip(names, map(_plain, row(place)), strict=True))
         described = {
-            columns.ROW: None if place is None else str(user.index[place]),
+            columns.ROW: None if place is None else text_of(user.index[place]),
             columns.PROMPT: job.prompt,
             columns.IMAGE_SOURCE: job.image.location,
             columns.IMAGE_DIGEST: job.image.digest,

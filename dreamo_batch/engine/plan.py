@@ -31,7 +31,7 @@ from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag, is_number
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
-from dreamo_batch.jobs.cells import printable
+from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
@@ -451,7 +451,6 @@ _COLOURS: Final = {
     INVALID: PALETTE[columns.INVALID].colour,
     FAILED: PALETTE[columns.FAILED].colour,
 }
-_NEEDED: Final = frozenset({columns.ACTION, columns.COST_LOW_USD, columns.COST_HIGH_USD})
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
 _REASONS_MAX: Final = 5  # of one action; with more of them, one stands for all
 
@@ -475,7 +474,7 @@ class Plan(HeadedFrame):
     _remarks: tuple[str, ...] = ()
 
     def _headline(self) -> Headline | None:
-        if not set(self.columns) >= _NEEDED:
+        if not set(self.columns) >= set(columns.PLAN):
             return None
         counts = self[columns.ACTION].value_counts()
         told = tuple(
@@ -490,7 +489,7 @@ class Plan(HeadedFrame):
 
     def changes(self) -> pd.DataFrame:
         """Return one row per action and reason: how many rows, which, and the most that they can cost."""
-        labels = [printable(str(label)) for label in self.index]
+        labels = [text_of(label) for label in self.index]
         plan = pd.DataFrame(self).reset_index(drop=True)
         reasons = plan[columns.REASON].astype(columns.STR)
         n_reasons = reasons.groupby(plan[columns.ACTION], observed=True).transform("nunique")
@@ -509,8 +508,6 @@ class Plan(HeadedFrame):
 
     def _text(self) -> str:
         """Return one line per action and reason, in full."""
-        if not set(self.columns) >= set(columns.PLAN):
-            return super()._text()
         changes = self.changes()
         return aligned(list(changes), changes.to_numpy(dtype=object).tolist())
 

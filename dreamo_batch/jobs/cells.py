@@ -146,13 +146,16 @@ def show(cell: Any) -> str | None:
     if isinstance(cell, (bytes, bytearray, memoryview)):
         return f"<{type(cell).__name__}: {memoryview(cell).nbytes:,} bytes>"
     # Cut first: a `data:` URI can be megabytes long.
-    text = " ".join(str(cell)[:_PATH_CHARACTERS_MAX].split()) or repr(cell)[:SHOWN_CHARACTERS]
-    return shortened(printable(text), SHOWN_CHARACTERS)
+    text = " ".join(text_of(cell)[:_PATH_CHARACTERS_MAX].split())
+    return shortened(text or repr(cell), SHOWN_CHARACTERS)
 
 
 def text_of(value: object) -> str:
-    """Return a cell or name as text that is valid UTF-8."""
-    return str(value).encode(errors="replace").decode()
+    """Return a cell, label or name as text that can be shown and stored."""
+    try:
+        return printable(str(value))
+    except Exception:  # noqa: BLE001 - whatever its class raises
+        return f"<{type(value).__name__}>"
 
 
 def printable(text: str) -> str:
@@ -244,10 +247,9 @@ def _key(cell: Any) -> Any:
     if isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
         return type(cell), tuple(map(_key, cell))
     try:
-        hash(cell)
-    except TypeError:
+        return type(cell), cell if hash(cell) is not None and operator.eq(cell, cell) else id(cell)
+    except Exception:  # noqa: BLE001 - whatever its class raises
         return type(cell), id(cell)
-    return type(cell), cell
 
 
 _PLAIN_DIGITS: Final = "-?[0-9]{1,18}"
@@ -270,9 +272,8 @@ class Integers:
     @property
     def is_faulty(self) -> NDArray[np.bool_]:
         """Which cells can't be read."""
-        mask = np.zeros(len(self.numbers), dtype=bool)
-        for is_faulty in self.faults.values():
-            mask |= is_faulty
+        nothing = np.zeros(len(self.numbers), dtype=bool)
+        mask: NDArray[np.bool_] = np.logical_or.reduce([nothing, *self.faults.values()])
         return mask
 
 

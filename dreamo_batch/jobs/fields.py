@@ -6,6 +6,7 @@ harmless placeholder.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import difflib
 import math
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
 # Not white space: what wrong encodings leave in texts.
 _CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+# What GBK leaves that happens to be UTF-8: neighbouring letters of different scripts.
+_MIXED: Final = re.compile("[\u00c0-\u024f][\u0370-\u06ff]|[\u0370-\u052f][\u00c0-\u024f\u0590-\u06ff]")
 _NO_VALUE: Final = re.compile(
     r"(?i)\s*(nan|<na>|nat|none|null|#?n/a|#(?:ref!|name\?|value!|div/0!|num!|null!))\s*"
 )
@@ -484,11 +487,21 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
         found.append(Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name))
     if (control := _CONTROL.search(prompt)) is not None:
         found.append(Finding.of("prompt-control-characters", character=ascii(control[0])))
+    elif _is_garbled(prompt):
+        found.append(Finding.of("prompt-garbled"))
     if (word := _NO_VALUE.fullmatch(prompt)) is not None:
         found.append(Finding.of("prompt-no-value", word=word[1]))
     if (braces := _BRACES.search(prompt)) is not None:
         found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
     return found
+
+
+def _is_garbled(text: str) -> bool:
+    """Return whether a text looks like one that was read in a wrong encoding, such as `cafÃ©`."""
+    for encoding in ("cp1252", "mac-roman"):
+        with contextlib.suppress(UnicodeError):
+            return text.encode(encoding).decode() != text
+    return "\ufffd" in text or _MIXED.search(text) is not None
 
 
 def read_seeds(findings: Findings) -> Integers:

@@ -29,8 +29,9 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError, check_flag, file_given
+from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
-from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, printable, show
+from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, show
 from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
 from dreamo_batch.service import contract
@@ -68,9 +69,9 @@ class Reading:
 
 def read(table: pd.DataFrame, how: Check) -> Reading:
     """Read a table."""
-    table, renamed = fields.recognised(table)
+    given, (table, renamed) = table, fields.recognised(table)
     fields.check_columns(table)
-    findings = Findings(table)
+    findings = Findings(table, lines_of(given))
     models = fields.read_models(findings)
     images = read_images(findings, replace(how, n_rows=len(table)), models)
     prompts = fields.read_prompts(findings, models)
@@ -126,7 +127,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     is_found[at[is_alike]] = True
     others, what = np.full((2, len(table)), "", dtype=object)
     for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
-        others[position] = printable(str(table.index[first]))
+        others[position] = findings.place(first)
         what[position] = difference(*(prompts.cells[prompts.codes[one]] for one in (position, first)))
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 

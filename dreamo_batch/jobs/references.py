@@ -207,6 +207,10 @@ def nearest(path: str) -> str | None:
     return best[0] if len(best) == 1 else None
 
 
+# Characters in brackets, or a letter.
+_GLOB_PART: Final = re.compile(r"\[(!?)(.[^]]*)\]|[^\W\d_]")
+
+
 def matching(pattern: str) -> tuple[list[str], list[str]]:
     """Return the files that a glob pattern matches, and those that it misses only by letter case."""
     forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
@@ -220,16 +224,11 @@ def _files(pattern: str) -> list[str]:
 
 
 def _any_capitals(pattern: str) -> str:
-    written, is_inside = [], False
-    for character in pattern:
-        is_inside = character == "[" or (is_inside and character != "]")
-        both = {character.lower(), character.upper()}
-        is_plain = len(both) == 1 or any(len(one) != 1 for one in both)
-        if is_plain:
-            written.append(character)
-        else:
-            written.append("".join(sorted(both)) if is_inside else f"[{''.join(sorted(both))}]")
-    return "".join(written)
+    def both(found: re.Match[str]) -> str:
+        letters = found[2] or found[0]
+        return f"[{found[1] or ''}{letters.lower()}{letters.upper()}]"
+
+    return _GLOB_PART.sub(both, pattern)
 
 
 def _parts(path: str) -> list[str]:
@@ -393,19 +392,6 @@ _DEEP_BITS: Final = 16
 _N_COLOURS: Final = 3
 _WHITE_8, _WHITE_16 = 255, 65_535
 _UNIFORM_LEVELS: Final = 2  # levels this close look the same
-_BEGINNINGS: Final = (
-    (b"\xff\xd8", "a broken JPEG"),
-    (b"\x89PNG", "a broken PNG"),
-    (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a ZIP archive or office file"),
-    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML file, perhaps an SVG drawing"),
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
-    (b"{", "JSON"),
-)
-_HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 
 _PNG_MODES: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 # Modes that PNG lacks, and the mode that holds the same colours.
@@ -689,7 +675,7 @@ def examine(content: bytes) -> tuple[Finding, ...]:
         with images.opened(io.BytesIO(content)) as image:
             return (*_judge_size(content, image), *_judge_content(content, image))
     except UnidentifiedImageError:
-        return (Finding.of("image-not-a-picture", guess=_guess(content)),)
+        return (Finding.of("image-not-a-picture", guess=images.looks_like(content)),)
     except Image.DecompressionBombError as error:
         return (Finding.of("image-bomb", size=str(error).partition(", could")[0].lower()),)
     except Exception as error:  # noqa: BLE001 - Pillow raises almost anything for damaged files
@@ -761,15 +747,6 @@ def _judge_levels(content: bytes) -> Iterator[Finding]:
 def _numbers(mode: str, low: float, high: float) -> Finding:
     kind = "floats" if mode == "F" else "integers"
     return Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
-
-
-def _guess(content: bytes) -> str:
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return " (it looks like HEIC, the format of phone cameras)"
-    head = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    kinds = (kind for beginning, kind in _BEGINNINGS if head.startswith(beginning.lower()))
-    kind = next(kinds, None)
-    return f" (it looks like {kind})" if kind else ""
 
 
 @dataclass(frozen=True, slots=True)

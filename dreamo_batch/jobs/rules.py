@@ -14,7 +14,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
-from dreamo_batch.jobs.cells import Distinct, distinct, printable, show
+from dreamo_batch.jobs.cells import Distinct, distinct, printable, show, text_of
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, harmless, shortened
 
@@ -104,6 +104,7 @@ class Findings:
     """All findings of one table, in the order in which the rules were checked."""
 
     of_table: pd.DataFrame
+    lines: pd.Series
     _parts: list[_Part] = field(default_factory=list)
 
     def add(self, code: str, column: str, is_broken: NDArray[np.bool_], **details: Any) -> None:
@@ -145,6 +146,11 @@ class Findings:
             mask[part.positions[[finding.is_error for finding in part.findings]]] = True
         return mask
 
+    def place(self, position: int) -> str:
+        """Return a row as the user knows it: by its line in the file, or by its label."""
+        line = self.lines.iloc[position]
+        return f"row {text_of(self.of_table.index[position])}" if pd.isna(line) else f"line {line}"
+
     def frame(self) -> pd.DataFrame:
         """Return all findings as a table, row by row."""
         unsorted = np.concatenate([np.empty(0, np.intp), *(part.positions for part in self._parts)])
@@ -156,7 +162,8 @@ class Findings:
         names = _objects([part.column for part in self._parts for _ in part.positions])[order]
         problems = {
             columns.POSITION: positions,
-            columns.ROW: [printable(str(label)) for label in self.of_table.index.take(positions)],
+            columns.ROW: [text_of(label) for label in self.of_table.index.take(positions)],
+            columns.LINE: self.lines.array.take(positions),
             columns.COLUMN: names,
             columns.SEVERITY: [finding.severity for finding in findings],
             columns.CODE: [finding.code for finding in findings],
@@ -200,16 +207,18 @@ def _line(group: pd.DataFrame) -> str:
     if first[columns.CODE] == COLUMN_NOT_READ:
         return f"{first[columns.CODE]}: {text}"
     rows = group.drop_duplicates(columns.POSITION)
+    unit = columns.ROW if pd.isna(first[columns.LINE]) else columns.LINE
     value = first[columns.VALUE]
     value = "" if pd.isna(value) else f", {shortened(harmless(value), _VALUE_MAX)}"
     where = f"column {first[columns.COLUMN]}{value}"
     if len(rows) == 1:
-        return f"{first[columns.CODE]} in row {first[columns.ROW]} ({where}): {text}"
-    which = which_rows(rows[columns.ROW].tolist(), rows[columns.POSITION].tolist())
+        return f"{first[columns.CODE]} in {unit} {first[unit]} ({where}): {text}"
+    which = which_rows(rows[unit].astype(columns.STR).tolist(), rows[columns.POSITION].tolist())
+    which = f"lines {which}" if unit == columns.LINE else which
     if len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates()) == 1:
         which = f"({which}; {where})"
     else:
-        which = f"({which}), for example row {first[columns.ROW]} ({where})"
+        which = f"({which}), for example {unit} {first[unit]} ({where})"
     return f"{first[columns.CODE]} in {counted(len(rows), 'row')} {which}: {text}"
 
 
@@ -241,12 +250,11 @@ class Problems(HeadedFrame):
     _metadata = ["_n_rows"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
 
     def _headline(self) -> Headline | None:
-        if not {columns.POSITION, columns.SEVERITY} <= set(self.columns):
+        if not set(columns.PROBLEMS) <= set(self.columns):
             return None
         of_kind = {kind: self.loc[self[columns.SEVERITY] == kind, columns.POSITION] for kind in _COLOURS}
         n_errors, n_warned = len(set(of_kind[ERROR])), len(set(of_kind[WARNING]) - set(of_kind[ERROR]))
-        distinct_ones = self.drop_duplicates([name for name in _DISTINCT if name in self])
-        n_of = distinct_ones[columns.SEVERITY].value_counts()
+        n_of = self.drop_duplicates(_DISTINCT)[columns.SEVERITY].value_counts()
         counts = tuple(
             Count(kind if n == 1 else f"{kind}s", n, colour)
             for kind, colour in _COLOURS.items()
@@ -257,20 +265,15 @@ class Problems(HeadedFrame):
     def _listed(self) -> pd.DataFrame:
         """Return one row per distinct problem, with the first of its rows."""
         problems = pd.DataFrame(self)
-        if not set(problems) >= set(columns.PROBLEMS):
-            return problems
         n_rows = problems.groupby(_DISTINCT, sort=False)[columns.POSITION].nunique()
         listed = problems.drop_duplicates(_DISTINCT, ignore_index=True).drop(columns=columns.POSITION)
         listed.insert(0, columns.N_ROWS, n_rows.to_numpy())
-        if listed[columns.MODEL].isna().all():
-            del listed[columns.MODEL]
-        return listed
+        needless = [name for name in (columns.LINE, columns.MODEL) if listed[name].isna().all()]
+        return listed.drop(columns=needless)
 
     def _text(self) -> str:
         """Return one line per distinct problem, in full."""
         problems = pd.DataFrame(self)
-        if not set(problems) >= set(columns.PROBLEMS):
-            return super()._text()
         n_max = pd.get_option("display.max_rows") or len(problems)
         numbers = problems.groupby(_DISTINCT, sort=False).ngroup()
         lines = distinct_lines(problems[numbers < n_max])

@@ -26,9 +26,11 @@ from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError, check_flag, file_given
-from dreamo_batch.images import suffix_of
+from dreamo_batch.frames import TableOfFile
+from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means, plain_name
+from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, quoted, shortened, spelled, type_of
 
@@ -71,7 +73,8 @@ def read_table(
         Inputs and outputs with the dtypes of `columns.INPUTS` and `columns.OUTPUTS`: error codes keep their
         zeros, seeds stay integers. An input column with an unreadable cell stays text, for `validate` to report.
         Only empty cells are missing: a prompt ``NA`` is text. In CSV the types of the user's own columns are
-        guessed, and identifiers such as ``007`` stay text; Parquet columns come back as stored.
+        guessed, and identifiers such as ``007`` stay text; Parquet columns come back as stored. Problems of the
+        table as it was read name lines of the file.
 
     Raises
     ------
@@ -97,7 +100,7 @@ def read_table(
     """
     check_pandas()
     path = file_given("path", path)
-    suffix = _known_suffix(path)
+    suffix = _known_suffix(path, " Unpack compressed files; save other spreadsheets as .xlsx.")
     if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
         raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
     if decimal is not None and not (isinstance(decimal, str) and decimal in (".", ",")):
@@ -112,14 +115,16 @@ def read_table(
     if not path.exists():
         raise TableError(f"No file at {path.absolute()}. Check the path.")
     try:
-        if suffix in _DELIMITED:
-            return _restored(_renamed(path, _read_delimited(path, sep, decimal), rename), cells.guessed)
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
-        read = _read_workbook if suffix == ".xlsx" else _read_json
-        return _restored(_renamed(path, read(path), rename), cells.typed)
+        if suffix in _DELIMITED:
+            table, lines = _read_delimited(path, sep, decimal)
+        else:
+            table, lines = _read_workbook(path) if suffix == ".xlsx" else _read_json(path)
     except OSError as error:
         raise TableError(f"{path} can't be read: {error.strerror or error}.") from error
+    table = _restored(_renamed(path, table, rename), cells.guessed if suffix in _DELIMITED else cells.typed)
+    return TableOfFile.of(table, lines=pd.Series(lines or pd.NA, table.index, dtype=columns.INT))
 
 
 def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = False) -> None:
@@ -178,7 +183,7 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         stored.to_parquet(path, engine="pyarrow")
         return
     frame = with_index_as_columns(frame)
-    names = ("" if cells.is_missing(name) else cells.printable(str(name)) for name in frame.columns)
+    names = ("" if cells.is_missing(name) else cells.text_of(name) for name in frame.columns)
     frame = frame.set_axis(pd.Index(_unique([name or "unnamed" for name in names]), dtype=object), axis=1)
     is_marked = excel_safe and suffix in _DELIMITED
     if is_marked:
@@ -197,11 +202,11 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         _write_json(frame, path, is_list=suffix == ".json")
 
 
-def _known_suffix(path: Path) -> str:
+def _known_suffix(path: Path, hint: str = "") -> str:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise TableError(
-            f"Unknown format of {path.name!r}, by its suffix {path.suffix!r}. Use one of {', '.join(_SUFFIXES)}."
+            f"Unknown format of {path.name!r}, by its suffix {path.suffix!r}. Use one of {', '.join(_SUFFIXES)}.{hint}"
         )
     return suffix
 
@@ -275,9 +280,12 @@ def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
 
 
+_ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
+
+
 def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
     """Replace pictures in memory by text: bytes by `data:` URIs, PIL images by a description."""
-    in_memory = [name for name in frame.columns if _may_hold_bytes(frame[name].dtype)]
+    in_memory = [name for name in frame.columns if isinstance(frame[name].dtype, _ANY)]
     lost = [str(name) for name in in_memory if any(isinstance(cell, Image.Image) for cell in frame[name])]
     if lost:
         warnings.warn(
@@ -290,15 +298,6 @@ def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
         name: pd.Series([_as_text(cell) for cell in frame[name]], frame.index, object) for name in in_memory
     }
     return _with(frame, written)
-
-
-def _may_hold_bytes(dtype: Any) -> bool:
-    kinds = (pa.binary(), pa.large_binary(), pa.binary_view())
-    return (
-        dtype.pyarrow_dtype in kinds
-        if isinstance(dtype, pd.ArrowDtype)
-        else pd.api.types.is_object_dtype(dtype)
-    )
 
 
 def _list_as_text(cell: Any) -> Any:
@@ -334,7 +333,6 @@ _NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a dec
 _THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-_N_NAMED: Final = 5
 # By how many names of inputs, of how many letters, and within how many rows, a row is known to name columns.
 _N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
@@ -344,18 +342,20 @@ _QUOTING: Final = (
 )
 
 
-def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> pd.DataFrame:
-    """Read separated values as text, changing only decimal commas."""
-    text = cells.decoded(path, path.read_bytes())
+def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> tuple[pd.DataFrame, list[int]]:
+    """Read separated values as text, changing only decimal commas, and the line where each row begins."""
+    if guess := looks_like(content := path.read_bytes()):
+        raise TableError(f"{path} is no CSV{guess}. Unpack it, name it after its format, or export a CSV.")
+    text = cells.decoded(path, content)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     first_line = 1
     if (sep_line := _SEP_LINE.match(text)) is not None:
         separator, text, first_line = separator or sep_line[1], text[sep_line.end() :], 2
     separator = separator or _found_separator(text)
     rows = _rows(path, text, separator, first_line)
-    table = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
+    table, lines = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
     decimal = decimal or _found_decimal(path, table, separator)
-    return _with_points(table) if decimal == "," else table
+    return _with_points(table) if decimal == "," else table, lines
 
 
 def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
@@ -448,20 +448,21 @@ def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
 
 def _without_blank_rows(
     path: Path, rows: Iterable[tuple[int, list[Any]]], unit: Literal["line", "row"]
-) -> list[list[Any]]:
-    """Return the rows with any text or value; warn of blank ones between them."""
-    kept: list[list[Any]] = []
+) -> dict[int, list[Any]]:
+    """Return the rows with any text or value by their numbers; warn of blank ones between them."""
+    kept: dict[int, list[Any]] = {}
     blank: list[int] = []
+    names: list[Any] = []
     n_between = n_first = 0
     for number, row in rows:
         if _has_text(row):
-            n_first = n_first if kept else _n_inputs(row)
-            is_again = n_first >= _N_SURE and kept and row[1:] == kept[0][1:]
+            n_first, names = (n_first, names) if kept else (_n_inputs(row), row)
+            is_again = n_first >= _N_SURE and kept and row[1:] == names[1:]
             if is_again or (n_first < _N_SURE and 0 < len(kept) < _N_ABOVE and _n_inputs(row) >= _N_SURE):
                 below = f", which the first {unit} must do. Delete the {unit}s above it."
                 rest = f" again. Were files joined? Delete the {unit}." if is_again else below
                 raise TableError(f"{path}: {unit} {number} names the columns{rest}")
-            kept.append(row)
+            kept[number] = row
             n_between = len(blank)
         elif kept:
             blank.append(number)
@@ -481,8 +482,7 @@ def _n_inputs(row: Iterable[Any]) -> int:
 
 
 def _places(unit: str, numbers: list[int]) -> str:
-    listed = ", ".join(map(str, numbers[:_N_NAMED])) + (", ..." if len(numbers) > _N_NAMED else "")
-    return f"{unit}{'' if len(numbers) == 1 else 's'} {listed}"
+    return f"{unit}{'' if len(numbers) == 1 else 's'} {which_rows(list(map(str, numbers)), numbers)}"
 
 
 def _has_text(row: list[Any]) -> bool:
@@ -492,10 +492,11 @@ def _has_text(row: list[Any]) -> bool:
     return False
 
 
-def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
-    """Take the first row as the names of the columns."""
-    names = [None if cells.is_missing(name) else str(name) for name in rows[0]]
-    frame = pd.DataFrame(rows[1:], columns=range(len(names)), dtype=dtype)
+def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> tuple[pd.DataFrame, list[int]]:
+    """Take the first row as the names of the columns; also return the numbers of the others."""
+    (_, *lines), (header, *rows) = numbered, numbered.values()
+    names = [None if cells.is_missing(name) else str(name) for name in header]
+    frame = pd.DataFrame(rows, columns=range(len(names)), dtype=dtype)
     named = [number for number, name in enumerate(names) if name is not None]
     nameless = [number for number in frame if names[number] is None and frame[number].notna().any()]
     if nameless and nameless != [0]:
@@ -508,10 +509,10 @@ def _with_header(path: Path, rows: list[list[Any]], dtype: str) -> pd.DataFrame:
         raise TableError(
             f"{path}: several columns are named {', '.join(map(repr, doubled))}. Rename or drop all but one of each."
         )
-    if not nameless:
-        return table
-    index = pd.Index(cells.guessed(frame[0])).rename(None)  # a first column without a name is pandas' index
-    return table if index.equals(table.index) else table.set_axis(index)
+    if nameless:
+        index = pd.Index(cells.guessed(frame[0])).rename(None)  # a first column without a name: pandas' index
+        table = table if index.equals(table.index) else table.set_axis(index)
+    return table, lines
 
 
 def _with_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -549,15 +550,19 @@ def _safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
 _EXAMPLE: Final = '{"image": "cat.png", "prompt": "a cat"}'
 
 
-def _read_json(path: Path) -> pd.DataFrame:
-    text = cells.decoded(path, path.read_bytes())
+def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
+    text, lines = cells.decoded(path, path.read_bytes()), list[int]()
     if path.suffix.lower() in _JSON_LINES:
-        lines = enumerate(text.split("\n"), start=1)
-        records = [_record(f"{path}: line {number}", line) for number, line in lines if line.strip()]
+        written = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+        records = [_record(f"{path}: line {number}", line) for number, line in written.items()]
+        lines = list(written)
     else:
-        records = _parsed(text, str(path), "For JSON Lines, one object a line, use the suffix .jsonl.")
+        hint = "JSON has no comments and no comma after the last item; JSON Lines are .jsonl."
+        records = _parsed(text, str(path), hint)
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise TableError(f"{path}: expected a list of objects, such as [{_EXAMPLE}].")
+            raise TableError(
+                f'{path}: expected a list of objects, such as [{_EXAMPLE}], by pandas written with orient="records".'
+            )
     names = dict.fromkeys(name for record in records for name in record)
     if torn := [name for name in names if cells.printable(name) != name]:
         raise TableError(f"{path}: column {torn[0]!r} has half a character in its name. Rename it.")
@@ -568,7 +573,7 @@ def _read_json(path: Path) -> pd.DataFrame:
         )
         for name in names
     }
-    return pd.DataFrame(table, index=pd.RangeIndex(len(records)))
+    return pd.DataFrame(table, index=pd.RangeIndex(len(records))), lines
 
 
 def _record(place: str, line: str) -> dict[str, Any]:
@@ -647,8 +652,8 @@ _TO_ESCAPE = re.compile(f"[{_NOT_IN_XML}]|_(?=x[0-9A-Fa-f]{{4}}[_{_NOT_IN_XML}])
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def _read_workbook(path: Path) -> pd.DataFrame:
-    """Read the first sheet of a workbook."""
+def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
+    """Read the first sheet of a workbook, and the number of each row."""
     _need_openpyxl(path)
     try:
         rows, faults, hidden = _first_sheet(path)
@@ -658,7 +663,7 @@ def _read_workbook(path: Path) -> pd.DataFrame:
         raise TableError(f"{path} can't be read here: {error} {_INSTALL}") from None
     except Exception as error:  # noqa: BLE001 - ZIP, XML and openpyxl each have their own errors
         raise TableError(
-            f"{path} is not a readable Excel workbook ({error}). Save it as .xlsx, or export a CSV."
+            f"{path} is not a readable Excel workbook ({error}). Save it as .xlsx without a password, or export a CSV."
         ) from None
     if hidden:
         warnings.warn(
@@ -726,7 +731,9 @@ def _hidden(path: Path, sheet: Any, rows: list[list[Any]]) -> list[str]:
     names = [str(name) for name in hidden_columns if name is not None]
     said = [f"the sheet {sheet.title!r}"] if sheet.sheet_state != "visible" else []
     if hidden_rows:
-        said.append(f"{counted(len(hidden_rows), 'row')} ({_places('row', hidden_rows).partition(' ')[2]})")
+        said.append(
+            f"{counted(len(hidden_rows), 'row')} ({which_rows(list(map(str, hidden_rows)), hidden_rows)})"
+        )
     if names:
         said.append(f"{counted(len(names), 'column')} ({', '.join(names)})")
     return said
@@ -845,8 +852,6 @@ def _sheet_cell(name: Any, cell: Any) -> Any:
 def _unescaped(text: str) -> str:
     """Undo `_xHHHH_`, which sheets use for what XML can't hold; halves of one character are joined."""
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
-    if not _HALF.search(plain):
-        return plain
     return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -889,7 +894,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 frame.index,
                 "str",
             )
-            changed.append(cells.printable(str(name)))
+            changed.append(cells.text_of(name))
         if column is not given:
             stored.isetitem(place, column)
     if not all(isinstance(name, str) and cells.text_of(name) == name for name in frame.columns):
@@ -935,26 +940,22 @@ def _plain_dtype(series: pd.Series) -> pd.Series:
     return series
 
 
-# Not "M8[s]": Parquet has no seconds, and not all of them are milliseconds of 64 bits.
-_SURVIVING: Final = ("f4", "f8", "M8[ms]", "M8[us]", "M8[ns]")
+_SURVIVING: Final = re.compile(r"bool(ean)?|u?int\d+|Int64|float(32|64)|Float64|datetime64\[us, UTC\]")
 
 
 def _survives(series: pd.Series) -> bool:
     """Return whether a column can be written to Parquet and read again."""
     dtype = series.dtype
-    if isinstance(dtype, pd.BooleanDtype | pd.Int64Dtype | pd.Float64Dtype) or dtype == "datetime64[us, UTC]":
-        return True
     text = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
-    if isinstance(text, pd.StringDtype) and text.storage == "pyarrow":  # Arrow's own text: no half characters
+    is_arrow_text = isinstance(text, pd.StringDtype) and text.storage == "pyarrow"  # has no half characters
+    if is_arrow_text or _SURVIVING.fullmatch(str(dtype)):
         return True
-    if isinstance(dtype, np.dtype) and (dtype.kind in "iub" or dtype.str[1:] in _SURVIVING):
-        return True
-    if pd.api.types.is_object_dtype(dtype) and not all(map(_is_shallow, series)):
-        return False  # Arrow would end the process
     frame = series.rename("values").reset_index(drop=True).to_frame()
     frame.attrs = {}
     file = io.BytesIO()
     try:
+        if pd.api.types.is_object_dtype(dtype) and not all(map(_is_shallow, series)):
+            return False  # Arrow would end the process
         pq.write_table(pa.Table.from_pandas(frame), file)
         file.seek(0)
         pq.read_table(file).to_pandas()

@@ -52,7 +52,7 @@ from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.frames import PALETTE
-from dreamo_batch.jobs.cells import groupable, is_missing, printable
+from dreamo_batch.jobs.cells import groupable, is_missing, text_of
 from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
@@ -546,7 +546,7 @@ def concatenated(histories: Mapping[str, History]) -> History:
 
 def labelled(results: pd.DataFrame) -> pd.DataFrame:
     """Return results on a RangeIndex, with their labels as text in the column `LABEL`."""
-    labels = pd.Series([printable(str(label)) for label in results.index], dtype=columns.STR)
+    labels = pd.Series([text_of(label) for label in results.index], dtype=columns.STR)
     return results.reset_index(drop=True).assign(**{LABEL: labels})
 
 
