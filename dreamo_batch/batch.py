@@ -154,7 +154,7 @@ def run(
     adopt_copy : bool
         Submit jobs although the directory is a copy of another run directory, whose owner could submit the same.
     progress : bool
-        Show a progress bar and notices on standard error.
+        Show a progress bar and notices.
     base_dir : path, optional
         Folder that relative image paths start at. Default: the working directory; on the command line, the folder
         of the table's file.
@@ -167,8 +167,8 @@ def run(
         Check now, wait until then, and check again: a datetime, or text: 22:30 (the next one), 2027-01-31T22:30, both
         local, or with an offset (+01:00). Nothing is sent before.
     cluster : Dask Client, concurrent.futures.Executor or int, optional
-        Buy in several processes at once, of this machine (their number) or others: in shards of a new run directory, or
-        one that was begun so. `max_in_flight` counts over all of them. Each reads the key from its own environment.
+        Buy in several processes at once, on this machine (their number) or others, in shards of a run directory that is
+        new or has shards already. `max_in_flight` counts over all of them. Each reads the key from its own environment.
 
     Returns
     -------

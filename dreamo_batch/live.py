@@ -504,7 +504,7 @@ class Batch:
         timeout_s : float, optional
             Seconds to wait at most; after that the table is returned as it stands (see `status`).
         progress : bool
-            Show a progress bar and notices on standard error.
+            Show a progress bar and notices.
 
         Returns
         -------

@@ -184,7 +184,7 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         buy(2)
         prices[0] = "1.00"
         with pytest.raises(
-            dreamo.BudgetReached, match=r"limit of this call of \$0\.30 .* higher max_new_cost="
+            dreamo.BudgetReached, match=r"limit for this call of \$0\.30 .* higher max_new_cost="
         ):
             buy(10, max_new_cost="0.24")
         assert len(gateway.invoice()) == 2

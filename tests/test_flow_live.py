@@ -238,7 +238,7 @@ def test_the_sum_agreed_to_binds_a_batch_however_often_it_goes_on(flow, start, s
         go_on()
         until_over()
         assert len(flow.invoice()) == 3
-        assert "limit of this call" in str(live.status.problem)
+        assert "limit for this call" in str(live.status.problem)
     live = start(max_new_cost="0.09")
     until_over()
     assert live.status.phase == "finished"

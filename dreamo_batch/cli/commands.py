@@ -201,7 +201,7 @@ _DRY_RUN: Final = option("--dry-run", is_flag=True, help="Print the plan and sen
 _DETACH: Final = option(
     "--detach",
     is_flag=True,
-    help="Check and ask, then go on in the background: number and log are in RUN_DIR; `watch` and `stop` work there.",
+    help="Check and ask, then continue in the background: process id and log are in RUN_DIR, for `watch` and `stop`.",
 )
 _ABOUT_CALL: Final = (LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, _DETACH, FORMAT)
 # The reason is the last column, which is never cut.

@@ -82,7 +82,7 @@ _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, 
 # Keywords of `run` that are no options here.
 NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")
 _WORKERS: Final = (
-    "Buy in N processes at once, in shards of a new run directory or one that was begun so; --max-in-flight counts "
+    "Buy in N processes at once, in shards of a run directory that is new or has them already; --max-in-flight counts "
     "over all of them."
 )
 # Whose value may be a secret, and is better not seen in a list of processes.

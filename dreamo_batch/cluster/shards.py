@@ -813,7 +813,7 @@ class ShardedCall(Call):
             return self._out_of_team(self._team, whole)
         name = "max_cost" if limit == self.spending.cap else "max_new_cost"
         return BudgetReached(
-            f"The {'cap' if name == 'max_cost' else 'limit of this call'} of {dollars(limit or ZERO)} is reached: "
+            f"The {'cap' if name == 'max_cost' else 'limit for this call'} of {dollars(limit or ZERO)} is reached: "
             f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
         )
 

@@ -849,7 +849,7 @@ class Coordinator:
         )
         over = f" and exceeded by {dollars(self.budget.excess)} {why}" if self.budget.excess else ""
         return BudgetReached(
-            f"The {'limit of this call' if is_of_call else 'cap'} of {dollars(limit)} is reached{over}: "
+            f"The {'limit for this call' if is_of_call else 'cap'} of {dollars(limit)} is reached{over}: "
             f"{dollars(self.budget.spent)} spent, {dollars(self.budget.reserved)} reserved, and the next attempt may "
             f"cost {dollars(self.budget.price)}. {counted(self.schedule.n_waiting, 'job')} not submitted. "
             f"To continue, run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')}."
