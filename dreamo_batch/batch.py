@@ -3,7 +3,7 @@
 How one row travels::
 
     the user's row -> jobs.prepare -> engine.plan
-    -> engine.schedule says create -> engine.budget reserves
+    -> engine.schedule says create -> engine.attempts reserves
     -> engine.journal "about to" (fsync) -> service.client.create
     -> engine.journal task id (fsync) -> engine.schedule says poll, when due
     -> service.client.fetch -> engine.journal outcome

@@ -88,7 +88,7 @@ class Threshold(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PictureGroups:
     """The pictures of each group, as positions of rows, with their fingerprints by digest."""
 
     rows: pd.DataFrame
@@ -175,7 +175,7 @@ def diversity(
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = compare(results, folders, by, threshold, reserved=columns.DIVERSITY)
+        compared = prepare_pairs(results, folders, by, threshold, reserved=columns.DIVERSITY)
     return summarise_diversity(compared)
 
 
@@ -242,7 +242,7 @@ def near_duplicates(
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = compare(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
+        compared = prepare_pairs(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
     return list_near_duplicates(compared, limit)
 
 
@@ -488,14 +488,14 @@ def compare_replicates(
     return table.astype(columns.dtypes(columns.REPLICATES))
 
 
-def compare(
+def prepare_pairs(
     results: pd.DataFrame,
     folders: Sequence[Path],
     by: str | Sequence[str] | None,
     threshold: Threshold,
     *,
     reserved: Collection[str],
-) -> Comparison:
+) -> PictureGroups:
     """Take the fingerprints of the pictures of results, and group the pictures."""
     history = from_results(results)
     groups = group(history, by, reserved=reserved)
@@ -508,7 +508,7 @@ def compare(
     ends = np.searchsorted(groups.of_rows[compared], np.arange(1, len(groups.keys)))
     places = np.split(compared, ends) if len(groups.keys) else []
     missing = np.bincount(groups.of_rows[is_first & ~is_there], minlength=len(groups.keys))
-    return Comparison(history.rows, groups.keys, places, missing.tolist(), fingerprints, threshold)
+    return PictureGroups(history.rows, groups.keys, places, missing.tolist(), fingerprints, threshold)
 
 
 def check_threshold(bits: float, delta_e: float) -> Threshold:
@@ -519,14 +519,14 @@ def check_threshold(bits: float, delta_e: float) -> Threshold:
     return Threshold(float(bits), float(delta_e))
 
 
-def summarise_diversity(compared: Comparison) -> pd.DataFrame:
+def summarise_diversity(compared: PictureGroups) -> pd.DataFrame:
     """Summarise how far the pictures of each group are from each other."""
     lines = [_summary(compared, number) for number in range(len(compared.keys))]
     table = pd.DataFrame(lines, columns=list(columns.DIVERSITY)).astype(columns.dtypes(columns.DIVERSITY))
     return pd.concat([compared.keys, table], axis=1)
 
 
-def _summary(compared: Comparison, number: int) -> tuple[object, ...]:
+def _summary(compared: PictureGroups, number: int) -> tuple[object, ...]:
     places = compared.places[number]
     counts = (len(places), compared.n_missing[number])
     if len(places) < 2:  # noqa: PLR2004 - a pair
@@ -545,7 +545,7 @@ def _summary(compared: Comparison, number: int) -> tuple[object, ...]:
     return (*counts, bits / n_pairs, bits_min, delta_e / n_pairs, closest[0], n_near, *labels)
 
 
-def list_near_duplicates(compared: Comparison, limit: int) -> pd.DataFrame:
+def list_near_duplicates(compared: PictureGroups, limit: int) -> pd.DataFrame:
     """List the pairs that hardly differ, the closest first."""
     check_count("limit", limit)
     pairs = _NO_PAIRS
@@ -837,8 +837,8 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             raise UsageError(
                 f"The table of pictures has no column {missing[0]!r}; it needs subject and image."
             )
-        grouped = pictures.groupby("subject", sort=False)[columns.IMAGE]
-        return {str(subject): [Path(path) for path in several] for subject, several in grouped}
+        by_subject = pictures.groupby("subject", sort=False)[columns.IMAGE]
+        return {str(subject): [Path(path) for path in several] for subject, several in by_subject}
     if isinstance(pictures, str | os.PathLike):
         folder = Path(pictures)
         if not folder.is_dir():
