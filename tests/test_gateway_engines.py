@@ -379,6 +379,7 @@ def test_an_engine_that_fails_fails_its_tasks(tmp_path):
     with dreamo.LocalGateway(engine=Counting()) as gateway:
         done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
     assert set(done["status"]) == {"failed"}
+    assert set(done["error_message"]) == {"Internal generation error: RuntimeError: out of memory"}
 
 
 def test_bytes_are_a_picture(tmp_path):

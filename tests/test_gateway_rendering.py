@@ -149,7 +149,7 @@ def test_a_reference_that_can_not_be_kept_makes_the_task_fail(tmp_path):
     ):
         (tmp_path / "references").rmdir()
         error = client.poll(client.create(binary_data_base64=..., image_urls=[site.url]))["error"]
-        assert error["error_message"] == "Internal generation error: FileNotFoundError"
+        assert error["error_message"].startswith("Internal generation error: FileNotFoundError: [Errno 2]")
 
 
 def test_a_gateway_stops_at_once_while_a_site_hangs(monkeypatch):

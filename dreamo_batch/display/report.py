@@ -27,12 +27,7 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.comparison import (
-    Threshold,
-    prepare_pairs,
-    list_near_duplicates,
-    summarise_diversity,
-)
+from dreamo_batch.results.comparison import Threshold, compare_all, list_near_duplicates, summarise_diversity
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.load import (
     LABEL,
@@ -335,7 +330,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     bounds = Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     folders = folders_of(facts.results, facts.path)
-    compared = prepare_pairs(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
+    compared = compare_all(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
     groups = summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
     pairs = list_near_duplicates(compared, _UNLIMITED)

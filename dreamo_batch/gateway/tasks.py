@@ -35,7 +35,7 @@ from dreamo_batch.gateway.engines import DrawRequest, Engine, RenderedPicture, a
 from dreamo_batch.gateway.faults import Strike, check_seed
 from dreamo_batch.gateway.schemas import INVALID, read_header
 from dreamo_batch.service import contract
-from dreamo_batch.text import quoted
+from dreamo_batch.text import first_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -783,5 +783,5 @@ def _failure(error: Exception) -> dict[str, str]:
         case ValueError():
             code, detail = INVALID, str(error)
         case _:
-            code, detail = INTERNAL, type(error).__name__
+            code, detail = INTERNAL, ": ".join(dict.fromkeys([type(error).__name__, first_line(error)]))
     return {"error_code": code, "error_message": f"{contract.ERROR_CODES[code].meaning}: {detail}"}

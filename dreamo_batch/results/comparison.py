@@ -175,7 +175,7 @@ def diversity(
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = prepare_pairs(results, folders, by, threshold, reserved=columns.DIVERSITY)
+        compared = compare_all(results, folders, by, threshold, reserved=columns.DIVERSITY)
     return summarise_diversity(compared)
 
 
@@ -242,7 +242,7 @@ def near_duplicates(
     folders = folders_of(results, run_dir)
     threshold = check_threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = prepare_pairs(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
+        compared = compare_all(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
     return list_near_duplicates(compared, limit)
 
 
@@ -488,7 +488,7 @@ def compare_replicates(
     return table.astype(columns.dtypes(columns.REPLICATES))
 
 
-def prepare_pairs(
+def compare_all(
     results: pd.DataFrame,
     folders: Sequence[Path],
     by: str | Sequence[str] | None,

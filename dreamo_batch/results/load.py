@@ -557,7 +557,9 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
     for name in names:
         column, of_rows, of_attempts = _key(history, name)
         if column in reserved:
-            raise UsageError(f"by={name!r}: the result has a column {name!r}, too. Rename yours first.")
+            raise UsageError(
+                f"Can't group by {name!r}: the result has a column of that name. Rename yours first."
+            )
         rows[column], attempts[column] = of_rows, of_attempts
     if not names:
         whole = pd.DataFrame(index=pd.RangeIndex(1))
@@ -594,7 +596,7 @@ def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
     if length is None:
         known = [own for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX)]
         raise UsageError(
-            f'by={name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
+            f'{name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
         )
     of_rows, of_attempts = (time.dt.floor(length) for time in times)
     return columns.SUBMITTED_AT, of_rows, of_attempts

@@ -458,7 +458,7 @@ class Transport:
             return Failure(
                 failures.FailureKind.TRANSIENT,
                 failures.UNREACHABLE,
-                message="the client is closed; nothing was sent",
+                message="the client is closed",
             )
         exchange = lane.exchange
         exchange.answer_within_s = answer_within_s or self._read_timeout_s
