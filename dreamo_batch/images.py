@@ -37,6 +37,7 @@ DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 """What a PNG file begins with."""
 SUFFIXES: Final = (".jpg", ".png", ".bin")
+_SEGMENT_MAX: Final = 0xFFFF  # bytes of a part of a JPEG, its length included
 _PIXELS_AT_ONCE: Final = 64_000_000
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
@@ -220,6 +221,18 @@ def orientation(image: Image.Image) -> int:
     # PNG's own getexif() would decode the whole picture to look for EXIF data behind it.
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return value if isinstance(value, int) else 1
+
+
+def with_comment(jpeg: bytes, comment: bytes) -> bytes | None:
+    """Put a comment before the pixels of a JPEG; None if it is too long, or others in the file are found by offset."""
+    if len(comment) + 2 > _SEGMENT_MAX:
+        return None
+    at = 2
+    while jpeg[at : at + 2] not in (b"\xff\xda", b""):
+        if jpeg[at + 4 : at + 8] == b"MPF\0":
+            return None
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+    return jpeg[:at] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[at:]
 
 
 def suffix_of(content: bytes) -> str:

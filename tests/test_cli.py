@@ -180,7 +180,7 @@ def test_a_log_file_that_is_moved_away_is_begun_anew(tmp_path, capsys):
     """As logrotate does it, also during a run; where its folder has gone that is said once."""
     folder, logger = tmp_path / "logs", logging.getLogger("dreamo_batch")
     folder.mkdir()
-    with logging_to(verbosity=0, quiet=True, log_file=str(folder / "kept.log")):
+    with logging_to(quiet=True, log_file=str(folder / "kept.log")):
         logger.info("one")
         (folder / "kept.log").rename(folder / "kept.log.1")
         logger.info("two")

@@ -155,7 +155,7 @@ def test_a_big_body_reads_as_a_small_one_does(prompt):
         payload = {"input": [{"params": params}], "model": "spark_dreamo"}
         create = read_create(json.dumps(payload).encode())
         assert create.problem is None
-        assert (create.request.prompt, create.reference.content) == (prompt, large)
+        assert (create.request.prompt, create.references[0].content) == (prompt, large)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import functools
 import inspect
 import re
 import warnings
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -36,6 +35,11 @@ class VerbCommand(click.Command):
     ) -> None:
         super().__init__(*args, **attributes)
         self._keywords = keywords
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command with its options for how much is shown."""
+        with output.logging_to(**ctx.meta.get(_VERBOSITY, {})):
+            return super().invoke(ctx)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own options, those of its function, and ``--help``."""
@@ -189,7 +193,7 @@ _VERBOSITY: Final = "dreamo_batch.verbosity"
 
 def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
     """Declare the options for how much is shown."""
-    common: dict[str, Any] = {"expose_value": False, "callback": _set_verbosity, "hidden": is_hidden}
+    common: dict[str, Any] = {"expose_value": False, "callback": _note_verbosity, "hidden": is_hidden}
     return [
         option("-v", "--verbose", count=True, help="Show the log; twice: with details.", **common),
         option("-q", "--quiet", is_flag=True, help="Show only errors and warnings.", **common),
@@ -204,19 +208,10 @@ def verbosity_words() -> list[str]:
     return words + (["--log-file", asked["log_file"]] if asked.get("log_file") else [])
 
 
-def _set_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Apply the options for how much is shown, as far as they have been parsed."""
-    if not value:
-        return
-    asked = context.meta.setdefault(_VERBOSITY, {"verbose": 0, "quiet": False, "log_file": None})
-    asked[parameter.name] = value
-    if (before := asked.pop("until", None)) is not None:
-        before.close()
-    until = asked["until"] = ExitStack()
-    context.find_root().call_on_close(until.close)
-    until.enter_context(
-        output.logging_to(verbosity=asked["verbose"], quiet=asked["quiet"], log_file=asked["log_file"])
-    )
+def _note_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Note an option for how much is shown, wherever it stands."""
+    if value:
+        context.meta.setdefault(_VERBOSITY, {})[parameter.name] = value
 
 
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:

@@ -231,14 +231,14 @@ def silence(stream: TextIO) -> None:
 
 
 @contextmanager
-def logging_to(*, verbosity: int, quiet: bool, log_file: str | None) -> Iterator[None]:
+def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = None) -> Iterator[None]:
     """Set how much is shown, and write the log to a file, inside the block."""
-    logger, level = logging.getLogger(_LOGGER), logging.DEBUG if verbosity > 1 else logging.INFO
+    logger, level = logging.getLogger(_LOGGER), logging.DEBUG if verbose > 1 else logging.INFO
     with ExitStack() as undo:
         token = _is_quiet.set(quiet)
         undo.callback(_is_quiet.reset, token)
         undo.callback(logger.setLevel, logger.level)
-        handlers: list[logging.Handler] = [_StderrHandler(level if verbosity else logging.WARNING)]
+        handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
             handlers.append(_LogFile(path_given("--log-file", log_file), encoding="utf-8"))
         for handler in handlers:
@@ -246,7 +246,7 @@ def logging_to(*, verbosity: int, quiet: bool, log_file: str | None) -> Iterator
             logger.addHandler(handler)
             undo.callback(handler.close)
             undo.callback(logger.removeHandler, handler)
-        logger.setLevel(level if verbosity or log_file is not None else logging.WARNING)
+        logger.setLevel(level if verbose or log_file is not None else logging.WARNING)
         yield
 
 

@@ -584,7 +584,7 @@ def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> st
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page durably; return its path."""
-    files.replace(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    files.replace(path, lambda temporary: temporary.write_text(page, "utf-8", "replace"))
     return path
 
 

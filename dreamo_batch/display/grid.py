@@ -6,7 +6,6 @@ import functools
 import hashlib
 import math
 import os
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,19 +159,18 @@ class Entries:
     listed: Sequence[Any]
     pictures: Sequence[Any]
     shows_seed: Sequence[bool]
-    _known: OrderedDict[int, Entry] = field(default_factory=OrderedDict, repr=False)
+    _known: dict[int, Entry] = field(default_factory=dict, repr=False)
 
     def read(self, positions: Sequence[int]) -> list[Entry]:
         """Read rows, all at once, which costs far less than one by one."""
+        if len(self._known) > _ENTRIES_KEPT_MAX:
+            self._known.clear()
         if unread := [position for position in positions if position not in self._known]:
             block = self.results.iloc[unread]
             cells = [block.iloc[:, place].tolist() for place in range(block.shape[1])]
             for position, values in zip(unread, zip(*cells, strict=True), strict=True):
                 self._known[position] = self._entry(position, dict(zip(block.columns, values, strict=True)))
-        found = [self._known[position] for position in positions]
-        while len(self._known) > max(_ENTRIES_KEPT_MAX, len(positions)):
-            self._known.popitem(last=False)
-        return found
+        return [self._known[position] for position in positions]
 
     def _entry(self, position: int, row: dict[Any, Any]) -> Entry:
         seed, cost, duplicate_of = (
@@ -512,8 +510,8 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.i
 
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
-    down = _available(results, [columns.PROMPT]) if rows is ... else _listed(rows)
-    along = _available(results, [columns.SEED]) if across is ... else _listed(across)
+    down = _available(results, [columns.PROMPT]) if rows is ... else columns.listed(rows)
+    along = _available(results, [columns.SEED]) if across is ... else columns.listed(across)
     open_axes = [axis for axis, wanted in ((down, rows), (along, across)) if wanted is ...]
     if not open_axes or not len(results):
         return down, along
@@ -524,12 +522,6 @@ def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[lis
     elif across is not None:
         _join_others(results, down, along, open_axes[0])
     return down, along
-
-
-def _listed(names: Any) -> list[Any]:
-    if names is None:
-        return []
-    return list(names) if isinstance(names, list | tuple) else [names]
 
 
 def _available(results: pd.DataFrame, names: Sequence[Any]) -> list[Any]:

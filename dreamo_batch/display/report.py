@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from dreamo_batch import __version__, columns, files
-from dreamo_batch.display.gallery import gallery
+from dreamo_batch import __version__, columns
+from dreamo_batch.display.gallery import gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
@@ -141,9 +141,7 @@ def report(
     )
     with bars(progress):
         page = render([read_facts(one) for one in run_dirs])
-    content = page.encode("utf-8", errors="replace")
-    files.replace(target, lambda temporary: temporary.write_bytes(content))
-    return target
+    return write_page(target, page)
 
 
 @dataclass(frozen=True)

@@ -149,14 +149,12 @@ def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
 
 
 def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
-    """Add the request as a JPEG comment in JSON, behind the first segment, without encoding the file again."""
+    """Add the request as a JPEG comment in JSON, without encoding the file again."""
     own = ("ref_types", "guidance_scale1", "guidance_scale2")  # of one model only
     asked = {name: value for name, value in asdict(request).items() if name not in own or value}
     label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
     comment = json.dumps(label | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}).encode()
-    behind_app0 = 4 + int.from_bytes(jpeg[4:6], "big")
-    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
-    content = jpeg[:behind_app0] + segment + jpeg[behind_app0:]
+    content = images.with_comment(jpeg, comment) or jpeg
     return RenderedPicture(content, "image/jpeg", request.width, request.height)
 
 

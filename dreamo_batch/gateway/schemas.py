@@ -50,7 +50,7 @@ _FORMATS: Final = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImag
 class CreateReference:
     """The reference of a create; `digest` is the SHA-256 of its bytes, or of its URL's text."""
 
-    digest: str = ""
+    digest: str
     url: str | None = None
     content: bytes | None = None
 
@@ -83,11 +83,6 @@ class Create:
     request: DrawRequest
     references: tuple[CreateReference, ...] = ()
     problem: Problem | None = None
-
-    @property
-    def reference(self) -> CreateReference:
-        """The first reference."""
-        return next(iter(self.references), CreateReference())
 
     @property
     def digest(self) -> str:

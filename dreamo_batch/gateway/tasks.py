@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_a
 import requests
 from urllib3.exceptions import HTTPError
 
+from dreamo_batch import files
 from dreamo_batch.gateway.engines import DrawRequest, Engine, RenderedPicture, as_picture
 from dreamo_batch.gateway.faults import Strike, check_seed
 from dreamo_batch.gateway.schemas import INVALID, read_header
@@ -38,13 +39,12 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import first_line, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from dreamo_batch.gateway.schemas import Create, Problem
 
     PriceSetting: TypeAlias = "str | Callable[[DrawRequest], str] | None"
-    from collections.abc import Sequence
 
 
 State = Literal["in_progress", "completed", "failed"]
@@ -560,7 +560,7 @@ class ReferenceStore:
     def keep(self, digest: str, content: bytes) -> None:
         """Write a picture unless it is there."""
         if digest not in self._known:
-            _write_whole(self._folder / digest, content)
+            files.replace(self._folder / digest, lambda part: part.write_bytes(content), is_durable=False)
             self._known.add(digest)
 
     def _read(self, digest: str) -> bytes:
@@ -672,7 +672,7 @@ class Renderer:
         if task is None or any(url for _, url in task.references):
             return path.read_bytes()
         content = self._generate([(task, [digest for digest, _ in task.references])])[0].content
-        _write_whole(path, content)
+        files.replace(path, lambda part: part.write_bytes(content), is_durable=False)
         return content
 
     async def _fetch_and_render(self, task: GatewayTask) -> None:
@@ -761,13 +761,6 @@ class Renderer:
             (self._pictures / name).write_bytes(picture.content)
             known = {} if price is None else {"price": price}
             self._store.update(task.task_id, picture=name, picture_bytes=len(picture.content), **known)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or missing, should the process be killed."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    draft.write_bytes(content)
-    draft.replace(path)
 
 
 def _start_of_name(content: bytes) -> str:

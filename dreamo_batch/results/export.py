@@ -32,7 +32,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.frames import PALETTE
-from dreamo_batch.images import PNG, suffix_of
+from dreamo_batch.images import PNG, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
@@ -78,10 +78,6 @@ _LOADED: Final = ("file_name", "file_names")
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
 _JPEG: Final = b"\xff\xd8"
-_JPEG_PIXELS: Final = b"\xff\xda"
-_JPEG_SEVERAL: Final = b"MPF\0"
-_JPEG_COMMENT: Final = b"\xff\xfe"
-_SEGMENT_MAX: Final = 0xFFFF
 
 _YOURS: Final = columns.Column("", "", "", "A column of the table that was run, unchanged.")
 _MEANINGS: Final = {
@@ -477,7 +473,8 @@ def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     """Return a picture with words in its metadata; None if it can't hold them."""
     if picture.startswith(PNG):
         return _in_png(picture, words)
-    return _in_jpeg(picture, words) if picture.startswith(_JPEG) else None
+    comment = _utf8(json.dumps(dict(words), ensure_ascii=False))
+    return with_comment(picture, comment) if picture.startswith(_JPEG) else None
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -493,24 +490,6 @@ def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
     # Keyword, not compressed, no language, text in UTF-8.
     texts = (name.encode("latin-1") + b"\0\0\0\0\0" + _utf8(str(word)) for name, word in words.items())
     return picture[:at] + b"".join(_chunk(b"iTXt", text) for text in texts) + picture[at:]
-
-
-def _in_jpeg(picture: bytes, words: Mapping[str, object]) -> bytes | None:
-    comment = _utf8(json.dumps(dict(words), ensure_ascii=False))
-    at = _end_of_header(picture)
-    if at is None or len(comment) + 2 > _SEGMENT_MAX:
-        return None
-    return picture[:at] + _JPEG_COMMENT + struct.pack(">H", len(comment) + 2) + comment + picture[at:]
-
-
-def _end_of_header(picture: bytes) -> int | None:
-    """Find where the pixels of a JPEG begin; None if it holds several pictures, which are found by their offset."""
-    at = len(_JPEG)
-    while picture[at : at + 2] not in (_JPEG_PIXELS, b""):
-        if picture[at + 4 : at + 8] == _JPEG_SEVERAL:
-            return None
-        at += 2 + int.from_bytes(picture[at + 2 : at + 4])
-    return at
 
 
 def _utf8(text: str) -> bytes:

@@ -25,7 +25,7 @@ from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import UsageError, logger_named
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
-from dreamo_batch.parallel import bars, each, is_on_cluster, ticking, working
+from dreamo_batch.parallel import each, is_on_cluster, working
 from dreamo_batch.results.load import RunDir, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept, schema_of
 
@@ -553,35 +553,23 @@ def embedded(
     metric: VectorMetric, items: Sequence[Item], read: Callable[[Item], Image.Image | str]
 ) -> Iterator[tuple[Item, Vector | str | None]]:
     """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
+    work = functools.partial(_embed, pickle.dumps(metric) if is_on_cluster() else metric, read)
     n = metric.batch_size
-    if is_on_cluster():
-        work = functools.partial(_embed, pickle.dumps(metric), read)
-        yield from each(items, work, what=metric.name, is_portable=True, is_batched=True, n_batch=n)
-        return
-    with ticking(len(items), metric.name) as tick:
-        for start in range(0, len(items), n):
-            batch = items[start : start + n]
-            with bars(wanted=False):
-                read_now = [picture for _, picture in each(batch, read, what=metric.name)]
-            for item, vector in zip(batch, _in_place(metric, read_now), strict=True):
-                tick()
-                yield item, vector
-
-
-def _in_place(metric: VectorMetric, read: Sequence[Image.Image | str]) -> list[Vector | str | None]:
-    """Put a vector in the place of each picture."""
-    vectors = iter(metric.embed([one for one in read if not isinstance(one, str)]))
-    return [one if isinstance(one, str) else next(vectors) for one in read]
+    yield from each(items, work, what=metric.name, is_portable=True, is_batched=True, n_batch=n)
 
 
 _embedding: Final = threading.Lock()  # not every model takes several threads
 
 
-def _embed(kept: bytes, read: Callable[[Item], Image.Image | str], items: Sequence[Item]) -> list[Any]:
-    """Make the vectors of a batch, with a model that is loaded once a process."""
+def _embed(
+    kept: VectorMetric | bytes, read: Callable[[Item], Image.Image | str], items: Sequence[Item]
+) -> list[Any]:
+    """Put a vector in the place of each picture, with a model that is loaded once a process."""
     pictures = [read(item) for item in items]
     with _embedding:
-        return _in_place(_unpickled(kept), pictures)
+        metric = _unpickled(kept) if isinstance(kept, bytes) else kept
+        vectors = iter(metric.embed([one for one in pictures if not isinstance(one, str)]))
+    return [one if isinstance(one, str) else next(vectors) for one in pictures]
 
 
 @functools.lru_cache(maxsize=4)
@@ -715,21 +703,19 @@ class Cache:
 
     def __init__(self, run_dirs: Iterable[Path]) -> None:
         self._known = {run_dir: _read_values(run_dir / NAME) for run_dir in dict.fromkeys(run_dirs)}
-        self._fresh: dict[Path, dict[Key, Value]] = {run_dir: {} for run_dir in self._known}
+        self._fresh: dict[Path, dict[Key, Value]] = {}
 
     def get(self, run_dir: Path, key: Key) -> Value | None:
         """Return what was measured; None if nothing was."""
-        return self._fresh[run_dir].get(key) or self._known[run_dir].get(key)
+        return self._known[run_dir].get(key)
 
     def put(self, run_dir: Path, key: Key, value: Value) -> None:
         """Keep what was measured."""
-        self._fresh[run_dir][key] = value
+        self._fresh.setdefault(run_dir, {})[key] = value
 
     def save(self) -> None:
         """Add new values to what each file holds by now; warn of a directory that can't be written to."""
         for run_dir, fresh in self._fresh.items():
-            if not fresh:
-                continue
             path = run_dir / NAME
             values = self._known[run_dir] | _read_values(path, is_quiet=True) | fresh
             cells = zip(*((*key, *value) for key, value in values.items()), strict=True)
