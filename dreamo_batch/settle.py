@@ -36,6 +36,7 @@ from dreamo_batch.engine.directory import (
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
+from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import load as reading
@@ -157,8 +158,8 @@ def resolve(
 def find_job(table: StoredTable, row: Any) -> str:
     """Return the job of a row, named by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
-    is_row = table.user.index.map(str) == str(row)
-    found = jobs[is_row | (jobs == str(row)).to_numpy()].dropna().unique()
+    label = text_of(row)
+    found = jobs[(table.user.index.map(str) == label) | (jobs == label).to_numpy()].dropna().unique()
     if len(found) != 1:
         why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is not in the table, or is invalid"
         raise UsageError(f"Row {quoted(row)} {why}.")

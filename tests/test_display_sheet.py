@@ -188,6 +188,8 @@ def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
         contact_sheet(sweep(tmp_path), tmp_path / "s.tiff", run_dir=tmp_path)
     with pytest.raises(UsageError, match=r"No folder .*none to write s\.png to"):
         contact_sheet(sweep(tmp_path), tmp_path / "none" / "s.png", run_dir=tmp_path)
+    with pytest.raises(UsageError, match="labels: no column 'prompts'; did you mean 'prompt'"):
+        contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, labels="prompts")
     with pytest.raises(UsageError, match="font"):
         contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, font=tmp_path / "0.png")
 

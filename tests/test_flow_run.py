@@ -448,8 +448,9 @@ def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
     run(jobs(reference, 1))
     with pytest.raises(errors.UsageError, match="is not ambiguous"):
         dreamo.resolve(tmp_path / "run", 0, not_sent=True)
-    with pytest.raises(errors.UsageError, match="not in the table"):
-        dreamo.resolve(tmp_path / "run", 99, not_sent=True)
+    for row in (99, "\ud800"):
+        with pytest.raises(errors.UsageError, match="not in the table"):
+            dreamo.resolve(tmp_path / "run", row, not_sent=True)
     with pytest.raises(errors.UsageError, match="either task_id="):
         dreamo.resolve(tmp_path / "run", 0, task_id="x", not_sent=True)
 

@@ -144,6 +144,13 @@ def test_one_group_may_be_given_as_it_is():
         ({"max_rows": 2.5}, "max_rows is 2.5"),
         ({"cost": [1]}, "my_cost"),
         ({"image_url": URL}, "not image_url="),
+        ({"prompt": "a\ud800"}, r"prompt: a\\ud800 isn't valid Unicode"),
+        (
+            {"image": ["caf\udce9.png"]},
+            r"image: caf\\udce9.png isn't valid Unicode; correct it, or rename the file",
+        ),
+        ({"note": "\ud800"}, r"note: \\ud800 isn't"),
+        ({"\ud800": 1}, r"\\ud800: \\ud800 isn't"),
     ],
 )
 def test_axes_that_can_not_be_meant_are_refused(axes, words):

@@ -32,7 +32,7 @@ from dreamo_batch.images import pillow_settings
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
-from dreamo_batch.text import quoted
+from dreamo_batch.text import meant, quoted
 
 if TYPE_CHECKING:
     import os
@@ -171,6 +171,9 @@ def contact_sheet(
         run_dirs = as_paths(source)
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
+    labels = names.listed(labels)
+    if unknown := [name for name in labels if name not in source]:
+        raise UsageError(f"labels: no column {quoted(unknown[0])}; {meant(unknown[0], source.columns)}")
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_given("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:

@@ -48,6 +48,12 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
         values = [_read(name, value) for value in values]
     if not values:
         raise UsageError(f"{name}: the axis is empty. Pass at least one value, or omit it.")
+    for text in (name, *values):
+        if isinstance(text, str) and cells.printable(text) != text:
+            shown = cells.show(text)
+            raise UsageError(
+                f"{cells.show(name)}: {shown} isn't valid Unicode; correct it, or rename the file."
+            )
     return values
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.errors import UsageError, check_count, is_number
+from dreamo_batch.errors import UsageError, check_count, file_given, is_number
 from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
@@ -840,7 +840,7 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
         by_subject = pictures.groupby("subject", sort=False)[columns.IMAGE]
         return {str(subject): [Path(path) for path in several] for subject, several in by_subject}
     if isinstance(pictures, str | os.PathLike):
-        folder = Path(pictures)
+        folder = file_given("pictures", pictures)
         if not folder.is_dir():
             raise UsageError(f"No folder at {folder}.")
         found: dict[str, list[Path]] = {}
