@@ -750,6 +750,7 @@ SIGNED = {
     "&X-Tos-Expires=60&X-Tos-SignedHeaders=host&X-Tos-Signature={n}",
     "COS": "https://b.cos.ap-guangzhou.myqcloud.com/fox.png?q-sign-algorithm=sha1&q-ak=K&q-sign-time=1577836800;157783686{n}"
     "&q-key-time=1;2&q-header-list=&q-url-param-list=&q-signature={n}",
+    "BOS": "https://b.bj.bcebos.com/fox.png?authorization=bce-auth-v1%2FK%2F2020-01-01T00%3A00%3A0{n}Z%2F60%2F%2F{n}",
 }
 
 
@@ -770,6 +771,7 @@ def test_a_cloudfront_policy_says_its_end():
     link = f"https://d1.cloudfront.net/fox.png?Policy={packed}&Signature=1&Key-Pair-Id=K"
     assert references.expires_at(link) == 1577836861
     assert references.expires_at(link.replace("__", "")) == 1577836861
+    assert references.expires_at("https://f1.backblazeb2.com/file/b/fox.png?Authorization=token") is None
     assert references.canonical(link) == "https://d1.cloudfront.net/fox.png"
 
 

@@ -234,7 +234,15 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ),
         ("nan", "prompt-no-value"),
         (" #REF! ", "prompt-no-value"),
-        ("<NA>", "prompt-no-value"),
+        *(
+            (word, "prompt-no-value")
+            for word in ("<NA>", "\\N", "[NULL]", "(null)", "undefined", "[object Object]")
+        ),
+        *(
+            (word, "prompt-no-value")
+            for word in ("#NV", "#WERT!", "#\u00bfNOMBRE?", "#SPILL!", "Err:502", "#####")
+        ),
+        ("#1 of ten cats!", None),
         ("a\tb\r\n\fc\x85", None),
         ("none of them", None),
         ("a nan", None),

@@ -47,7 +47,8 @@ _CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 # What GBK leaves that happens to be UTF-8: neighbouring letters of different scripts.
 _MIXED: Final = re.compile("[\u00c0-\u024f][\u0370-\u06ff]|[\u0370-\u052f][\u00c0-\u024f\u0590-\u06ff]")
 _NO_VALUE: Final = re.compile(
-    r"(?i)\s*(nan|<na>|nat|none|null|#?n/a|#(?:ref!|name\?|value!|div/0!|num!|null!))\s*"
+    r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/a|#nv|#n/d|#+"
+    r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
 )
 _LISTED_MAX: Final = 20
 # Methods by which other libraries give a table.

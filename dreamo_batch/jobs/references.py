@@ -147,6 +147,11 @@ def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float | None]:
     return end
 
 
+def _baidu(given: Mapping[str, str]) -> float | None:
+    _, _, start, seconds, *_ = given["authorization"].split("/")
+    return _lasting("")({"-date": start, "-expires": seconds})
+
+
 def _until(name: str) -> Callable[[Mapping[str, str]], float | None]:
     return lambda given: unix_time(given.get(name))
 
@@ -183,6 +188,7 @@ _SCHEMES: Final = (
         "q-signature", r"q-.* x-cos-security-token", lambda given: float(given["q-sign-time"].split(";")[1])
     ),
     _scheme("sig sv", _AZURE, _until("se")),
+    _scheme("authorization", "", _baidu),
     _scheme("ex is hm", "", lambda given: float(int(given["ex"], 16))),
 )
 
