@@ -391,6 +391,14 @@ def test_lines_may_end_as_they_once_did_on_a_mac(tmp_path):
         assert read_table(path).to_numpy().tolist() == [["a", "b"], ["c", "d"]]
 
 
+@pytest.mark.parametrize("above", ["   \n", ";;;;\n", "\n \n;\n"])
+def test_lines_of_blanks_and_separators_above_the_names_are_nothing(above, tmp_path):
+    """Spreadsheets export the empty rows above a table."""
+    path = tmp_path / "jobs.csv"
+    path.write_text(f"{above}image;prompt\na;b, c\n")
+    assert read_table(path).to_numpy().tolist() == [["a", "b, c"]]
+
+
 def test_problems_name_the_lines_of_the_file(tmp_path):
     """Blank lines, cells of several lines and a first line of Excel's count, as in the user's editor."""
     pair = pd.DataFrame(

@@ -380,7 +380,8 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
 
 def _found_separator(text: str) -> str:
     """Return the character that splits the first line into the most known names, then into the most names."""
-    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    written = re.search(r"[^\r\n]*\S[^\r\n]*", text)
+    first = written[0] if written else ""
 
     def n_names(separator: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=separator), [])
@@ -394,12 +395,12 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
     n_names = 0
     short: list[int] = []
     for line, row in _records(path, text, separator, first_line):
-        n_names = n_names or len(row)
+        n_names = n_names or (len(row) if _has_text(row) else 0)
         if 0 < len(row) < n_names and _has_text(row):
             short.append(line)
         row.extend([""] * (n_names - len(row)))
         yield line, [cell or None for cell in row]
-        if len(row) > n_names:  # unless the reader of the rows had a better reason to refuse this one
+        if len(row) > n_names > 0:  # unless the reader of the rows had a better reason to refuse this one
             raise TableError(
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}. {_QUOTING}"
