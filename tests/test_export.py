@@ -649,7 +649,7 @@ def test_an_export_becomes_a_dataset_on_the_hub(run_dir, tmp_path):
     for part in (
         "draws previews, not the model's pictures",  # it says so wherever it is read
         "The 4 distinct jobs combined 1 reference image and 2 prompts with 2 seeds, at 512x512 pixels.",
-        "Of the 4 jobs, 4 completed, at a known cost of $0.01",
+        "All 4 jobs completed, at a known cost of $0.01",
     ):
         assert part in card
     assert not any(b"hf_secret" in content or b"sk-1234567" in content for content in hub.files.values())

@@ -301,7 +301,7 @@ def test_page_report_and_export_show_every_reference(folder):
     report = dreamo.report("run", progress=False).read_text("utf-8")
     for text in (page, report):
         assert all(f"{name}.png" in text for name in "abc")
-    assert "spark_multi_dreamo and spark_dreamo" in report
+    assert "image-to-image models spark_multi_dreamo and spark_dreamo through" in report
     assert dreamo.gallery(done, rows="image").grid.rows.labels == (
         ("a.png + b.png",),
         ("b.png + a.png + c.png",),

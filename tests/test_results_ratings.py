@@ -260,6 +260,12 @@ def test_page_report_and_export_tell_ratings(run_dir, tmp_path):
     assert "Mean of what each rater gave" in readme
     lines = pd.read_csv(tmp_path / "out" / "images" / "metadata.csv")
     assert lines.set_index("seed").loc[1, ["rating", "picked"]].tolist() == [4.0, True]
+    for rows, said in (
+        (dreamo.load(run_dir).head(1), "The job completed"),
+        (dreamo.load(run_dir).head(0), "submitted.\n"),
+    ):
+        dreamo.export(rows, tmp_path / said[:7], progress=False)
+        assert said in (tmp_path / said[:7] / "README.md").read_text("utf-8")
 
 
 def test_ratings_of_a_row_that_left_the_table_are_kept(run_dir):

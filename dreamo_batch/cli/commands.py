@@ -438,7 +438,7 @@ _NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED, columns.GRANTED_U
 def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
     """Count rows and add up money, at any time, also during a run.
 
-    Of one run directory or several, in all.
+    Over one run directory or several.
     """
     for one in run_dirs:
         if said := background.sentence(one):
@@ -460,7 +460,7 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 def watch(run_dir: str, *, format_: str) -> int:
     """Follow the run in RUN_DIR until it ends.
 
-    Ctrl-C ends the watching only. Exit code as that of `run`.
+    Ctrl-C stops only the watching. Exits with the code of `run`.
     """
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
@@ -508,7 +508,7 @@ def results(
 ) -> None:
     """Print or write the table with its results.
 
-    That of the last run in RUN_DIR, or of several: your columns, then status, pictures, costs and errors.
+    The table of the last run in RUN_DIR, or in several: your columns, then status, pictures, costs and errors.
     """
     frame = dreamo.load(run_dirs, **which)
     if output is not None:
@@ -537,7 +537,7 @@ def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None,
     """Rate, pick or reject pictures; kept at once in RUN_DIR.
 
     ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5, pick,
-    reject, or undo, which takes back your last word on each picture. Prints your ratings as they stand now.
+    reject, or undo, which removes your last rating of each picture. Prints your ratings as they stand now.
     """
     *named, value = [*filter(None, [run_dir_option]), *words] or [""]
     if len(named) < 2:  # noqa: PLR2004 - a directory and rows
@@ -551,7 +551,7 @@ def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None,
 def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
     """Print what attempts cost, by group.
 
-    Of one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
+    Over one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
     _show_rounded(dreamo.costs(run_dirs, by=by), format_)
@@ -561,8 +561,8 @@ def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> Non
 def budget(place: str, *, format_: str, **amounts: str | None) -> None:
     """Print what was spent from a shared budget, or set its cap.
 
-    PLACE is the folder or URL that runs are given as --budget. By user, directory and month: what was spent, what is
-    reserved, and what runs hold of it.
+    PLACE is the folder or URL passed to runs as --budget. Shows by user, directory and month what was spent, reserved,
+    and held by runs.
     """
     status = dreamo.Budget(place, **amounts).status()
     hint(status.summary())
@@ -573,7 +573,7 @@ def budget(place: str, *, format_: str, **amounts: str | None) -> None:
 def latency(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
     """Print how long each phase of an attempt took.
 
-    Mean and quantiles in seconds; on standard error the --max-in-flight that suits the service.
+    Mean and quantiles in seconds, and on standard error which --max-in-flight suits the service.
     """
     _show_rounded(dreamo.latency(run_dirs, by=by), format_, if_empty="No attempts.")
     hint(dreamo.pace(run_dirs)["advice"])
@@ -676,8 +676,8 @@ def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **optio
     """Write results and pictures of runs for other tools.
 
     The table as Parquet and CSV with a data dictionary, and an image folder with metadata.csv that the Hugging Face
-    loader reads. The same command again changes nothing; files of others are never replaced. Exit code 1 if pictures
-    are missing.
+    loader reads. The same command again changes nothing; files that aren't from an export are never replaced. Exit
+    code 1 if pictures are missing.
     """
     if output is None and options["to"] is None:
         raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")

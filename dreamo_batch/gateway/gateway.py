@@ -67,8 +67,8 @@ class LocalGateway:
     api_key : str or None
         The key that clients must send; None to make one up. It is never stored.
     engine : str or Engine
-        What makes the pictures: ``"preview"``, ``"flat"``, ``"package.module:Class"`` or an engine of your own, an
-        object with `name` and `generate(request, *references)`; see the guide's page on engines.
+        What makes the pictures: ``"preview"``, ``"flat"``, or an engine of your own: ``"package.module:Class"``, or in
+        Python an object with `name` and `generate(request, *references)`; see the guide's page on engines.
     latency : str, float or Latency
         How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
         ``"lognormal:3,0.5"`` (median, sigma).
@@ -81,7 +81,7 @@ class LocalGateway:
         service's price by the number of pixels.
     price_per_second : str or None
         Instead of a price per picture: USD per second that the engine takes, shared by the pictures of a batch. The
-        precharge tells what the last picture cost, if there is one.
+        precharge says what the last picture cost, if there is one.
     discount : str
         Decimal number that is sent beside the cost and does not change it.
     bills_failures : bool

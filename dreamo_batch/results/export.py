@@ -388,7 +388,7 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]
 
 def _kept(table: pd.DataFrame, spent: Decimal) -> str:
     """Say how many pictures were picked, and what each of them cost."""
-    if not rating_columns(table):
+    if not rating_columns(table) or table.empty:
         return ""
     n = int(table[columns.PICKED].sum())
     return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
@@ -670,18 +670,20 @@ class Methods:
             self.n_rephrased,
             f"on for {self.n_rephrased:,} of the {self.n_jobs:,} jobs and off for the others",
         )
-        outcomes = [
-            f"{n:,} {'' if status in _ENDED else 'remained '}{PALETTE[status].word}"
-            for status, n in self.outcomes.items()
+        ends = [
+            f"{'' if status in _ENDED else 'remained '}{PALETTE[status].word}" for status in self.outcomes
         ]
+        counts = [f"{n:,} {end}" for n, end in zip(self.outcomes.values(), ends, strict=True)]
+        jobs, kind = counted(self.n_jobs, "job"), "models" if " and " in self.model else "model"
+        outcome = f"Of the {jobs}, {joined(counts)}" if len(ends) > 1 else f"All {jobs} {ends[0]}"
+        outcome = f"The job {ends[0]}" if self.n_jobs == 1 else outcome
         return (
-            f"Images were requested from the image-to-image model {self.model} through {self._service()}, with "
+            f"Images were requested from the image-to-image {kind} {self.model} through {self._service()}, with "
             f"dreamo-batch {one_line(self.run_version, _WORDS_MAX)}{_dates(sent)}. The "
             f"{counted(self.n_jobs, 'distinct job')} combined {counted(self.n_references, 'reference image')} and "
             f"{counted(self.n_prompts, 'prompt')}{seeds if self.n_seeds else ', with seeds drawn by the service'}, at "
-            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. Of "
-            f"the {counted(self.n_jobs, 'job')}, {joined(outcomes)}, at a known cost of "
-            f"{UNKNOWN if spent is None else dollars(spent)}."
+            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. "
+            f"{outcome}, at a known cost of {UNKNOWN if spent is None else dollars(spent)}."
         )
 
     def _service(self) -> str:

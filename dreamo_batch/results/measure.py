@@ -220,15 +220,15 @@ def measure(
 
     The built-in metrics compare whole pictures, from 0 to 1, and 1 is equal: ``"colour"`` the colours and how much
     there is of each, ``"shape"`` where edges are and which way they run, ``"appearance"`` the mean of the two. None of
-    them recognises a character or a face. For that, pass a function of your own, such as the cosine of two embeddings
-    (CLIP, DINO, a face model); see `Metric`.
+    them recognises a character or a face. For that, ask for ``"identity"`` or ``"face"`` (extra `identity`, which also
+    has ``"prompt_match"``), or pass a function of your own; see `Metric`.
 
     Parameters
     ----------
     source : pandas.DataFrame or path
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     metrics : str, Metric or callable, or several
-        What to measure: names of built-in metrics, or functions ``metric(reference, output) -> float`` of two PIL
+        What to measure: names as above, metrics, or named functions ``metric(reference, output) -> float`` of two PIL
         images, upright and RGB, each of its own size.
     run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
