@@ -103,7 +103,7 @@ def test_a_rater_has_a_name(run_dir, rater):
     with pytest.raises(dreamo.UsageError, match="rater must be a name"):
         dreamo.rate(run_dir, "a", 5, rater=rater)
     dreamo.rate(run_dir, "a", 5, rater=" \ud83d ")
-    assert dreamo.ratings(run_dir)["rater"].tolist() == ["?"]
+    assert dreamo.ratings(run_dir)["rater"].tolist() == ["\\ud83d"]
 
 
 def test_a_mask_that_does_not_fit_is_counted(run_dir):
