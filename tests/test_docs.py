@@ -17,6 +17,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch import cli, errors
 from tests import reference
+from tests.benchmarks.report import Figure
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,6 +156,21 @@ def test_pages_of_the_site_are_all_in_its_menu():
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     missing = [name for name in PAGES if name.startswith("docs/") and name.removeprefix("docs/") not in menu]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("value", "ratio", "target", "is_met"),
+    [
+        ("1.04% answered 429, 96.1% used", 0.961, ">= 0.9, < 1 %", False),
+        ("0.41% answered 429, 97.2% used", 0.972, ">= 0.9, < 1 %", True),
+        ("0.41% answered 429, 85.0% used", 0.85, ">= 0.9, < 1 %", False),
+        ("21.2 s, 1.7 polls a task", 1.01, "<= 1.04, <= 1.6 polls", False),
+        ("72 MB", None, "<= 100 MB", True),
+        ("0.88 ms", 0.9, "linear: about 1", None),
+    ],
+)
+def test_a_benchmark_meets_every_part_of_its_target(value, ratio, target, is_met):
+    assert Figure("figure", value, ratio, target).is_met is is_met
 
 
 def test_map_of_the_package_has_every_module_and_no_other():

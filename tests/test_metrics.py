@@ -418,6 +418,10 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
         ({"a": ["data/mascot.png"] * 2, "b": ["data/SOURCES.csv"]}, "can't be read as a picture"),
         ("data/nowhere", "No folder at data/nowhere"),
         (pd.DataFrame({"image": ["a.png"]}), "no column 'subject'"),
+        (
+            pd.DataFrame({"subject": ["a", "a"], "image": ["data/mascot.png", None]}),
+            "lists of paths by subject",
+        ),
         (3, "lists of paths by subject"),
     ],
 )
@@ -427,9 +431,14 @@ def test_too_few_or_unreadable_pictures_are_told(pictures, words):
 
 
 def test_calibrating_what_has_no_subjects_or_no_values(models):
+    def broken(one, other):
+        raise RuntimeError("no model here")
+
     with pytest.raises(UsageError, match="no subjects to tell apart"):
         dreamo.calibrate(PromptMatch(path=models), {}, **QUIET)
     pictures = {"a": ["data/mascot.png"] * 2, "b": ["data/coffee.jpg"] * 2}
+    with pytest.raises(UsageError, match=r"same subject \(broken failed: RuntimeError: no model here\)"):
+        dreamo.calibrate(broken, pictures, **QUIET)
     with pytest.raises(UsageError, match="no value for any two pictures of the same subject"):
         dreamo.calibrate(Face(path=models, min_score=1.0), pictures, **QUIET)
 

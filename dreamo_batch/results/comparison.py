@@ -821,7 +821,8 @@ def calibrate(
     of_same, of_others = of_same[~np.isnan(of_same)], of_others[~np.isnan(of_others)]
     if not len(of_same) or not len(of_others):
         kind = "the same subject" if not len(of_same) else "different subjects"
-        raise UsageError(f"{measure.name!r} has no value for any two pictures of {kind}.")
+        why = f" ({apply(measure, *map(_read, flat[:2])).problem})" if isinstance(measure, Metric) else ""
+        raise UsageError(f"{measure.name!r} has no value for any two pictures of {kind}{why}.")
     roc = _roc(of_same, of_others)
     best = int((roc["same_found"] - roc["others_taken"]).to_numpy().argmax())
     auc = float(np.trapezoid(roc["same_found"], roc["others_taken"]))
@@ -837,8 +838,7 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             raise UsageError(
                 f"The table of pictures has no column {missing[0]!r}; it needs subject and image."
             )
-        by_subject = pictures.groupby("subject", sort=False)[columns.IMAGE]
-        return {str(subject): [Path(path) for path in several] for subject, several in by_subject}
+        pictures = dict(list(pictures.groupby("subject", sort=False)[columns.IMAGE]))
     if isinstance(pictures, str | os.PathLike):
         folder = file_given("pictures", pictures)
         if not folder.is_dir():
@@ -855,8 +855,8 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
         }
     except (AttributeError, TypeError):
         raise UsageError(
-            f"pictures={type(pictures).__name__}: lists of paths by subject, a table with columns subject and image, "
-            "or a folder with a folder for each subject was expected."
+            "pictures: expected lists of paths by subject, a table with columns subject and image (paths), or a folder "
+            "with a folder for each subject."
         ) from None
 
 

@@ -7,6 +7,7 @@ the table of the docs is made.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import re
@@ -24,7 +25,8 @@ HERE = Path(__file__).parent
 LATEST = HERE / "latest.json"
 HISTORY = HERE / "history.jsonl"
 HEAD = "| what | measured | ratio | target |\n| --- | --- | --- | --- |"
-_LIMIT = re.compile(r"(<=|>=) ([\d.]+)")
+_LIMIT = re.compile(r"(<=|>=|<) ([\d.]+) ?(%|polls)?")
+_HOLDS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
 _NUMBER = re.compile(r"[\d.]+")
 
 
@@ -43,11 +45,17 @@ class Figure:
     @property
     def is_met(self) -> bool | None:
         """Whether the target is met; None without one."""
-        limit, number = _LIMIT.match(self.target), _NUMBER.search(self.value)
-        if limit is None or number is None:
+        limits, number = _LIMIT.findall(self.target), _NUMBER.search(self.value)
+        if not limits or number is None:
             return None
-        measured = float(number[0]) if self.ratio is None else self.ratio
-        return measured <= float(limit[2]) if limit[1] == "<=" else measured >= float(limit[2])
+        first = float(number[0]) if self.ratio is None else self.ratio
+        return all(
+            _HOLDS[sign](self._of_unit(unit) if unit else first, float(limit)) for sign, limit, unit in limits
+        )
+
+    def _of_unit(self, unit: str) -> float:
+        """Return the first number of the value in a unit."""
+        return float(re.findall(rf"([\d.]+) ?{unit}", self.value)[0])
 
     @property
     def line(self) -> str:
