@@ -7,10 +7,8 @@ table or the directory. 3: stopped early; the same command again resumes.
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import errno
-import io
 import json
 import logging
 import logging.handlers
@@ -104,12 +102,11 @@ def show_summary(summary: Mapping[str, Any], format_: str) -> None:
     if format_ == "json":
         emit(_json(summary) + "\n")
     elif format_ == "csv":
+        import pandas as pd
+
         flat = _flat(summary, dict.fromkeys(columns.STATUSES, 0))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(flat)
-        writer.writerow("\n".join(value) if isinstance(value, list) else value for value in flat.values())
-        emit(text.getvalue())
+        cells = {name: ["\n".join(one) if isinstance(one, list) else one] for name, one in flat.items()}
+        emit(_csv(pd.DataFrame(cells), excel_safe=False))
     else:
         known = {
             name: _UNKNOWN.get(name) if value is None else value for name, value in _flat(summary).items()

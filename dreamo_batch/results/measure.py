@@ -106,22 +106,29 @@ class Metric(Bounded):
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
         """Measure a picture against its reference."""
-        measured = self.loaded()
-        value: float | None = (
-            next(iter(measured([reference], [output]))) if self.is_batched else measured(reference, output)
-        )
+        if self.is_batched:
+            return next(iter(self.measure_batch([reference], [output])))
+        value: float | None = _function_of(self)(reference, output)
         return value
 
-    def loaded(self) -> Callable[..., Any]:
-        """Return the function, whose model one thread loads while others wait."""
-        if self.function is not None:
-            return self.function
-        assert self.load is not None  # noqa: S101 - checked when it was made
-        with _loading:
-            return _loaded(self.load)
+    def measure_batch(
+        self, references: Sequence[Image.Image], outputs: Sequence[Image.Image]
+    ) -> Sequence[float | None]:
+        """Measure several pictures at once, if it `is_batched`."""
+        values: Sequence[float | None] = _function_of(self)(list(references), list(outputs))
+        return values
 
 
 _loading: Final = threading.Lock()
+
+
+def _function_of(metric: Metric) -> Callable[..., Any]:
+    """Return the function, whose model one thread loads while others wait."""
+    if metric.function is not None:
+        return metric.function
+    assert metric.load is not None  # noqa: S101 - checked when it was made
+    with _loading:
+        return _loaded(metric.load)
 
 
 @functools.cache
@@ -313,7 +320,7 @@ def load_model(metric: Metric | VectorMetric) -> None:
     from PIL import Image
 
     if isinstance(metric, Metric):
-        metric.loaded()
+        _function_of(metric)
     elif metric.version:  # reads all files
         metric.embed([Image.new("RGB", (64, 64))])
 
@@ -670,7 +677,9 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
     if metric.is_batched and pairs:
         try:
-            values = metric.loaded()(*([one.copy() for one in side] for side in zip(*pairs, strict=True)))
+            values = metric.measure_batch(
+                *([one.copy() for one in side] for side in zip(*pairs, strict=True))
+            )
             return [_checked(value) for _, value in zip(pairs, values, strict=True)]
         except Exception as error:  # noqa: BLE001 - a metric is anybody's code
             logger.info("%s failed on a batch: %s", metric.name, error)
