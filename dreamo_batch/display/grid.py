@@ -49,11 +49,10 @@ _ALT_MAX: Final = 120
 _CAPTION_MAX: Final = 200
 _NOTE_MAX: Final = 240
 _FACT_MAX: Final = 1_500
+_SIZED: Final = (columns.SIZE, columns.WIDTH, columns.HEIGHT)
 _INPUTS: Final = (
     columns.PROMPT,
-    columns.SIZE,
-    columns.WIDTH,
-    columns.HEIGHT,
+    *_SIZED,
     columns.USE_REPHRASER,
     columns.REPLICATE,
     *columns.INPUTS_OF_SOME,
@@ -535,23 +534,15 @@ def _join_inputs(
     results: pd.DataFrame, down: list[Any], along: list[Any], open_axes: list[list[Any]]
 ) -> None:
     """Join the inputs that vary within a cell, where all drawn seeds count as one."""
-    before = (
-        columns.RUN_DIR,
-        columns.PROMPT,
-        *image_columns(results),
-        columns.SIZE,
-        columns.WIDTH,
-        columns.HEIGHT,
-    )
     cells = numbered([np.zeros(len(results), int), *(_codes(results, name) for name in (*down, *along))])
-    later = [*columns.INPUTS_OF_SOME, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]
-    for name in _available(results, [*before, *later]):
+    wanted = [columns.RUN_DIR, columns.PROMPT, *image_columns(results), *_SIZED, *columns.INPUTS_OF_SOME]
+    for name in _available(results, [*wanted, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]):
         if name in down or name in along:
             continue
         codes = _codes(results, name)
         if _differ(codes, cells):
-            wanted = along if name in {columns.SEED, columns.REPLICATE} else down
-            (wanted if any(wanted is axis for axis in open_axes) else open_axes[0]).append(name)
+            own = along if name in {columns.SEED, columns.REPLICATE} else down
+            (own if any(own is axis for axis in open_axes) else open_axes[0]).append(name)
             cells = numbered([cells, codes])
 
 

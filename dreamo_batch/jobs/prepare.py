@@ -250,11 +250,6 @@ class JobText(NamedTuple):
     tail: str
 
 
-def encode(prompt: str) -> str:
-    """Encode a prompt as JSON, ASCII only."""
-    return json.dumps(prompt)
-
-
 def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any], ...]) -> str:
     """Return the second entry: the picture, or an object of pictures and parameters of the model's own."""
     if model == contract.MODEL:
@@ -394,7 +389,7 @@ def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
 
 def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     images, owns, names = reading.images.identities, reading.own.pairs, list(contract.MODELS)
-    prompts = [encode(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
+    prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
 
     @functools.cache  # there are few different ones
     def pictures(model: int, image: int, own: int) -> str:
