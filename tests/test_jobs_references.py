@@ -916,6 +916,21 @@ def test_a_quoted_link_is_that_link():
     assert read_source("https://example.com/a'", BASE).location == "https://example.com/a'"
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "cat.png (https://h.example/cat.png)",  # Airtable
+        "![cat](https://h.example/cat.png)",
+        "<https://h.example/cat.png>",
+        "www.h.example/cat.png",
+        "https//h.example/cat.png",
+    ],
+)
+def test_a_link_in_other_words_is_no_file(written, tmp_path):
+    """It isn't guessed, but asked for."""
+    assert "write nothing but the link" in _findings_of(written, tmp_path)["message"][0]
+
+
 def test_a_path_with_other_capitals_is_named(tmp_path):
     """It is another file on most disks, so it is not taken for the one that is written."""
     (tmp_path / "Refs").mkdir()

@@ -232,6 +232,7 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
             "\u00abCAF\u00c9\u00bb, \u041a\u043e\u0442, na\u00efve \u03b1\u03b2, 5 \u00b5\u043c, \u05e9\u05b8\u05dc",
             None,
         ),
+        ("BEYONC\u00c9\u2019S MEN\u00dc\u2013CARD", None),
         ("nan", "prompt-no-value"),
         (" #REF! ", "prompt-no-value"),
         *(
@@ -438,6 +439,10 @@ def test_an_empty_alias_beside_a_picture_is_no_second_source():
         (pd.DataFrame(), "no columns at all"),
         (pd.DataFrame({"prompt": ["a"]}), "no column 'image'"),
         (pd.DataFrame({"image": ["a"]}), "no column 'prompt'"),
+        (
+            pd.DataFrame({"prompt": ["a"]}, index=pd.Index(["a"], name="image")),
+            r"call \.reset_index\(\) first",
+        ),
         (pd.DataFrame({"imagee": ["a"], "prompt": ["a"]}), "Rename 'imagee' to 'image'"),
         (pd.DataFrame([["a", "b", "c"]], columns=["image", "prompt", "prompt"]), "share a name: prompt"),
         (pd.DataFrame({"image": ["a"], "prompt": ["a"], "cost": [1]}), "my_cost"),

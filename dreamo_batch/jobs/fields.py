@@ -46,6 +46,8 @@ _BRACES: Final = re.compile(r"\{[^{}]*\}")
 _CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 # What GBK leaves that happens to be UTF-8: neighbouring letters of different scripts.
 _MIXED: Final = re.compile("[\u00c0-\u024f][\u0370-\u06ff]|[\u0370-\u052f][\u00c0-\u024f\u0590-\u06ff]")
+# Letters that a capital and the quote or dash after it would be in UTF-8, and hardly anybody writes.
+_RARE: Final = re.compile("[\u0180-\u036f\u0480-\u05bf\u0700-\u07ff]")
 _NO_VALUE: Final = re.compile(
     r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/a|#nv|#n/d|#+"
     r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
@@ -272,6 +274,8 @@ def _refuse_absent(table: pd.DataFrame) -> None:
         for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
         or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     )
+    if not set(absent).isdisjoint(table.index.names):
+        hints = "It is in the index: call .reset_index() first. "
     if len(names) == 1 and re.search(r"[,;:|\t]|  ", next(iter(names.values()))):
         hints = f"Is that several columns? Name what separates them, with {spelled('sep=', '--delimiter')}. "
     aliases = f" (or {_listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
@@ -501,7 +505,8 @@ def _is_garbled(text: str) -> bool:
     """Return whether a text looks like one that was read in a wrong encoding, such as `cafÃ©`."""
     for encoding in ("cp1252", "mac-roman"):
         with contextlib.suppress(UnicodeError):
-            return text.encode(encoding).decode() != text
+            found = text.encode(encoding).decode()
+            return found != text and _RARE.search(found) is None
     return "\ufffd" in text or _MIXED.search(text) is not None
 
 

@@ -213,6 +213,8 @@ def nearest(path: str) -> str | None:
     return best[0] if len(best) == 1 else None
 
 
+# What other programs leave around a link, or people leave out of one; as a path, without double slashes.
+_LINK_INSIDE: Final = re.compile(r"https?:?/|/www\.")
 # Characters in brackets, or a letter.
 _GLOB_PART: Final = re.compile(r"\[(!?)(.[^]]*)\]|[^\W\d_]")
 
@@ -788,6 +790,8 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         if there is not None and same_name(there, location):
             return _load_file(there, base_dir)
         hint = f" But there is {there}; did you mean that?" if there else ""
+        if _LINK_INSIDE.search(location):
+            hint = " If you mean a link, write nothing but the link: https://host/path."
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     except OSError as error:
         return Finding.of("image-unreadable", reason=error.strerror or str(error))
