@@ -45,6 +45,7 @@ def test_every_picture_is_shown_once(run_dir):
     assert {RED, BLUE, (213, 94, 0)} <= colours(run_dir / "sheet.png")
     with Image.open(run_dir / "sheet.png") as sheet:
         assert sheet.width == 1340  # four of them
+        assert sheet.info["dpi"] == pytest.approx((300, 300), abs=0.01)
 
 
 def test_rows_without_a_picture_are_told_below(run_dir):

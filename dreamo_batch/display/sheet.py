@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import struct
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import pandas as pd
-from PIL import Image, ImageColor, ImageDraw, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
 
 from dreamo_batch import columns as names
 from dreamo_batch import files
@@ -46,10 +48,9 @@ FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _PDF: Final = "PDF"
 _PNG: Final = "PNG"
 _DPI: Final = 300
+_DOTS_PER_METRE: Final = round(_DPI / 0.0254)
 _WRITERS: Final = 2
 _QUALITY: Final = 90
-_QUICK_PNG: Final = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""Half the time of Pillow's own choice, for a file as small."""
 _LEGEND: Final = ".legend.csv"
 _WASH: Final = 0.1  # how much of its status's colour a box has
 
@@ -214,8 +215,26 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
 
 
 def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
-    options: dict[str, Any] = {"quality": _QUALITY} if kind != _PNG else _QUICK_PNG
-    files.replace(path, lambda temporary: page.save(temporary, kind, dpi=(_DPI, _DPI), **options))
+    save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
+    files.replace(path, save if kind != _PNG else functools.partial(_save_png, page))
+
+
+def _save_png(page: Image.Image, path: Path) -> None:
+    # Pillow tries five filters on every line, which takes longer than compressing it; one is nearly as small.
+    lines = np.asarray(page).reshape(page.height, -1)
+    filtered = np.full((page.height, 1 + lines.shape[1]), 2, np.uint8)  # each byte less the one above it
+    filtered[:, 1:] = np.diff(lines, axis=0, prepend=np.uint8(0))
+    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    chunks = {
+        b"IHDR": struct.pack(">2I5B", *page.size, 8, 2, 0, 0, 0),
+        b"pHYs": struct.pack(">2IB", _DOTS_PER_METRE, _DOTS_PER_METRE, 1),
+        b"IDAT": compressor.compress(filtered.data) + compressor.flush(),
+        b"IEND": b"",
+    }
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, content in chunks.items():
+            PngImagePlugin.putchunk(file, name, content)
 
 
 def _write_legend(path: Path, codes: dict[str, str]) -> None:
