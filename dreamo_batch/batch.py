@@ -35,7 +35,7 @@ from dreamo_batch.engine.plan import Plan, RunOptions, planned
 from dreamo_batch.engine.runner import storage_failed
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
-from dreamo_batch.jobs.prepare import Prepared, prepare
+from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import Batch, begin, in_front, moment, wait_until, work_off
@@ -282,7 +282,12 @@ def _call(
     service.check()
     inputs = CallInputs(named[user_columns(named)], prepared, options)
     if options.keep_references and is_kept:
-        _keep_references(prepared, directory)
+        try:
+            directory.make()
+        except OSError as error:
+            raise storage_failed(directory, error) from error
+        images = (image for job in prepared.jobs.values() for image in job.images)
+        Inputs(directory.inputs).keep_references(images)
     return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 
@@ -483,14 +488,6 @@ def resume(
             return Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
 
         return _work_off(call, given)
-
-
-def _keep_references(prepared: Prepared, directory: RunDirectory) -> None:
-    try:
-        directory.make()
-    except OSError as error:
-        raise storage_failed(directory, error) from error
-    Inputs(directory.inputs).keep_references(image for job in prepared.jobs.values() for image in job.images)
 
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:

@@ -110,11 +110,6 @@ class Service:
         if self.api_key is not None or self.base_url is not None:
             resolve(self.api_key, self.base_url)
 
-    def or_local(self, directory: RunDirectory) -> Service:
-        """Choose the local gateway where no service is named and the run directory keeps the state of one."""
-        is_named = any(one is not None for one in (self.client, self.base_url, self.gateway))
-        return self if is_named or not directory.gateway.is_dir() else replace(self, gateway="local")
-
     def check(self) -> None:
         """Raise what is known to keep it from being used, before anything is written."""
         if isinstance(self.gateway, str):
@@ -127,7 +122,12 @@ class Service:
         """Return the client of a call; what is opened for it is closed with `resources`."""
         if self.gateway is None:
             return self._reach(resources, self.api_key, self.base_url)
-        running = _running(resources, directory, self.gateway)
+        running = _local_gateway() if isinstance(self.gateway, str) else self.gateway
+        in_use: Any = getattr(running, "in_use", None)
+        # One that is started here is stopped when its last user closes its `resources`.
+        if in_use is not None:
+            directory.refuse_other_folder()
+            resources.enter_context(in_use(directory.gateway))
         return self._reach(resources, running.api_key, running.base_url)
 
     def _reach(self, resources: ExitStack, api_key: str | None, base_url: str | None) -> Client:
@@ -148,17 +148,6 @@ def with_key(client: Client) -> Client:
     if client.settings.api_key is None and not client.settings.is_loopback:
         raise key_missing(client.settings)
     return client
-
-
-def _running(resources: ExitStack, directory: RunDirectory, gateway: str | Gateway) -> Gateway:
-    """Return a running gateway; one that is started here is stopped when its last user closes its `resources`."""
-    if isinstance(gateway, str):
-        gateway = _local_gateway()
-    in_use: Any = getattr(gateway, "in_use", None)
-    if in_use is not None:
-        directory.refuse_other_folder()
-        resources.enter_context(in_use(directory.gateway))
-    return gateway
 
 
 def _local_gateway() -> Gateway:
@@ -249,7 +238,10 @@ class Call:
         """Make a call on the table that the directory keeps."""
         inputs = CallInputs(table.user, table.prepared, options, chosen, fetched)
         entropy = peek_entropy(directory) or new_entropy()
-        return cls(directory, inputs, entropy, service.or_local(directory), listeners=listeners)
+        is_named = any(one is not None for one in (service.client, service.base_url, service.gateway))
+        if not is_named and directory.gateway.is_dir():  # the state of a local one
+            service = replace(service, gateway="local")
+        return cls(directory, inputs, entropy, service, listeners=listeners)
 
     def begin(self, on_begin: Callable[[Call], None]) -> None:
         """Check everything, then go on in place of whatever call is live on the directory.
@@ -478,22 +470,22 @@ class Call:
     def _warnings(
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
-        submitted = {job_id for job_id, _ in assignment.to_submit}
-        nearly = nearly_bought(self.inputs.prepared, ledger.state, self.directory.jobs)
-        warnings = ledger.warnings + warnings_of(self.inputs.prepared, nearly, submitted)
+        warnings = ledger.warnings + self.warned_of(ledger.state, assignment)
         if before is not None and before.schedule.is_paused and not before.schedule.is_halted:
             warnings += ("the run on this directory was paused; this call resumes it",)
         return warnings
 
+    def warned_of(self, state: State, assignment: Assignment) -> tuple[str, ...]:
+        """Return what to know before anything is submitted."""
+        nearly = nearly_bought(self.inputs.prepared, state, self.directory.jobs)
+        return warnings_of(self.inputs.prepared, nearly, {job_id for job_id, _ in assignment.to_submit})
+
     def _coordinator(
         self, ledger: Ledger, assignment: Assignment, budget: Spending, n_workers: int
     ) -> Coordinator:
-        options = self.inputs.options
+        wait_s = self.inputs.options.task_timeout_s
         limits = Limits(
-            max_in_flight=options.max_in_flight,
-            n_workers=n_workers,
-            task_timeout_s=options.task_timeout_s,
-            patience_s=options.task_timeout_s,
+            self.inputs.options.max_in_flight, n_workers, task_timeout_s=wait_s, patience_s=wait_s
         )
         return Coordinator(
             ledger=ledger,
@@ -516,8 +508,8 @@ class Call:
         # Whoever told less than attempts then cost is not believed again.
         higher = highest_price(seen, above_reserved=price is not None)
         price = higher if price is None else max(price, higher or price)
-        may_pilot = options.pilot is not None and shared is None
-        if is_limited and price is None and assignment.to_submit and not may_pilot:
+        n_pilot = options.pilot if shared is None else None
+        if is_limited and price is None and assignment.to_submit and n_pilot is None:
             limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
             limit = limit if shared is None else option("budget")
             failure = self._quote.failure
@@ -535,8 +527,7 @@ class Call:
                 f"{self.directory.name}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
             )
-        n_pilot = (options.pilot or 0) if shared is None else 0
-        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot, attempts=seen)
+        spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot or 0, attempts=seen)
         spending.slice = money(state.terms.slice)
         return spending
 
@@ -638,10 +629,8 @@ class Call:
         by_status = self.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
-            kind: Kind = (
-                "budget" if isinstance(problem, errors.BudgetReached | errors.PriceUnknown) else "stopped"
-            )
-            self.tell(kind, str(problem) or type(problem).__name__)
+            is_budget = isinstance(problem, errors.BudgetReached | errors.PriceUnknown)
+            self.tell("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
         elif n_left:
             self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
         else:

@@ -249,12 +249,8 @@ class RunStopped(DreamoError):
     ...         return stopped.results
     """
 
-    def __init__(
-        self, message: str, *, results: pd.DataFrame | None = None, run_dir: Path | None = None
-    ) -> None:
-        super().__init__(message)
-        self.results = results
-        self.run_dir = run_dir
+    results: pd.DataFrame | None = None
+    run_dir: Path | None = None
 
 
 class BudgetReached(RunStopped):

@@ -75,10 +75,15 @@ def begin(call: Call) -> Batch:
     batch = begin_held(call)
     for warning in call.warnings:
         logger.warning("%s", warning)
-    if call.not_before is None:
+    if (at := call.not_before) is None:
         call.release()
-    else:
-        threading.Thread(target=_release_in_time, args=(call,), name="dreamo-wait", daemon=True).start()
+        return batch
+
+    def release_in_time() -> None:
+        if _sleep_until(at, call.runner.is_closed) and call.not_before is not None:  # not paused meanwhile
+            call.release()
+
+    threading.Thread(target=release_in_time, name="dreamo-wait", daemon=True).start()
     return batch
 
 
@@ -365,6 +370,12 @@ class Batch:
         if isinstance(call, FollowedRun):
             return call.status()
         tally, snapshot = self._counted(call), call.snapshot()
+        ending = [] if call.results is None else [call.ending]
+        notices = [
+            *(f"warning: {warning}" for warning in call.warnings),
+            *call.notices[-_N_NOTICES:],
+            *ending,
+        ]
         phase = self._phase(call, snapshot.by_status)
         if call.is_over and self._ended_at is None:
             self._ended_at = now
@@ -381,7 +392,7 @@ class Batch:
             run_dir=self.run_dir,
             phase=phase,
             elapsed_s=(self._ended_at or now) - self._began_at,
-            notices=tuple(_notices(call)[-_N_NOTICES:]),
+            notices=tuple(map(harmless, notices[-_N_NOTICES:])),
             problem=_problem(call),
             is_cap_reached=isinstance(call.stopped, errors.BudgetReached)
             and call.spending.limit == call.spending.cap,
@@ -670,18 +681,6 @@ class Batch:
         self._speed.note(time.monotonic(), self._call.snapshot().n_settled)
 
 
-def _release_in_time(call: Call) -> None:
-    assert call.not_before is not None  # noqa: S101 - the caller looked
-    if _sleep_until(call.not_before, call.runner.is_closed) and call.not_before is not None:
-        call.release()
-
-
-def _notices(call: Call) -> list[str]:
-    lines = [f"warning: {warning}" for warning in call.warnings]
-    lines += [harmless(line) for line in call.notices[-_N_NOTICES:]]
-    return [*lines, harmless(call.ending)] if call.results is not None else lines
-
-
 def _problem(call: Call) -> str | None:
     problem = call.stopped
     return None if problem is None else harmless(str(problem) or type(problem).__name__)
@@ -712,8 +711,7 @@ class FollowedRun:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)
-        replica = self.directory.replica
-        self._place = self.directory.path if replica is None else replica.url  # wherever the process moves to
+        self._place = self.directory.name  # wherever the process moves to
         self._began_at = time.monotonic()
         self._next_at = self._began_at
         self._table_id = ""

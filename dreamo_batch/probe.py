@@ -119,7 +119,12 @@ def probe_seeds(
     if n_new:
         price = _price(planned, directory, Service.of(given), prepared)
         sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
-        _refuse_too_little(directory, n_new, price, cap)
+        spent = Spending(attempts=read_state(directory).kinds()).spent
+        if price is not None and (needed := total((spent, times(n_new, price)))) > cap:
+            raise errors.UsageError(
+                f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass "
+                f"{option('max_cost', needed)} or more, which includes what was spent here, or probe fewer rows."
+            )
         say(sentence, show=progress)
     done = run(probe, run_dir, max_cost=cap, progress=progress, base_dir=base_dir, **options)
     return compare_replicates(done, progress=progress)
@@ -201,18 +206,6 @@ def _price(
         return money(str(known))
     with ExitStack() as resources:
         return ask_price(service.connect(resources, directory), prepared.jobs.values()).price
-
-
-def _refuse_too_little(directory: RunDirectory, n_new: int, price: Decimal | None, cap: Decimal) -> None:
-    if price is None:
-        return  # the run refuses a cap without a price
-    spent = Spending(attempts=read_state(directory).kinds()).spent
-    needed = total((spent, times(n_new, price)))
-    if needed > cap:
-        raise errors.UsageError(
-            f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass {option('max_cost', needed)} "
-            f"or more, which includes what was spent here, or probe fewer rows."
-        )
 
 
 # One good attempt, and one that has to be refused: a service that takes it may bill it.
@@ -410,9 +403,7 @@ def _agrees(word: str, told: object, known: float) -> bool:
     if isinstance(known, bool):
         return str(told).lower() == str(known).lower()
     read = None if isinstance(told, bool) else number(told)
-    if read is None:
-        return False
-    return read >= known if word in contract.UPPER_LIMITS else read == known
+    return read is not None and (read >= known if word in contract.UPPER_LIMITS else read == known)
 
 
 def _refuses_a_wrong_key(visit: _Visit) -> str:
@@ -439,19 +430,17 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody submitted, was found")
 
 
-def _cap_needs() -> str:
-    return f"a cap needs {option('unit_cost')} or {option('pilot')}"
-
-
 def _tells_a_price_or_none(visit: _Visit) -> str:
     """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
     try:
         price = visit.client.precharge(visit.request)
     except errors.RequestRejected as error:
-        return f"does not offer it ({error.failure.error_class}); {_cap_needs()}"
-    if price.cost is None:
-        return f"knows no price ({price.reason or 'no reason given'}); {_cap_needs()}"
-    return f"{price.cost} {price.currency or 'USD'} an attempt"
+        without = f"does not offer it ({error.failure.error_class})"
+    else:
+        if price.cost is not None:
+            return f"{price.cost} {price.currency or 'USD'} an attempt"
+        without = f"knows no price ({price.reason or 'no reason given'})"
+    return f"{without}; a cap needs {option('unit_cost')} or {option('pilot')}"
 
 
 def _refuses_an_invalid_create(visit: _Visit) -> str:

@@ -142,7 +142,11 @@ def resolve(
     def settle(at_work: runner.Runner) -> State:
         opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
         settled = _ambiguous(opened.state.of(job_id), row, attempt)
-        _refuse_known(opened.state, settled, task_id)
+        for other in opened.state if task_id is not None else ():
+            if other.task_id == task_id and other != settled:  # its cost would count twice
+                raise UsageError(
+                    f"Task {task_id} already belongs to attempt {other.attempt} of job {other.job_id}."
+                )
         if not_sent and not force:
             refuse_young(holder.replica, [settled], now)
         at_work.settle(effects.resolved(settled, now, task_id))
@@ -178,15 +182,6 @@ def _ambiguous(attempts: tuple[Attempt, ...], row: Any, number: int | None) -> A
         raise UsageError(f"Attempt {number} of row {row!r} is not ambiguous. Pass {numbers}.")
     how = f"is {attempts[-1].stage}" if attempts else "was never submitted"
     raise UsageError(f"Row {row!r} is not ambiguous: its job {how}.")
-
-
-def _refuse_known(state: State, settled: Attempt, task_id: str | None) -> None:
-    """Raise if the task belongs to another attempt; its cost would count twice."""
-    for attempt in state:
-        if task_id is not None and attempt.task_id == task_id and attempt != settled:
-            raise UsageError(
-                f"Task {task_id} already belongs to attempt {attempt.attempt} of job {attempt.job_id}."
-            )
 
 
 def download(

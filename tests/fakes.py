@@ -77,7 +77,8 @@ def write_checkpoint(path: Path, state: State, pending: list[str], meta: Meta) -
 
 def to_state(table: pa.Table) -> State:
     """Rebuild each attempt that a table holds."""
-    return State(one for _, attempts in StoredAttempts(table).items() for one in attempts)
+    stored = StoredAttempts(table)
+    return State(one for job_id in stored for one in stored.get(job_id))
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -140,12 +140,12 @@ def test_a_killed_run_holds_its_slice_until_the_next_call(tmp_path, gateway, pla
         with pytest.raises(ZeroDivisionError):
             one.run(budget=place)
     elif moment == "written down":
-        monkeypatch.setattr("dreamo_batch.call.Call._give_back", lambda *_: None)
+        monkeypatch.setattr(BudgetShare, "give_back", lambda *_: None)
         monkeypatch.setattr("dreamo_batch.engine.coordinator.Coordinator.lower_slice", lambda *_: None)
         one.run(one.table.head(2), budget=place)
         one.run()
     else:
-        monkeypatch.setattr("dreamo_batch.call.Call._give_back", lambda *_: None)
+        monkeypatch.setattr(BudgetShare, "give_back", lambda *_: None)
         one.run(one.table.head(2), budget=place)
     monkeypatch.undo()
     assert Decimal(slice_of(one.run_dir) or 0) <= granted(budget) <= PRICE * 6

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamo_batch import columns
 from dreamo_batch.engine.attempts import (
     SUBMITTED,
     Attempt,
@@ -96,10 +97,10 @@ def test_an_attempt_that_ended_without_a_cost_keeps_its_reservation(stage):
     sent = Attempt("a", 1, Stage.SENDING, reserved="0.03")
     budget = Spending(cap=Decimal("0.05"), price=Decimal("0.03"))
     budget.change(None, sent)
-    assert budget.verdict() == "wait"
+    assert not budget.may_send()
     budget.change(sent, Attempt("a", 1, stage, reserved="0.03"))
     assert budget.reserved == Decimal("0.03")
-    assert budget.verdict() == "stop"
+    assert not budget.may_send()
 
 
 @pytest.mark.parametrize("cost", [None, "0.02"])
@@ -111,7 +112,7 @@ def test_a_failure_known_to_be_unbilled_holds_nothing_back(cost):
     ended = Attempt("a", 1, Stage.FAILED, reserved="0.03", cost=cost, may_have_been_billed=False)
     budget.change(sent, ended)
     assert (budget.reserved, budget.spent) == (0, Decimal(cost or "0"))
-    assert budget.verdict() == "go"
+    assert budget.may_send()
     pilot = Attempt("b", 1, Stage.FAILED, cost=cost, may_have_been_billed=False)
     assert Spending(price=Decimal("0.03"), attempts=[pilot, ended]).reserved == 0
 
@@ -127,9 +128,9 @@ def test_attempts_sent_before_any_price_count_at_the_price_known_now():
         Decimal("0.04"),
         Decimal("0.04"),
     )
-    assert budget.verdict() == "wait"
+    assert not budget.may_send()
     budget.change(attempts[1], Attempt("a", 2, Stage.FAILED, cost="0"))
-    assert budget.verdict() == "go"
+    assert budget.may_send()
 
 
 def test_a_higher_price_raises_what_follows():
@@ -155,9 +156,9 @@ def test_the_cap_is_met_to_the_last_digit():
     budget = Spending(cap=Decimal("0.090000"), price=Decimal("0.03"))
     for n in (1, 2):
         budget.change(None, Attempt("a", n, Stage.COMPLETED, cost="0.03"))
-    assert budget.verdict() == "go"
+    assert budget.may_send()
     budget.cap = Decimal("0.089999")
-    assert budget.verdict() == "stop"
+    assert not budget.may_send()
     assert budget.excess == 0
 
 
@@ -172,9 +173,9 @@ def test_what_is_over_the_cap_is_told():
 def test_without_a_cap_everything_goes():
     """No cap, no refusal; reservations are taken all the same."""
     budget = Spending()
-    assert [budget.verdict(), budget.reserve(), budget.verdict()] == ["go", None, "go"]
+    assert [budget.may_send(), budget.reserve(), budget.may_send()] == [True, None, True]
     budget.price = Decimal("0.0300")
-    assert (budget.verdict(), budget.reserve()) == ("go", "0.03")
+    assert (budget.may_send(), budget.reserve()) == (True, "0.03")
 
 
 def test_pilots_are_counted():
@@ -182,22 +183,22 @@ def test_pilots_are_counted():
     budget = Spending(cap=Decimal(5), n_pilot=2)
     sent = [Attempt("a", n, Stage.SENDING) for n in (1, 2)]
     for attempt in sent:
-        assert budget.verdict() == "go"
+        assert budget.may_send()
         assert budget.reserve() is None
         budget.change(None, attempt)
-    assert budget.verdict() == "wait"
+    assert not budget.may_send()
     budget.change(sent[0], Attempt("a", 1, Stage.UNSENT))
-    assert budget.verdict() == "go"
+    assert budget.may_send()
     assert budget.reserve() is None
     budget.change(Attempt("a", 1, Stage.UNSENT), sent[0])
     budget.change(sent[0], Attempt("a", 1, Stage.REFUSED))
-    assert budget.verdict() == "go"
+    assert budget.may_send()
     budget.change(sent[1], Attempt("a", 2, Stage.AMBIGUOUS))
     assert budget.reserve() is None
     budget.change(None, Attempt("b", 1, Stage.SENDING))
-    assert budget.verdict() == "wait"
+    assert not budget.may_send()
     budget.change(Attempt("b", 1, Stage.SENDING), Attempt("b", 1, Stage.COMPLETED))
-    assert budget.verdict() == "stop"
+    assert not budget.may_send()
 
 
 def test_pilots_of_earlier_calls_count():
@@ -207,11 +208,11 @@ def test_pilots_of_earlier_calls_count():
         Attempt("b", 1, Stage.AMBIGUOUS),
         Attempt("c", 1, Stage.REFUSED),
     ]
-    assert Spending(cap=Decimal(5), n_pilot=2, attempts=attempts).verdict() == "stop"
+    assert not Spending(cap=Decimal(5), n_pilot=2, attempts=attempts).may_send()
     budget = Spending(cap=Decimal(5), n_pilot=3, attempts=attempts)
-    assert (budget.n_pilots, budget.verdict()) == (2, "go")
+    assert (budget.n_pilots, budget.may_send()) == (2, True)
     budget.change(attempts[2], Attempt("c", 1, Stage.SENDING))
-    assert budget.verdict() == "wait"
+    assert not budget.may_send()
 
 
 @pytest.mark.parametrize(
@@ -258,10 +259,11 @@ def test_the_users_decimal_context_changes_no_amount():
         assert (money("0.0286"), money("x"), dollars(amounts[0])) == (Decimal("0.0286"), None, "$1,234.57")
         budget = Spending(cap=Decimal("0.01502"), price=Decimal("0.00501"))
         budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.00501"))
-        assert (budget.verdict(), budget.excess) == ("go", 0)
+        assert (budget.may_send(), budget.excess) == (True, 0)
         budget.change(None, Attempt("b", 1, Stage.COMPLETED, cost="0.00501"))
-        assert budget.verdict() == "stop"
-        plan = pd.DataFrame({"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]})
+        assert not budget.may_send()
+        cells = {"action": ["new"], "cost_low_usd": [1.004], "cost_high_usd": [1.004]}
+        plan = pd.DataFrame(cells, columns=list(columns.PLAN))
         assert "may stop" in Plan.of(plan, cap=Decimal("1.01"), spent=Decimal("0.0061"))._headline().as_text()
 
 

@@ -123,7 +123,7 @@ def test_about_to_send_is_written_down_with_its_reservation(make, clock):
         "0.03",
         clock.wall(),
     )
-    assert coordinator.ledger.unwritten()[-1].kind == "sending"
+    assert coordinator.ledger.unwritten[-1].kind == "sending"
     assert coordinator.snapshot().by_status["submitting"] == 1
     assert coordinator.budget.reserved == Decimal("0.03")
     coordinator.take_back(action)

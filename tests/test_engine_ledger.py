@@ -111,10 +111,10 @@ def test_what_is_not_committed_is_told_and_not_there(folder):
     ledger = opened(folder)
     events = [event(EventKind.SENDING), event(EventKind.ACCEPTED, at=6.0, task_id="t")]
     assert [attempt.stage for attempt in ledger.record(iter(events))] == [Stage.SENDING, Stage.ACCEPTED]
-    assert ledger.unwritten() == tuple(events)
+    assert ledger.unwritten == events
     assert len(read(folder).state()) == 0
     ledger.commit()
-    assert ledger.unwritten() == ()
+    assert ledger.unwritten == []
     ledger.abandon()
     assert stages(read(folder).state()) == {"a": "accepted"}
 
@@ -508,7 +508,7 @@ def test_a_journal_that_takes_nothing_more_leaves_it_to_the_last_checkpoint(fold
     monkeypatch.setattr(ledger._journal, "_write", full)
     with pytest.raises(OSError, match="space"):
         ledger.close(pending=[])
-    assert ledger.unwritten() == ()
+    assert ledger.unwritten == []
     ledger.abandon()
     assert read(folder).state().deciding("a").task_id == "t"
 
@@ -563,7 +563,7 @@ def answer(ledger: Ledger, *events: Event) -> None:
     ledger.record(events)
     with pytest.raises(FileNotFoundError, match="moved or deleted"):
         ledger.commit()
-    assert ledger.unwritten() == ()
+    assert ledger.unwritten == []
 
 
 def second_call(folder) -> Ledger:

@@ -290,7 +290,7 @@ def test_an_interrupt_while_waiting_withdraws_the_question(folder, service, monk
     service.n_held.acquire(timeout=PATIENCE_S)
     other = Call(folder, service, "c")
 
-    def interrupted(_question, _timeout_s):
+    def interrupted(_question):
         raise KeyboardInterrupt
 
     with Stall(call), monkeypatch.context() as patched:

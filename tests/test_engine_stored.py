@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from dataclasses import replace
 from datetime import time
 from decimal import Decimal
 from unittest import mock
@@ -223,20 +224,24 @@ def test_pictures_kept_in_the_directory_move_with_it(tmp_path):
     assert moved == str(tmp_path / "after" / "inputs" / "cat.png")
 
 
-def test_reference_pictures_of_the_last_table_are_known(tmp_path):
-    """Each by where it was; without a table there are none."""
+@pytest.mark.parametrize("n_of_group", [4, 2], ids=["in one part", "in several parts"])
+def test_reference_pictures_of_the_last_table_are_known(tmp_path, monkeypatch, n_of_group):
+    """Each by where it was, also where the parts of a large table name them in another order; none without a table."""
+    monkeypatch.setattr(checkpoint, "_GROUP", n_of_group)
     path = tmp_path / "jobs.parquet"
     assert checkpoint.known_images(path) == {}
     table = prepared("a", None, "b", "a")
     image = job("a").image
-    for name, value in zip(
+    other = replace(image, location=f"{image.location}2", digest="other", sent_digest="other")
+    for name, value, value_of_other in zip(
         (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST),
         (image.location, image.digest, image.sent_location, image.sent_digest),
+        (other.location, other.digest, other.sent_location, other.sent_digest),
         strict=True,
     ):
-        table.rows[name] = pd.array([value, None, value, value], dtype="str")
+        table.rows[name] = pd.array([value, None, value_of_other, value], dtype="str")
     checkpoint.write_jobs(path, pd.DataFrame({"n": range(4)}), table, "t")
-    assert checkpoint.known_images(path) == {image.location: image}
+    assert checkpoint.known_images(path) == {image.location: image, other.location: other}
     path.write_bytes(b"not Parquet")
     assert checkpoint.known_images(path) == {}
 

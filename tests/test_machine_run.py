@@ -204,6 +204,7 @@ class MemoryLedger:
         for one in self.committed:
             self.state.apply(one)
 
+    @property
     def unwritten(self):
         return tuple(self.waiting)
 
@@ -379,7 +380,7 @@ class Watch:
             "submitted once too often"
         )
         n_sending = sum(attempt.stage is Stage.SENDING for attempt in attempts)
-        assert n_sending <= self.limits.n_creating
+        assert n_sending <= max(1, self.limits.n_workers - 2)
         overdue = [o for o in attempts if o.stage in OPEN and o.error_class == effects.TASK_TIMEOUT]
         n_open = sum(attempt.stage in OPEN for attempt in attempts)
         assert n_open <= self.limits.max_in_flight + len(overdue)

@@ -178,7 +178,7 @@ def test_byte_attempt_marks_and_invalid_utf8_cost_no_id(body):
 def test_a_refusal_with_http_200_is_read(body, told):
     """An error without an id says that nothing was taken."""
     assert messages.read_created(written(body)) == ServiceMessage(*told)
-    assert messages.read_refusal(written(body)) == ServiceMessage(*told)
+    assert messages.refusal_in(messages.load_leniently(written(body))) == ServiceMessage(*told)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_an_answer_with_neither_id_nor_error_is_unreadable(body):
     with pytest.raises(Unreadable) as caught:
         messages.read_created(body)
     assert len(caught.value.excerpt.encode()) <= 2000
-    assert messages.read_refusal(body) is None
+    assert messages.refusal_in(messages.load_leniently(body)) is None
 
 
 # A poll's answer -----------------------------------------------------------------------------------------------

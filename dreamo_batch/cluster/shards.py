@@ -32,7 +32,6 @@ from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service, T
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable
 from dreamo_batch.engine import journal
-from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
@@ -406,8 +405,7 @@ class ShardedCall(Call):
             self._team.adopt()
         submitted = {job_id for job_id, _ in self._planned.to_submit}
         self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
-        nearly = planning.nearly_bought(inputs.prepared, state, directory.jobs)
-        self.warnings = planning.warnings_of(inputs.prepared, nearly, submitted)
+        self.warnings = self.warned_of(state, self._planned)
         self._store(manifest)
         self._table = read_stored(directory.jobs)
         ids = self._table[columns.STORED_PREFIX + columns.JOB_ID].to_pylist()
@@ -522,17 +520,13 @@ class ShardedCall(Call):
 
     def _refuse_two_caps(self) -> None:
         options = self.inputs.options
-        if self._team is not None and self._is_capped:
+        if self._team is not None and self.spending.limit is not None:
             raise UsageError(
                 f"{self.directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
                 f"{option('max_cost')} and {option('max_new_cost')}."
             )
-        if self._is_capped and self.spending.price is None and options.pilot is not None:
+        if self.spending.limit is not None and self.spending.price is None and options.pilot is not None:
             raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")
-
-    @property
-    def _is_capped(self) -> bool:
-        return self.spending.limit is not None
 
     def _store(self, manifest: Manifest) -> None:
         """Store the table and the options."""
@@ -583,13 +577,13 @@ class ShardedCall(Call):
         place = f"{self.directory.name}/{_BUDGET}"
         slices = slices_at(place)
         try:
-            if not slices.read() and not self._is_capped:
+            if not slices.read() and self.spending.limit is None:
                 return None
             committed = {
                 name: total((one.spent_usd, one.reserved_usd)) for name, one in self._snapshots.items()
             }
             left_out = [name for name, one in shards.items() if one.terms.budget is None and committed[name]]
-            if left_out and self._is_capped:
+            if left_out and self.spending.limit is not None:
                 granted = (share.amount for share in slices.shares.values())
                 slices.limit(cap=total((*granted, *(committed[name] for name in left_out))))
                 for name in left_out:
@@ -726,7 +720,7 @@ class ShardedCall(Call):
                 options,
                 max_cost=None,
                 max_new_cost=None,
-                budget=f"{self.directory.name}/{_BUDGET}" if self._is_capped else self._team,
+                budget=f"{self.directory.name}/{_BUDGET}" if self.spending.limit is not None else self._team,
                 unit_cost=None if price is None else exact_text(price),
                 pilot=None,
                 max_in_flight=max_in_flight,
@@ -808,28 +802,23 @@ class ShardedCall(Call):
     def _out_of_money(self) -> BudgetReached | None:
         if not self._short:
             return None
-        whole, limit = self.snapshot(), self.spending.limit
-        if limit is None and self._team is not None:
-            return self._out_of_team(self._team, whole)
+        whole, limit, team = self.snapshot(), self.spending.limit, self._team
+        standing = (
+            f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
+            f"may cost {dollars(self.spending.price or ZERO)}. {counted(whole.by_status[columns.PENDING], 'row')} not "
+            "submitted."
+        )
+        if limit is None and team is not None:
+            slices = team.slices()
+            try:
+                slices.read()
+            except OSError:  # what the last shard said is true, too
+                return list(self._short.values())[-1]
+            return BudgetReached(team.used_up(slices, self.directory.name, standing))
         name = "max_cost" if limit == self.spending.cap else "max_new_cost"
         return BudgetReached(
             f"The {'cap' if name == 'max_cost' else 'limit for this call'} of {dollars(limit or ZERO)} is reached: "
-            f"{self._standing(whole)} To continue, run again with a higher {option(name)}."
-        )
-
-    def _out_of_team(self, team: Budget, whole: Snapshot) -> BudgetReached:
-        slices = team.slices()
-        try:
-            slices.read()
-        except OSError:  # what the last shard said is true, too
-            return list(self._short.values())[-1]
-        return BudgetReached(team.used_up(slices, self.directory.name, self._standing(whole)))
-
-    def _standing(self, whole: Snapshot) -> str:
-        n_left = whole.by_status[columns.PENDING]
-        return (
-            f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
-            f"may cost {dollars(self.spending.price or ZERO)}. {counted(n_left, 'row')} not submitted."
+            f"{standing} To continue, run again with a higher {option(name)}."
         )
 
     def finish(self) -> None:

@@ -289,8 +289,7 @@ class BudgetShare:
         self._slices = budget.slices()
         self._child = ledger.identity
         self._opening = ledger.generation
-        replica = ledger.directory.replica
-        self._directory = str(ledger.directory.path) if replica is None else replica.url
+        self._directory = ledger.directory.name
         self._refuse_other(ledger)
 
     def _refuse_other(self, ledger: Ledger) -> None:
@@ -421,17 +420,15 @@ def _rows(share: Share) -> list[dict[str, Any]]:
     months = spent or ({at.strftime("%Y-%m"): ZERO} if reserved or held else {})
     rows = []
     for month, amount in months.items():
-        is_last = month == max(months)
-        rest = (reserved, held) if is_last else (ZERO, ZERO)
+        rest = (reserved, held) if month == max(months) else (ZERO, ZERO)
+        amounts = zip((columns.SPENT, columns.RESERVED, columns.HELD), (amount, *rest), strict=True)
         rows.append(
             {
                 columns.USER: share.owner,
                 columns.DIRECTORY: share.about.get("directory", ""),
                 columns.HOST: share.about.get("host", ""),
                 columns.MONTH: month,
-                columns.SPENT: exact_text(amount),
-                columns.RESERVED: exact_text(rest[0]),
-                columns.HELD: exact_text(rest[1]),
+                **{name: exact_text(one) for name, one in amounts},
                 columns.SPENT_USD: float(amount),
                 columns.GRANTED_USD: float(total((amount, *rest))),
                 columns.REPORTED_AT: at,
@@ -570,7 +567,9 @@ class Slices:
             more = max(ZERO, minus(wanted, had))
             room = self.room(share.owner)
             if room is not None and more > room:
-                more = room if unit is None else _in_units(room, unit)
+                # Half of what is left, rounded up to whole units of which there are enough.
+                n = int(EXACT.divide_int(room, unit)) if unit else 0
+                more = room if unit is None else times((n + 1) // 2, unit)
             return _changed(child, replace(share, granted=exact_text(total((had, more)))), about)
 
         self._append(raised)
@@ -684,12 +683,6 @@ def _name(number: int) -> str:
 
 def _changed(child: str, share: Share, about: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"child": child, "share": asdict(share if about is None else replace(share, about=dict(about)))}
-
-
-def _in_units(room: Decimal, unit: Decimal) -> Decimal:
-    """Return half of what is left, rounded up to whole units of which there are enough."""
-    n = int(EXACT.divide_int(room, unit)) if unit else 0
-    return times((n + 1) // 2, unit)
 
 
 def _terms(cap: Decimal | None, per_owner: Decimal | None, identity: str) -> dict[str, Any]:

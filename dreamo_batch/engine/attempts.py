@@ -25,9 +25,9 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from io import BytesIO
-from itertools import chain, compress, groupby
+from itertools import chain, compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -284,17 +284,15 @@ class State:
 
     def __iter__(self) -> Iterator[Attempt]:
         """Every attempt, job by job."""
-        for job_id, attempts in self.stored.items():
-            yield from self.changed.get(job_id, attempts)
-        for job_id, attempts in self.changed.items():
-            if job_id not in self.stored:
-                yield from attempts
+        for job_id in self.job_ids():
+            yield from self.of(job_id)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, State) and (dict(self._jobs()), self.terms) == (
-            dict(other._jobs()),
-            other.terms,
-        )
+        if not isinstance(other, State) or self.terms != other.terms:
+            return False
+        return {one: self.of(one) for one in self.job_ids()} == {
+            one: other.of(one) for one in other.job_ids()
+        }
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
 
@@ -325,7 +323,8 @@ class State:
     def kinds(self) -> Counter[Attempt]:
         """Count the attempts by all that money depends on: stage, cost, reservation, and whether they may be billed."""
         counts = self.stored.kinds(self.changed)
-        counts.update(_kind(one) for attempts in self.changed.values() for one in attempts)
+        kinds = map(attrgetter(*KIND), chain.from_iterable(self.changed.values()))
+        counts.update(Attempt("", 1, **dict(zip(KIND, values, strict=True))) for values in kinds)
         return counts
 
     def store(self, stored: StoredAttempts) -> None:
@@ -373,14 +372,6 @@ class State:
         self.put(attempt)
         return attempt
 
-    def _jobs(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
-        return ((job_id, tuple(attempts)) for job_id, attempts in groupby(self, attrgetter("job_id")))
-
-
-def _kind(attempt: Attempt) -> Attempt:
-    values = {name: getattr(attempt, name) for name in KIND}
-    return Attempt("", 1, **values)
-
 
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
     """Return the attempt that says how its job stands: the latest of those that weigh most.
@@ -419,9 +410,6 @@ def status_of(attempt: Attempt | None) -> str:
     return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]
 
 
-Verdict = Literal["go", "wait", "stop"]
-
-
 class SharedCap(Protocol):
     """A cap that the directory shares with others, of which it has a slice; each method may raise OSError."""
 
@@ -458,7 +446,6 @@ class Spending:
         self.spent = ZERO
         self._held = ZERO
         self._n_unpriced = 0
-        self._n_open = 0
         self._n_pilot = n_pilot
         self.n_pilots = 0
         for attempt, n in Counter(attempts).items():
@@ -508,14 +495,12 @@ class Spending:
         needed = total((self.committed, times(n, self.price or ZERO)))
         return min(limit for limit in (needed, self.cap, self.call_limit) if limit is not None)
 
-    def verdict(self) -> Verdict:
-        """Say whether the next create may be sent: go, wait for what is in flight, or stop."""
+    def may_send(self) -> bool:
+        """Whether the next create may be sent, as long as nothing in flight turns out to cost less."""
         limit = self.limit
-        if limit is None or (self.price is None and self.n_pilots < self._n_pilot):
-            return "go"
-        if self.price is not None and total((self.committed, self.price)) <= limit:
-            return "go"
-        return "wait" if self._n_open else "stop"
+        if limit is None or self.price is None:
+            return limit is None or self.n_pilots < self._n_pilot
+        return total((self.committed, self.price)) <= limit
 
     def reserve(self) -> str | None:
         """Take the reservation of the next create, as exact text; None while no price is known."""
@@ -523,9 +508,10 @@ class Spending:
 
     def change(self, before: Attempt | None, after: Attempt) -> None:
         """Follow an attempt from one state to the next."""
-        if before is not None and _is_held_alike(before, after):
-            return
         if before is not None:
+            is_open = before.stage in OPEN and after.stage in OPEN
+            if is_open and (before.cost, before.reserved) == (after.cost, after.reserved):
+                return  # it holds back the same
             self._add(before, -1)
         self._add(after, 1)
         cost = price_of(after)
@@ -535,7 +521,6 @@ class Spending:
     def _add(self, attempt: Attempt, n: int) -> None:
         if attempt.stage not in SUBMITTED:
             return
-        self._n_open += n * (attempt.stage in OPEN)
         self.n_pilots += n * (attempt.reserved is None)
         cost, held = money(attempt.cost), money(attempt.reserved)
         if cost is not None:
@@ -546,12 +531,6 @@ class Spending:
             self._held = total((self._held, times(n, held)))
         else:
             self._n_unpriced += n
-
-
-def _is_held_alike(before: Attempt, after: Attempt) -> bool:
-    """Return whether an attempt is open before and after an event, and holds back the same."""
-    is_open = before.stage in OPEN and after.stage in OPEN
-    return is_open and (before.cost, before.reserved) == (after.cost, after.reserved)
 
 
 def price_of(attempt: Attempt) -> Decimal | None:
@@ -663,8 +642,9 @@ class StoredAttempts:
             self._blocks = [_Block(part[columns.JOB_ID], part) for part in _slices(self._table)]
         job_ids = [chunk for block in self._blocks for chunk in block.job_ids.iterchunks()]
         self._job_ids = pa.chunked_array(job_ids, pa.string())
+        self.n_attempts = len(self._job_ids)
         self._ends = np.cumsum([len(one.job_ids) for one in self._blocks])
-        n = len(self._job_ids)
+        n = self.n_attempts
         is_first = np.ones(n, dtype=bool)
         is_first[1:] = pc.not_equal(self._job_ids.slice(1), self._job_ids.slice(0, max(n - 1, 0)))
         self._starts = np.append(np.flatnonzero(is_first), n)
@@ -680,11 +660,6 @@ class StoredAttempts:
         """The table itself, without jobs that were never submitted."""
         opened = [self._table] if self._table is not None else map(_Block.opened, self._blocks)
         return pa.concat_tables([_NO_ROWS, *opened])
-
-    @property
-    def n_attempts(self) -> int:
-        """Number of attempts."""
-        return len(self._job_ids)
 
     def parts(self) -> Iterator[pa.Table]:
         """Every row, in tables that need little memory at a time."""
@@ -717,10 +692,6 @@ class StoredAttempts:
 
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(map(pa.ChunkedArray.to_pylist, _slices(self._firsts())))
-
-    def items(self) -> Iterator[tuple[str, tuple[Attempt, ...]]]:
-        """Every job with its attempts."""
-        return ((job_id, self.get(job_id)) for job_id in self)
 
     def at_hand(self, job_ids: Collection[str]) -> Iterator[Attempt]:
         """Return the attempts of some jobs, and of those with an open one."""

@@ -82,7 +82,7 @@ def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Tabl
         groups = [stored.read_row_group(number, list(names)) for number in range(stored.num_row_groups)]
         table = pa.concat_tables(groups or [stored.schema_arrow.empty_table()])
     note = _note(table.schema)
-    if note.pop(_N_ROWS) != table.num_rows:
+    if note[_N_ROWS] != table.num_rows:
         raise ValueError(f"it has {table.num_rows} rows, not as many as were written")
     if missing := set(names) - set(table.column_names):
         raise ValueError(f"it has no column {min(missing)}")
@@ -91,13 +91,12 @@ def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Tabl
 
 def read_meta(path: Path) -> Meta:
     """Read only the metadata of a checkpoint."""
-    note = _note(pq.read_schema(path))
-    del note[_N_ROWS]
-    return _meta_of(note)
+    return _meta_of(_note(pq.read_schema(path)))
 
 
 def _meta_of(note: dict[str, Any]) -> Meta:
-    return Meta(**note | {"terms": Terms(**note["terms"])})
+    known = {name: value for name, value in note.items() if name != _N_ROWS}
+    return Meta(**known | {"terms": Terms(**note["terms"])})
 
 
 def read_version(path: Path) -> int:
@@ -132,17 +131,8 @@ ROWS: Final = {
     columns.ERROR_CODE: columns.STR,
     columns.ERROR_MESSAGE: columns.STR,
 }
-_OUTCOME: Final = {
-    name: ROWS[name]
-    for name in (
-        columns.JOB_ID,
-        columns.DUPLICATE_OF,
-        columns.SEED_SENT,
-        columns.ERROR_CLASS,
-        columns.ERROR_CODE,
-        columns.ERROR_MESSAGE,
-    )
-}
+_OF_IMAGE: Final = (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
+_OUTCOME: Final = {name: dtype for name, dtype in ROWS.items() if name not in _OF_IMAGE}
 _JOB: Final = {
     columns.PROMPT: columns.STR,
     columns.WIDTH: columns.INT,
@@ -297,10 +287,8 @@ def read_jobs(path: Path) -> StoredTable:
     """Read the table of the last call."""
     frame, meta = read_frame(path)
     user, decided = _split(frame, path, (*ROWS, *_JOB, _PROBLEMS))
-    decided = decided.astype(dict.fromkeys(IMAGE[1:], columns.STR))
-    decided[columns.IMAGE_SENT] = _kept_here(
-        decided[columns.IMAGE_SENT], decided[columns.IMAGE_SENT_DIGEST], path.parent
-    )
+    decided = decided.astype(dict.fromkeys(_OF_IMAGE, columns.STR))
+    decided[columns.IMAGE_SENT] = _kept_here(decided, path.parent)
     decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
     return StoredTable(user, decided, str(meta.get("table_id")))
 
@@ -342,25 +330,15 @@ def known_images(path: Path) -> dict[str, ImageSource]:
 
     A file that was deleted since, or an expired link, matters only for jobs that were never submitted.
     """
-    names = [columns.STORED_PREFIX + name for name in (*IMAGE, columns.IMAGES_FURTHER)]
+    fields = (*IMAGE, columns.IMAGES_FURTHER)
+    names = [columns.STORED_PREFIX + name for name in fields]
     try:
-        table = pq.read_table(
-            path, columns=names, read_dictionary=names, page_checksum_verification=True
-        ).select(names)
+        table = pq.read_table(path, columns=names, read_dictionary=names, page_checksum_verification=True)
+        rows = table.select(names).to_pandas(ignore_metadata=True).drop_duplicates().set_axis(fields, axis=1)
     except UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced
-    distinct = (
-        table.group_by(names, use_threads=False)
-        .aggregate([])
-        .rename_columns([*IMAGE, columns.IMAGES_FURTHER])
-    )
-    rows = distinct.cast(pa.schema([(name, pa.string()) for name in distinct.column_names])).to_pandas(
-        types_mapper={pa.string(): pd.StringDtype(na_value=float("nan"))}.get
-    )
-    rows = rows.dropna(subset=list(IMAGE))
-    rows[columns.IMAGE_SENT] = _kept_here(
-        rows[columns.IMAGE_SENT], rows[columns.IMAGE_SENT_DIGEST], path.parent
-    )
+    rows = rows.astype(columns.STR).dropna(subset=list(IMAGE))
+    rows[columns.IMAGE_SENT] = _kept_here(rows, path.parent)
     rows[columns.IMAGES_FURTHER] = _further_kept_here(rows[columns.IMAGES_FURTHER], path.parent)
     images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
     return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
@@ -390,9 +368,7 @@ def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
         return texts
     further = _further(texts).rename_axis(None)
     labels, further = further.index, further.reset_index(drop=True)
-    further[columns.IMAGE_SENT] = _kept_here(
-        further[columns.IMAGE_SENT], further[columns.IMAGE_SENT_DIGEST], folder
-    )
+    further[columns.IMAGE_SENT] = _kept_here(further, folder)
     found = {label: json.dumps(rows.to_numpy().tolist()) for label, rows in further.groupby(labels)}
     return pd.Series(found, dtype=columns.STR).reindex(texts.index)
 
@@ -459,8 +435,9 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
     return meta
 
 
-def _kept_here(locations: pd.Series, digests: pd.Series, folder: Path) -> pd.Series:
+def _kept_here(images: pd.DataFrame, folder: Path) -> pd.Series:
     """Return where kept pictures are now, because the run directory may have been moved."""
+    locations, digests = images[columns.IMAGE_SENT], images[columns.IMAGE_SENT_DIGEST]
     copies = {digest: kept_copy(folder / INPUTS, digest) for digest in digests.dropna().unique()}
     copied = digests.map({digest: str(copy) for digest, copy in copies.items() if copy is not None})
     locations = copied.astype(columns.STR).fillna(locations)
@@ -498,13 +475,7 @@ def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
 
 
 # Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
-IMAGE: Final = (
-    KIND,
-    columns.IMAGE_SOURCE,
-    columns.IMAGE_DIGEST,
-    columns.IMAGE_SENT,
-    columns.IMAGE_SENT_DIGEST,
-)
+IMAGE: Final = (KIND, *_OF_IMAGE)
 _FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
 _RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 

@@ -25,7 +25,7 @@ from dreamo_batch.engine.attempts import (
     status_of,
 )
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
-from dreamo_batch.engine.status import Snapshot, n_settled
+from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import boottime
 from dreamo_batch.errors import (
     AccessRefused,
@@ -153,10 +153,8 @@ class Coordinator:
         self._was_over_cap = bool(budget.excess)
         self._n_held = 0
         self._n_notices: Counter[str] = Counter()
-        self._asked_in_vain: set[Key] = set()
-        self._unlisted: set[str] = set()
+        self._noticed: set[tuple[str, object]] = set()
         self._n_contradictions: Counter[Key] = Counter()
-        self._named_otherwise: set[Key] = set()
         self._refusals = self._refusals_so_far()
         self._forbidden: Failure | None = None  # the last 403 of a create
         self._is_poll_forbidden = False
@@ -202,8 +200,15 @@ class Coordinator:
     def is_over(self) -> bool:
         """Whether this call has nothing more to do; stops with a reason if it ends early."""
         now = self._clock.monotonic()
-        if self.schedule.outage.is_hopeless(now) or self._is_beyond_waiting():
-            self._give_up(self._why_unreachable())
+        outage = self.schedule.outage
+        is_lasting = self._away is not None and self._away.cause is not None
+        if outage.is_losing_creates:
+            self._give_up(f"Several submissions in a row got no reply{_reason(self._away)}")
+        elif outage.mood == "down" and outage.is_unmet and is_lasting:
+            self._give_up(f"Can't reach the service, and waiting won't help: {self._away}")
+        elif outage.is_hopeless(now):
+            why = f"{_reason(self._away)}{self._what_to_check()}"
+            self._give_up(f"The service was unreachable for too long{why}")
         elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
             self._give_up(self._why_at_a_standstill(now))
         self._notice_outage()
@@ -308,7 +313,8 @@ class Coordinator:
             case effects.SaveAnswer():
                 self._save_ended(answer)
             case effects.ProbeAnswer():
-                self._probed(answer)
+                self._away = self._away if answer.is_there else answer.failure or self._away
+                self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
             case OSError():
                 self.storage_failed(answer)
             case BaseException():
@@ -364,12 +370,19 @@ class Coordinator:
             logger.info("answers that others kept can't be read: %s", error)
         return not self.schedule.is_done()
 
-    def submit_again(self, keys: Iterable[Key]) -> None:
-        """Queue creates that turned out not to have been sent, if this call is about their jobs, and hasn't yet."""
+    def submit_again(self, keys: Iterable[Key], *, after: Stage = Stage.UNSENT) -> None:
+        """Queue creates that turned out not to have been sent, or failed at no cost, if this call is about their jobs.
+
+        Not those that are queued already, or of which another attempt may still come to something.
+        """
         for job_id, _ in keys if self.assignment.may_submit else ():
-            is_unsent = job_id in self.assignment.jobs and self._stage(job_id) is Stage.UNSENT
-            if is_unsent and not self._is_waiting(job_id):
-                self.schedule.add_jobs([(job_id, next_number(self.ledger.state.of(job_id)))])
+            state = self.ledger.state
+            number, latest = next_number(state.of(job_id)), state.deciding(job_id)
+            is_wanted = job_id in self.assignment.jobs and latest is not None and latest.stage is after
+            is_allowed = after is Stage.UNSENT or number <= self.assignment.max_attempts
+            if is_wanted and is_allowed and all(key[0] != job_id for key in self.schedule.waiting):
+                self.schedule.add_jobs([(job_id, number)])
+                self._count_again(job_id)
 
     def stop(self, error: DreamoError) -> None:
         """Send no more creates; the first reason counts."""
@@ -413,11 +426,6 @@ class Coordinator:
             logger.error("%s", line)
         if lines and self.stopped is not None:
             self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
-
-    @property
-    def n_settled(self) -> int:
-        """Rows that nothing more will happen to in this call."""
-        return n_settled(self._by_status) - self._n_again
 
     def snapshot(self) -> Snapshot:
         """Return how far the run is."""
@@ -487,20 +495,20 @@ class Coordinator:
     def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
         """Warn when two jobs got the same picture: one of them may have the other's."""
         other = self._other_job_with(attempt, name)
-        if other is not None and not self._are_replicates(other, attempt):
+        if other is None:
+            return
+        asked, asked_too = (_asked_for(one) for one in (self.ledger.state.deciding(other), attempt))
+        if asked is None or asked != asked_too:  # else one picture for both is no surprise
             self._notice(
                 name,
                 f"Jobs {other} and {attempt.job_id} differ, but {_SAME[name]}. Check both before you use them.",
             )
 
-    def _are_replicates(self, job_id: str, attempt: Attempt) -> bool:
-        """Return whether two jobs ask for the same picture, so that one picture for both is no surprise."""
-        other = self.ledger.state.deciding(job_id)
-        asked = [_asked_for(one) for one in (other, attempt)]
-        return None not in asked and asked[0] == asked[1]
-
-    def _notice(self, kind: str, text: str) -> None:
-        """Add a notice that every row could cause, a few times only."""
+    def _notice(self, kind: str, text: str, *, once_for: object = None) -> None:
+        """Add a notice that every row could cause, a few times only, and once for something."""
+        if once_for is not None and (kind, once_for) in self._noticed:
+            return
+        self._noticed.add((kind, once_for))
         self._n_notices[kind] += 1
         if self._n_notices[kind] <= _N_NOTICES_MAX:
             is_last = self._n_notices[kind] == _N_NOTICES_MAX
@@ -516,7 +524,7 @@ class Coordinator:
         if decider is not None:
             self.schedule.put_first(decider)
         elif self._forbidden is not None:
-            self._refused_access(self._forbidden, self._refusals.in_a_row)
+            self._refused_access(self._forbidden, list(self._refusals.in_a_row))
 
     def _refusals_so_far(self) -> Refusals:
         """Begin with the jobs that an earlier call left refused with 403, which the plan puts last."""
@@ -575,20 +583,23 @@ class Coordinator:
         if differs := self._contradiction(key, answer.result):
             self._hold(key, answer.result, differs, now)
             return
-        self._notice_word(answer.result)
-        if (other := answer.result.other_id) is not None and key not in self._named_otherwise:
-            self._named_otherwise.add(key)
+        task_id, word = answer.result.task_id, answer.result.unlisted_status
+        if (other := answer.result.other_id) is not None:
             self._notice(
                 "other_id",
-                f"Job {key[0]}: the answer about task {answer.result.task_id} also names {other}. Check its picture.",
+                f"Job {key[0]}: the answer about task {task_id} also names {other}. Check its picture.",
+                once_for=key,
             )
         if answer.result.status == "in_progress":
-            word = answer.result.unlisted_status
-            self._unless(
-                self.schedule.still_running(key, now, answer.result.progress),
-                key,
-                word and f"its status is {word!r}",
-            )
+            if word is not None:
+                self._notice(
+                    "status",
+                    f"The service reported an undocumented status, {word!r} (task {task_id}). Treating it as in "
+                    "progress until a picture or an error comes with it.",
+                    once_for=word,
+                )
+            is_polled = self.schedule.still_running(key, now, answer.result.progress)
+            self._unless(is_polled, key, word and f"its status is {word!r}")
             return
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
@@ -602,7 +613,7 @@ class Coordinator:
         elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
         elif effects.is_retryable(attempt):
-            self._submit_again(key[0])
+            self.submit_again([key], after=Stage.FAILED)
 
     def _contradiction(self, key: Key, task: Task) -> str | None:
         """Say which parameter an answer repeats otherwise than it was sent."""
@@ -620,26 +631,13 @@ class Coordinator:
         """Ask again for a task whose answer is about something else; its picture is never used."""
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
-        if self._n_contradictions[key] == 1:
-            self._notice(
-                "echo", f"Job {key[0]}: {about}. Its picture isn't used; the task may have been mixed up."
-            )
+        said = f"Job {key[0]}: {about}. Its picture isn't used; the task may have been mixed up."
+        self._notice("echo", said, once_for=key)
         if task.status == "in_progress" or self._n_contradictions[key] < _CONTRADICTIONS_MAX:
             self._unless(self.schedule.poll_failed(key, now), key, about)
             return
         self.schedule.leave(key)
         self.record(effects.about_another(key, self._clock.wall(), about))
-
-    def _notice_word(self, task: Task) -> None:
-        """Notice an undocumented status."""
-        word = task.unlisted_status
-        if word is not None and task.status == "in_progress" and word not in self._unlisted:
-            self._unlisted.add(word)
-            self._notice(
-                "status",
-                f"The service reported an undocumented status, {word!r} (task {task.task_id}). Treating it as in "
-                "progress until a picture or an error comes with it.",
-            )
 
     def _notice_price(self, price: Decimal | None, excess: Decimal) -> None:
         """Under a limit, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
@@ -664,12 +662,9 @@ class Coordinator:
             if not self.schedule.not_found(key, now):
                 self.record(effects.lost(key, self._clock.wall(), n_polls))
             return
-        if failure.error_class == failures.OTHER_TASK and key not in self._asked_in_vain:
-            self._asked_in_vain.add(key)
-            self._notice(
-                failures.OTHER_TASK,
-                f"Job {key[0]}: {failure.message}. Ignored that answer; asking for the task again.",
-            )
+        if failure.error_class == failures.OTHER_TASK:
+            said = f"Job {key[0]}: {failure.message}. Ignored that answer; asking for the task again."
+            self._notice(failures.OTHER_TASK, said, once_for=key)
         is_refused = failure.error_class == failures.RATE_LIMITED
         self._unless(self.schedule.poll_failed(key, now, is_refused=is_refused), key, failure.message)
         self._note(failure, now)
@@ -722,11 +717,6 @@ class Coordinator:
             self._limited = result
             self.schedule.limited(self._clock.monotonic(), asked_s=result.retry_after_s)
 
-    def _probed(self, answer: effects.ProbeAnswer) -> None:
-        if not answer.is_there:
-            self._away = answer.failure or self._away
-        self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
-
     def _notice_outage(self) -> None:
         outage = self.schedule.outage
         if outage.is_lasting and outage.mood == "down" and not self._outage:
@@ -752,26 +742,11 @@ class Coordinator:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
 
-    def _submit_again(self, job_id: str) -> None:
-        """Queue a job whose attempt failed at no cost, unless another attempt of it may still come to something."""
-        number = next_number(self.ledger.state.of(job_id))
-        is_allowed = job_id in self.assignment.jobs and number <= self.assignment.max_attempts
-        if is_allowed and self._stage(job_id) is Stage.FAILED and not self._is_waiting(job_id):
-            self.schedule.add_jobs([(job_id, number)])
-            self._count_again(job_id)
-
     def _count_again(self, job_id: str) -> None:
         """Count the rows of a job that has an outcome, and is submitted again all the same."""
         if job_id not in self._again and self._is_settled(job_id):
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
-
-    def _is_waiting(self, job_id: str) -> bool:
-        return any(key[0] == job_id for key in self.schedule.waiting)
-
-    def _stage(self, job_id: str) -> Stage | None:
-        attempt = self.ledger.state.deciding(job_id)
-        return None if attempt is None else attempt.stage
 
     def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
         if not goes_on:
@@ -793,24 +768,11 @@ class Coordinator:
         )
         self.halt()
 
-    def _why_unreachable(self) -> str:
-        if self.schedule.outage.is_losing_creates:
-            return f"Several submissions in a row got no reply{_reason(self._away)}"
-        if self._is_beyond_waiting():
-            return f"Can't reach the service, and waiting won't help: {self._away}"
-        return f"The service was unreachable for too long{_reason(self._away)}{self._what_to_check()}"
-
     def _what_to_check(self) -> str:
         """Return what may be wrong on this side if nothing was ever answered."""
         if self.schedule.outage.has_ever_answered:
             return ""
         return ". Nothing has answered yet: check the base URL (http or https, host, port) and the proxy"
-
-    def _is_beyond_waiting(self) -> bool:
-        """Whether the service was never reached, for a cause that waiting won't remove."""
-        outage = self.schedule.outage
-        is_lasting = self._away is not None and self._away.cause is not None
-        return outage.mood == "down" and outage.is_unmet and is_lasting
 
     def _why_at_a_standstill(self, now: float) -> str:
         schedule = self.schedule
@@ -842,11 +804,8 @@ class Coordinator:
             return BudgetReached(self.shared.used_up(here))
         limit = self.budget.limit or ZERO
         is_of_call = limit != self.budget.cap
-        why = (
-            "before this call began"
-            if self._was_over_cap
-            else "because attempts in flight cost more than was reserved"
-        )
+        cause = "because attempts in flight cost more than was reserved"
+        why = "before this call began" if self._was_over_cap else cause
         over = f" and exceeded by {dollars(self.budget.excess)} {why}" if self.budget.excess else ""
         return BudgetReached(
             f"The {'limit for this call' if is_of_call else 'cap'} of {dollars(limit)} is reached{over}: "

@@ -237,7 +237,7 @@ class RunDirectory:
         """Forget a lock that a forked process inherited; the parent keeps it."""
         lock, self._lock, self._lock_id = self._lock, None, None
         if self.replica is not None:
-            self.replica.forget()
+            self.replica.release(is_inherited=True)
         if lock is not None and lock.is_locked:  # newer versions of filelock do this themselves
             context = lock._context  # noqa: SLF001 - releasing it would free the parent's lock
             fd, context.lock_file_fd = context.lock_file_fd, None
@@ -260,11 +260,8 @@ class RunDirectory:
         if is_asked and self.replica is not None:
             self.replica.confirm()
         if self.is_lost():
-            raise FileNotFoundError(
-                errno.ENOENT,
-                "the directory or its lock file was moved or deleted during the run",
-                str(self.path),
-            )
+            what = "the directory or its lock file was moved or deleted during the run"
+            raise FileNotFoundError(errno.ENOENT, what, str(self.path))
 
     def is_lost(self) -> bool:
         """Whether this writer's directory or lock was moved, deleted or replaced."""
@@ -458,9 +455,8 @@ def inspect_picture(
         )
         return _SUFFIXES[kind], width_px, height_px
     except Exception:  # noqa: BLE001 - decoders raise all kinds of exceptions for bad bytes
-        expected = "JPEG, PNG or WEBP"
-        start = content[:_EXCERPT_BYTES]
-        raise NotAPicture(f"expected {expected}, got {len(content)} bytes starting {start!r}") from None
+        got = f"{len(content)} bytes starting {content[:_EXCERPT_BYTES]!r}"
+        raise NotAPicture(f"expected JPEG, PNG or WEBP, got {got}") from None
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
@@ -497,16 +493,6 @@ def is_unaltered(run_dir: Path, path: str, sha256: str) -> bool:
 
 
 _PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
-
-
-def refuse_unknown_purchases(directory: RunDirectory, state: State) -> None:
-    """Raise if the directory shows purchases that the ledger doesn't have."""
-    for trace in unknown_purchases(directory, state):
-        raise LedgerDamaged(
-            f"{trace} in {directory.name} shows a purchase that the ledger doesn't have: lines at its end were "
-            "lost, or files of two run directories were mixed. Nothing was bought, because that could pay twice. "
-            "Restore the ledger from a copy, or move the file away if it doesn't belong there."
-        )
 
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:

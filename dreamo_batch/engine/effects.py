@@ -80,8 +80,11 @@ class Payloads:
     def request(self, job: Job) -> Request:
         """Build the request of a job."""
         is_url = job.image.kind == "url"  # of all its pictures: a request takes one kind
-        for image in job.images if is_url else ():
-            self._refuse_expired(image.sent_location)
+        if is_url and any(has_expired(image.sent_location, self._wall()) for image in job.images):
+            raise ImageGone(
+                "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
+                "retry it; it stays the same job."
+            )
         return Request(
             prompt=job.prompt,
             seed=job.seed,
@@ -94,32 +97,21 @@ class Payloads:
             **dict(job.own),
         )
 
-    def _refuse_expired(self, url: str) -> None:
-        if has_expired(url, self._wall()):
-            raise ImageGone(
-                "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
-                "retry it; it stays the same job."
-            )
-
     def _base64(self, image: ImageSource) -> bytes:
+        digest = image.sent_digest
         with self._lock:
-            known = self._cache.get(image.sent_digest)
-            if known is not None:
-                self._cache.move_to_end(image.sent_digest)
+            if (known := self._cache.get(digest)) is not None:
+                self._cache.move_to_end(digest)
                 return known
         fresh = _read(image)
-        self._keep(image.sent_digest, fresh)
-        return fresh
-
-    def _keep(self, digest: str, content: bytes) -> None:
         with self._lock:
-            if digest in self._cache:
-                return
-            self._cache[digest] = content
-            self.n_cached_bytes += len(content)
+            if digest not in self._cache:
+                self._cache[digest] = fresh
+                self.n_cached_bytes += len(fresh)
             while self.n_cached_bytes > self._max_bytes:
                 _, dropped = self._cache.popitem(last=False)
                 self.n_cached_bytes -= len(dropped)
+        return fresh
 
 
 def _bare(pictures: list[T]) -> T | tuple[T, ...]:
@@ -287,7 +279,11 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             may_have_been_billed=task.cost is None,
         )
     told = _told(failures.from_task(task))
-    return _event(EventKind.FAILED, key, at, **known, **told, may_have_been_billed=_may_be_billed(task, told))
+    code = contract.ERROR_CODES.get(told["error_code"] or "")
+    is_open = bool(task.urls) or task.is_cost_unreadable or code is None or not code.is_unbilled
+    return _event(
+        EventKind.FAILED, key, at, **known, **told, may_have_been_billed=task.cost is None and is_open
+    )
 
 
 def is_retryable(attempt: Attempt) -> bool:
@@ -367,12 +363,6 @@ def _told(failure: Failure) -> dict[str, Any]:
         "error_message": failure.message or str(failure),
         "excerpt": _short(failure.excerpt),
     }
-
-
-def _may_be_billed(task: Task, told: dict[str, Any]) -> bool:
-    known = contract.ERROR_CODES.get(told["error_code"] or "")
-    is_open = task.urls or task.is_cost_unreadable or not (known and known.is_unbilled)
-    return task.cost is None and bool(is_open)
 
 
 def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:

@@ -153,7 +153,10 @@ class Listeners:
             yield
         except BaseException as error:
             if not self.is_begun:
-                self.tell("stopped", _why_refused(error))
+                # Others may quote the table below their first line.
+                why = str(error) if isinstance(error, RunStopped) else first_line(error)
+                is_interrupt = isinstance(error, KeyboardInterrupt)
+                self.tell("stopped", "Interrupted before anything was sent." if is_interrupt else why)
                 if isinstance(error, Exception):
                     self.wait()
             raise
@@ -161,12 +164,6 @@ class Listeners:
     def wait(self, timeout_s: float = _END_S) -> None:
         """Wait until everything was handed on, or the time is up."""
         _wait(self._listeners, timeout_s)
-
-
-def _why_refused(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "Interrupted before anything was sent."
-    return str(error) if isinstance(error, RunStopped) else first_line(error)  # below, some quote the table
 
 
 class _Listener:

@@ -185,7 +185,6 @@ class Journal:
         self, folder: Path, header: Header, ship: Callable[[int, bytes], object] | None = None
     ) -> None:
         self._ship = ship
-        self.n_events = 0
         self._crc = 0
         self._n_durable_bytes = 0
         self._is_cut_short = False
@@ -209,8 +208,8 @@ class Journal:
     def append(self, events: Iterable[Event]) -> None:
         """Add events; they count only once `commit` has returned."""
         for event in events:
-            self._line(_to_json(event))
-            self.n_events += 1
+            head = {"kind": event.kind, "job": event.job_id, "attempt": event.attempt, "at": event.at}
+            self._line({**head, **event.fields})
 
     def set_terms(self, terms: Mapping[str, str | None], at: float) -> None:
         """Add new terms, by name; they count once `commit` has returned."""
@@ -319,10 +318,6 @@ def _header(record: dict[str, Any], path: Path) -> Header:
         raise LedgerDamaged(f"{path.name}: the first line is not a journal header ({error}).") from error
 
 
-def _to_json(event: Event) -> dict[str, Any]:
-    return {"kind": event.kind, "job": event.job_id, "attempt": event.attempt, "at": event.at, **event.fields}
-
-
 _KINDS: Final = {str(kind): kind for kind in EventKind}
 
 
@@ -397,7 +392,8 @@ class Strays:
         raise FileNotFoundError(errno.ENOENT, "it is deleted whenever it is written", str(self.path))
 
     def _append(self, attempts: Iterable[Attempt]) -> None:
-        lines = b"".join(_stray_line(self._run | {"attempt": asdict(attempt)}) for attempt in attempts)
+        records = (_encode(self._run | {"attempt": asdict(attempt)}).encode() for attempt in attempts)
+        lines = b"".join(b"%08x %b\n" % (zlib.crc32(one), one) for one in records)
         if self._fd is None:
             self._fd, self._n_bytes = self._open(), 0
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # so that nobody deletes it before this run ends
@@ -452,13 +448,16 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
             content = path.read_bytes()
         except FileNotFoundError:  # folded in just now, so it is in the journal, which is read next
             continue
-        records = list(_stray_records(content.split(b"\n")[:-1], path))
-        if records:
-            attempts = (_attempt_of_line(record["attempt"], path) for record in records)
+        if records := list(_stray_records(content.split(b"\n")[:-1], path)):
+            try:
+                attempts = [
+                    Attempt(**one["attempt"] | {"stage": Stage(one["attempt"]["stage"])}) for one in records
+                ]
+            except (KeyError, TypeError, ValueError) as error:
+                raise LedgerDamaged(f"{path}: a line is not an attempt of this version ({error}).") from error
             latest = {_create(attempt): attempt for attempt in attempts}
             run = records[-1]
-            kept = Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values()))
-            found.append(kept)
+            found.append(Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values())))
     return tuple(found)
 
 
@@ -503,8 +502,12 @@ def events_of(state: State, stray: Attempt) -> Iterator[Event]:
             yield _event(EventKind.NOT_SENT, stray, in_doubt.attempt, may_have_been_billed=False)
         elif known is None and same is None and stray.stage in _IN_DOUBT:
             # Its directory was deleted, and it may have been bought.
+            message = (
+                stray.error_message or "No reply to this submission; it may have been accepted and billed."
+            )
+            told = {"error_class": stray.error_class or "interrupted", "error_message": message}
             yield _sending(stray, number)
-            yield _event(EventKind.AMBIGUOUS, stray, number, **_doubt(stray))
+            yield _event(EventKind.AMBIGUOUS, stray, number, **told, may_have_been_billed=True)
     elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
     elif in_doubt is not None:
@@ -524,20 +527,6 @@ def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event
     return Event(kind, stray.job_id, number, stray.answered_at or stray.sent_at or 0.0, fields)
 
 
-def _doubt(stray: Attempt) -> dict[str, Any]:
-    message = stray.error_message or "No reply to this submission; it may have been accepted and billed."
-    return {
-        "error_class": stray.error_class or "interrupted",
-        "error_message": message,
-        "may_have_been_billed": True,
-    }
-
-
-def _stray_line(record: dict[str, Any]) -> bytes:
-    body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"%08x %b\n" % (zlib.crc32(body), body)
-
-
 def _stray_records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         checksum, _, body = line.partition(b" ")
@@ -547,10 +536,3 @@ def _stray_records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any
                 "so nothing is bought. Restore the file from a copy, or delete it to accept the loss."
             )
         yield json.loads(body)
-
-
-def _attempt_of_line(fields: dict[str, Any], path: Path) -> Attempt:
-    try:
-        return Attempt(**fields | {"stage": Stage(fields["stage"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise LedgerDamaged(f"{path}: a line is not an attempt of this version ({error}).") from error

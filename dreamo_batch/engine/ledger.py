@@ -49,7 +49,7 @@ from dreamo_batch.engine.directory import (
     is_same_place,
     new_entropy,
     refuse_newer,
-    refuse_unknown_purchases,
+    unknown_purchases,
 )
 from dreamo_batch.engine.journal import Kept, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService, logger_named
@@ -161,8 +161,9 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
         path = journal.path_of(folder, number)
         contents = journal.read(path)
         meta = _newer(meta, contents.header, number, covers)
-        if contents.header is not None and not _follows(contents.header, checksum):
-            before = _texts_before(contents.header, number, folder)
+        follows = None if contents.header is None else contents.header.follows
+        if follows is not None and checksum not in (None, follows):
+            before = _texts_before(follows, number, folder)
             if number - 1 > covers:  # else the checkpoint has them
                 texts[number - 1] = before
         _refuse_early_end(contents, end, number, folder)
@@ -224,11 +225,7 @@ def _refuse_gaps(
         )
 
 
-def _follows(header: journal.Header, checksum: int | None) -> bool:
-    return None in (header.follows, checksum) or header.follows == checksum
-
-
-def _texts_before(header: journal.Header, number: int, folder: Path) -> tuple[memoryview, ...]:
+def _texts_before(follows: int, number: int, folder: Path) -> tuple[memoryview, ...]:
     """Read a journal anew, up to the line that the next one follows.
 
     What a writer without its lock wrote after the next writer had read the journal is in its strays. Raises if the
@@ -236,8 +233,8 @@ def _texts_before(header: journal.Header, number: int, folder: Path) -> tuple[me
     """
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
     with suppress(FileNotFoundError):
-        contents = journal.read(before, header.follows)
-        if contents.checksum == header.follows:
+        contents = journal.read(before, follows)
+        if contents.checksum == follows:
             return contents.texts
     raise LedgerDamaged(
         f"{before.name} has lost lines at its end: {path.name} follows a line that is missing. They may record "
@@ -260,17 +257,16 @@ def _refuse_early_end(contents: journal.Contents, end: journal.End | None, numbe
 def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers: int) -> Meta | None:
     if header is None:  # killed while the file was created: it holds nothing
         return meta
-    if header.number != number or (meta is not None and not _is_of_same_run(meta, header)):
+    run = (header.entropy, header.service)
+    is_other = meta is not None and (
+        (meta.entropy, meta.service) != run or header.generation < meta.generation
+    )
+    if header.number != number or is_other:
         raise LedgerDamaged(
             f"Journal {number} is number {header.number} of a run with {header.service} and doesn't belong here. Files "
             "of two run directories were mixed, or renamed. Put each back where it came from."
         )
-    return Meta(header.schema, covers, header.generation, header.entropy, header.service, place=header.place)
-
-
-def _is_of_same_run(meta: Meta, header: journal.Header) -> bool:
-    is_later = header.generation >= meta.generation
-    return is_later and (meta.entropy, meta.service) == (header.entropy, header.service)
+    return Meta(header.schema, covers, header.generation, *run, place=header.place)
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
@@ -298,15 +294,20 @@ class Ledger:
         manifest = _reconcile(directory, recovered, service, entropy)
         self.warnings = recovered.warnings
         self.state, stray_events = recovered.folded(service=service)
-        refuse_unknown_purchases(directory, self.state)
+        for trace in unknown_purchases(directory, self.state):
+            raise LedgerDamaged(
+                f"{trace} in {directory.name} shows a purchase that the ledger doesn't have: lines at its end were "
+                "lost, or files of two run directories were mixed. Nothing was bought, because that could pay twice. "
+                "Restore the ledger from a copy, or move the file away if it doesn't belong there."
+            )
         self.entropy = manifest.entropy
         self.service = manifest.service
         self.generation = manifest.generation + 1
         self._n_since = recovered.n_events
         self._n_rows = 0 if recovered.snapshot is None else recovered.snapshot.num_rows
-        self._unwritten: list[Event] = []
+        self.unwritten: list[Event] = []  # that are not on the disk
         self.n_recorded = 0
-        self._covered_before = recovered.covers
+        self.covers = recovered.covers  # number of the last journal that the newest checkpoint covers
         self.is_closed = False
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
         self.is_copy, self._place = is_copied(recovered, directory), directory.place()
@@ -314,7 +315,9 @@ class Ledger:
             self._place += "-copied"
         self._strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
-        _set_aside(directory.path, recovered.damaged)
+        for path in map(directory.path.joinpath, recovered.damaged):
+            if path.exists():  # it must not replace a good one
+                path.replace(path.with_stem(f"{path.stem}-damaged"))
         self._journal = self._open_journal(recovered.last_number + 1, recovered.checksum)
         try:
             self._journal.append(stray_events)
@@ -322,7 +325,8 @@ class Ledger:
             for kept in recovered.strays:
                 if kept.service == self.service:
                     journal.remove_strays(kept)
-            directory.write_manifest(_opened(manifest, self.generation))
+            manifest = replace(manifest, generation=self.generation, schema=SCHEMA_VERSION)
+            directory.write_manifest(replace(manifest, package_version=version("dreamo-batch")))
         except BaseException:
             self.abandon()
             raise
@@ -332,7 +336,7 @@ class Ledger:
         events = list(events)
         attempts = [self.state.apply(event) for event in events]
         self._journal.append(events)
-        self._unwritten += events
+        self.unwritten += events
         self.n_recorded += len(events)
         self._n_since += len(events)
         return attempts
@@ -364,16 +368,16 @@ class Ledger:
 
     def written(self, n_recorded: int) -> None:
         """Note that the events recorded first are durable."""
-        del self._unwritten[: max(0, n_recorded - self.n_recorded + len(self._unwritten))]
+        del self.unwritten[: max(0, n_recorded - self.n_recorded + len(self.unwritten))]
 
     def _keep_aside(self) -> None:
         """Write changed attempts to strays, or all of them if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
             self._strays.write(self.state)
             self._is_all_aside = True
-        changed = dict.fromkeys((event.job_id, event.attempt) for event in self._unwritten)
+        changed = dict.fromkeys((event.job_id, event.attempt) for event in self.unwritten)
         self._strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
-        self._unwritten.clear()
+        self.unwritten.clear()
         if self.directory.replica is not None and self._strays.path is not None:
             with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
                 self.directory.replica.put_strays(self._strays.path)
@@ -399,15 +403,11 @@ class Ledger:
                     if attempt is not None and attempt.stage is Stage.AMBIGUOUS:
                         yield event
 
-    def unwritten(self) -> tuple[Event, ...]:
-        """Return the events that are not on the disk."""
-        return tuple(self._unwritten)
-
     def unwritten_tasks(self) -> list[Attempt]:
         """List the attempts whose task stands in no file: of the last events, or where the journals are gone, all."""
         if self._journal.is_deleted() and not self._is_all_aside and self.directory.is_lost():
             return [attempt for attempt in self.state if attempt.task_id is not None]
-        taken = [event for event in self._unwritten if event.kind is EventKind.ACCEPTED]
+        taken = [event for event in self.unwritten if event.kind is EventKind.ACCEPTED]
         found = (self.state.find(event.job_id, event.attempt) for event in taken)
         return [attempt for attempt in found if attempt is not None]
 
@@ -437,7 +437,7 @@ class Ledger:
         except OSError:
             self.directory.refuse_loss()  # else a checkpoint could fall into the hands of another writer
             self._cover(StoredAttempts(to_arrow(self.state)), pending, is_followed=False)
-            self._unwritten.clear()
+            self.unwritten.clear()
             raise
         self._cover(StoredAttempts(to_arrow(self.state)), pending, is_followed=False)
         self._journal.close()
@@ -450,11 +450,6 @@ class Ledger:
         # A device's number may change, and a lock file may be made anew; see `is_same_place`.
         place = self._place.split("-")[1] if replica is None else replica.url
         return hashlib.sha256(f"{self.entropy} {place}".encode()).hexdigest()[:16]
-
-    @property
-    def covers(self) -> int:
-        """Number of the last journal that the newest checkpoint covers."""
-        return self._covered_before
 
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
@@ -495,9 +490,9 @@ class Ledger:
         if self.directory.replica is not None:
             self.directory.replica.checkpoint(covered)
         for number in journal.numbers(folder):
-            if number <= self._covered_before:
+            if number <= self.covers:
                 journal.path_of(folder, number).unlink()
-        self._covered_before = covered
+        self.covers = covered
 
     def _open_journal(self, number: int, follows: int | None) -> journal.Journal:
         header = journal.Header(
@@ -517,20 +512,6 @@ def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
 def interrupted(state: State) -> list[Attempt]:
     """Return the attempts that were on the wire when the last writer died."""
     return [attempt for attempt in state.open() if attempt.stage is Stage.SENDING]
-
-
-def _set_aside(folder: Path, damaged: Iterable[str]) -> None:
-    """Rename damaged checkpoints, so that they don't replace a good one."""
-    for name in damaged:
-        path = folder / name
-        if path.exists():
-            path.replace(path.with_stem(f"{path.stem}-damaged"))
-
-
-def _opened(manifest: Manifest, generation: int) -> Manifest:
-    return replace(
-        manifest, generation=generation, schema=SCHEMA_VERSION, package_version=version("dreamo-batch")
-    )
 
 
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:

@@ -645,7 +645,7 @@ class Outage:
     def is_hopeless(self, now: float) -> bool:
         """Whether the outage lasted too long, or every create is lost."""
         is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
-        return (is_too_long and self.mood == "down") or self._n_failed_trials >= _TRIALS
+        return (is_too_long and self.mood == "down") or self.is_losing_creates
 
     @property
     def is_unmet(self) -> bool:

@@ -145,16 +145,11 @@ def table(
     }
     for job_id, what in (nearly or {}).items():
         decisions[job_id] = replace(decisions[job_id], reason=f"{decisions[job_id].reason}; {_NEARLY}{what}")
-    prices = _price_range(state, money(options.unit_cost))
-    rows = [
-        _row(job_id, duplicate_of, message, decisions, prices)
-        for job_id, duplicate_of, message in zip(
-            prepared.rows[columns.JOB_ID],
-            prepared.rows[columns.DUPLICATE_OF],
-            prepared.rows[columns.ERROR_MESSAGE],
-            strict=True,
-        )
-    ]
+    known = (price_of(attempt) for attempt in state.kinds())
+    seen = [float(price) for price in known if price is not None] or [math.nan]
+    prices = (min(seen), max(seen)) if (cost := money(options.unit_cost)) is None else (float(cost),) * 2
+    cells = prepared.rows[[columns.JOB_ID, columns.DUPLICATE_OF, columns.ERROR_MESSAGE]]
+    rows = [_row(decisions, prices, *row) for row in cells.itertuples(index=False, name=None)]
     frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
     dtypes = columns.dtypes(columns.PLAN) | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)}
     return frame.astype(dtypes)
@@ -305,21 +300,12 @@ def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen
     return Decision(FAILED, f"failed: {latest.error_class}")
 
 
-def _price_range(state: State, unit_cost: Decimal | None) -> tuple[float, float]:
-    if unit_cost is not None:
-        return float(unit_cost), float(unit_cost)
-    prices = [float(price) for attempt in state.kinds() if (price := price_of(attempt)) is not None] or [
-        math.nan
-    ]
-    return min(prices), max(prices)
-
-
 def _row(
+    decisions: Mapping[str, Decision],
+    prices: tuple[float, ...],
     job_id: str | float,
     duplicate_of: object,
     message: str | float,
-    decisions: Mapping[str, Decision],
-    prices: tuple[float, float],
 ) -> tuple[object, ...]:
     if not isinstance(job_id, str):
         return (INVALID, message, None, 0.0, 0.0)
@@ -355,11 +341,8 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
     this, that = canonical(image.location), canonical(other.location)
     if this == that:
         return ""
-    return (
-        "the spelling of its link"
-        if urlsplit(this).query == urlsplit(that).query
-        else "the query of its link"
-    )
+    is_query = urlsplit(this).query != urlsplit(that).query
+    return f"the {'query' if is_query else 'spelling'} of its link"
 
 
 Amount = float | str | Decimal
@@ -399,9 +382,14 @@ class RunOptions:
             if hint is bool:
                 value = check_flag(name, value)
             elif hint is float:
-                value = _seconds(name, value)
+                if not is_number(value) or not float(value) > 0:  # nor is NaN
+                    raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
+                value = float(value)
             elif get_origin(hint) is Literal:
-                _one_of(name, value, get_args(hint))
+                allowed = get_args(hint)
+                if not isinstance(value, str) or value not in allowed:
+                    words = ", ".join(map(repr, allowed))
+                    raise UsageError(f"{name} must be one of {words}, not {quoted(value)}")
             elif hint == Amount | None:
                 amount_given(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):
@@ -419,17 +407,6 @@ class RunOptions:
         """Return the options as JSON values, for `run.json`."""
         amounts = {name: str(value) for name in _AMOUNTS if (value := getattr(self, name)) is not None}
         return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
-
-
-def _seconds(name: str, value: Any) -> float:
-    if not is_number(value) or not float(value) > 0:  # nor is NaN
-        raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
-    return float(value)
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {quoted(value)}")
 
 
 def amount_given(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
@@ -527,11 +504,8 @@ def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
         return f"The cost is not known yet: the first attempt will show it, or pass {option('unit_cost')}."
     if not high:
         return "Still to pay: nothing."
-    if low == high:
-        return f"Still to pay: {dollars(high)}."
-    if not low:
-        return f"Still to pay: up to {dollars(high)}."
-    return f"Still to pay: {dollars(low)} to {dollars(high)}."
+    least = "" if low == high else f"{dollars(low)} to " if low else "up to "
+    return f"Still to pay: {least}{dollars(high)}."
 
 
 def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) -> list[str]:

@@ -51,11 +51,12 @@ def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: st
 
 def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     """Return the error of a call that can't begin because of the disk."""
-    return StorageFailed(
+    failed = StorageFailed(
         f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Free some "
-        f"space or fix the directory, then run {same_call()} again.",
-        run_dir=directory.path,
+        f"space or fix the directory, then run {same_call()} again."
     )
+    failed.run_dir = directory.path
+    return failed
 
 
 class Workers:
@@ -146,9 +147,9 @@ class _Question:
         self.reply.cancel()
         self.reply.set_running_or_notify_cancel()
 
-    def is_answered(self, timeout_s: float | None) -> bool:
-        """Wait for the answer; False if the time ran out."""
-        return self.reply.cancelled() or bool(wait_for([self.reply], timeout_s).done)
+    def is_answered(self) -> bool:
+        """Wait a moment for the answer."""
+        return self.reply.cancelled() or bool(wait_for([self.reply], _LOOK_EVERY_S).done)
 
 
 class Runner:
@@ -212,12 +213,12 @@ class Runner:
         self.mailbox.put(question)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            while not question.is_answered(_LOOK_EVERY_S):
+            while not question.is_answered():
                 if self.is_closed.is_set() or (until is not None and time.monotonic() >= until):
                     break
         finally:
             question.reply.cancel()
-        while not question.is_answered(_LOOK_EVERY_S):
+        while not question.is_answered():
             if self.is_closed.is_set():  # an error came between it and its answer
                 question.reply.set_exception(self.error or RuntimeError("not answered"))
         return question.reply
@@ -288,7 +289,9 @@ class Runner:
     # The thread.
 
     def _run(self) -> None:
-        if _register(self):
+        with _lock:
+            is_first = _live.setdefault(self.directory.path, self) is self
+        if is_first:
             for step in (self._loop, self._await_creates, self._close):
                 try:
                     step()
@@ -297,7 +300,8 @@ class Runner:
                     if self.coordinator is not None:
                         self.coordinator.halt()
                 self._is_ending = True
-            _forget(self)
+            with _lock:
+                del _live[self.directory.path]
             self._on_end(self.error)
         else:  # another thread was faster
             self.error = DirectoryLocked(f"Another call of this process has begun in {self.directory.name}.")
@@ -348,7 +352,7 @@ class Runner:
 
     def _write(self, ledger: Ledger) -> None:
         """Have everything recorded written, unless that is going on: then it is next."""
-        if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten()):
+        if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten):
             return
         self._is_writing = True
         n_recorded = ledger.n_recorded
@@ -483,17 +487,6 @@ def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _
         raise runner.error
     answer: T = reply.result()
     return answer
-
-
-def _register(runner: Runner) -> bool:
-    """Register a runner for its directory; False if there is one already."""
-    with _lock:
-        return _live.setdefault(runner.directory.path, runner) is runner
-
-
-def _forget(runner: Runner) -> None:
-    with _lock:
-        del _live[runner.directory.path]
 
 
 def live(path: Path) -> Runner | None:

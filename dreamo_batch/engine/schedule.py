@@ -81,16 +81,6 @@ class Limits:
     patience_s: float = 900.0
     body_bytes_max: int = 20 * 1024 * 1024  # of creates on the wire; one larger body is sent alone
 
-    @property
-    def n_creating(self) -> int:
-        """Concurrent creates: two workers are kept for everything else."""
-        return max(1, self.n_workers - 2)
-
-    @property
-    def n_saving(self) -> int:
-        """Concurrent downloads: half of the workers."""
-        return max(1, self.n_workers // 2)
-
 
 class Schedule:
     """Decides what a free worker does next."""
@@ -214,7 +204,7 @@ class Schedule:
         if self.is_polling and (self._tasks or self._due):
             return False
         # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
-        return not self._waiting or not self.is_submitting or self.budget.verdict() != "go"
+        return not self._waiting or not self.is_submitting or not self.budget.may_send()
 
     @property
     def n_in_flight(self) -> int:
@@ -251,7 +241,9 @@ class Schedule:
         self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
-        self._plan(Do.POLL, key, now + self._first_poll_s(task))
+        # The very first may be done already.
+        is_at_once = not self.poll_times.is_known and len(self._tasks) <= _N_AT_ONCE
+        self._plan(Do.POLL, key, now + (0.0 if is_at_once else self._due_in(task, 0.0)))
 
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
@@ -377,10 +369,6 @@ class Schedule:
         """Return the number of polls of an open task."""
         return self._tasks[key].n_polls
 
-    def age_s(self, key: Key, now: float) -> float:
-        """Return the seconds since an open task was accepted."""
-        return now - self._tasks[key].born
-
     # Private.
 
     def _refused(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
@@ -405,28 +393,23 @@ class Schedule:
             return False
         if self.sends_one_at_a_time and self._busy[Do.CREATE]:
             return False
-        if self.outage.mood == "down" or (self.outage.mood == "trial" and not self._may_try()):
+        # One create tries whether the service is back, after a poll or probe was answered.
+        may_try = not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
+        if self.outage.mood == "down" or (self.outage.mood == "trial" and not may_try):
             return False
-        if not self.quota.has_room(self.n_in_flight) or len(self._busy[Do.CREATE]) >= self.limits.n_creating:
+        n_creating = len(self._busy[Do.CREATE])
+        # Two workers are kept for everything else.
+        if not self.quota.has_room(self.n_in_flight) or n_creating >= max(1, self.limits.n_workers - 2):
             return False
-        return self._has_room_for_body() and self.budget.verdict() == "go"
-
-    def _has_room_for_body(self) -> bool:
-        """Whether the next body fits beside those on the wire: each is in memory until it is sent."""
-        return (
-            not self._busy[Do.CREATE]
-            or self._next_size() + sum(self._bodies.values()) <= self.limits.body_bytes_max
-        )
+        # Each body is in memory until it is sent.
+        is_full = n_creating and self._next_size() + sum(self._bodies.values()) > self.limits.body_bytes_max
+        return not is_full and self.budget.may_send()
 
     def _next_size(self) -> int:
         key = self._waiting[0]
         if self._next_body is None or self._next_body[0] != key:
             self._next_body = key, self._body_bytes(key[0])
         return self._next_body[1]
-
-    def _may_try(self) -> bool:
-        """Whether one create may try if the service is back, after a poll or probe was answered."""
-        return not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
 
     def _next_due(self, now: float) -> Action | None:
         if not self._due or self._due[0][0] > now or not self.is_polling:
@@ -453,12 +436,6 @@ class Schedule:
             heappop(self._due)
             self._plan(do, key, now + left_s)
 
-    def _first_poll_s(self, task: _Task) -> float:
-        """Return the seconds until a task is polled first; the very first may be done already."""
-        if not self.poll_times.is_known and len(self._tasks) <= _N_AT_ONCE:
-            return 0.0
-        return self._due_in(task, 0.0)
-
     def _due_in(self, task: _Task, age_s: float, told_s: float | None = None) -> float:
         """Return the seconds until a task is polled again; while no latency is known, mostly scouts are polled."""
         if not self.poll_times.is_known and task.is_fresh and not task.is_scout:
@@ -483,9 +460,7 @@ class Schedule:
         return 0.0 if is_urgent else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
 
     def _next_save(self, now: float) -> Action | None:
-        if not self._may_save():
-            return None
-        if self._does_pace_saves and not self.quota.is_open(now):
+        if not self._may_save() or (self._does_pace_saves and not self.quota.is_open(now)):
             return None
         if self._does_pace_saves:
             self.quota.sent(now)
@@ -493,7 +468,7 @@ class Schedule:
 
     def _may_save(self) -> bool:
         """Whether the next download needs only time."""
-        return bool(self._to_save) and len(self._busy[Do.SAVE]) < self.limits.n_saving
+        return bool(self._to_save) and len(self._busy[Do.SAVE]) < max(1, self.limits.n_workers // 2)
 
     def _next_probe(self, now: float) -> Action | None:
         probe_at = self.outage.probe_at
@@ -536,7 +511,7 @@ class Refusals:
         self._earlier = frozenset(earlier or ())
         # Jobs refused once, and whether others were accepted since.
         self._once = dict(earlier or {})
-        self._in_a_row: dict[str, int] = {}
+        self.in_a_row: dict[str, int] = {}  # how often, since a create was last accepted
         self._decider: str | None = None
         self._has_bought = has_bought
         self._has_accepted = False
@@ -544,12 +519,7 @@ class Refusals:
     @property
     def is_in_doubt(self) -> bool:
         """Whether a create was refused, and none accepted since."""
-        return bool(self._in_a_row)
-
-    @property
-    def in_a_row(self) -> tuple[str, ...]:
-        """Return the jobs refused since a create was last accepted."""
-        return tuple(self._in_a_row)
+        return bool(self.in_a_row)
 
     def accepted(self) -> None:
         """Record an accepted create: the account isn't refused."""
@@ -559,13 +529,13 @@ class Refusals:
 
     def refused(self, job_id: str) -> bool:
         """Record a refused create; return whether its own row is to blame."""
-        is_again = self._in_a_row.keys() == {job_id}
+        is_again = self.in_a_row.keys() == {job_id}
         is_own = self._once.get(job_id, False) or (is_again and self._has_accepted)
         if is_own:
             self._decider = None  # it decides nothing
         else:
             self._once[job_id] = False
-            self._in_a_row[job_id] = self._in_a_row.get(job_id, 0) + 1
+            self.in_a_row[job_id] = self.in_a_row.get(job_id, 0) + 1
         return is_own
 
     def decide(self, waiting: Sequence[str]) -> str | None:
@@ -574,25 +544,24 @@ class Refusals:
             self._once = dict.fromkeys(self._once, True)
             self._settle()
             return waiting[0]
-        refused = [self._jobs[job_id] for job_id in self._in_a_row if job_id in self._jobs]
-        others = [job_id for job_id in reversed(waiting) if job_id not in self._in_a_row]
+        refused = [self._jobs[job_id] for job_id in self.in_a_row if job_id in self._jobs]
+        others = [job_id for job_id in reversed(waiting) if job_id not in self.in_a_row]
         others.sort(key=self._once.__contains__)  # what was refused in an earlier call comes last
         n_unlike, job = most_unlike(refused, (self._jobs[job_id] for job_id in others))
-        if job is not None and (self._decider is None or n_unlike > self._n_unlike(self._decider)):
+        before = [one for one in refused if one.job_id != self._decider]
+        # The decider differs from the other refused ones; whoever decides next, from more of them.
+        if job is not None and (
+            self._decider is None or n_unlike > most_unlike(before, [self._jobs[self._decider]])[0]
+        ):
             self._decider = job.job_id
             return job.job_id
-        alone = next(iter(self._in_a_row))
-        is_left = job is None and alone in waiting and self._in_a_row == {alone: 1}
+        alone = next(iter(self.in_a_row))
+        is_left = job is None and alone in waiting and self.in_a_row == {alone: 1}
         return alone if is_left else None
 
     def _settle(self) -> None:
-        self._in_a_row.clear()
+        self.in_a_row.clear()
         self._decider = None
-
-    def _n_unlike(self, job_id: str) -> int:
-        """Return how much a refused job differs from the other refused ones."""
-        others = [self._jobs[other] for other in self._in_a_row if other != job_id and other in self._jobs]
-        return most_unlike(others, [self._jobs[job_id]])[0]
 
 
 def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> tuple[int, Job | None]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import (
     OPEN,
-    SUBMITTED,
     Attempt,
     State,
     is_unresolved_cost,
@@ -62,17 +61,12 @@ class Snapshot:
     @property
     def n_settled(self) -> int:
         """Rows that nothing more will happen to in this call."""
-        return n_settled(self.by_status) - self.n_again
+        return sum(self.by_status.get(status, 0) for status in columns.SETTLED) - self.n_again
 
     @property
     def n_failed(self) -> int:
         """Rows that failed."""
         return self.by_status.get(columns.FAILED, 0)
-
-
-def n_settled(by_status: Mapping[str, int]) -> int:
-    """Count the rows that have an outcome."""
-    return sum(by_status.get(status, 0) for status in columns.SETTLED)
 
 
 Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
@@ -202,14 +196,10 @@ def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
     """Read off a prepared table what a status needs of it."""
     is_job, is_again = (prepared.rows[name].notna() for name in (columns.JOB_ID, columns.DUPLICATE_OF))
     labels = dict(zip(prepared.jobs, index[(is_job & ~is_again).to_numpy()], strict=True))
-    return Rows(prepared.jobs, labels, prepared.weights, _invalid(index, prepared.rows[~is_job]))
-
-
-def _invalid(index: pd.Index, rows: pd.DataFrame) -> tuple[ErrorGroup, ...]:
-    if not len(rows):
-        return ()
-    position, message = rows.index[0], rows[columns.ERROR_MESSAGE].iloc[0]
-    return (ErrorGroup(columns.INVALID, len(rows), index[position], str(message)),)
+    messages = prepared.rows.loc[~is_job, columns.ERROR_MESSAGE]
+    first = zip(index[messages.index[:1]], messages.iloc[:1], strict=True)
+    invalid = (ErrorGroup(columns.INVALID, len(messages), label, str(message)) for label, message in first)
+    return Rows(prepared.jobs, labels, prepared.weights, tuple(invalid))
 
 
 @dataclass(slots=True)
@@ -314,11 +304,9 @@ class Tally:
         before = self._status.get(attempt.job_id)
         self._n_unsettled += (status in columns.UNSETTLED) - (before in columns.UNSETTLED)
         self._status[attempt.job_id] = status
-        self._set_error(attempt, status)
-
-    def _set_error(self, attempt: Attempt, status: str) -> None:
         self._errors.pop(attempt.job_id, None)
-        name = _class(attempt, status)
+        name = columns.OUTPUT_ERROR if attempt.output_error is not None else None
+        name = attempt.error_class or status if status in _ENDED_BADLY else name
         if name is not None and attempt.job_id in self._rows.weights:
             self._errors[attempt.job_id] = name, attempt.error_message or attempt.output_error or ""
 
@@ -334,21 +322,9 @@ class Tally:
         )
 
 
-def _class(attempt: Attempt, status: str) -> str | None:
-    """Name the error that a job stands at; None where there is none."""
-    if status in _ENDED_BADLY:
-        return attempt.error_class or status
-    return columns.OUTPUT_ERROR if attempt.output_error is not None else None
-
-
 def _unknown(attempt: Attempt | None) -> Decimal:
     """Return what is held back for an attempt that ended, or may have been taken, without a known cost."""
-    if (
-        attempt is None
-        or attempt.stage not in SUBMITTED
-        or attempt.stage in OPEN
-        or not is_unresolved_cost(attempt)
-    ):
+    if attempt is None or attempt.stage in OPEN or not is_unresolved_cost(attempt):
         return ZERO
     return money(attempt.reserved) or ZERO
 

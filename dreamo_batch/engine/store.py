@@ -515,15 +515,9 @@ class FencedLog:
         self._store.delete(names[:-2])
         if len(names) > 1:
             covered = int(names[-2].removeprefix(f"{_CHECKPOINTS}/").split("-")[0])
-            self._store.delete(map(_slot, self._compacted(covered)))
-
-    def _compacted(self, covered: int) -> list[int]:
-        """Take the slots up to a number that nobody needs; barriers are needed for ever."""
-        found = sorted(
-            number for number, kind in self._kinds.items() if number <= covered and kind != _BARRIER
-        )
-        self._kinds = {number: kind for number, kind in self._kinds.items() if number > covered}
-        return found
+            old = {number: kind for number, kind in self._kinds.items() if number <= covered}
+            self._kinds = {number: kind for number, kind in self._kinds.items() if number not in old}
+            self._store.delete(_slot(number) for number in sorted(old) if old[number] != _BARRIER)
 
     def _add(self, kind: str, content: bytes) -> None:
         with self._lock:
@@ -782,20 +776,14 @@ class Replica:
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
 
-    def release(self) -> None:
-        """Stop being the writer, and say so in the log."""
+    def release(self, *, is_inherited: bool = False) -> None:
+        """Stop being the writer, and say so in the log, unless it is that of the process this one was forked from."""
         log, self._log = self._log, None
         self._beating.set()
         files.publish(self.path, None)
-        if log is not None and not log.is_fenced:
+        if log is not None and not log.is_fenced and not is_inherited:
             with suppress(OSError):  # a successor waits a little longer
                 log.close()
-
-    def forget(self) -> None:
-        """Forget a log that this process inherited when it was forked."""
-        self._log = None
-        self._beating.set()
-        files.publish(self.path, None)
 
     @property
     def is_lost(self) -> bool:

@@ -617,14 +617,14 @@ class Client:
         )
         names = ("excerpt", "unlisted_status", "other_id", "discount")
         masked: dict[str, Any] = {name: self._masked(getattr(task, name)) for name in names}
+        echo = {
+            name: one if isinstance(one, int) else str(self._masked(one)) for name, one in task.echo.items()
+        }
         return replace(
             task,
             **masked,
             error=error,
-            echo={
-                name: one if isinstance(one, int) else str(self._masked(one))
-                for name, one in task.echo.items()
-            },
+            echo=echo,
             urls=tuple(map(self._without_key, task.urls)),
             job_ids=tuple(map(self._masked, task.job_ids)),
             metadata={self._without_key(name): value for name, value in task.metadata.items()},

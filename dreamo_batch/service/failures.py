@@ -230,10 +230,11 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
         return FailureKind.STOP, NO_CREDIT
     if operation == "create" and is_ok:
         is_refusal = is_no_credit and b'"id"' not in body  # an unreadable answer that names a task isn't one
-        refusal = messages.read_refusal(body) or (said if is_refusal else None)
+        refusal = messages.refusal_in(messages.load_leniently(body)) or (said if is_refusal else None)
         if refusal is not None:
             return _judge_refusal(refusal)
-    if operation == "fetch" and _is_not_found(status, said):
+    says_missing = status < HTTPStatus.INTERNAL_SERVER_ERROR and messages.says_missing(said)
+    if operation == "fetch" and (status == HTTPStatus.NOT_FOUND or says_missing):
         return FailureKind.PERMANENT, TASK_NOT_FOUND
     if status in _CLEAR:
         return _CLEAR[status]
@@ -281,7 +282,9 @@ def _class_of(said: ServiceMessage, otherwise: str) -> str:
     known = contract.ERROR_CODES.get(said.code or "")
     error_class = known.error_class if known else otherwise
     is_clear = known is not None and error_class not in _VAGUE_CLASSES
-    if is_clear or not _says_moderation(said):
+    code, words = said.code or "", (said.message or "").lower()
+    is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
+    if is_clear or not (is_code or any(word in words for word in contract.MODERATION_WORDS)):
         return error_class
     return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{said.code} {said.message}") else MODERATION
 
@@ -292,18 +295,6 @@ def _says_no_credit(said: ServiceMessage) -> bool:
     is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
     return is_code or any(_NO_CREDIT.search(_WORD_ENDS.sub(" ", one)) for one in words)
-
-
-def _says_moderation(said: ServiceMessage) -> bool:
-    code, words = said.code or "", (said.message or "").lower()
-    is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
-    return is_code or any(word in words for word in contract.MODERATION_WORDS)
-
-
-def _is_not_found(status: int, said: ServiceMessage) -> bool:
-    if status == HTTPStatus.NOT_FOUND:
-        return True
-    return status < HTTPStatus.INTERNAL_SERVER_ERROR and messages.says_missing(said)
 
 
 def is_success(status: int) -> bool:

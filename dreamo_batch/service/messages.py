@@ -484,10 +484,9 @@ def _is_cost_unreadable(usage: Any) -> bool:
     if not isinstance(usage, dict):
         return usage not in (None, "")
     cost = usage.get("cost")
-    is_amount = _usd(cost) is not None and is_usd(_currency(usage))
     if cost in (None, ""):
         return any(_COST_KEY.match(key) and bool(number(one)) for key, one in usage.items())
-    return not is_amount
+    return _usd(cost) is None or not is_usd(_currency(usage))
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
@@ -630,9 +629,9 @@ def pieces_of(request: Request) -> list[bytes]:
 def read_created(body: bytes) -> str | ServiceMessage:
     """Read the answer to a create; one that names two tasks doesn't say which was made."""
     answer = load(body)
-    if len(_all_ids(answer) if _refusal(answer) is None else named_tasks_in(body)) > 1:
+    if len(_all_ids(answer) if refusal_in(answer) is None else named_tasks_in(body)) > 1:
         raise Unreadable(excerpt(body))
-    created = task_id_in(answer) or task_id_in(answer.get("data")) or _refusal(answer)
+    created = task_id_in(answer) or task_id_in(answer.get("data")) or refusal_in(answer)
     if created is None:
         raise Unreadable(excerpt(body))
     return created
@@ -676,11 +675,6 @@ def read_description(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(listed, list) and listed else None
 
 
-def read_refusal(body: bytes) -> ServiceMessage | None:
-    """Read an error from an answer with HTTP 200."""
-    return _refusal(load_leniently(body))
-
-
 def read_price(body: bytes) -> Price:
     """Read the answer to a precharge."""
     answer = load(body)
@@ -710,7 +704,7 @@ def read_error(body: bytes) -> ServiceMessage:
         return ServiceMessage(None, text(" ".join(html.unescape(words).split())))
 
 
-def _refusal(answer: dict[str, Any]) -> ServiceMessage | None:
+def refusal_in(answer: dict[str, Any]) -> ServiceMessage | None:
     """Read an error from an answer with HTTP 200; words alone aren't one, they may say "ok"."""
     said = message_in(answer)
     if said is None or message_in(answer.get("error")):

@@ -115,23 +115,16 @@ def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> Non
     """Read a body in pieces, so that what came before a break is kept."""
     if failures.is_success(response.status) and (response.length or 0) > max_bytes:
         raise AnswerTooLong(f"the answer has {response.length} bytes; the limit is {max_bytes} bytes")
-    left_bytes = max_bytes
-    read = _reader(response)
+    left_bytes, read = max_bytes, response.read_next
+    if "content-encoding" in response.headers:
+        headers = urllib3.HTTPHeaderDict(response.headers.items())
+        unpacking = urllib3.HTTPResponse(response, headers, response.status, preload_content=False)
+        read = partial(unpacking.read1, decode_content=True)
     while piece := read(min(_PIECE_BYTES, left_bytes + 1)):
         pieces.append(piece)
         left_bytes -= len(piece)
         if left_bytes < 0:
             raise AnswerTooLong(f"the answer is longer than the limit of {max_bytes} bytes")
-
-
-def _reader(response: _TimedAnswer) -> Callable[[int], bytes]:
-    """Return what reads the next bytes of a body that have arrived, so that what came before a break is kept."""
-    if "content-encoding" not in response.headers:
-        return response.read_next
-    unpacking = urllib3.HTTPResponse(
-        response, urllib3.HTTPHeaderDict(response.headers.items()), response.status, preload_content=False
-    )
-    return partial(unpacking.read1, decode_content=True)
 
 
 _IPV4: Final = 4
@@ -218,18 +211,14 @@ class _Watched(HTTPConnection):
             if refusal is not None:
                 raise urllib3.exceptions.LocationValueError(refusal)
         try:
-            return self._connect_to_one_of(addresses)
+            for address in addresses[:-1]:
+                self._dns_host = address
+                with suppress(urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
+                    return super()._new_conn()
+            self._dns_host = addresses[-1]
+            return super()._new_conn()
         finally:
             self._dns_host = host
-
-    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
-        *others, last = addresses
-        for address in others:
-            self._dns_host = address
-            with suppress(urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
-                return super()._new_conn()
-        self._dns_host = last
-        return super()._new_conn()
 
 
 def why_refused(address: str, *, allows_private: bool) -> str | None:
