@@ -492,6 +492,13 @@ def test_waiting_ends_in_time_and_names_the_task(server, waiting):
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("wrong", [{"timeout_s": "5"}, {"poll_every_s": None}])
+def test_waiting_takes_numbers_of_seconds(server, client, wrong):
+    with pytest.raises(errors.UsageError, match=f"{next(iter(wrong))}=.*: expected a number of seconds"):
+        client.wait("cq0example", **wrong)
+    assert server.requests == []
+
+
 def test_waiting_stops_at_what_will_not_pass(server, waiting):
     """An unknown task and a refused key."""
     for status, error in ((404, errors.RequestRejected), (401, errors.ServiceRefused)):
@@ -526,5 +533,5 @@ def test_a_closed_client_sends_nothing_and_says_so(server, client):
     client.close()
     failure = failure_of(client, "create")
     assert (failure.kind, failure.is_outage) == (FailureKind.TRANSIENT, False)
-    assert "closed; nothing was sent" in failure.message
+    assert "the client is closed; nothing was sent; make a new client" in str(failure)
     assert server.requests == []

@@ -448,6 +448,7 @@ class Transport:
                 failures.FailureKind.TRANSIENT,
                 failures.UNREACHABLE,
                 message="the client is closed",
+                cause="closed",
             )
         exchange = lane.exchange
         exchange.answer_within_s = answer_within_s or self._read_timeout_s
