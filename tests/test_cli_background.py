@@ -148,7 +148,7 @@ def test_lines_are_dated_once():
             pass
 
     kept = Kept()
-    lines = background._DatedLines(kept)
+    lines = background._DatedLines(kept, "")
     for text in ("one\ntw", "o\n", "2027-01-31 22:30:00+0000 dreamo: three\n", "\n"):
         lines.write(text)
     one, two, three, empty = kept.text.splitlines()
@@ -156,14 +156,24 @@ def test_lines_are_dated_once():
 
 
 def test_what_the_log_can_not_take_goes_into_a_temporary_file(tmp_path, monkeypatch):
-    """The disk that refuses the ledger refuses the log, too, in which the ids of paid tasks would stand."""
+    """The disk that refuses the ledger refuses the log, too, in which the ids of paid tasks would stand.
+
+    Whoever asks how the run stands is told where, until a later log is kept in the run directory again.
+    """
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    lines = background._DatedLines(FullDisk())
+    log = tmp_path / "run" / "run.log"
+    log.parent.mkdir()
+    log.touch()
+    lines = background._DatedLines(FullDisk(), f"dreamo-batch-{background._number_of(log.parent)}-")
     lines.write("task t1\n")
     lines.write("task t2\n")
     lines._stream.close()
     (kept,) = tmp_path.glob("dreamo-batch-*.log")
     assert [line[25:] for line in kept.read_text(encoding="utf-8").splitlines()] == ["task t1", "task t2"]
+    for verb in ("status", "watch"):
+        assert f"Its log goes on in {kept}." in call(verb, log.parent).stderr
+    os.utime(log, (time.time() + 60, time.time() + 60))
+    assert str(kept) not in call("status", log.parent).stderr
 
 
 class FullDisk(io.StringIO):
@@ -409,7 +419,8 @@ def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
         assert begun.exit_code == 0, begun.stderr
         until = f"Process {pid_in(run_dir)} waits until"
         assert until in begun.stderr
-        assert until in call("status", run_dir).stderr
+        asked = call("status", run_dir, "--format", "json")
+        assert (asked.exit_code, asked.stdout, until in asked.stderr) == (0, "{}\n", True)
         assert until in call(*words, env=at(gateway)).stderr
         stopped = call("stop", run_dir)
         assert (stopped.exit_code, "nothing was sent" in stopped.stderr) == (0, True)

@@ -158,6 +158,23 @@ def test_a_call_that_is_halted_or_can_record_nothing_holds_the_id(tmp_path, can_
     assert "it names task t1" in result.message
 
 
+def test_ids_of_requests_are_not_waited_for_again_and_again(tmp_path, monkeypatch):
+    """Once two of a kind of refusal were no tasks; not where one was, or where it isn't clear that it is a refusal."""
+    clock, asked = FakeClock(), []
+    monkeypatch.setattr("dreamo_batch.engine.effects.time", SimpleNamespace(monotonic=clock.monotonic))
+    client = ScriptedClient(UNKNOWN)
+    made = Effects(client, RunDirectory(tmp_path))
+    made.is_halted = SimpleNamespace(wait=clock.advance)
+    found = Task("t1", "in_progress")
+    script = [(one, None) for one in (NO_CREDIT, REFUSED, BROKEN) for _ in range(3)]
+    for refused, task in (*script, (NO_CREDIT, found), (NO_CREDIT, None)):
+        answers = [RequestNotTaken(UNKNOWN)] * 6 if task is None else [task]
+        client.answer, client.script, client.asked = RequestNotTaken(refused), answers, []
+        made.create(KEY, job(), boottime())
+        asked.append(len(client.asked) - 1)
+    assert asked == [6, 6, 1, 6, 6, 1, 6, 6, 6, 1, 6]
+
+
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pytest
 
@@ -17,16 +17,20 @@ from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
-from dreamo_batch.engine.runner import open_ledger
+from dreamo_batch.engine.runner import Runner, open_ledger
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
-from dreamo_batch.errors import DirectoryError, DirectoryLocked, OtherService, StorageFailed, UsageError
+from dreamo_batch.errors import (
+    AccessRefused,
+    DirectoryError,
+    DirectoryLocked,
+    OtherService,
+    StorageFailed,
+    UsageError,
+)
 from dreamo_batch.service import failures
 from dreamo_batch.service.messages import Task
 from tests.fakes import event, prepared
 from tests.flows import PATIENCE_S, until
-
-if TYPE_CHECKING:
-    from dreamo_batch.engine.runner import Runner
 
 
 class FakeService:
@@ -38,6 +42,7 @@ class FakeService:
         self.n_held = threading.Semaphore(0)
         self.is_halted = threading.Event()
         self.creates: list = []
+        self.taken: dict = {}
         self.poll_error: BaseException | None = None
         self.save_error: BaseException | None = None
         self.is_running = False
@@ -49,7 +54,8 @@ class FakeService:
         self.creates.append(key)
         self.n_held.release()
         assert self.gate.wait(PATIENCE_S)
-        return CreateAnswer(key, f"task-{key[0]}-{key[1]}")
+        self.taken[key] = f"task-{key[0]}-{key[1]}"
+        return CreateAnswer(key, self.taken[key])
 
     def fetch(self, do, key, task_id):
         if self.poll_error is not None:
@@ -635,6 +641,66 @@ def test_an_id_whose_answer_can_not_be_taken_in_is_kept_beside(folder, service, 
     Call(folder, service, "a").start().wait()
     (attempt,) = read(folder).state()
     assert (attempt.stage, attempt.task_id, len(service.creates)) == (Stage.COMPLETED, "task-a-1", 1)
+
+
+@pytest.mark.parametrize("where", ["worker", "runner", "coordinator"])
+def test_an_id_is_recorded_wherever_an_error_comes_before_its_answer_is_taken_in(
+    folder, service, monkeypatch, where
+):
+    """Memory that ran out for a moment: the id is taken from where the worker left it."""
+    owner, name = {
+        "worker": (FakeService, "create"),
+        "runner": (Runner, "_open_message"),
+        "coordinator": (Coordinator, "take"),
+    }[where]
+    done = getattr(owner, name)
+
+    def fail_once(self, *given):
+        answer = done(self, *given) if where == "worker" else given[0]
+        if isinstance(answer, CreateAnswer):
+            monkeypatch.setattr(owner, name, done)
+            raise MemoryError  # noqa: TRY004 - not for its type
+        return done(self, *given)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    call = Call(folder, service, "a").start()
+    call.wait()
+    assert isinstance(call.runner.error, MemoryError)
+    (attempt,) = read(folder).state()
+    assert (attempt.stage, attempt.task_id) == (Stage.ACCEPTED, "task-a-1")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_an_error_after_the_last_line_of_opening_leaves_no_lock(folder, service, monkeypatch, error):
+    """The ledger was made, and nobody has got it."""
+    nobodys = []
+
+    def opened(*given):
+        nobodys.append(open_ledger(*given))
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "open_ledger", opened)
+        with pytest.raises(type(error)):
+            Call(folder, service, "a").start()
+    assert not RunDirectory(folder).is_locked()
+    nobodys.pop().abandon()
+    Call(folder, service, "a").start().wait()
+    assert stages(folder) == {"a": "completed"}
+
+
+def test_a_refused_account_that_names_a_task_submits_nothing_more_meanwhile(folder, service):
+    """The task is asked for, but the next row needn't wait for the answer."""
+    failure = failures.Failure(failures.FailureKind.STOP, failures.NO_CREDIT, 402, task_id="t9")
+    service.hold()
+    call = Call(folder, service, "a", "b", max_in_flight=1).start()
+    service.n_held.acquire(timeout=PATIENCE_S)
+    assert service.note(("a", 1), failure)
+    assert isinstance(call.coordinator.stopped, AccessRefused)
+    service.gate.set()
+    call.wait()
+    assert service.creates == [("a", 1)]
+    assert stages(folder) == {"a": "completed"}
 
 
 def test_results_that_fail_leave_no_lock(folder, service, monkeypatch):

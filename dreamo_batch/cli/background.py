@@ -140,12 +140,25 @@ def working_on(run_dir: str) -> Process | None:
     return process if process is not None and process.is_alive else None
 
 
-def sentence(run_dir: str) -> str:
-    """Say which command works on a directory; nothing if none does."""
+def is_to_begin(run_dir: str) -> bool:
+    """Whether a command waits for its time where no call has ever begun."""
     process = working_on(run_dir)
-    if process is None:
-        return ""
-    return f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
+    return process is not None and bool(process.until) and not _directory(run_dir).exists()
+
+
+def sentence(run_dir: str) -> str:
+    """Say which command works on a directory, and where its log is if the disk refused it; else nothing."""
+    process = working_on(run_dir)
+    said = []
+    if process is not None:
+        said = [
+            f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
+        ]
+    with suppress(OSError):  # there is no log, or another user's
+        log = _directory(run_dir).log
+        for other in Path(tempfile.gettempdir()).glob(f"dreamo-batch-{_number_of(log.parent)}-*.log"):
+            said += [f"Its log goes on in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
+    return " ".join(said)
 
 
 def _taken(run_dir: str) -> UsageError:
@@ -236,18 +249,19 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
     return child.pid, log, code
 
 
-def take_over() -> dict[str, Any]:
+def take_over(run_dir: str) -> dict[str, Any]:
     """Return what this process is to go on with; from now on all that it says is dated."""
     given: dict[str, Any] = json.load(sys.stdin)
-    sys.stdout, sys.stderr = _DatedLines(sys.stdout), _DatedLines(sys.stderr)
+    beside = f"dreamo-batch-{_number_of(_directory(run_dir).path)}-"
+    sys.stdout, sys.stderr = _DatedLines(sys.stdout, beside), _DatedLines(sys.stderr, beside)
     return given
 
 
 class _DatedLines(io.TextIOBase):
     """Puts the date before each line that has none; once the log can't be written, in a temporary file."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, beside: str) -> None:
+        self._stream, self._beside = stream, beside
         self._is_at_start = True
 
     def write(self, text: str) -> int:
@@ -260,7 +274,7 @@ class _DatedLines(io.TextIOBase):
             self._stream.write(dated)
             self._stream.flush()
         except OSError:  # on the disk of the run, which may refuse what was bought, too
-            number, _ = tempfile.mkstemp(".log", f"dreamo-batch-{os.getpid()}-", text=True)
+            number, _ = tempfile.mkstemp(".log", self._beside, text=True)
             self._stream = open(number, "a", 1, "utf-8")  # noqa: PTH123, SIM115 - for as long as this process
             self._stream.write(dated)
         return len(text)
@@ -274,7 +288,6 @@ class _DatedLines(io.TextIOBase):
 
 def wait_for_begin(run_dir: str) -> None:
     """Wait for as long as the command that works on a directory waits itself."""
-    if said := sentence(run_dir):
-        hint(said)
+    hint(sentence(run_dir))
     while (process := working_on(run_dir)) is not None and process.until:
         threading.Event().wait(1.0)

@@ -309,7 +309,7 @@ def run(
 @command(*RUN_DIR)
 def in_background(run_dir: str) -> int:
     """Go on with what `run --detach` has checked, as its standard input says."""
-    given = background.take_over()
+    given = background.take_over(run_dir)
     frame = read_table(given["table"], given["about_file"])
     return _finish(dreamo.run, (frame, run_dir), given["options"], "table")
 
@@ -440,12 +440,12 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
 
     Over one run directory or several.
     """
+    begun = [one for one in run_dirs if not background.is_to_begin(one)]
     for one in run_dirs:
-        if said := background.sentence(one):
-            hint(said)
-    damage = dreamo.verify(run_dirs) if verify else []
+        hint(background.sentence(one))
+    damage = dreamo.verify(begun) if verify and begun else []
     try:
-        summary = dreamo.status(run_dirs)
+        summary = dreamo.status(begun) if begun else {}
     except dreamo.DirectoryError:  # too damaged to count
         for line in damage:
             warn(line)
@@ -464,6 +464,7 @@ def watch(run_dir: str, *, format_: str) -> int:
     """
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
+    hint(background.sentence(run_dir))  # where its log went on meanwhile
     show_summary(dreamo.status(run_dir), format_)
     return code_of_results(results)
 

@@ -195,8 +195,8 @@ def emit(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Write advice to standard error, unless `--quiet` was passed."""
-    if not _is_quiet.get():
+    """Write advice to standard error, if there is any, unless `--quiet` was passed."""
+    if text and not _is_quiet.get():
         warn(text)
 
 

@@ -376,8 +376,8 @@ class ShardedCall(Call):
         if self.directory.replica is not None:
             self.directory.replica.wait_until_free()
         with ExitStack() as resources:
-            self.directory.lock()
             resources.callback(self.directory.unlock)
+            self.directory.lock()
             self.client = self.service.connect(resources, self.directory)
             self._prepare()
             self.runner = _ShardRunner(self)
@@ -601,16 +601,15 @@ class ShardedCall(Call):
         if shard.replica is not None:
             shard.replica.wait_until_free()
         clock = SystemClock()
-        ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
-        try:
+        with ExitStack() as last:
+            last.callback(shard.unlock)
+            ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
+            last.callback(ledger.abandon)
             share = BudgetShare(Budget.of(place), ledger)
             spending = Spending(price=self.spending.price, attempts=ledger.state.kinds())
             granted = share.join(spending.committed, spending, ledger.state)
             ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))
             ledger.close(())
-        finally:
-            ledger.abandon()
-            shard.unlock()
 
     # In the thread of the runner.
 

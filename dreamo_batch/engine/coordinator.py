@@ -186,10 +186,9 @@ class Coordinator:
         return work
 
     def take_back(self, action: Action) -> None:
-        """Undo a choice of `give` that could not be recorded and so was not sent."""
-        if action.do is Do.CREATE:
-            self.record(effects.not_sent(action.key, self._clock.wall()))
-            self.schedule.create_ended(action.key)
+        """Undo the choice of a create that could not be recorded and so was not sent."""
+        self.record(effects.not_sent(action.key, self._clock.wall()))
+        self.schedule.create_ended(action.key)
 
     def wait_s(self, n_free: int) -> float | None:
         """Return the seconds until something is due; None if only an answer can change anything."""
@@ -349,8 +348,11 @@ class Coordinator:
                 f"that of job {job_id}; none is sent again unless you ask.",
             )
 
-    def settle(self, event: Event) -> None:
-        """Apply what was found out about an ambiguous attempt: poll its task, or submit it."""
+    def settle(self, event: Event, failure: Failure | None = None) -> None:
+        """Apply what was found out about an ambiguous attempt: poll its task, or submit it.
+
+        Where a failed create names a task, the `failure` of an account stops the call before that is asked for.
+        """
         attempt, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
         key = (attempt.job_id, attempt.attempt)
         if attempt.stage is Stage.ACCEPTED:
@@ -358,6 +360,10 @@ class Coordinator:
             self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
         else:
             self.submit_again([key])
+        if failure is not None:
+            self._notice("named", f"Job {key[0]} wasn't accepted. Checking a task that the answer names.")
+            if failure.kind is FailureKind.STOP and failure.error_class != failures.FORBIDDEN:
+                self._refused_access(failure)
 
     def _is_settled_by_others(self) -> bool:
         """Settle attempts in doubt by what a suspended writer was answered since; whether that leaves more to do."""

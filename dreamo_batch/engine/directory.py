@@ -201,34 +201,33 @@ class RunDirectory:
     def lock(self) -> None:
         """Become the only writer."""
         self.make()
-        owner = self.owner
-        lock = filelock.FileLock(self.path / LOCK, thread_local=False)
+        owner, me = self.owner, f"Process {os.getpid()} on {socket.gethostname()}"
+        self._lock = filelock.FileLock(self.path / LOCK, thread_local=False)
         try:
-            lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
-        except filelock.Timeout:
-            raise DirectoryLocked(
-                f"{owner} is writing to {self.name}. Wait until it ends, or stop it. You can still read the directory "
-                "(load, status, results)."
-            ) from None
-        self._lock = lock
-        me = f"Process {os.getpid()} on {socket.gethostname()}"
-        try:
+            self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
             (self.path / LOCK).write_text(me, encoding="utf-8")
             self._lock_id, self._is_lost = self._find_lock(), False
             self.folder_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             if self.replica is not None:
                 self.replica.take_over()
+        except filelock.Timeout:
+            self._lock = None
+            raise DirectoryLocked(
+                f"{owner} is writing to {self.name}. Wait until it ends, or stop it. You can still read the directory "
+                "(load, status, results)."
+            ) from None
         except BaseException:
             self.unlock()
             raise
 
     def unlock(self) -> None:
         """Stop being the writer."""
+        if self._lock is None:
+            return
         if self.replica is not None:
             self.replica.release()
-        if self._lock is not None:
-            self._lock.release(force=True)
-            self._lock, self._lock_id = None, None
+        self._lock.release(force=True)
+        self._lock, self._lock_id = None, None
         if self.folder_fd is not None:
             os.close(self.folder_fd)
             self.folder_fd = None

@@ -14,7 +14,7 @@ import mmap
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from math import inf
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
 _UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
+_UNFOUND_MAX: Final = 2  # ids in refusals of a kind, after which the id is taken for the request's
 _CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
 _PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the parts' base64 is that of the whole
 
@@ -390,6 +391,8 @@ class Effects:
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
         self.is_halted = threading.Event()
         self.note: Callable[[Key, Failure], bool] = lambda _key, _failure: True
+        self.taken: dict[Key, str] = {}  # tasks, until the ledger has them, whatever becomes of the answer
+        self._n_unfound: defaultdict[tuple[str, int | None], float] = defaultdict(float)
         self._client = client
         self._run_dir = run_dir.path
         self._create_within_s = inf if run_dir.replica is None else CREATE_WITHIN_S
@@ -411,29 +414,35 @@ class Effects:
             why = f"held up for {late_s:.0f} s, in which another process may have gone on; nothing was sent"
             return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
         try:
-            return CreateAnswer(key, self._client.create(request.pop()))
+            result: str | Failure = self._client.create(request.pop())
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
-            return CreateAnswer(key, self._named_task(key, error.failure))
+            result = self._named_task(key, error.failure)
         except Exception as error:
             logger.exception("create of job %s ended in a way nobody foresaw", key[0])
-            return CreateAnswer(key, from_exception("create", error))
+            result = from_exception("create", error)
+        if isinstance(result, str):
+            self.taken[key] = result
+        return CreateAnswer(key, result)
 
     def _named_task(self, key: Key, failure: Failure) -> str | Failure:
         """Return the task that a failed create names; one that an error names is noted and asked for first."""
         if failure.task_id is None or not failure.is_task_in_doubt:
             return failure.task_id or failure
         since, wait_s, said = time.monotonic(), 0.0, failure
-        is_noted = self.note(key, failure)
+        refusal, is_noted = (failure.error_class, failure.http_status), self.note(key, failure)
         while is_noted:
             answer = self.fetch(Do.POLL, key, failure.task_id).result
             if not isinstance(answer, Failure):
+                self._n_unfound[refusal] = -inf
                 return failure.task_id
             said, asked_for_s = answer, time.monotonic() - since
+            patience_s = _UNKNOWN_AFTER_S if self._n_unfound[refusal] < _UNFOUND_MAX else 0.0
+            is_unknown = said.error_class == failures.TASK_NOT_FOUND and asked_for_s >= patience_s
             # A key that is refused itself buys nothing.
-            is_unknown = said.error_class == failures.TASK_NOT_FOUND and asked_for_s >= _UNKNOWN_AFTER_S
             is_unknown |= failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
+                self._n_unfound[refusal] += 1
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
                 return replace(
                     failure, message=f"{failure.message} (no task {failure.task_id}, which it names)"

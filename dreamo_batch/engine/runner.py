@@ -35,8 +35,8 @@ def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: st
     """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous."""
     with ExitStack() as undo:
         try:
-            directory.lock()
             undo.callback(directory.unlock)
+            directory.lock()
             ledger = Ledger(directory, service, entropy)
             undo.callback(ledger.abandon)
             left = interrupted(ledger.state)
@@ -169,6 +169,7 @@ class Runner:
         self._writer: Workers | None = None
         self._is_writing = False
         self._recorded: deque[_Recorded] = deque()  # creates that are sent once they are on the disk
+        self._taken: dict[Key, str] = {}  # by workers, and not by this thread
         self._pid = os.getpid()
         self._on_close: Callable[[], None] = lambda: None
         self._on_end: Callable[[BaseException | None], None] = lambda _error: None
@@ -258,22 +259,22 @@ class Runner:
         """
         self.workers = self.workers or Workers(n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
-        coordinator.effects.note = self._note
+        coordinator.effects.note, coordinator.effects.taken = self._note, self._taken
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         if self.coordinator is not None:
-            recorded = [action.key for _, action, _ in self._recorded if action.do is Do.CREATE]
+            recorded = [action.key for _, action, _ in self._recorded]
             self._take_back(coordinator)  # the new one, whose plan took them for being on the wire
             coordinator.submit_again(recorded)
         self.coordinator, self._on_close, self._on_end = coordinator, on_close, on_end
         self.is_resting.clear()
 
-    def settle(self, event: Event) -> None:
+    def settle(self, event: Event, failure: Failure | None = None) -> None:
         """Record what was found out about an attempt, on disk; a call under way continues with it."""
         assert self.ledger is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
             self.ledger.record([event])
         else:
-            self.coordinator.settle(event)
+            self.coordinator.settle(event, failure)
         try:
             self.ledger.commit()
         except OSError as error:
@@ -283,7 +284,7 @@ class Runner:
 
     def _note(self, key: Key, failure: Failure) -> bool:
         """Have it on disk, for a worker, which task an error names; False if that can't be done any more."""
-        reply = self.ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure)))
+        reply = self.ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
     # The thread.
@@ -324,11 +325,18 @@ class Runner:
         while (coordinator := self.coordinator) is not None and any(  # n_busy may be wrong after an error
             pool.is_busy for pool in (self._writer, coordinator.schedule.creating and self.workers) if pool
         ):
-            try:
-                self._take(_LOOK_EVERY_S)
-            except Exception:  # whatever is wrong with one answer, the next may be a task id
-                logger.exception("an answer could not be taken in")
-            self._commit(coordinator)
+            self._take_or_log(coordinator)
+        for key, task_id in list(self._taken.items()):  # an error came between the answer and this thread
+            assert coordinator is not None  # noqa: S101 - whose create it was
+            self.mailbox.put(effects.CreateAnswer(key, task_id))
+            self._take_or_log(coordinator)
+
+    def _take_or_log(self, coordinator: Coordinator) -> None:
+        try:
+            self._take(_LOOK_EVERY_S)
+        except Exception:  # whatever is wrong with one answer, the next may be a task id
+            logger.exception("an answer could not be taken in")
+        self._store(coordinator, coordinator.ledger.commit)
 
     def _n_free(self) -> int:
         return 0 if self.workers is None else self.workers.n - self.n_busy - len(self._recorded)
@@ -343,7 +351,7 @@ class Runner:
                 self._hand_out(call)
         self._write(coordinator.ledger)
         if coordinator.ledger.is_checkpoint_due():
-            self._checkpoint(coordinator)
+            self._store(coordinator, lambda: coordinator.ledger.checkpoint(coordinator.assignment.jobs))
 
     def _hand_out(self, call: Callable[[], Any]) -> None:
         assert self.workers is not None  # noqa: S101 - made with the first call
@@ -374,7 +382,7 @@ class Runner:
             if not isinstance(message.error, OSError):
                 raise message.error
             coordinator.storage_failed(message.error)
-            self._commit(coordinator)  # what can't be written is kept aside
+            self._store(coordinator, coordinator.ledger.commit)  # what can't be written is kept aside
             return
         coordinator.ledger.written(message.n_recorded)
         while self._recorded and self._recorded[0][0] <= message.n_recorded:
@@ -406,6 +414,8 @@ class Runner:
         elif self.coordinator is not None:
             self.n_busy -= 1
             self.coordinator.take(message)
+            if isinstance(message, effects.CreateAnswer):
+                self._taken.pop(message.key, None)
 
     def _halt(self, message: _Halt) -> None:
         coordinator = self.coordinator
@@ -413,46 +423,34 @@ class Runner:
             return
         coordinator.halt()
         self._take_back(coordinator)
-        if self._commit(coordinator):
-            self._checkpoint(coordinator)
+        self._store(coordinator, lambda: coordinator.ledger.checkpoint(coordinator.assignment.jobs))
         self.is_resting.set()
 
-    def _commit(self, coordinator: Coordinator) -> bool:
+    def _store(self, coordinator: Coordinator, write: Callable[[], None]) -> None:
         try:
-            coordinator.ledger.commit()
-        except OSError as error:
-            coordinator.storage_failed(error)
-            return False
-        return True
-
-    def _checkpoint(self, coordinator: Coordinator) -> None:
-        try:
-            coordinator.ledger.checkpoint(coordinator.assignment.jobs)
+            write()
         except OSError as error:
             coordinator.storage_failed(error)
 
     def _close(self) -> None:
         for workers in filter(None, (self.workers, self._writer)):
             workers.stop()
-        if self.ledger is None:
-            return
         with ExitStack() as last:  # each is called, whatever happens to the others
             last.callback(self.resources.close)
-            last.callback(self.directory.unlock)
+            last.callback(self.directory.unlock)  # also where an error came before the ledger was known here
+            if self.ledger is None:
+                return
             last.callback(self._on_close)
             last.callback(self.ledger.abandon)
-            self._close_ledger(self.ledger)
-
-    def _close_ledger(self, ledger: Ledger) -> None:
-        try:
-            if self.coordinator is not None:
-                self.coordinator.lower_slice()
-            ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
-        except OSError as error:
-            if self.coordinator is None:
-                raise storage_failed(self.directory, error) from error
-            self.coordinator.storage_failed(error)
-            self.coordinator.report_unwritten()
+            try:
+                if self.coordinator is not None:
+                    self.coordinator.lower_slice()
+                self.ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
+            except OSError as error:
+                if self.coordinator is None:
+                    raise storage_failed(self.directory, error) from error
+                self.coordinator.storage_failed(error)
+                self.coordinator.report_unwritten()
 
 
 _live: Final[dict[Path, Runner]] = {}
