@@ -20,7 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.service.client import Client
+    from dreamo_batch.verb_options import PlanOptions, StartOptions, StoredOptions
 
 logger = logger_named(__name__)
 
@@ -305,10 +306,7 @@ def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) ->
 def plan(
     table: pd.DataFrame,
     run_dir: str | os.PathLike[str] | None = None,
-    *,
-    max_cost: Amount | None = None,
-    unit_cost: Amount | None = None,
-    **options: Any,
+    **options: Unpack[PlanOptions],
 ) -> pd.DataFrame:
     """Show what `run` would do with each row, why, and what it can cost; sends and writes nothing.
 
@@ -346,9 +344,6 @@ def plan(
     given = all_arguments(plan, locals())
     table, checked = as_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
-    given = all_arguments(plan, locals())
-    table, checked = as_frame(table), RunOptions.of(given)
-    directory = None if run_dir is None else RunDirectory(run_dir)
     _refuse_what_run_refuses(directory, given)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
@@ -382,7 +377,7 @@ def retry(
     *,
     rows: Collection[Any] | pd.Series | None = None,
     classes: str | Collection[str] | None = None,
-    **options: Any,
+    **options: Unpack[StoredOptions],
 ) -> pd.DataFrame:
     """Submit chosen failed or ambiguous rows of a run directory again, once each.
 
@@ -438,7 +433,7 @@ def retry(
 @takes_options_of_run(but=_OF_A_TABLE)
 def resume(
     run_dir: str | os.PathLike[str],
-    **options: Any,
+    **options: Unpack[StoredOptions],
 ) -> pd.DataFrame:
     """Go on with the table of the last call on a run directory, with the options of that call.
 
@@ -512,7 +507,7 @@ def plan_retry(
     *,
     rows: Collection[Any] | pd.Series | None = None,
     classes: str | Collection[str] | None = None,
-    **options: Any,
+    **options: Unpack[StoredOptions],
 ) -> Plan:
     """Return what `retry` would do with each row, why, and what it can cost; sends and writes nothing."""
     given, directory = all_arguments(plan_retry, locals()), RunDirectory(run_dir)
@@ -526,7 +521,7 @@ def plan_retry(
 
 
 @takes_options_of_run(but={"progress"})
-def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Any) -> Batch:
+def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Unpack[StartOptions]) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
     Returns once the table is checked, the directory locked and the price known; everything else happens in threads.

@@ -31,7 +31,7 @@ from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import summaries
 from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
 from dreamo_batch.service.client import Client
-from dreamo_batch.service.config import key_missing, resolve
+from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
 from dreamo_batch.text import (
     clock_time,
@@ -127,14 +127,17 @@ class Service:
         # One that is started here is stopped when its last user closes its `resources`.
         if in_use is not None:
             directory.refuse_other_folder()
-            resources.enter_context(in_use(directory.gateway))
+            try:
+                resources.enter_context(in_use(directory.gateway))
+            except ValueError as error:
+                raise errors.UsageError(str(error)) from error
         return self._reach(resources, running.api_key, running.base_url)
 
     def _reach(self, resources: ExitStack, api_key: str | None, base_url: str | None) -> Client:
-        if self.client is not None:
-            return with_key(self.client)
-        client = Client(api_key, base_url, allow_private_links=self.allow_private_links)
-        return with_key(resources.enter_context(client))
+        client = self.client or resources.enter_context(
+            Client(api_key, base_url, allow_private_links=self.allow_private_links)
+        )
+        return with_key(client, f"use {local_option()}")
 
     def _refuse_beside(self, given: str, *others: str) -> None:
         also = [name for name in others if getattr(self, name) is not None]
@@ -143,10 +146,10 @@ class Service:
             raise errors.UsageError(f"Pass {named} or {option(also[0])}, not both.")
 
 
-def with_key(client: Client) -> Client:
+def with_key(client: Client, free: str = NO_KEY_NEEDED) -> Client:
     """Return the client if it can be used; raise `KeyMissing` if it needs a key and has none."""
     if client.settings.api_key is None and not client.settings.is_loopback:
-        raise key_missing(client.settings)
+        raise key_missing(client.settings, free)
     return client
 
 

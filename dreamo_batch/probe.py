@@ -6,7 +6,7 @@ import base64
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection
 
+    from dreamo_batch.verb_options import ProbeOptions
+
 
 logger = errors.logger_named(__name__)
 
@@ -54,7 +56,7 @@ def probe_seeds(
     k: int = 3,
     progress: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[ProbeOptions],
 ) -> pd.DataFrame:
     """Buy a few rows of a table twice, and measure how equal the pictures of the same seed are.
 

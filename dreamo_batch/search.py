@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
+    from dreamo_batch.verb_options import SearchOptions
+
 
 _ACCEPTED: Final = "accepted"
 
@@ -43,7 +45,7 @@ def search(
     max_attempts_each: int = 8,
     max_cost: float | str,
     plan_only: bool = False,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> pd.DataFrame:
     """Buy pictures until each group has enough good ones.
 
@@ -135,7 +137,7 @@ def search(
 
 
 @contextmanager
-def _heard_once(run_dir: str | os.PathLike[str], options: dict[str, Any]) -> Iterator[None]:
+def _heard_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> Iterator[None]:
     """Tell the listeners of one end, not of the end of each round."""
     listeners = Listeners(
         RunDirectory(run_dir).name, options.pop("notify", None), options.pop("on_event", None)

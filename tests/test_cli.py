@@ -299,6 +299,12 @@ def test_version_is_that_of_the_package():
         ["serve", "--engine", "nonsense"],
         ["serve", "--latency", "soon"],
         ["serve", "--faults", "/nowhere.json"],
+        ["serve", "--host", "no-host.invalid"],
+        ["serve", "--state-dir", "/dev/null"],
+        ["status", "/dev/null"],
+        ["export", "/", "--output", "/proc/nowhere/x.csv"],
+        ["gallery", "/", "--output", "/proc/nowhere/x.html"],
+        ["report", "/", "--output", "/proc/nowhere/x.html"],
     ],
 )
 def test_bad_usage_leaves_with_2(words):
@@ -308,6 +314,7 @@ def test_bad_usage_leaves_with_2(words):
     assert result.stdout == ""
     assert any(line.startswith("error: ") for line in result.stderr.splitlines())
     assert "Traceback" not in result.stderr
+    assert "[Errno" not in result.stderr
 
 
 def test_without_a_command_there_is_help():

@@ -223,6 +223,8 @@ def test_faults_can_be_planned_by_a_file(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"faults\.json are not JSON"):
         FaultPlan(path)
+    with pytest.raises(ValueError, match=r"can't be read: Is a directory"):
+        FaultPlan(tmp_path)
 
 
 @pytest.mark.parametrize(

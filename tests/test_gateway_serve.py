@@ -188,17 +188,27 @@ def test_slots_survive_a_restart(tmp_path):
         assert client.send_create().status_code == 429
 
 
-def test_a_port_in_use_and_a_folder_of_another_version_are_refused(tmp_path):
-    """Both fail at the start, cleanly, and name what is wrong."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(OSError, match="in use"),
-    ):
-        LocalGateway(engine=FakeEngine(), port=taken.getsockname()[1]).start()
+def test_an_address_or_a_folder_that_can_not_be_used_is_refused(tmp_path):
+    """At the start, cleanly, in words that name what is wrong and what to do."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "tasks.sqlite").write_text("no database" * 99)
     with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite")) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RuntimeError, match="layout 99"):
-        LocalGateway(tmp_path, engine=FakeEngine()).start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for options, words in (
+            (
+                {"port": taken.getsockname()[1]},
+                r"'127\.0\.0\.1', port \d+ \(Address already in use\); port=0 takes",
+            ),
+            ({"host": "no-host.invalid"}, r"'no-host\.invalid', port 0 \(.* not known\)"),
+            ({"state_dir": tmp_path}, "layout 99"),
+            ({"state_dir": tmp_path / "file"}, r"file \(File exists\)"),
+            ({"state_dir": tmp_path / "file" / "in"}, r"in \(Not a directory\)"),
+            ({"state_dir": tmp_path / "torn"}, r"torn \(file is not a database\)"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                LocalGateway(engine=FakeEngine(), **options).start()
 
 
 def test_a_gateway_that_can_not_start_says_why():
@@ -225,7 +235,7 @@ def test_links_name_an_address_that_can_be_reached():
         assert gateway.base_url.startswith("http://127.0.0.1:")
     try:
         gateway = LocalGateway(engine=FakeEngine(), host="::1").start()
-    except OSError:
+    except ValueError:
         return
     assert gateway.base_url.startswith("http://[::1]:")
     gateway.stop()

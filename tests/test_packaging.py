@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -145,6 +148,24 @@ try:
 except dreamo.BudgetReached as stopped:
     left: pd.DataFrame | None = stopped.results
 dreamo.retry("runs/first", rows=[1, 2], classes="moderation", max_attempts=2)
+dreamo.resume(run_dir="runs/first", max_cost="6", progress=False)
+dreamo.plan(jobs, max_cost=5, unit_cost="0.03", base_dir=Path("pictures"))
+dreamo.search(jobs, "runs/s", accept="appearance >= 0.8", max_cost=1, gateway="local", max_in_flight=4)
+dreamo.probe_seeds(jobs, "runs/p", max_cost="1", on_ambiguous="hold")
+"""
+
+_WRONG_CODE = """
+import dreamo_batch as dreamo
+
+jobs = dreamo.sweep(image="a.png", prompt="a fox")
+dreamo.plan(jobs, max_costs=5)
+dreamo.plan(jobs, max_in_flight="8")
+dreamo.start(jobs, "runs/a", progress=True)
+dreamo.retry("runs/a", base_dir="pictures")
+dreamo.retry("runs/a", max_attempt=2)
+dreamo.resume("runs/a", on_ambiguous="drop")
+dreamo.search(jobs, "runs/s", accept="appearance >= 0.8", max_cost=1, keeps=4)
+dreamo.probe_seeds(jobs, "runs/p", max_cost="1", download="no")
 """
 
 
@@ -157,15 +178,36 @@ dreamo.retry("runs/first", rows=[1, 2], classes="moderation", max_attempts=2)
     ],
     ids=["mypy", "pyright"],
 )
-def test_types_accept_a_users_code(tmp_path, checker):
-    """What README shows passes both type checkers."""
-    path = tmp_path / "users.py"
-    path.write_text(_USER_CODE, encoding="utf-8")
+def test_types_accept_a_users_code_and_refuse_options_that_do_not_exist(tmp_path, checker):
+    """What README shows passes both type checkers; each call with a wrong option is named."""
     tool = Path(sys.executable).parent / checker[0]
-    told = subprocess.run(
-        [tool, *checker[1:], path], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert told.returncode == 0, told.stdout
+    told = {}
+    for name, code in (("users.py", _USER_CODE), ("wrong.py", _WRONG_CODE)):
+        (tmp_path / name).write_text(code, encoding="utf-8")
+        command = [tool, *checker[1:], name]
+        told[name] = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told["users.py"].returncode == 0, told["users.py"].stdout
+    named = {int(number) for number in re.findall(r"wrong\.py:(\d+):.* error", told["wrong.py"].stdout)}
+    assert named == {5, 6, 7, 8, 9, 10, 11, 12}, told["wrong.py"].stdout
+
+
+def _fields(classes: dict[str, ast.ClassDef], name: str) -> dict[str, str]:
+    own = {one.target.id: ast.unparse(one.annotation) for one in classes[name].body}
+    bases = [base.id for base in classes[name].bases if base.id in classes]
+    return {field: kind for base in bases for field, kind in _fields(classes, base).items()} | own
+
+
+@pytest.mark.parametrize("name", ["plan", "retry", "resume", "start", "search", "probe_seeds"])
+def test_what_type_checkers_know_of_a_verbs_options_is_what_it_takes(name):
+    """Names and types are those of `run`."""
+    stub = ast.parse((ROOT / "dreamo_batch" / "verb_options.pyi").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    verb, of_run = getattr(dreamo_batch, name), inspect.signature(dreamo_batch.run).parameters
+    typed = re.fullmatch(r"Unpack\[(\w+)\]", verb.__annotations__["options"])[1]
+    own = {*verb.__annotations__}
+    taken = [one for one in inspect.signature(verb).parameters if one not in own]
+    spelled = {one: str(of_run[one].annotation).replace('"', "'") for one in taken}
+    assert _fields(classes, typed) == spelled
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ def _print_error(error: BaseException) -> None:
             warn(error.format_message())
         case click.ClickException():
             _print_usage(error)
+        case OSError(strerror=str(reason)):
+            _print_line(reason if error.filename is None else f"{error.filename}: {reason}")
         case DreamoError() | OSError():
             _print_line(str(error))
         case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:

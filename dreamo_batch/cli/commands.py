@@ -133,7 +133,7 @@ def agree(
         return limit
     planned = plan()
     if settings.api_key is None:  # asked for only now: a table can be mended without one
-        raise key_missing(settings)
+        raise key_missing(settings, "use --local")
     agreed = consent(planned, settings, options, is_agreed=is_agreed)
     return limit or agreed
 
@@ -916,7 +916,7 @@ def _check(
 
     chosen = known_models(models)
     with Client(api_key=api_key, base_url=base_url) as client:
-        settings = with_key(client).settings
+        settings = with_key(client, "leave out --live").settings
         most = most_it_costs(client, chosen)
         offer = Offer(N_ATTEMPTS_MAX * len(chosen), math.nan if most is None else float(most))
         sentence = f"Up to {offer.sentence(settings.service_name)}"

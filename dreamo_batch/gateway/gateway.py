@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
@@ -22,7 +23,7 @@ from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.engines import Engine, check_engine, engine_named
 from dreamo_batch.gateway.faults import FaultPlan, is_whole
 from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Renderer, Tasks, TaskStore, read_latency
-from dreamo_batch.text import quoted
+from dreamo_batch.text import option, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -202,7 +203,7 @@ class LocalGateway:
         ------
         RuntimeError
             If it is running already.
-        OSError
+        ValueError
             If the address or the folder can't be used.
         """
         with self._lock, contextlib.ExitStack() as stack:
@@ -210,11 +211,10 @@ class LocalGateway:
                 raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
             given = stack.enter_context(_temporary_folder()) if state_dir is None else state_dir
             folder = self._state_dir or _folder_given(given)
-            folder.mkdir(parents=True, exist_ok=True)
             sock = stack.enter_context(listen(*self._address))
             base_url = _url(sock)
             transports: Transports = {}
-            store = stack.enter_context(contextlib.closing(TaskStore(folder / "tasks.sqlite")))
+            store = stack.enter_context(contextlib.closing(_open_store(folder)))
             getattr(self._engine, "warm_up", lambda: None)()
             renderer = Renderer(self._engine, store, folder, self._settings.price_per_second)
             tasks = Tasks(self._settings, store, renderer, self._clock)
@@ -353,6 +353,17 @@ def _folder_given(state_dir: Any) -> Path:
     return Path(state_dir)
 
 
+def _open_store(folder: Path) -> TaskStore:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return TaskStore(folder / "tasks.sqlite")
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"The local gateway can't use the folder {folder} ({reason}); use another, or move it away."
+        ) from error
+
+
 def _url(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     host = _ANYWHERE.get(host, host)
@@ -387,7 +398,14 @@ def _protocol_of(transports: Transports) -> type[H11Protocol]:
 def listen(host: str, port: int) -> socket.socket:
     """Bind a socket and listen, so that the address is known and clients can connect."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason, _, _ = str(error.strerror or error).partition(" (while")  # Python repeats the address
+        raise ValueError(
+            f"The local gateway can't listen at {quoted(host)}, port {port} ({reason}); "
+            f"{option('port', 0)} takes any free one, and {option('host', '127.0.0.1')} is this machine."
+        ) from error
 
 
 class ThreadedServer(uvicorn.Server):

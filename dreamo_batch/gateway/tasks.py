@@ -276,7 +276,7 @@ class TaskStore:
     def _prepare(self, path: Path | str) -> None:
         (layout,) = self._run("PRAGMA user_version")[0]
         if layout not in (0, LAYOUT):
-            raise RuntimeError(
+            raise ValueError(
                 f"The gateway's state in {path} has layout {layout}; this version reads layout {LAYOUT}. "
                 "Use the version that wrote it, or another state directory."
             )

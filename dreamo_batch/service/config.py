@@ -16,11 +16,12 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import KeyMissing, SettingsError, is_number
 from dreamo_batch.service import contract
-from dreamo_batch.text import local_option, quoted, spelled, type_of
+from dreamo_batch.text import quoted, spelled, type_of
 
 KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
 MASK: Final = "***"
+NO_KEY_NEEDED: Final = "pass base_url and api_key of a LocalGateway"
 
 PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
@@ -197,12 +198,11 @@ def environment_key() -> str | None:
     return os.environ.get(KEY_VARIABLE, "").strip() or None
 
 
-def key_missing(settings: Settings) -> KeyMissing:
-    """Return what is raised where a service needs a key and has none."""
+def key_missing(settings: Settings, free: str = NO_KEY_NEEDED) -> KeyMissing:
+    """Return what is raised where a service needs a key and has none; `free` is what needs none."""
     return KeyMissing(
         f"{settings.service_name} needs an API key: set the environment variable "
-        f"{KEY_VARIABLE}{spelled(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, use "
-        f"{local_option()}."
+        f"{KEY_VARIABLE}{spelled(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, {free}."
     )
 
 

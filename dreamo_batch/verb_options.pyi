@@ -1,0 +1,52 @@
+# What `**options` of the verbs takes, for type checkers only: the arguments of `run`, as a test holds.
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+from .batch import Amount, Cluster
+from .call import Gateway
+from .cluster.shared_budget import Budget
+from .engine.events import RunEvent
+from .service.client import Client
+
+class ProbeOptions(TypedDict, total=False):
+    client: Client | None
+    api_key: str | None
+    base_url: str | None
+    gateway: Literal["local"] | Gateway | None
+    allow_private_links: bool
+    max_new_cost: Amount | None
+    unit_cost: Amount | None
+    pilot: int | None
+    budget: str | os.PathLike[str] | Budget | None
+    max_in_flight: int
+    download: bool
+    fix_images: bool
+    keep_references: bool
+    on_invalid: Literal["raise", "skip"]
+    on_ambiguous: Literal["hold", "resubmit"]
+    max_attempts: int
+    retry_failed: bool
+    random_seed: Literal["record", "service"]
+    task_timeout_s: float
+    adopt_copy: bool
+    notify: str | None
+    on_event: Callable[[RunEvent], Any] | None
+    not_before: datetime | str | None
+    cluster: Cluster
+
+class SearchOptions(ProbeOptions, total=False):
+    progress: bool
+    base_dir: str | os.PathLike[str] | None
+
+class StoredOptions(ProbeOptions, total=False):
+    max_cost: Amount | None
+    progress: bool
+
+class StartOptions(ProbeOptions, total=False):
+    max_cost: Amount | None
+    base_dir: str | os.PathLike[str] | None
+
+class PlanOptions(SearchOptions, total=False):
+    max_cost: Amount | None
