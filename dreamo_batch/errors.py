@@ -451,6 +451,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def check_seconds(name: str, value: Any) -> None:
+    """Raise unless the value of an argument is a number of seconds."""
+    if not is_number(value) or value != value:  # noqa: PLR0124 - NaN
+        raise UsageError(f"{name}={quoted(value)}: expected a number of seconds.")
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return an argument that is True or False, of Python or NumPy; raise for any other."""
     if type(value).__name__ in ("bool", "bool_"):  # NumPy isn't imported for this

@@ -472,7 +472,7 @@ class Batch:
         with self._changing:
             call = self._own("raise_budget")
             before = call.spending.cap
-            cap = RunOptions(max_cost="" if max_cost is None else max_cost).cap(None)
+            cap = RunOptions(max_cost="None" if max_cost is None else max_cost).cap(None)
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
                 raise errors.UsageError(
@@ -526,12 +526,16 @@ class Batch:
         ------
         RunStopped
             What stopped the run early, as from `run`; not after `stop`.
+        UsageError
+            If `timeout_s` isn't a number.
         """
         __tracebackhide__ = True  # a notebook shows the user's own line, not ours
+        timeout_s = inf if timeout_s is None else timeout_s
+        errors.check_seconds("timeout_s", timeout_s)
         with in_front():
             bar = shown(self.status, show=progress)
             try:
-                is_over = follow(self._told_by, bar, inf if timeout_s is None else timeout_s)
+                is_over = follow(self._told_by, bar, timeout_s)
             except KeyboardInterrupt:
                 bar.say(
                     f"Stopped waiting. The run goes on in the background ({self.run_dir}); "

@@ -30,7 +30,7 @@ from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Secret
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.messages import Request, Task, number
-from dreamo_batch.text import harmless, option
+from dreamo_batch.text import harmless, option, quoted
 
 if TYPE_CHECKING:
     import os
@@ -293,6 +293,8 @@ def check_service(
     (True, 12)
     """
     models = known_models(models)
+    if not isinstance(client, Client | None):
+        raise errors.UsageError(f"client={quoted(client)}: expected a Client.")
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
         most = most_it_costs(service, models)

@@ -68,6 +68,8 @@ def test_a_model_that_is_not_known_is_refused(gateway):
     """Nothing is sent."""
     with pytest.raises(dreamo.UsageError, match="known are spark_dreamo, spark_multi_dreamo"):
         dreamo.check_service(gateway.base_url, gateway.api_key, models=["spark_dreamo", "spark_nothing"])
+    with pytest.raises(dreamo.UsageError, match="client='x': expected a Client"):
+        dreamo.check_service(client="x")
     assert gateway.invoice() == []
 
 

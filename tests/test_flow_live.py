@@ -249,6 +249,11 @@ def test_a_cap_is_raised_while_the_run_goes_on(flow, start, slow):
     """The live run takes the higher cap, stores it, and never stops."""
     live = start(max_cost="0.061")
     until(lambda: are_two_under_way(live))
+    with pytest.raises(errors.UsageError, match="not 'None'"):
+        live.raise_budget(None)
+    for wrong in ("5", float("nan")):
+        with pytest.raises(errors.UsageError, match=r"timeout_s=.*: expected a number of seconds"):
+            live.wait(wrong)
     live.raise_budget("5")
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert live.status.phase == "finished"

@@ -127,6 +127,8 @@ def test_estimates_stand_beside_what_was_spent():
     assert line[["planned_low_usd", "planned_high_usd"]].tolist() == pytest.approx([0.04, 0.06])
     with pytest.raises(UsageError, match="no 'action' column"):
         whole(history_of(["a"], []), plan=plan[["job_id"]])
+    with pytest.raises(UsageError, match="plan= isn't a plan"):
+        whole(history_of(["a"], []), plan="plan.parquet")
 
 
 def test_groups_by_columns_buckets_and_directories():

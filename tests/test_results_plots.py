@@ -87,6 +87,8 @@ def test_axes_given_are_the_axes_drawn_on(plot):
     ax = Figure().subplots()
     assert plot(DRAWN[plot](history()), ax=ax) is ax
     assert ax.get_title(loc="left")
+    with pytest.raises(UsageError, match="expected one Axes of Matplotlib"):
+        plot(DRAWN[plot](history()), ax=Figure().subplots(2))
 
 
 @pytest.mark.parametrize("plot", TABLES)

@@ -492,7 +492,7 @@ def test_waiting_ends_in_time_and_names_the_task(server, waiting):
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize("wrong", [{"timeout_s": "5"}, {"poll_every_s": None}])
+@pytest.mark.parametrize("wrong", [{"timeout_s": "5"}, {"timeout_s": float("nan")}, {"poll_every_s": None}])
 def test_waiting_takes_numbers_of_seconds(server, client, wrong):
     with pytest.raises(errors.UsageError, match=f"{next(iter(wrong))}=.*: expected a number of seconds"):
         client.wait("cq0example", **wrong)

@@ -283,6 +283,8 @@ def _prepare(
     if ax is None:
         plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
         ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
+    elif not hasattr(ax, "spines"):
+        raise UsageError(f"ax={quoted(ax)}: expected one Axes of Matplotlib.")
     theme = _theme(ax)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(theme.open)

@@ -235,7 +235,7 @@ def _prices(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
 
 def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
     """Add up what the plan said of each row; duplicates were planned at nothing."""
-    if absent := [name for name in columns.PLAN if name not in plan.columns]:
+    if absent := [name for name in columns.PLAN if name not in getattr(plan, "columns", ())]:
         raise UsageError(f"plan= isn't a plan (no {absent[0]!r} column). Pass what plan() returned.")
     said = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
     said = said.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)

@@ -18,12 +18,12 @@ from urllib.parse import quote, urljoin, urlsplit
 import requests
 
 from dreamo_batch import errors
-from dreamo_batch.errors import is_number, logger_named
+from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
 from dreamo_batch.service.transport import Answer, Form, Transport, form_of, why_refused
-from dreamo_batch.text import quoted, type_of
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,9 +364,8 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: task_timeout (task cq0example): not finished after 0 s; ...
         """
-        for name, value in (("timeout_s", timeout_s), ("poll_every_s", poll_every_s)):
-            if not is_number(value):
-                raise errors.UsageError(f"{name}={quoted(value)}: expected a number of seconds.")
+        errors.check_seconds("timeout_s", timeout_s)
+        errors.check_seconds("poll_every_s", poll_every_s)
         until = self._monotonic() + timeout_s
         while True:
             asked_s = 0.0
