@@ -156,3 +156,33 @@ def test_replicates_may_look_alike(place, caplog):
         assert "differ, but" not in caplog.text
         place.run(service, place.table(["a dog"]))
         assert "differ, but" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{"taskId": "%s"}'),
+        (200, '{"code": 0, "data": [{"id": "%s"}]}'),
+        (200, '{"result": {"id": "%s", "status": "in_progress"}}'),
+        (200, """)]}',\n{"id": "%s", "status": "in_progress"}"""),
+        (200, '<b>Warning</b>: no such index\n{"id": "%s", "status": "in_progress"}<!-- end -->'),
+        (200, 'data: {"id": "%s", "status": "in_progress"}\n\n'),
+        (400, '{"error": {"message": "slow", "details": {"task_id": "%s"}}}'),
+        (500, '{"error": {"message": "slow", "details": {"task_id": "%s"}}}'),
+    ],
+)
+def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(place, status, body):
+    """Neither the row nor the call ends: the task was made."""
+    with HookedService() as service:
+
+        def made(params: dict[str, Any], _n: int) -> bytes | None:
+            if params["prompt"] != "a dog":
+                return None
+            service.tasks["oddly-told"] = params
+            return answer((body % "oddly-told").encode(), status)
+
+        service.on_create = made
+        results = place.run(service, place.table(["a fox", "a dog", "a cat"]), max_in_flight=1)
+        assert service.counts["create"] == 3
+    assert status_of(results) == ["completed"] * 3
+    assert results["task_id"].tolist()[1] == "oddly-told"

@@ -290,6 +290,7 @@ def test_of_an_unlisted_status_the_output_and_the_error_decide(status):
     both = read(status=status, error="no")
     assert (both.status, both.is_completed_with_error) == ("failed", True)
     assert read(status="in_progress").status == "in_progress"
+    assert read(status={"code": 200, "message": "ok"}).urls == (LINK,)
 
 
 @pytest.mark.parametrize(
@@ -493,6 +494,10 @@ def test_a_discount_is_kept_as_it_was_written(discount, expected):
         ([{"content": [{"url": LINK}]}, {"content": [{"url": "https://o.example/b"}]}], 2),
         ([{"url": LINK}], (LINK,)),
         ([LINK], (LINK,)),
+        ([{"image_url": LINK}], (LINK,)),
+        ([{"content": [{"thumbnail_url": "https://o.example/t", "downloadUrl": 1, "URL": LINK}]}], (LINK,)),
+        ([{"content": [{"download_url": "https://o.example/other", "url": LINK}]}], (LINK,)),
+        ([{"content": LINK}], (LINK,)),
         ({"content": {"url": f" {LINK}\n"}}, (LINK,)),
         ([{"content": [{"type": "https://no.example/link", "url": LINK}]}], (LINK,)),
         ([{"content": [{"url": ""}, {"url": None}, {"url": "/relative"}, {"url": "ftp://o.example"}]}], ()),
@@ -575,6 +580,7 @@ def test_an_answer_about_another_task_is_refused(about):
 def test_an_answer_that_names_the_task_or_none_is_about_it(about):
     """Some of the family number their records beside the tasks."""
     assert read(**about).status == "completed"
+    assert messages.read_task(b"[%b]" % written(DONE | about), ID).urls == (LINK,)
 
 
 def test_the_task_inside_an_envelope_with_an_id_of_its_own_is_found():

@@ -208,8 +208,11 @@ class Runner:
 
         Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
         """
-        self.refuse_fork()
         self.refuse_own_thread()
+        return self._ask(do, timeout_s)
+
+    def _ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
+        self.refuse_fork()
         question = _Question(do)
         self.mailbox.put(question)
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -284,7 +287,7 @@ class Runner:
 
     def _note(self, key: Key, failure: Failure) -> bool:
         """Have it on disk, for a worker, which task an error names; False if that can't be done any more."""
-        reply = self.ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
+        reply = self._ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
     # The thread.

@@ -57,6 +57,8 @@ class ServiceMessage:
 def load(body: bytes) -> dict[str, Any]:
     """Parse a JSON object."""
     payload = parse(body)
+    if isinstance(payload, list) and len(payload) == 1:
+        payload = payload[0]
     if not isinstance(payload, dict):
         raise Unreadable(excerpt(body))
     return payload
@@ -259,6 +261,10 @@ _LINK: Final = re.compile(
     r"https?://[!-.0-~\u00a1-\ud7ff\ue000-\U0010ffff]+(?:/[ -~\u00a1-\ud7ff\ue000-\U0010ffff]*)?",
     re.IGNORECASE,
 )
+# Names of links where there is no `url`; not those of thumbnails, inputs or callbacks.
+_LINK_KEY: Final = re.compile(
+    "content|(?:(?:image|img|picture|file|download|output|result)_?)?(?:url|uri|link|src|href)", re.IGNORECASE
+)
 _N_METADATA_MAX: Final = 50
 _SIZE_MAX: Final = 2**53
 _ID_CHARACTERS_MAX: Final = 200
@@ -351,7 +357,7 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
     if says_missing(said) and not is_documented and status != "completed":
         return False
     if task_id_in(answer) is not None:
-        return not isinstance(answer.get("status"), dict)
+        return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
     return isinstance(answer.get("status"), str) and (status != "failed" or is_end)
 
@@ -503,7 +509,8 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
         elif isinstance(value, list):
             waiting.extend((one, beside) for one in reversed(value))
         elif isinstance(value, dict):
-            inside = [one for key, one in value.items() if key == "url" or not isinstance(one, str)]
+            links = {"url"} if "url" in value else set(filter(_LINK_KEY.fullmatch, value))
+            inside = [one for key, one in value.items() if key in links or not isinstance(one, str)]
             waiting.extend((one, value) for one in reversed(inside))
     return found
 
@@ -643,8 +650,11 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
 
 def named_tasks_in(body: bytes) -> list[str]:
     """Read the ids that an answer names at any depth, refused or broken: no proof, but where to look."""
-    answer = load_leniently(body)
-    named, waiting = _all_ids(answer), [("", answer)]
+    # Programs on the way write warnings and guards around an answer.
+    answer = load_leniently(body) or load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
+    data = answer.get("data")
+    items = data if isinstance(data, list) else [answer.get("result")]
+    named, waiting = _all_ids(answer).union(*map(_ids, items)), [("", answer)]
     while waiting:
         name, value = waiting.pop()
         if _TASK_KEY.fullmatch(name):  # deep inside, other things have an `id`, too
