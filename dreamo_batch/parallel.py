@@ -44,6 +44,7 @@ _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
 _n_threads: ContextVar[int | None] = ContextVar("_n_threads", default=None)
 _is_wanted: ContextVar[bool] = ContextVar("_is_wanted", default=True)
+_working = threading.Lock()
 
 
 @contextmanager
@@ -242,12 +243,14 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
         context = multiprocessing.get_context("spawn")
         begun = context.Event()
         try:
-            with ProcessPoolExecutor(cluster, context, _begin, (begun, begin)) as pool:
+            with _Processes(cluster, context, _begin, (begun, begin)) as pool:
                 yield pool
         except BrokenProcessPool as error:
             if begun.is_set():
                 raise
-            raise UsageError(f"No process of cluster={cluster} could start. {_GUARD}") from error
+            raise UsageError(
+                f"No process of cluster={cluster} could start, or it was killed at once. {_GUARD}"
+            ) from error
     elif isinstance(cluster, Executor):
         yield cluster
     else:
@@ -262,7 +265,26 @@ def kill_workers(pool: Executor) -> None:
         process.kill()
 
 
+class _Processes(ProcessPoolExecutor):
+    """Processes that end once their parent was killed: Python's own wait for its tasks for ever."""
+
+    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(_do, do, *args, **kwargs)
+
+
+def _do(do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _working:
+        return do(*args, **kwargs)
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    with _working:  # what is begun is finished
+        os._exit(1)
+
+
 def _begin(begun: Event, begin: Callable[[], None] | None) -> None:
+    threading.Thread(target=_end_after, args=[multiprocessing.parent_process()], daemon=True).start()
     if begin is not None:
         begin()
     begun.set()

@@ -280,8 +280,28 @@ def test_a_script_that_each_process_would_run_again_is_told_what_to_do(tmp_path)
     script.write_text(SCRIPT)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     *_, last = ran.stderr.splitlines()
-    assert "UsageError: No process of cluster=2 could start." in last
+    assert "UsageError: No process of cluster=2 could start, or it was killed at once." in last
     assert last.endswith('belong under `if __name__ == "__main__":`.')
+
+
+GUARDED = """
+import os, signal
+import dreamo_batch.parallel as parallel
+if __name__ == "__main__":
+    with parallel.executor_of(2) as pool:
+        assert pool.submit(len, "ab").result() == 2
+        print("begun", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_after_their_parent_was_killed(tmp_path):
+    """They hold its output, which ends with the last of them."""
+    script = tmp_path / "script.py"
+    script.write_text(GUARDED)
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, "begun\n")
+    assert "Traceback" not in ran.stderr  # Python itself names the semaphores that it cleans up
 
 
 def test_nothing_is_bought_by_a_process_that_imports_the_script(monkeypatch, tmp_path):
