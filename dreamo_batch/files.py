@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,8 +41,12 @@ def replace(
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # nobody knows the temporary file
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # read-only, as the error says
+            temporary.unlink(missing_ok=True)
     if is_durable:
         fsync_folder(path.parent)
     for folder, put in tuple(_publishers.items()):

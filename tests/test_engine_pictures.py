@@ -220,14 +220,17 @@ def test_replacing_writes_beside_and_leaves_nothing_on_failure(tmp_path):
     path.write_text("old")
 
     def half(temporary):
-        assert temporary.parent == tmp_path
         temporary.write_text("ne")
+        assert temporary.parent == tmp_path
         raise ValueError("half way")
 
     with pytest.raises(ValueError, match="half way"):
         files.replace(path, half)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.txt"]
+    with pytest.raises(FileNotFoundError) as missing:
+        files.replace(tmp_path / "none" / "note.txt", half)
+    assert missing.value.filename == str(tmp_path / "none" / "note.txt")
     files.replace(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
     assert stat.S_ISREG(path.stat().st_mode)
