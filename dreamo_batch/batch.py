@@ -32,7 +32,7 @@ from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import Plan, RunOptions, planned
-from dreamo_batch.engine.runner import storage_failed
+from dreamo_batch.engine.runner import storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -283,10 +283,8 @@ def _call(
     service.check()
     inputs = CallInputs(named[user_columns(named)], prepared, options)
     if options.keep_references and is_kept:
-        try:
+        with storing(directory):
             directory.make()
-        except OSError as error:
-            raise storage_failed(directory, error) from error
         images = (image for job in prepared.jobs.values() for image in job.images)
         Inputs(directory.inputs).keep_references(images)
     return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)

@@ -22,7 +22,7 @@ from dreamo_batch.engine.events import Kind, Listeners
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
-from dreamo_batch.engine.runner import Runner, ask, live, storage_failed
+from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
@@ -329,10 +329,8 @@ class Call:
                 raise errors.UsageError(
                     f"Another call of this process took over {self.directory.name}; use start or run once it is over."
                 )
-            try:
+            with storing(self.directory):
                 do()
-            except OSError as error:
-                raise storage_failed(self.directory, error) from error
             return self.stopped is None
 
         reply = self.runner.ask(on_this_call)
@@ -405,12 +403,10 @@ class Call:
         warnings = self._warnings(ledger, assignment, before)
         if self._is_stopped:
             raise errors.RunStopped("Stopped before it began.")  # nobody waits for it any more
-        try:
+        with storing(self.directory):
             self._adopt(ledger)
             self._join(ledger, coordinator)
             self._remember(ledger, budget.cap)
-        except OSError as error:
-            raise storage_failed(self.directory, error) from error
         self.warnings = warnings
         at_work.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
@@ -613,11 +609,9 @@ class Call:
         if at_work.coordinator is not None:
             return
         ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
-        try:
+        with storing(self.directory):
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
-        except OSError as error:
-            raise storage_failed(self.directory, error) from error
         refused.run_dir = self.directory.path
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
         refused.results = mark(results, self.directory)

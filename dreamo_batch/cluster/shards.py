@@ -38,7 +38,7 @@ from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
-from dreamo_batch.engine.runner import Runner, live, open_ledger, storage_failed, wait_at_exit
+from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.engine.store import STILL_S, Replica, folder_of, is_url, read_anew
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
@@ -531,7 +531,7 @@ class ShardedCall(Call):
     def _store(self, manifest: Manifest) -> None:
         """Store the table and the options."""
         cap, inputs = self.spending.cap, self.inputs
-        try:
+        with storing(self.directory):
             write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
             self.directory.write_manifest(
                 replace(
@@ -543,8 +543,6 @@ class ShardedCall(Call):
                     package_version=version("dreamo-batch"),
                 )
             )
-        except OSError as error:
-            raise storage_failed(self.directory, error) from error
 
     def _signal(self, *, is_stopped: bool = False) -> None:
         """Say to all workers which call goes on, and whether it was stopped or paused."""

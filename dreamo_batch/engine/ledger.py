@@ -269,18 +269,25 @@ def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers
     return Meta(header.schema, covers, header.generation, *run, place=header.place)
 
 
+@contextmanager
+def reading(directory: RunDirectory) -> Iterator[None]:
+    """Say of a run directory that can't be read what to check."""
+    try:
+        yield
+    except OSError as error:
+        raise DirectoryError(
+            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
+        ) from error
+
+
 def peek_entropy(directory: RunDirectory) -> str | None:
     """Return the entropy that a directory draws seeds from, without opening it; None for a new one."""
     manifest = directory.read_manifest()
     if manifest is not None:
         return manifest.entropy
-    try:
+    with reading(directory):
         meta = read(directory.path).meta if directory.path.is_dir() else None
         beside = journal.read_strays(directory.path)
-    except OSError as error:
-        raise DirectoryError(
-            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
-        ) from error
     known = [kept.entropy for kept in beside] if meta is None else [meta.entropy]
     return known[-1] if known else None
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -22,7 +22,7 @@ from dreamo_batch.errors import DirectoryLocked, StorageFailed, UsageError, logg
 from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dreamo_batch.engine.attempts import Event, Key
@@ -33,24 +33,29 @@ if TYPE_CHECKING:
 
 def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
     """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous."""
-    with ExitStack() as undo:
-        try:
-            undo.callback(directory.unlock)
-            directory.lock()
-            ledger = Ledger(directory, service, entropy)
-            undo.callback(ledger.abandon)
-            left = interrupted(ledger.state)
-            ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in left)
-            ledger.commit()
-            ledger.interrupted = [attempt.job_id for attempt in left]
-        except OSError as error:
-            raise storage_failed(directory, error) from error
+    with ExitStack() as undo, storing(directory):
+        undo.callback(directory.unlock)
+        directory.lock()
+        ledger = Ledger(directory, service, entropy)
+        undo.callback(ledger.abandon)
+        left = interrupted(ledger.state)
+        ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in left)
+        ledger.commit()
+        ledger.interrupted = [attempt.job_id for attempt in left]
         undo.pop_all()
     return ledger
 
 
-def storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
-    """Return the error of a call that can't begin because of the disk."""
+@contextmanager
+def storing(directory: RunDirectory) -> Iterator[None]:
+    """Say what to do where a call can't begin because of the disk."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_failed(directory, error) from error
+
+
+def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     failed = StorageFailed(
         f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Free some "
         f"space or fix the directory, then run {same_call()} again."
@@ -283,7 +288,7 @@ class Runner:
         except OSError as error:
             if self.coordinator is not None:
                 self.coordinator.storage_failed(error)
-            raise storage_failed(self.directory, error) from error
+            raise _storage_failed(self.directory, error) from error
 
     def _note(self, key: Key, failure: Failure) -> bool:
         """Have it on disk, for a worker, which task an error names; False if that can't be done any more."""
@@ -451,7 +456,7 @@ class Runner:
                 self.ledger.close(() if self.coordinator is None else self.coordinator.assignment.jobs)
             except OSError as error:
                 if self.coordinator is None:
-                    raise storage_failed(self.directory, error) from error
+                    raise _storage_failed(self.directory, error) from error
                 self.coordinator.storage_failed(error)
                 self.coordinator.report_unwritten()
 

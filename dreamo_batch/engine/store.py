@@ -103,19 +103,6 @@ class Records(Protocol):
         """List the names that begin with a prefix, in order."""
 
 
-class Store(Records, Protocol):
-    """What the log of a run directory needs of a store, beside records."""
-
-    def put(self, name: str, content: bytes) -> None:
-        """Write an object, replacing any."""
-
-    def folders(self, folder: str) -> list[str]:
-        """List the folders in one that hold any object, however many those are."""
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone don't matter."""
-
-
 class ObjectStore:
     """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
 
@@ -264,7 +251,7 @@ def is_put(store: Records, name: str, written: bytes, pause: Callable[[float], o
     raise OSError(f"the store doesn't say whether {name} has arrived ({problem})")
 
 
-def refuse_unsafe(store: Store, url: str) -> None:
+def refuse_unsafe(store: ObjectStore, url: str) -> None:
     """Refuse a store that replaces an object although it was asked not to: two writers would not notice each other."""
     name = f"{_PROBE}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
@@ -288,7 +275,7 @@ def refuse_unsafe(store: Store, url: str) -> None:
     store.delete([name])
 
 
-def races(store: Store, n_slots: int = 40, n_writers: int = 8) -> int:
+def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
     """Have several threads put the same objects at once; count those that more than one believes to have put."""
     folder = f"{_PROBE}/{secrets.token_hex(8)}"
     names = [f"{folder}/{number}" for number in range(n_slots)]
@@ -382,7 +369,7 @@ class Content:
         return self.slots[self.last].at if self.last in self.slots else 0.0
 
 
-def read_log(store: Store) -> Content:
+def read_log(store: ObjectStore) -> Content:
     """Read a log that may be written to at the same time."""
     while True:
         covers, epoch, name = _newest_checkpoint(store)
@@ -409,7 +396,7 @@ def _slot(number: int) -> str:
     return f"{_LOG}/{number:012d}"
 
 
-def _newest_checkpoint(store: Store) -> tuple[int, int, str | None]:
+def _newest_checkpoint(store: ObjectStore) -> tuple[int, int, str | None]:
     """Return the number that the newest checkpoint covers, its epoch, and its name."""
     names = store.names(f"{_CHECKPOINTS}/")
     if not names:
@@ -423,7 +410,7 @@ class FencedLog:
 
     Parameters
     ----------
-    store : Store
+    store : ObjectStore
         Where the log is.
     owner : str
         Who writes, for people to read.
@@ -437,7 +424,7 @@ class FencedLog:
 
     def __init__(
         self,
-        store: Store,
+        store: ObjectStore,
         owner: str = "",
         *,
         is_gone: Callable[[str], bool] = lambda _owner: False,
@@ -604,7 +591,7 @@ def _marker(folder: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str) -> ObjectStore:
     """Open the store of a run directory."""
     return ObjectStore(url)
 
@@ -620,7 +607,7 @@ class Replica:
         self._beating = threading.Event()
 
     @cached_property
-    def store(self) -> Store:
+    def store(self) -> ObjectStore:
         """The store, opened when it is first asked."""
         return open_store(self.url)
 

@@ -6,8 +6,7 @@ import datetime as dt
 import json
 import os
 import time
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -128,7 +127,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
 
 
 def _load(directory: RunDirectory, state: State | None = None, *, with_left: bool = False) -> pd.DataFrame:
-    with _reading(directory):
+    with ledger.reading(directory):
         stored = _stored(directory) if is_finished(directory) else None
         results = composed(directory, state) if stored is None else stored
         if with_left:
@@ -199,7 +198,7 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
         return whole, any(is_copy for _, is_copy in shards.values())
     is_worked_on = directory.is_locked()
     recovered = _recovered(directory, names)
-    with _reading(directory):
+    with ledger.reading(directory):
         is_copy = ledger.is_copied(recovered, directory)
     state = recovered.state()
     return state if is_worked_on else _settled(state), is_copy
@@ -222,7 +221,7 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
 
 
 def _recovered(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> ledger.Recovered:
-    with _reading(directory):
+    with ledger.reading(directory):
         return ledger.read(directory.path, names)
 
 
@@ -237,24 +236,13 @@ def _settled(state: State) -> State:
 def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     """Return the run directory at a path; raise if there is none."""
     directory = RunDirectory(run_dir)
-    with _reading(directory):
+    with ledger.reading(directory):
         is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
     if not is_there:
         raise DirectoryError(f"No run directory at {directory.name}.")
     if directory.replica is not None and directory.replica.silence:
         logger.warning("%s", directory.replica.silence)
     return directory
-
-
-@contextmanager
-def _reading(directory: RunDirectory) -> Iterator[None]:
-    """Say of a run directory that can't be read what to check."""
-    try:
-        yield
-    except OSError as error:
-        raise DirectoryError(
-            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
-        ) from error
 
 
 def is_finished(directory: RunDirectory) -> bool:
