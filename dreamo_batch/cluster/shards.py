@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service, T
 from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable
-from dreamo_batch.engine import journal
+from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
@@ -40,7 +40,7 @@ from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_servic
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import STILL_S, Replica, folder_of, is_url, read_anew
+from dreamo_batch.engine.store import Replica, folder_of, is_url, read_anew
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
@@ -682,7 +682,7 @@ class ShardedCall(Call):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
                 self._hear(running.values())
-                for future in [one for one, work in running.items() if work.silent_s >= STILL_S]:
+                for future in [one for one, work in running.items() if work.silent_s >= store.STILL_S]:
                     left.extend(self._give_up(future, running.pop(future)))
                 self._tell_news()
         except BaseException:  # whatever it is, no worker may go on buying
