@@ -195,6 +195,11 @@ def resealed(content: bytes, before: bytes) -> bytes:
     return bytes(whole)
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+
 def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     """Return the file of a picture; options are those of Pillow."""
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageColor, ImageDraw, ImageOps, PngImagePlugin
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from dreamo_batch import columns as names
 from dreamo_batch import files
@@ -30,7 +30,7 @@ from dreamo_batch.engine.picture_cache import SIDE_PX
 from dreamo_batch.errors import UsageError, check_count, check_text, file_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
-from dreamo_batch.images import pillow_settings
+from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
@@ -231,10 +231,7 @@ def _save_png(page: Image.Image, path: Path) -> None:
         b"IDAT": compressor.compress(filtered.data) + compressor.flush(),
         b"IEND": b"",
     }
-    with path.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for name, content in chunks.items():
-            PngImagePlugin.putchunk(file, name, content)
+    path.write_bytes(PNG + b"".join(itertools.starmap(png_chunk, chunks.items())))
 
 
 def _write_legend(path: Path, codes: dict[str, str]) -> None:

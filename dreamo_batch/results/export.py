@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import tempfile
-import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,7 +30,7 @@ from dreamo_batch.engine.directory import (
 )
 from dreamo_batch.errors import UsageError, file_given
 from dreamo_batch.frames import PALETTE
-from dreamo_batch.images import PNG, suffix_of, with_comment
+from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
@@ -477,11 +475,6 @@ def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     return with_comment(picture, comment) if picture.startswith(_JPEG) else None
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a chunk of a PNG file."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
     """Put words after the other chunks before the pixels, so that a reader finds them last."""
     at = len(PNG)
@@ -489,7 +482,7 @@ def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
         at += 12 + int.from_bytes(picture[at : at + 4])
     # Keyword, not compressed, no language, text in UTF-8.
     texts = (name.encode("latin-1") + b"\0\0\0\0\0" + _utf8(str(word)) for name, word in words.items())
-    return picture[:at] + b"".join(_chunk(b"iTXt", text) for text in texts) + picture[at:]
+    return picture[:at] + b"".join(png_chunk(b"iTXt", text) for text in texts) + picture[at:]
 
 
 def _utf8(text: str) -> bytes:
