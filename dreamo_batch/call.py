@@ -368,7 +368,7 @@ class Call:
     def ending(self) -> str:
         """What the call came to, in one line, and how much the service's 429 answers slowed it."""
         now = self.snapshot()
-        ending = sentence(self.reconciliation, now.spent_usd)
+        ending = sentence(self.reconciliation, now.spent_usd, self.results)
         if not now.n_refused:
             return ending
         refused = counted(now.n_refused, "request")

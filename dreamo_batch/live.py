@@ -32,7 +32,7 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import dollars, exact_text, money
-from dreamo_batch.results.load import ambiguous_lines, existing, load, read_state
+from dreamo_batch.results.load import existing, load, open_lines, read_state
 from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, spelled
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
         return _end_with_another(call)
     if call.results is not None:
         bar.say(call.ending)
-        for line in ambiguous_lines(call.results, call.state):
+        for line in open_lines(call.results, call.state):
             bar.say(line, logging.WARNING)
     if call.stopped is not None:
         if isinstance(call.stopped, errors.RunStopped | errors.PriceUnknown):

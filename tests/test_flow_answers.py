@@ -8,6 +8,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from tests.fakes import picture
+from tests.fast_clock import speed_up
 from tests.hooked_service import KEY, HookedService
 from tests.scripted_server import answer
 
@@ -186,3 +187,20 @@ def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(pla
         assert service.counts["create"] == 3
     assert status_of(results) == ["completed"] * 3
     assert results["task_id"].tolist()[1] == "oddly-told"
+
+
+def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_told(place, caplog, monkeypatch):
+    """The row is completed and its cost missing; the end of the call says so."""
+    speed_up(monkeypatch)
+
+    def in_yuan(task_id: str, n: int) -> bytes | None:
+        return service.completed(task_id, usage={"cost": "0.35", "currency": "CNY"}) if n == 1 else None
+
+    page = answer(b"<html><title>Sign in</title>", Content_Type="text/html")
+    caplog.set_level("INFO", logger="dreamo_batch")
+    with HookedService(on_poll=in_yuan, on_file=lambda _task_id, _n: page) as service:
+        results = place.run(service, place.table(["a fox", "a dog"]), max_in_flight=1)
+    assert results["output_error"].notna().all()
+    assert "2 completed; $0.03 spent, 1 more of unknown cost" in caplog.text
+    [told] = [record for record in caplog.records if "could not be saved" in record.message]
+    assert (told.levelname, "the same call again" in told.message) == ("WARNING", True)

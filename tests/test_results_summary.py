@@ -62,28 +62,39 @@ def test_every_row_is_accounted_for():
 
 def test_the_sentence_says_it_in_one_line():
     """Also for a table of nothing."""
-    made = load.reconcile(3, results("a", "b", "c"))
-    assert load.sentence(made, Decimal("0.04")) == (
+    table = results("a", "b", "c")
+    made = load.reconcile(3, table)
+    assert load.sentence(made, Decimal("0.04"), table) == (
         "3 rows in, 3 accounted for: 1 in progress, 1 completed, 1 ambiguous; $0.04 spent"
     )
-    assert load.sentence(load.reconcile(0, results()), Decimal(0)).startswith(
+    assert load.sentence(load.reconcile(0, results()), Decimal(0), results()).startswith(
         "0 rows in, 0 accounted for: none"
     )
+    unknown = table.assign(cost_usd=None, cost=None)
+    assert load.sentence(made, Decimal(0), unknown).endswith("; $0.00 spent, 1 more of unknown cost")
+
+
+def test_pictures_that_could_not_be_saved_are_counted_with_the_first_reason():
+    """They are paid for; the rows themselves are completed."""
+    table = results("a", "a", "b").assign(output_error=[None, None, "HTML"])
+    assert [line for line in load.open_lines(table, State(LEDGER)) if "saved" in line] == [
+        "1 picture could not be saved; the same call again fetches what is missing for free. Row 2: HTML"
+    ]
 
 
 def test_ambiguous_rows_are_listed_with_what_they_may_have_cost():
     """Each once, by its label, with what to do at the end."""
-    lines = load.ambiguous_lines(results("a", "b", "b"), State(LEDGER))
+    lines = load.open_lines(results("a", "b", "b"), State(LEDGER))
     assert lines[0] == "row 1 is ambiguous (no_answer): job b, possibly billed up to $0.0286"
     assert "resolve(run_dir, row, task_id=...)" in lines[-1]
     assert len(lines) == 2
-    assert load.ambiguous_lines(results("a"), State(LEDGER)) == []
+    assert load.open_lines(results("a"), State(LEDGER)) == []
 
 
 def test_a_long_list_is_cut_and_unknown_costs_say_so():
     """Ten lines, how many more, and what to do."""
     attempts = [Attempt(f"job-{i:02}", 1, Stage.AMBIGUOUS, may_have_been_billed=True) for i in range(13)]
-    lines = load.ambiguous_lines(results(*(o.job_id for o in attempts), attempts=attempts), State(attempts))
+    lines = load.open_lines(results(*(o.job_id for o in attempts), attempts=attempts), State(attempts))
     assert len(lines) == 12
     assert lines[10] == "... and 3 more"
     assert lines[0].endswith("possibly billed an unknown cost")

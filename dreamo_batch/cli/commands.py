@@ -407,9 +407,6 @@ def _finish(
         if n := int(counts.get(status, 0)):
             say = warn if status == columns.AMBIGUOUS else hint
             say(f"{n} {text.format(shlex.quote(run_dir))}")
-    is_unsaved = (results[columns.STATUS] == columns.COMPLETED) & results[columns.OUTPUT_PATH].isna()
-    if (n := int(is_unsaved.sum())) and with_pictures:
-        hint(f"{counted(n, 'picture')} could not be saved: the same command again fetches them for free.")
     return code_of_results(results, with_pictures=with_pictures)
 
 

@@ -56,7 +56,7 @@ from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.results.rating_log import add_ratings, with_ratings
-from dreamo_batch.text import counted, meant, option, spelled
+from dreamo_batch.text import counted, meant, option, same_call, spelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -1031,17 +1031,18 @@ def _by_status(results: pd.DataFrame) -> dict[str, int]:
     return {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
 
 
-def sentence(reconciliation: dict[str, Any], spent_usd: Decimal) -> str:
-    """Write the reconciliation as one line."""
-    counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in reconciliation["by_status"].items())
-    n_in, n_out = reconciliation["rows_in"], reconciliation["rows_accounted_for"]
-    return (
-        f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {counts or 'none'}; {dollars(spent_usd)} spent"
-    )
+def sentence(told: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) -> str:
+    """Write the reconciliation as one line, and how many pictures have no cost in USD."""
+    counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in told["by_status"].items()) or "none"
+    n_in, n_out = told["rows_in"], told["rows_accounted_for"]
+    said = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {counts}; {dollars(spent_usd)} spent"
+    is_made = results[columns.STATUS].eq(columns.COMPLETED) & results[columns.DUPLICATE_OF].isna()
+    n = int((is_made & results[columns.COST].isna()).sum())
+    return f"{said}, {n:,} more of unknown cost" if n else said
 
 
-def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
-    """List ambiguous rows with what each may have cost, and how to settle them."""
+def open_lines(results: pd.DataFrame, state: State) -> list[str]:
+    """List ambiguous rows with what each may have cost and how to settle them, and count pictures not saved."""
     rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
     lines = [
         _ambiguous_line(label, job_id, state)
@@ -1058,6 +1059,10 @@ def ambiguous_lines(results: pd.DataFrame, state: State) -> list[str]:
             )
             + f", or submit them again with {option('on_ambiguous', 'resubmit')}."
         )
+    unsaved = results.loc[results[columns.DUPLICATE_OF].isna(), columns.OUTPUT_ERROR].dropna()
+    if len(unsaved):
+        told = f"{counted(len(unsaved), 'picture')} could not be saved; {same_call()} again fetches what is missing"
+        lines.append(f"{told} for free. Row {unsaved.index[0]}: {unsaved.iloc[0]}")
     return lines
 
 
