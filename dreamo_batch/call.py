@@ -117,6 +117,8 @@ class Service:
         elif self.gateway is None:
             with ExitStack() as resources:
                 self._reach(resources, self.api_key, self.base_url)
+        else:
+            _usable(getattr(self.gateway, "check", lambda: None))
 
     def connect(self, resources: ExitStack, directory: RunDirectory) -> Client:
         """Return the client of a call; what is opened for it is closed with `resources`."""
@@ -127,10 +129,7 @@ class Service:
         # One that is started here is stopped when its last user closes its `resources`.
         if in_use is not None:
             directory.refuse_other_folder()
-            try:
-                resources.enter_context(in_use(directory.gateway))
-            except ValueError as error:
-                raise errors.UsageError(str(error)) from error
+            _usable(lambda: resources.enter_context(in_use(directory.gateway)))
         return self._reach(resources, running.api_key, running.base_url)
 
     def _reach(self, resources: ExitStack, api_key: str | None, base_url: str | None) -> Client:
@@ -151,6 +150,14 @@ def with_key(client: Client, free: str = NO_KEY_NEEDED) -> Client:
     if client.settings.api_key is None and not client.settings.is_loopback:
         raise key_missing(client.settings, free)
     return client
+
+
+def _usable(use: Callable[[], object]) -> None:
+    """Use a gateway, or raise what keeps it from starting."""
+    try:
+        use()
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
 
 
 def _local_gateway() -> Gateway:

@@ -84,9 +84,22 @@ def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
     return {column.name: column.dtype for column in columns.values()}
 
 
+def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    """Convert columns to their dtypes, or those of their descriptions; integers as `integers` does."""
+    kinds = {name: one.dtype if isinstance(one, Column) else one for name, one in wanted.items()}
+    return table.assign(**{name: integers(table[name]) for name in kinds if kinds[name] == INT}).astype(kinds)
+
+
+def integers(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Convert to integers; NaN is missing, also where an option of pandas tells it from missing values."""
+    if values.dtype.kind == "f" or values.dtype == object:
+        values = values.astype(object).where(lambda cells: cells.notna(), None)
+    return values.astype(INT)
+
+
 def sizes(table: pd.DataFrame, width: str = "width", height: str = "height") -> pd.Series[str]:
     """Return the size of each row as text, such as "512x512"; missing where a side is."""
-    sides = (table[side].astype(INT).astype(STR) for side in (width, height))
+    sides = (integers(table[side]).astype(STR) for side in (width, height))
     return next(sides) + "x" + next(sides)
 
 

@@ -39,6 +39,7 @@ import numbers
 import os
 import re
 import sys
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -616,3 +617,11 @@ def logger_named(name: str) -> logging.Logger:
     if type(logger) is logging.Logger:
         logger.__class__ = UnfailingLogger
     return logger
+
+
+def warn(text: str) -> None:
+    """Warn amid work that goes on: log it where warnings are errors, since the work may be paid for."""
+    try:
+        warnings.warn(text, stacklevel=3)
+    except Warning:
+        logger_named(__name__).warning("%s", text)

@@ -106,6 +106,27 @@ def test_long_prompts_are_whole(reference, tmp_path):
     assert min(map(len, told)) > 700
 
 
+def test_what_is_missing_is_missing_where_pandas_tells_it_from_nan(run):
+    """Columns of whole numbers with nothing in some rows come from a column of floats."""
+    results = dreamo.load(run[0])
+    wide = pd.concat(
+        [pd.DataFrame({"own": [1]}), results.astype({"attempts": "float64", "seed_sent": "float64"})]
+    )
+    with pd.option_context("future.distinguish_nan_and_na", True):
+        page_of(run[0])
+        for table in (results, wide):
+            assert dreamo.rank(table, by="output_bytes")["rank"].isna().any()
+            for verb in (
+                dreamo.diversity,
+                dreamo.near_duplicates,
+                dreamo.costs,
+                dreamo.failures,
+                dreamo.latency,
+            ):
+                verb(table)
+            assert dreamo.gallery(table).to_html(run[0].parent / "gallery.html").exists()
+
+
 def test_several_runs_stand_on_one_page(run, reference, tmp_path):
     """Their sums come first, each can be jumped to, and no name on the page is there twice."""
     other, _ = bought(tmp_path / "other", reference, prompts=("on a beach",))

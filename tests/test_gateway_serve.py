@@ -19,7 +19,9 @@ import time
 
 import pytest
 import requests
+from PIL import Image
 
+import dreamo_batch as dreamo
 from dreamo_batch.gateway import LocalGateway
 from tests.local_client import CREATE, FakeEngine, LocalClient, body
 
@@ -195,6 +197,8 @@ def test_an_address_or_a_folder_that_can_not_be_used_is_refused(tmp_path):
     (tmp_path / "torn" / "tasks.sqlite").write_text("no database" * 99)
     with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite")) as connection:
         connection.execute("PRAGMA user_version = 99")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "fox.png")
+    table = dreamo.sweep(image=str(tmp_path / "fox.png"), prompt="a", size="512x512")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for options, words in (
             (
@@ -207,8 +211,12 @@ def test_an_address_or_a_folder_that_can_not_be_used_is_refused(tmp_path):
             ({"state_dir": tmp_path / "file" / "in"}, r"in \(Not a directory\)"),
             ({"state_dir": tmp_path / "torn"}, r"torn \(file is not a database\)"),
         ):
+            gateway = LocalGateway(engine=FakeEngine(), **options)
             with pytest.raises(ValueError, match=words):
-                LocalGateway(engine=FakeEngine(), **options).start()
+                gateway.start()
+            with pytest.raises(dreamo.UsageError, match=words):
+                dreamo.run(table, tmp_path / "run", gateway=gateway, progress=False)
+            assert not (tmp_path / "run").exists()  # not even with the references in it
 
 
 def test_a_gateway_that_can_not_start_says_why():

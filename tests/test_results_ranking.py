@@ -145,7 +145,7 @@ def test_seeds_that_are_ranked_everywhere_come_first(begins):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"by": "nothing"}, "is neither a column of the results nor a metric"),
+        ({"by": "nothing"}, "is neither a column of results nor a metric"),
         ({"by": "output_url"}, "doesn't hold numbers"),
         ({"by": []}, "at least one measure"),
         ({"by": ["stars", "-stars"]}, "each only once"),

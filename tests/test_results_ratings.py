@@ -170,6 +170,7 @@ def test_damage_to_the_ratings_hides_no_result_and_is_never_written_over(run_dir
     (run_dir / "ratings.parquet").write_bytes(b"not a table")
     with pytest.warns(UserWarning, match="can't be read"):
         assert len(dreamo.load(run_dir)) == 4
+    assert len(dreamo.load(run_dir)) == 4  # also where warnings are errors
     with (
         pytest.warns(UserWarning, match="can't be read"),
         pytest.raises(dreamo.DirectoryError, match="move it away"),

@@ -178,7 +178,7 @@ class Budget:
         except OSError as error:
             raise unreachable(self.place, error) from error
         rows = [row for share in slices.shares.values() for row in _rows(share)]
-        frame = pd.DataFrame(rows, columns=list(columns.BUDGET)).astype(columns.dtypes(columns.BUDGET))
+        frame = columns.typed(pd.DataFrame(rows, columns=list(columns.BUDGET)), columns.BUDGET)
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
         return BudgetStatus.of(frame, shown=_headline(self.place, slices))
 

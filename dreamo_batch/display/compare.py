@@ -111,8 +111,6 @@ def compare(
     [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
     """
     check_count("pairs", pairs)
-    if not names.listed(by):
-        raise UsageError("by= is empty; name the columns whose values make the groups.")
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
 
 
@@ -161,14 +159,16 @@ class PairedComparison:
     ) -> None:
         self.rater = rater_named(rater)
         results = read_results(source)
-        self._by = names.listed(by)
+        self._by, same = names.listed(by), names.listed(within)
+        if not self._by:
+            raise UsageError("by= is empty; name the columns whose values make the groups.")
         shown = [position for position in range(len(results)) if has_picture(results, position)]
         self._folders = [folders_of(results, run_dir)[position] for position in shown]
         self._results = results.iloc[shown]
         self._references = References(self._results, self._folders)
         self._jobs = self._results[names.JOB_ID].astype(str).tolist()
         self._groups, firsts = _numbered(self._results, self._by)
-        strata, _ = _numbered(self._results, names.listed(within))
+        strata, _ = _numbered(self._results, same)
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )
@@ -176,13 +176,8 @@ class PairedComparison:
         self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
         self._is_all = len(self._pairs) < pairs
         if not self._pairs:
-            same = names.listed(within)
-            agree = (
-                f" and agree in {' and '.join(same)}; pass another by= or within= (None: any two)"
-                if same
-                else ""
-            )
-            raise UsageError(f"No two pictures differ in {' and '.join(self._by)}{agree}.")
+            agree = f" and agree in {' and '.join(same)}; pass another by= or within= (None: any two)"
+            raise UsageError(f"No two pictures differ in {' and '.join(self._by)}{agree if same else ''}.")
         self._widget: Any = None
 
     def to_html(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
@@ -603,6 +598,5 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
     is_seen = table[names.N_CHOICES] > 0
     measured = [names.STRENGTH, names.STRENGTH_LOW, names.STRENGTH_HIGH, names.WINS_SHARE]
     table[measured] = table[measured].where(is_seen)
-    typed = table.astype(names.dtypes(names.STRENGTHS))
-    whole = pd.concat([labels, typed], axis=1)
+    whole = pd.concat([labels, names.typed(table, names.STRENGTHS)], axis=1)
     return whole.sort_values(names.STRENGTH, ascending=False, kind="stable", ignore_index=True)

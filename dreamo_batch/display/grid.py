@@ -377,7 +377,7 @@ def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
         return [False] * len(results)
     if columns.SEED not in on_axes:
         return [len(results[columns.SEED_SENT].dropna().unique()) > 1] * len(results)
-    sent = results[columns.SEED_SENT].astype(columns.INT)
+    sent = columns.integers(results[columns.SEED_SENT])
     return [bool(is_drawn) for is_drawn in (~_is_asked(results, sent) & sent.notna()).tolist()]
 
 
@@ -475,7 +475,7 @@ def _is_seed(results: pd.DataFrame, name: Any) -> bool:
 
 def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisColumn:
     """Read the seeds: those that the table names by number, those that were drawn counted."""
-    sent = results[columns.SEED_SENT].astype(columns.INT)
+    sent = columns.integers(results[columns.SEED_SENT])
     is_asked = _is_asked(results, sent).to_numpy()
     asked, numbers = np.unique(sent[is_asked].to_numpy(dtype=np.int64), return_inverse=True)
     keys = pd.DataFrame(dict(enumerate(others)), index=range(len(results)))[~is_asked]
@@ -563,7 +563,7 @@ def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis:
 def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
     if not _is_seed(results, name):
         return _part(results, name).codes
-    sent = results[columns.SEED_SENT].astype(columns.INT)
+    sent = columns.integers(results[columns.SEED_SENT])
     codes: NDArray[np.intp] = pd.factorize(sent.where(_is_asked(results, sent)))[0]
     return codes
 

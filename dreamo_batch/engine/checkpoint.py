@@ -6,7 +6,6 @@ import io
 import json
 import math
 import numbers
-import warnings
 import zlib
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
@@ -23,7 +22,7 @@ from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.engine.store import url_of
-from dreamo_batch.errors import DirectoryError, logger_named
+from dreamo_batch.errors import DirectoryError, logger_named, warn
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import URL, ImageSource, canonical, kept_copy
@@ -203,7 +202,7 @@ def _problems(texts: pd.Series) -> pd.DataFrame:
         for position, text in texts.dropna().items()
         for record in json.loads(text)
     ]
-    return pd.DataFrame(found, columns=list(columns.PROBLEMS)).astype(columns.dtypes(columns.PROBLEMS))
+    return columns.typed(pd.DataFrame(found, columns=list(columns.PROBLEMS)), columns.PROBLEMS)
 
 
 _BLOCK: Final = 512
@@ -277,10 +276,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
     changed = write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
     if changed:
-        warnings.warn(
-            f"Stored as text in the run directory, because Parquet can't hold it: {', '.join(changed)}.",
-            stacklevel=2,
-        )
+        warn(f"Stored as text in the run directory, because Parquet can't hold it: {', '.join(changed)}.")
 
 
 def read_jobs(path: Path) -> StoredTable:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import warnings
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import logger_named
+from dreamo_batch.errors import logger_named, warn
 from dreamo_batch.images import encoded, opened, reduced
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
 from dreamo_batch.parallel import each
@@ -181,10 +180,9 @@ def summarise_pictures(
             if run_dir not in unkept:
                 unkept |= _tried(merge, run_dir)
         for run_dir, why in unkept.items():
-            warnings.warn(
+            warn(
                 f"{run_dir / NAME} can't be written ({why}); the summaries of its pictures aren't kept and will be "
-                "made again next time",
-                stacklevel=2,
+                "made again next time"
             )
 
 
@@ -221,7 +219,7 @@ def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> di
     found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
     wanted -= found.keys()
     if wanted:
-        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=warnings.warn):
+        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=warn):
             for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
                 found[sha256] = tuple(cells)
     return found

@@ -186,6 +186,19 @@ class LocalGateway:
         """The gateway's URL, while it runs."""
         return self._check_running().base_url
 
+    def check(self) -> None:
+        """Raise what would keep the gateway from starting now.
+
+        Raises
+        ------
+        ValueError
+            If the address or the folder can't be used.
+        """
+        if self._running is None:
+            listen(*self._address).close()
+            if self._state_dir is not None:
+                _open_store(self._state_dir).close()
+
     def start(self, state_dir: str | Path | None = None) -> Self:
         """Start the gateway; on return it accepts connections.
 
@@ -344,11 +357,8 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _folder_given(state_dir: Any) -> Path:
-    if (
-        not isinstance(state_dir, str | Path)
-        or not str(state_dir).isprintable()
-        or not str(state_dir).strip()
-    ):
+    text = str(state_dir) if isinstance(state_dir, str | Path) else ""
+    if not text.strip() or not text.isprintable():
         raise ValueError(f"state_dir={quoted(state_dir)} must be the path of a folder.")
     return Path(state_dir)
 

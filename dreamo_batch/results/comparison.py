@@ -331,7 +331,7 @@ def rank(
     table[columns.SCORE], table[columns.RANK] = score, placed
     table[columns.PROBLEM] = problems.fillna("a value is missing").where(~is_whole)
     order = np.lexsort((kept, placed.fillna(np.inf).to_numpy(), numbers))
-    ranked = table.astype(columns.dtypes(columns.RANKS)).iloc[order].set_axis(results.index[kept[order]])
+    ranked = columns.typed(table, columns.RANKS).iloc[order].set_axis(results.index[kept[order]])
     ranked.attrs[_WITHIN] = list(groups.keys.columns)
     return ranked
 
@@ -388,7 +388,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     if not isinstance(ranked, pd.DataFrame):
         raise UsageError(f"Expected what rank() returned, not {type_of(ranked)}.")
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
-    keys = columns.listed(within)
+    keys = list(dict.fromkeys(columns.listed(within)))
     if absent := [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]:
         raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
@@ -412,7 +412,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     table = by_group.groupby(columns.SEED_SENT).agg(**wanted).reset_index()
     order = [columns.N_RANKED, columns.SCORE, columns.SCORE_MIN]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
-    return table[list(columns.BEST_SEEDS)].astype(columns.dtypes(columns.BEST_SEEDS))
+    return columns.typed(table[list(columns.BEST_SEEDS)], columns.BEST_SEEDS)
 
 
 def compare_replicates(
@@ -485,7 +485,7 @@ def compare_replicates(
         **{columns.REPLICATE_A: one[columns.REPLICATE], columns.REPLICATE_B: other[columns.REPLICATE]},
         **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
     )
-    return table.astype(columns.dtypes(columns.REPLICATES))
+    return columns.typed(table, columns.REPLICATES)
 
 
 def compare_all(
@@ -522,7 +522,7 @@ def check_threshold(bits: float, delta_e: float) -> Threshold:
 def summarise_diversity(compared: PictureGroups) -> pd.DataFrame:
     """Summarise how far the pictures of each group are from each other."""
     lines = [_summary(compared, number) for number in range(len(compared.keys))]
-    table = pd.DataFrame(lines, columns=list(columns.DIVERSITY)).astype(columns.dtypes(columns.DIVERSITY))
+    table = columns.typed(pd.DataFrame(lines, columns=list(columns.DIVERSITY)), columns.DIVERSITY)
     return pd.concat([compared.keys, table], axis=1)
 
 
@@ -587,7 +587,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         columns.PATH_A: one[columns.OUTPUT_PATH].array,
         columns.PATH_B: other[columns.OUTPUT_PATH].array,
     }
-    return pd.DataFrame(table).astype(columns.dtypes(columns.NEAR_DUPLICATES))
+    return columns.typed(pd.DataFrame(table), columns.NEAR_DUPLICATES)
 
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
@@ -617,9 +617,8 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
         raise UsageError(
             f"by={quoted(one)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
         )
-    names = ", ".join(map(repr, NAMED))
     raise UsageError(
-        f"by={quoted(one)} is neither a column of the results nor a metric ({names}, or a function)."
+        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, NAMED))}, or a function)."
     )
 
 

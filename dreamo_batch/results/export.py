@@ -330,7 +330,7 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
     references[columns.REFERENCE] = references[columns.IMAGE_SOURCE].map(_base_name)
     for name in (columns.REFERENCE, columns.IMAGE_DIGEST):
         lines[name] = references[name].dropna().groupby(level=0).agg(", ".join).reindex(lines.index)
-    lines = lines[list(columns.PICTURES)].astype(columns.dtypes(columns.PICTURES))
+    lines = columns.typed(lines[list(columns.PICTURES)], columns.PICTURES)
     ours = {*columns.INPUTS, *columns.OUTPUTS, *_LEFT_OUT} - {columns.RUN_DIR, *columns.INPUTS_OF_SOME}
     own = rows.loc[:, [name not in ours for name in rows.columns]]
     return pd.concat([lines, own.set_axis(_free_names(own.columns), axis=1)], axis=1)

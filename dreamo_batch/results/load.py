@@ -266,7 +266,7 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
         logger.warning("%s", error)
         return None
     own = [name for name in results.columns if name not in columns.OUTPUTS]
-    return results.reindex(columns=[*own, *columns.OUTPUTS]).astype(output_dtypes())
+    return columns.typed(results.reindex(columns=[*own, *columns.OUTPUTS]), output_dtypes())
 
 
 def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFrame:
@@ -440,7 +440,7 @@ def attempts(run_dir: Directories) -> pd.DataFrame:
     table = pd.concat([attempts, labels.reindex(history.places).set_axis(attempts.index)], axis=1)
     table[columns.COST_USD] = pd.to_numeric(attempts[columns.COST])
     table = table[list(columns.ATTEMPTS_MADE)].sort_values(columns.SENT_AT, kind="stable", ignore_index=True)
-    return table.astype(columns.dtypes(columns.ATTEMPTS_MADE))
+    return columns.typed(table, columns.ATTEMPTS_MADE)
 
 
 def read_history(source: Source) -> History:
@@ -499,7 +499,7 @@ def from_results(results: pd.DataFrame) -> History:
     attempts[columns.ATTEMPTS] = attempts[columns.ATTEMPT]
     attempts[columns.STAGE] = attempts[columns.STATUS].astype(columns.STR).map(_STAGES)
     attempts = attempts.reindex(columns=[*columns.LEDGER, columns.ATTEMPTS])
-    attempts = attempts.astype(columns.dtypes(columns.LEDGER) | {columns.ATTEMPTS: columns.INT})
+    attempts = columns.typed(attempts, columns.LEDGER | {columns.ATTEMPTS: columns.INT})
     if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as from `concatenated`
         rows = rows.assign(**{DIRECTORY: rows[columns.RUN_DIR]})
         attempts[columns.RUN_DIR] = rows.loc[is_submitted, columns.RUN_DIR]
@@ -833,7 +833,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pa.Table) -> pd.D
     for name in (columns.JOB_ID, columns.DUPLICATE_OF, columns.SEED_SENT):
         outcome[name] = rows[name].array
     outcome[columns.RUN_DIR] = None  # a directory may be moved; `mark` fills it in
-    outcome = outcome[list(columns.OUTPUTS)].astype(output_dtypes())
+    outcome = columns.typed(outcome[list(columns.OUTPUTS)], output_dtypes())
     outcome.index = user.index
     return pd.concat([user, outcome], axis=1)
 
@@ -856,7 +856,7 @@ def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFram
     left = assemble(own, rows, pa.Table.from_pandas(attempts, SCHEMA, preserve_index=False))
     left.index = _labels(results.index, [one.get(columns.ROW) for one in inputs])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
-    return _outputs_last(whole).astype(output_dtypes())
+    return columns.typed(_outputs_last(whole), output_dtypes())
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:

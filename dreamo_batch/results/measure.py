@@ -7,7 +7,6 @@ import json
 import math
 import pickle
 import threading
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from dreamo_batch import columns, files, likeness
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import UsageError, logger_named
+from dreamo_batch.errors import UsageError, logger_named, warn
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, is_on_cluster, working
@@ -704,7 +703,7 @@ def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric])
     for metric in metrics:
         found = [of_pair[metric.name] for of_pair in measured.values()]
         if failed := [one.problem for one in found if one.failed == "metric"]:
-            warnings.warn(f"{failed[0]} ({len(failed)} of {len(found)} pictures)", stacklevel=2)
+            warn(f"{failed[0]} ({len(failed)} of {len(found)} pictures)")
 
 
 class Cache:
@@ -733,10 +732,9 @@ class Cache:
             try:
                 files.replace(path, functools.partial(pq.write_table, table, write_page_checksum=True))
             except OSError as error:
-                warnings.warn(
+                warn(
                     f"{path} can't be written ({error.strerror or error}); the values aren't kept and will be "
-                    "measured again next time",
-                    stacklevel=2,
+                    "measured again next time"
                 )
 
 
@@ -745,7 +743,7 @@ def _read_values(path: Path, *, is_quiet: bool = False) -> dict[Key, Value]:
         table = read_kept(path, _SCHEMA)
     except (*directory.UNREADABLE, KeyError) as error:
         if not is_quiet:
-            warnings.warn(f"{path} can't be read ({error}); its pictures are measured again", stacklevel=2)
+            warn(f"{path} can't be read ({error}); its pictures are measured again")
         return {}
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     n_keys = len(Key._fields)

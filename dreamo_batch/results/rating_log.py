@@ -10,7 +10,6 @@ import functools
 import getpass
 import os
 import time
-import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import ARROW
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
-from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError
+from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError, warn
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.text import quoted
@@ -152,7 +151,7 @@ def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
     balance = words[columns.KIND].map({PICK: 1, REJECT: -1}).astype(int).groupby(words[columns.JOB_ID]).sum()
     picked = (balance > 0).astype(columns.BOOL).mask(balance == 0)
     found = pd.DataFrame({columns.RATING: rating, columns.PICKED: picked})
-    return found.astype(columns.dtypes(columns.RATED)).rename_axis(columns.JOB_ID)
+    return columns.typed(found, columns.RATED).rename_axis(columns.JOB_ID)
 
 
 def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None) -> pd.DataFrame:
@@ -177,7 +176,7 @@ def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
             return
         found = with_ratings(results, [run_dir] * len(results))
     except DirectoryError as error:  # what was bought is readable without what was said of it
-        warnings.warn(str(error), stacklevel=2)
+        warn(str(error))
         return
     for name in columns.RATED if columns.RATING in found else ():
         results[name] = found[name].array

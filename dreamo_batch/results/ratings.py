@@ -177,4 +177,4 @@ def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
     row_of = dict(zip(first[columns.JOB_ID], map(str, first.index), strict=True))
     log[columns.ROW] = log[columns.JOB_ID].map(row_of)
     log[columns.STANDS] = log.index.isin(stands(log))
-    return log[list(columns.RATINGS_READ)].astype(columns.dtypes(columns.RATINGS_READ))
+    return columns.typed(log[list(columns.RATINGS_READ)], columns.RATINGS_READ)

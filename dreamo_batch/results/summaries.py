@@ -105,7 +105,7 @@ def costs(
     kept = table[columns.N_KEPT].astype(columns.FLOAT)
     table[columns.USD_PER_KEPT] = spent / kept.where(kept > 0)
     table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_USD_DIGITS) + 0.0
-    shaped = table[list(columns.COSTS)].astype(columns.dtypes(columns.COSTS))
+    shaped = columns.typed(table[list(columns.COSTS)], columns.COSTS)
     planned = [] if plan is None else [_planned(plan, history, groups)]
     return pd.concat([groups.keys, shaped, *planned], axis=1)
 
@@ -245,7 +245,7 @@ def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFra
     planned = {
         name: jobs.map(said[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
     }
-    return pd.DataFrame(planned, index=groups.keys.index).astype(columns.dtypes(columns.COSTS_PLANNED))
+    return columns.typed(pd.DataFrame(planned, index=groups.keys.index), columns.COSTS_PLANNED)
 
 
 _QUANTILES: Final = {
@@ -318,7 +318,7 @@ def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFra
     table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
     dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
     keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
-    return pd.concat([keys, table[list(columns.LATENCY)].astype(dtypes)], axis=1)
+    return pd.concat([keys, columns.typed(table[list(columns.LATENCY)], dtypes)], axis=1)
 
 
 def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
@@ -381,7 +381,7 @@ def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
         columns.N_IN_FLIGHT: np.cumsum(n_sent - np.bincount(ends, minlength=len(starts))),
         columns.SPENT_USD: np.bincount(ends, usd, minlength=len(starts)),
     }
-    return pd.DataFrame(table).astype(columns.dtypes(columns.THROUGHPUT))
+    return columns.typed(pd.DataFrame(table), columns.THROUGHPUT)
 
 
 def pace(source: Directories) -> dict[str, Any]:
@@ -719,7 +719,7 @@ def summarise_failures(
     table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
-    return table[list(columns.FAILURES)].astype(columns.dtypes(columns.FAILURES))
+    return columns.typed(table[list(columns.FAILURES)], columns.FAILURES)
 
 
 def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
