@@ -227,7 +227,7 @@ def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
 def test_a_directory_that_can_not_be_written_to_is_looked_at_all_the_same(run_dir, monkeypatch):
     """It warns once that the summaries aren't kept."""
 
-    def refuse(*_):
+    def refuse(*_, **_options):
         raise PermissionError(13, "Permission denied")
 
     (run_dir / picture_cache.NAME).unlink()
