@@ -155,7 +155,7 @@ def test_a_store_of_another_layout_is_refused(tmp_path):
     store = TaskStore(tmp_path / "tasks.sqlite")
     store._run("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(RuntimeError, match="layout 99"):
+    with pytest.raises(ValueError, match="layout 99"):
         TaskStore(tmp_path / "tasks.sqlite")
 
 
