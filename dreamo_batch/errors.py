@@ -518,11 +518,14 @@ def new_file_given(name: str, path: object, suffixes: Collection[str] = ()) -> P
 def _path_problem(text: str) -> str | None:
     """Return why no file system can have such a path; None if one can."""
     try:
-        parts = Path(text).expanduser().parts
+        path = Path(text).expanduser()
+        parts = path.parts if LIKE_URL.match(text) else path.absolute().parts
         if any(len(os.fsencode(part)) > _FILE_NAME_BYTES_MAX for part in parts):
             return f"a name in it is longer than {_FILE_NAME_BYTES_MAX} bytes"
+    except FileNotFoundError:
+        return "the working directory is gone. Change to another one, for example with os.chdir."
     except UnicodeEncodeError:
-        return "it contains half a character (a lone surrogate)"
+        return "it contains half a character (a lone surrogate), or one that no file name has in this locale"
     except RuntimeError:
         return f"there is no user {text.partition('/')[0][1:]!r}"
     return "it contains a NUL or ends in a line break" if "\0" in text or text[-1] in "\r\n" else None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamo_batch import columns
+from dreamo_batch import columns, plan
 from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.rules import RULES
+from dreamo_batch.jobs.sweep import sweep
 from dreamo_batch.jobs.tables import read_table
 from dreamo_batch.results.load import load
 from tests.table_oracle import PRESETS, problems_of
@@ -348,14 +353,49 @@ def test_pandas_without_its_dtype_of_text_is_refused(tmp_path):
                 call()
 
 
-def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: validate(pd.DataFrame({"image": ["a.png"], "prompt": "a"})),
+        lambda: sweep(image="*.png", prompt="a"),
+        lambda: read_table("jobs.csv"),
+        lambda: load("runs/first"),
+        lambda: plan(pd.DataFrame({"image": [URL], "prompt": "a"}), "runs/first"),
+    ],
+    ids=["validate", "sweep", "read_table", "load", "plan"],
+)
+def test_a_working_directory_that_is_gone_is_said(call, tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(UsageError, match=r"The working directory is gone. Change to another"):
-        validate(pd.DataFrame({"image": ["a.png"], "prompt": "a"}))
+    with pytest.raises(UsageError, match=r"can't be used: the working directory is gone. Change to another"):
+        call()
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_path_that_the_locale_can_not_spell_is_said(tmp_path):
+    """Python takes UTF-8 for file names in most locales, so only an interpreter of its own meets another."""
+    ascii_names = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = """
+import pandas as pd
+import dreamo_batch as dreamo
+print(dreamo.validate(pd.DataFrame({"image": ["\\u72d0.png"], "prompt": "a"}))["message"][0])
+dreamo.load("\\u72d0")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | ascii_names,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.startswith("The file can't be read: 'ascii' codec can't encode character '\\u72d0'")
+    assert (
+        "can't be used: it contains half a character (a lone surrogate), or one that no file name"
+        in ended.stderr
+    )
 
 
 @pytest.mark.parametrize("code", RULES)

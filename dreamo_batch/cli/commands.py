@@ -59,7 +59,7 @@ from dreamo_batch.cli.output import (
     show_summary,
     warn,
 )
-from dreamo_batch.errors import RunStopped, UsageError, new_file_given
+from dreamo_batch.errors import RunStopped, UsageError, file_given, new_file_given
 from dreamo_batch.money import EXACT, dollars, money
 from dreamo_batch.text import counted, harmless
 
@@ -377,7 +377,7 @@ def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
 
 
 def _folder_of(table: str) -> str:
-    return str(Path(table).absolute().parent)
+    return str(file_given("TABLE", table).absolute().parent)
 
 
 def _show_plan(planned: Any, format_: str, *, rows: bool, on_invalid: str) -> int:

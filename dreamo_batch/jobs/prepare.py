@@ -21,14 +21,13 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError, check_flag, file_given
+from dreamo_batch.errors import check_flag, file_given
 from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, show
@@ -38,6 +37,7 @@ from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -226,12 +226,7 @@ def validate(
 
 def absolute(folder: Any) -> Path:
     """Return the absolute path of a folder; the working directory by default."""
-    try:
-        return (Path() if folder is None else file_given("base_dir", folder)).absolute()
-    except FileNotFoundError:
-        raise UsageError(
-            "The working directory is gone. Change to another one, for example with os.chdir."
-        ) from None
+    return file_given("base_dir", "." if folder is None else folder).absolute()
 
 
 # Jobs and their identity.

@@ -793,8 +793,8 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         if _LINK_INSIDE.search(location):
             hint = " If you mean a link, write nothing but the link: https://host/path."
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
-    except OSError as error:
-        return Finding.of("image-unreadable", reason=error.strerror or str(error))
+    except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
+        return Finding.of("image-unreadable", reason=getattr(error, "strerror", None) or str(error))
     return _Loaded(content, sha256(content), BYTES, location)
 
 

@@ -110,7 +110,7 @@ def _images(value: Any) -> list[Any]:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
-    found, near = matching(str(Path(value).expanduser()))
+    found, near = matching(str(file_given("image", value)))
     for path in found:
         if cells.printable(path) != path:
             raise UsageError(f"image: the name {cells.printable(path)} isn't valid UTF-8. Rename the file.")
