@@ -172,8 +172,8 @@ class TableOfFile(HeadedFrame):
 
 def lines_of(table: pd.DataFrame) -> pd.Series:
     """Return the line of the file where each row begins; missing if it isn't known."""
-    lines: pd.Series = getattr(table, "_lines", None)
-    is_known = isinstance(table, TableOfFile) and lines.index.equals(table.index)
+    lines: pd.Series | None = getattr(table, "_lines", None) if isinstance(table, TableOfFile) else None
+    is_known = lines is not None and lines.index.equals(table.index)
     return lines if is_known else pd.Series(pd.NA, table.index, dtype=columns.INT)
 
 

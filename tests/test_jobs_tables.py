@@ -413,6 +413,7 @@ def test_problems_name_the_lines_of_the_file(tmp_path):
     assert "prompt-missing in 2 rows (lines 6, 7; column prompt)" in repr(found)
     assert "seed-not-integer in line 7 (column seed, x)" in repr(found)
     assert validate(table.iloc[[2, 1]])["line"].isna().all()
+    assert validate(type(table)(table))["line"].isna().all()
     table.index = pd.Index([2, 1, 0])
     assert validate(table)["line"].isna().all()
     pair.to_excel(tmp_path / "jobs.xlsx", index=False, startrow=2)
