@@ -4,7 +4,7 @@ The flow: `sweep` makes a table (or bring your own DataFrame), `validate` checks
 would be bought and why, `run` buys it under a budget with a progress bar, saves the pictures and gives the table
 back with URLs, costs and errors as columns. The same call again resumes. `load` reads the results any time,
 `retry` attempts chosen rows again, `resolve` settles a row whose attempt may or may not have been taken. It never
-pays twice without telling you. The same verbs stand on every DataFrame: ``jobs.dreamo.run("runs/first")``.
+pays twice without telling you. Every DataFrame has the same verbs: ``jobs.dreamo.run("runs/first")``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dreamo_batch.importing import uninterrupted
 
 __version__: Final = "0.1.0"
 
-# The names stand in `__init__.pyi`; each is loaded when it is first used, so that importing the package is quick.
+# The names are listed in `__init__.pyi`; each is loaded when it is first used, so that importing the package is quick.
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

@@ -60,7 +60,7 @@ Amount = float | str | Decimal
 Cluster = Any  # a Dask client, an executor, or a number of processes
 
 _OF_A_TABLE: Final = frozenset({"table", "base_dir"})
-# Options that a later call doesn't take over: the cap stands in the ledger, the others are said each time.
+# Options that a later call doesn't take over: the cap is in the ledger, the others are passed each time.
 _OF_ONE_CALL: Final = frozenset(
     {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
 )
@@ -163,7 +163,7 @@ def run(
         URL that events are posted to as JSON: done, stopped, budget, held, outage. Not kept. Signed if the
         environment's ``DREAMO_NOTIFY_SECRET`` is set. On the command line also ``DREAMO_NOTIFY_URL``.
     on_event : callable, optional
-        Function called with each `RunEvent`, in a thread of its own; what it raises is logged.
+        Function called with each `RunEvent`, in its own thread; what it raises is logged.
     not_before : datetime or str, optional
         Check now, wait until then, and check again: a datetime, or text: 22:30 (the next one), 2027-01-31T22:30, both
         local, or with an offset (+01:00). Nothing is sent before.
@@ -291,7 +291,7 @@ def _call(
 
 
 def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
-    """Run a call to its end in the foreground; one for a later time is checked now, and made anew then."""
+    """Run a call to its end in the foreground; one for a later time is checked now, and checked again then."""
     __tracebackhide__ = True
     if (at := moment(given["not_before"], now=time.time())) is not None:
         early = make(at)

@@ -175,7 +175,7 @@ class CallInputs:
 
     `chosen` are jobs named for a retry; of those in `numbers`, only if the next attempt would have that number, so that
     the same call again doesn't submit them once more. With `fetched`, nothing is submitted, and of the pictures that
-    are missing only those of these jobs are fetched. `before` is the budget of the call that this one goes on with,
+    are missing only those of these jobs are fetched. `before` is the budget of the call that this one continues,
     also if that was stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
     """
 
@@ -196,7 +196,7 @@ class CallInputs:
 class Call:
     """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
-    tells_changes = True  # of each attempt, to whoever follows
+    tells_changes = True  # of each attempt, to its followers
     client: Client
     runner: Runner
     coordinator: Coordinator
@@ -254,7 +254,7 @@ class Call:
         return cls(directory, inputs, entropy, service, listeners=listeners)
 
     def begin(self, on_begin: Callable[[Call], None]) -> None:
-        """Check everything, then go on in place of whatever call is live on the directory.
+        """Check everything, then replace whatever call is live on the directory.
 
         Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
         first request.
@@ -268,7 +268,7 @@ class Call:
                 if live(self.directory.path) is None:
                     ask(self.directory, partial(self._keep, refused))
                 raise
-            except BaseException:  # an interrupt, too: nothing may go on buying behind it
+            except BaseException:  # an interrupt, too: nothing may keep buying behind it
                 self.stop()
                 raise
 
@@ -284,7 +284,7 @@ class Call:
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
         self.budget(self._assignment(state, None), state, price)
-        # A run of our own is gone on with.
+        # A run of our own is continued.
         if live(self.directory.path) is None and self.directory.is_locked():
             raise errors.DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
@@ -301,7 +301,7 @@ class Call:
 
     @property
     def is_taken_over(self) -> bool:
-        """Whether another call of this process went on with the directory, or this process is only a fork."""
+        """Whether another call of this process took over the directory, or this process is only a fork."""
         return self.is_begun and (self.runner.is_of_parent or self.runner.coordinator is not self.coordinator)
 
     @property
@@ -344,7 +344,7 @@ class Call:
         return not reply.cancelled() and reply.result()
 
     def pause(self, *, is_paused: bool) -> bool:
-        """Submit nothing for now, or go on; False if the call is over, or was stopped."""
+        """Pause or resume submitting; False if the call is over, or was stopped."""
         return self.ask(lambda: self.coordinator.pause(is_paused=is_paused))
 
     def set_cap(self, cap: Decimal | None) -> bool:
@@ -382,7 +382,7 @@ class Call:
         return f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {duration(now.waited_s)}"
 
     def again(self, inputs: CallInputs) -> Call:
-        """Return a call that goes on with this one."""
+        """Return a call that continues this one."""
         return Call(self.directory, inputs, self.entropy, self.service, listeners=self.listeners)
 
     def results_now(self) -> pd.DataFrame:
@@ -409,7 +409,7 @@ class Call:
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
         warnings = self._warnings(ledger, assignment, before)
         if self._is_stopped:
-            raise errors.RunStopped("Stopped before it began.")  # nobody waits for it any more
+            raise errors.RunStopped("Stopped before it began.")  # no one waits for it any more
         with storing(self.directory):
             self._adopt(ledger)
             self._join(ledger, coordinator)
@@ -432,7 +432,7 @@ class Call:
         """Whether nothing is sent before `release`; says until when."""
         if self.not_before is not None:
             self.notices.append(
-                f"Waits until {clock_time(self.not_before)}; nothing is sent before. resume() begins at once."
+                f"Waiting until {clock_time(self.not_before)}; nothing is sent before then. resume() starts at once."
             )
         return bool(self.warnings) or self.not_before is not None
 
@@ -440,7 +440,7 @@ class Call:
         inputs = self.inputs
         if inputs.fetched is not None and before is not None and not before.schedule.is_halted:
             raise errors.UsageError(
-                f"A run is going on in {self.directory.name}, and it saves its pictures itself. Stop it, or wait."
+                f"A run is in progress in {self.directory.name} and saves its own pictures. Stop it, or wait."
             )
         numbers = {job_id: next_number(state.of(job_id)) for job_id in inputs.chosen}
         chosen = frozenset(
@@ -470,7 +470,7 @@ class Call:
             raise errors.DirectoryError(
                 f"{self.directory.name} is a copy of a run directory (or was restored, or moved to another disk or "
                 "URL). Nothing was submitted: the original may have bought the same since. Pass "
-                f"{option('adopt_copy', value=True)} to submit all the same, or run {same_call()} on the original."
+                f"{option('adopt_copy', value=True)} to submit anyway, or run {same_call()} on the original."
             )
 
     def _warnings(
@@ -503,7 +503,7 @@ class Call:
         )
 
     def budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
-        """Return what may be spent; raises if that can't be kept because no price is known."""
+        """Return what may be spent; raises if that can't be enforced because no price is known."""
         options = self.inputs.options
         cap = options.cap(state.terms.cap)
         agreed = self.inputs.before
@@ -526,10 +526,10 @@ class Call:
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
                 f", or {option('pilot')} to make up to that many attempts first (counted over the life of the "
-                "directory, not limited by the cap) and go on at the price they show"
+                "directory, not limited by the cap) and continue at the price they show"
             )
             raise errors.PriceUnknown(
-                f"{limit} can't be kept because no price is known: none was passed, none was seen in "
+                f"{limit} can't be enforced because no price is known: none was passed, none was seen in "
                 f"{self.directory.name}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
             )
@@ -572,7 +572,7 @@ class Call:
         ledger.directory.update_manifest(table_id=self._table_id, **self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """Return how the table was sampled and what `resume` goes on with; who only fetches leaves that as it is."""
+        """Return how the table was sampled and what `resume` continues with; fetching alone leaves that unchanged."""
         if self.inputs.fetched is not None:
             return {}
         user = self.inputs.user
@@ -589,7 +589,7 @@ class Call:
             coordinator.shared.give_back(coordinator.budget, ledger.state)
         except (OSError, errors.DirectoryError) as error:
             coordinator.notices.append(
-                f"Can't give back what is left of the shared budget ({error}). The next call here does."
+                f"Can't give back what is left of the shared budget ({error}). The next call here will."
             )
 
     def _finish(self) -> None:
@@ -612,7 +612,7 @@ class Call:
         self.results = mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
-        """Leave the table in the directory, though nothing was submitted, and say how it stands."""
+        """Leave the table in the directory, though nothing was submitted, and report its state."""
         if at_work.coordinator is not None:
             return
         ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
@@ -624,7 +624,7 @@ class Call:
         refused.results = mark(results, self.directory)
 
     def tell(self, kind: Kind, message: str) -> None:
-        """Tell whoever listens of this call."""
+        """Tell all listeners of this call."""
         self.listeners.tell(kind, message, self.snapshot())
 
     def tell_of_end(self, error: BaseException | None) -> None:
@@ -716,7 +716,7 @@ def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataF
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
-    """Read the table of a directory to go on with it; from a store the references are fetched first."""
+    """Read the table of a directory to continue with it; from a store the references are fetched first."""
     if directory.replica is not None:
         directory.replica.fetch_additions()
     table, manifest = read_jobs(directory.jobs), directory.read_manifest()

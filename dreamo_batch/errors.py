@@ -599,7 +599,7 @@ sys.excepthook = _shown_at_the_users_line(sys.excepthook)
 
 
 class UnfailingLogger(logging.Logger):
-    """A logger that names a handler's exception once, on standard error, and goes on."""
+    """A logger that names a handler's exception once, on standard error, and continues."""
 
     _has_failed = False
 
@@ -611,7 +611,7 @@ class UnfailingLogger(logging.Logger):
             if not UnfailingLogger._has_failed:
                 UnfailingLogger._has_failed = True
                 with suppress(Exception):
-                    sys.stderr.write(f"dreamo_batch: a logging handler failed ({error!r}); going on.\n")
+                    sys.stderr.write(f"dreamo_batch: a logging handler failed ({error!r}); continuing.\n")
 
 
 def logger_named(name: str) -> logging.Logger:
@@ -623,7 +623,7 @@ def logger_named(name: str) -> logging.Logger:
 
 
 def warn(text: str) -> None:
-    """Warn amid work that goes on: log it where warnings are errors, since the work may be paid for."""
+    """Warn during work that continues: log it where warnings are errors, since the work may be paid for."""
     try:
         warnings.warn(text, stacklevel=3)
     except Warning:

@@ -88,7 +88,7 @@ def begin(call: Call) -> Batch:
 
 
 def begin_held(call: Call) -> Batch:
-    """Begin a call that waits to be released if there are warnings; a batch on the directory goes on with it."""
+    """Begin a call that waits to be released if there are warnings; a batch on the directory continues with it."""
     with _batches_lock:
         batch = _batches.setdefault(call.directory.path, Batch(call.directory))
     batch._begin(call)  # noqa: SLF001 - this module's own
@@ -134,7 +134,7 @@ def work_off(call: Call, *, show: bool) -> pd.DataFrame:
     bar: Progress | None = None
     with interrupts():
         try:
-            batch = begin_held(call)  # noqa: F841 - referred to for as long as the call goes on
+            batch = begin_held(call)  # noqa: F841 - referred to for as long as the call runs
             announce.get()("")
             bar = _bar(call, show=show)
             call.release()
@@ -192,7 +192,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
 
 
 def _end_with_another(call: Call) -> pd.DataFrame:
-    """Return the table once the call that went on with the run is over; raises what stopped that one."""
+    """Return the table once the call that took over the run is over; raises what stopped that one."""
     __tracebackhide__ = True
     results = call.results_now()
     stopped = call.runner.coordinator.stopped if call.runner.coordinator is not None else None
@@ -227,7 +227,7 @@ def _bar(call: Call, *, show: bool) -> Progress:
 
 def _say_stopped(call: Call, bar: Progress) -> None:
     if call.is_taken_over:
-        bar.say(f"Stopped waiting. Another call of this process goes on with {call.directory.name}.")
+        bar.say(f"Stopped waiting. Another call of this process continues in {call.directory.name}.")
         return
     call.runner.is_resting.wait(_REST_S)
     follow(lambda: call, bar, timeout_s=0.0)
@@ -261,7 +261,7 @@ def moment(not_before: Any, *, now: float) -> float | None:
 
 
 def _read_time(given: Any, now: datetime) -> datetime:
-    if isinstance(given, datetime):  # a Timestamp of pandas without a zone counts as UTC unless read anew
+    if isinstance(given, datetime):  # a Timestamp of pandas without a zone counts as UTC unless converted
         return datetime.fromisoformat(given.isoformat()).replace(fold=given.fold)
     text = given.isoformat() if isinstance(given, date | dt_time) else given
     if not isinstance(text, str):
@@ -280,9 +280,9 @@ def wait_until(seconds: float, directory: RunDirectory, *, show: bool) -> None:
     with interrupts():
         announce.get()(until)
         left = duration(max(0.0, seconds - time.time()))
-        say(f"Waits until {until}, for {left}; nothing is sent before. {ways} ends it.", show=show)
+        say(f"Waiting until {until} ({left}); nothing is sent before then. {ways} ends the wait.", show=show)
         _sleep_until(seconds, threading.Event())
-        say("The time has come; checking again.", show=show)
+        say("The start time is reached; checking again.", show=show)
 
 
 def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
@@ -365,7 +365,7 @@ class Batch:
 
     @property
     def status(self) -> Status:
-        """How the run stands: an immutable `Status` with counts, money, rate, errors and newest pictures."""
+        """The state of the run: an immutable `Status` with counts, money, rate, errors and newest pictures."""
         call, now = self._told_by(), time.monotonic()
         if isinstance(call, FollowedRun):
             return call.status()
@@ -508,7 +508,7 @@ class Batch:
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
         """Wait until the run is over, and return the table.
 
-        An interrupt ends the waiting only; the run goes on.
+        An interrupt only ends the waiting; the run continues.
 
         Parameters
         ----------
@@ -538,7 +538,7 @@ class Batch:
                 is_over = follow(self._told_by, bar, timeout_s)
             except KeyboardInterrupt:
                 bar.say(
-                    f"Stopped waiting. The run goes on in the background ({self.run_dir}); "
+                    f"Stopped waiting. The run continues in the background ({self.run_dir}); "
                     f"{spelled('.stop()', '`dreamo-batch stop`')} stops it."
                 )
                 raise
@@ -551,7 +551,7 @@ class Batch:
     def panel(self) -> Any:
         """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
 
-        If it can't be built, the reason is logged and the batch itself is returned; the run goes on.
+        If it can't be built, the reason is logged and the batch itself is returned; the run continues.
         """
         return self._shown(lambda: panels.panel(self), otherwise=self)
 
@@ -590,11 +590,11 @@ class Batch:
         self._shown(lambda: panels.show(self), otherwise=None)
 
     def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
-        """Show the run; a cell that can't show it doesn't fail, since the run goes on."""
+        """Show the run; a cell that can't show it doesn't fail, since the run continues."""
         try:
             return show()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
-            logger.warning("Can't show the panel (%r); the run goes on: %r", error, self)
+            logger.warning("Can't show the panel (%r); the run continues: %r", error, self)
             return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
@@ -609,7 +609,7 @@ class Batch:
         return call.results_now() if isinstance(call, FollowedRun) else end(call, bar)
 
     def _told_by(self) -> Call | FollowedRun:
-        """Return what knows how the run stands: the call, or in another or a forked process the directory itself."""
+        """Return what knows the state of the run: the call, or in another or a forked process the directory itself."""
         if self._call is not None and not self._call.is_taken_over:
             return self._call
         if self._followed is None:
@@ -635,7 +635,7 @@ class Batch:
         """Follow this call from now on; called in the runner's thread, before the first request."""
         call.follower = self._note  # which keeps this batch alive as long as its call
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
-            self._call.tell("stopped", "Another call of the same process goes on with this directory.")
+            self._call.tell("stopped", "Another call of this process continues in this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
         self._tally, self._rows = None, None
         self._speed = Speed(self._began_at, call.snapshot().n_settled)
@@ -672,7 +672,7 @@ class Batch:
         began_at = time.monotonic()
         rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
         tally = Tally(rows, call.state, self.run_dir)
-        if call is self._call:  # else another has gone on meanwhile
+        if call is self._call:  # else another has taken over
             self._rows, self._tally = rows, tally
             self._count_at = inf if call.tells_changes else _next_reading(began_at)
         return tally
@@ -737,7 +737,7 @@ class FollowedRun:
         threading.Event().wait(seconds)
 
     def status(self) -> Status:
-        """Say how the run stands; at most a second old, more for large runs."""
+        """Return the state of the run; at most a second old, more for large runs."""
         began_at = time.monotonic()
         if began_at >= self._next_at:
             try:
@@ -754,7 +754,7 @@ class FollowedRun:
         return load(self._place)
 
     def _read(self) -> Status:
-        self.directory = RunDirectory(self._place)  # a store is read anew
+        self.directory = RunDirectory(self._place)  # a store is read again
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()

@@ -149,7 +149,7 @@ class _Weights:
         self._files = {name: _WeightsFile(**entry) for name, entry in self.preset["files"].items()}
 
     def digest(self, *names: str) -> str:
-        """Return what stands for these files: that of the preset, or of the bytes in the folder."""
+        """Return the digest of these files: that of the preset, or of the bytes in the folder."""
         digests = (
             self._files[name].sha256 if self._folder is None else _digest(self._find(name)) for name in names
         )
@@ -222,7 +222,7 @@ def _digest(path: Path) -> str:
 
 
 def _refuse_unreachable(url: str) -> None:
-    """Raise if nobody answers there: the hub's own library would try again for half a minute."""
+    """Raise if nothing answers there: the hub's own library would try again for half a minute."""
     import requests
 
     try:
@@ -497,7 +497,7 @@ class Face(VectorMetric):
     ) -> None:
         super().__init__(name, batch_size)
         if not 0 < min_score <= 1:
-            raise UsageError(f"min_score={quoted(min_score)}: a number above 0, at most 1, was expected.")
+            raise UsageError(f"min_score={quoted(min_score)}: expected a number above 0 and at most 1.")
         self.min_score = min_score
         self._weights = _Weights(model, "recogniser", path)
         self._detector = _Network(self._weights, "detector")

@@ -39,7 +39,7 @@ _THREADS: Final = 4  # where there is no cluster, of tasks that could be worked 
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 _CHUNK: Final = 32
 """Pictures a task: what an engine adds to each is then below one part in a hundred."""
-_GUARD: Final = 'Each imports the script anew, so its calls belong under `if __name__ == "__main__":`.'
+_GUARD: Final = 'Each imports the script again, so its calls belong under `if __name__ == "__main__":`.'
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
 _n_threads: ContextVar[int | None] = ContextVar("_n_threads", default=None)
@@ -83,9 +83,9 @@ def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[]
 
 
 def bar_class() -> type[Any]:
-    """Return tqdm's bar for this place, with a lock of its own: another's may be held for ever, or be none.
+    """Return tqdm's bar for this place, with its own lock: another's may be held forever, or be none.
 
-    tqdm's own bars keep the lock if they can't be drawn, or are interrupted: a worker that logs would wait for ever.
+    tqdm's own bars keep the lock if they can't be drawn, or are interrupted: a worker that logs would wait forever.
     """
     return _bar_class_of(load_module("tqdm.auto").tqdm)
 
@@ -266,7 +266,7 @@ def kill_workers(pool: Executor) -> None:
 
 
 class _Processes(ProcessPoolExecutor):
-    """Processes that end once their parent was killed: Python's own wait for its tasks for ever."""
+    """Processes that end once their parent was killed: Python's own wait for its tasks forever."""
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(_do, do, *args, **kwargs)

@@ -316,7 +316,7 @@ def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
     names = (models,) if isinstance(models, str) else tuple(dict.fromkeys(models))
     if unknown := [name for name in names if name not in contract.MODELS]:
-        raise errors.UsageError(f"No model is called {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
+        raise errors.UsageError(f"No model is named {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
     return names or tuple(contract.MODELS)
 
 
@@ -340,7 +340,7 @@ def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, 
     except (_Broken, errors.ServiceError, NotAPicture) as broken:
         detail = str(broken)
     except Exception as error:  # noqa: BLE001 - whatever a service makes of us is a finding about it
-        detail = f"{type(error).__name__}, which nobody foresaw"
+        detail = f"unexpected {type(error).__name__}"
     return {
         columns.CHECK: name,
         columns.MODEL: None if check in _OF_SERVICE else visit.model,

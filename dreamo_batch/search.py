@@ -88,7 +88,7 @@ def search(
         If an option can't be used, a row has a seed, or the jobs have one of the new columns. Nothing was sent. Also if
         no picture can be judged; then what was bought is kept.
     TableError, InvalidTable, BudgetReached, RunStopped
-        As `run` raises them. Pictures bought until then are kept; the same call goes on.
+        As `run` raises them. Pictures bought until then are kept; the same call continues.
 
     Examples
     --------

@@ -88,10 +88,10 @@ def resolve(
         Number of the attempt within its job, as in `dreamo_batch.attempts`, where a row was submitted again while an
         earlier attempt was in doubt. Default: the one that is ambiguous.
     task_id : str, optional
-        The attempt was taken, as this task; the run that goes on here, or the next one, asks for it.
+        The attempt was taken, as this task; a run in progress here, or the next one, asks for it.
     not_sent : bool
-        The attempt was not taken. The run that goes on here, or the next one, submits the row, unless an earlier
-        attempt of it failed or is in doubt: then the row stands as that one left it.
+        The attempt was not taken. A run in progress here, or the next one, submits the row, unless an earlier
+        attempt of it failed or is in doubt: then the row keeps that attempt's state.
     force : bool
         In a run directory in an object store, take an attempt for not sent although it is younger than 15 minutes, so
         that a process that was suspended elsewhere might still send it.
@@ -216,12 +216,12 @@ def download(
     Returns
     -------
     pandas.DataFrame
-        The same rows as they stand now. What could not be fetched says why in `output_error`.
+        The same rows as they are now; `output_error` says why a picture could not be fetched.
 
     Raises
     ------
     UsageError
-        If these are no results, their directory is not known, or a run is going on in it.
+        If these are no results, their directory is not known, or a run is in progress there.
     DirectoryError, RunStopped
         As for `run`.
 
@@ -306,7 +306,7 @@ def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[
         return [str(error)]
     if runner.live(directory.path) is not None:
         raise UsageError(
-            f"A run is going on in {directory.name}; a picture being saved would look like damage. Stop it, or wait."
+            f"A run is in progress in {directory.name}; a picture being saved would look like damage. Stop it, or wait."
         )
     found = [
         f"{name}: {line}"

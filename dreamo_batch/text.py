@@ -64,7 +64,7 @@ def quoted(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says; those of some libraries go on with a dump of the request."""
+    """Return the first line of what an error says; those of some libraries continue with a dump of the request."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -110,7 +110,7 @@ def shell_words() -> Iterator[None]:
 
 
 def spelled(python: str, shell: str) -> str:
-    """Return the words for whoever reads them: in Python, or in a shell."""
+    """Return the words for Python, or for a shell."""
     return shell if _is_shell else python
 
 

@@ -171,7 +171,7 @@ def test_what_the_log_can_not_take_goes_into_a_temporary_file(tmp_path, monkeypa
     (kept,) = tmp_path.glob("dreamo-batch-*.log")
     assert [line[25:] for line in kept.read_text(encoding="utf-8").splitlines()] == ["task t1", "task t2"]
     for verb in ("status", "watch"):
-        assert f"Its log goes on in {kept}." in call(verb, log.parent).stderr
+        assert f"Its log continues in {kept}." in call(verb, log.parent).stderr
     os.utime(log, (time.time() + 60, time.time() + 60))
     assert str(kept) not in call("status", log.parent).stderr
 
@@ -188,7 +188,7 @@ def test_stop_refuses_where_nothing_runs(tmp_path):
     """In words, with 2."""
     refused = call("stop", tmp_path)
     assert refused.exit_code == 2
-    assert "Nothing runs in" in refused.stderr
+    assert "Nothing is running in" in refused.stderr
 
 
 @pytest.mark.parametrize("started", ["an earlier process", ""])
@@ -200,7 +200,7 @@ def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path, started)
         assert other.poll() is None
         other.communicate(b"\n")
     assert refused.exit_code == 2
-    assert "its number belongs to another process now" in refused.stderr
+    assert "its process id now belongs to another process" in refused.stderr
     assert other.returncode == 0
     assert f"Process {other.pid} was killed." in call("stop", tmp_path).stderr
 
@@ -215,7 +215,7 @@ def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
         )
         shutil.copytree(run_dir, copy)
         assert background.working_on(str(run_dir))
-        assert "Nothing runs in" in call("stop", copy).stderr
+        assert "Nothing is running in" in call("stop", copy).stderr
         assert other.poll() is None
         other.communicate(b"\n")
 

@@ -308,7 +308,7 @@ def test_a_suspended_writer_that_wakes_up_can_do_nothing_more(
     told = first.communicate(timeout=60)[1]
     assert second.returncode == 0, err
     assert first.returncode != 0
-    assert re.search(r"StorageFailed: another process has taken s3://bucket/exp over", told), told
+    assert re.search(r"StorageFailed: another process has taken over s3://bucket/exp", told), told
     assert max(bought(slow_gateway).values()) == 1
     counts = dreamo.run(sweep(40), URL, gateway=slow_gateway, **QUIET)["status"].value_counts().to_dict()
     assert counts["completed"] + counts.get("ambiguous", 0) == 40

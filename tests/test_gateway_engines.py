@@ -307,7 +307,7 @@ def test_unknown_engines_are_refused_with_the_names_there_are():
     """A typo is answered with the choices."""
     with pytest.raises(
         ValueError,
-        match=r"No engine is called 'preveiw'; choose one of flat, preview, or package.module:Class\.",
+        match=r"No engine is named 'preveiw'; choose one of flat, preview, or package.module:Class\.",
     ):
         engine_named("preveiw")
 

@@ -51,7 +51,7 @@ class CommandGroup(click.Group):
         return list(self.commands)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command; the options for how much is shown may stand before or after its name."""
+        """Add a command; the options for how much is shown may come before or after its name."""
         cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
         super().add_command(cmd, name)
 
@@ -79,7 +79,7 @@ class CommandGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run a command and exit with its code."""
-        with shell_words():  # in a context of its own, so that nothing is remembered once it is over
+        with shell_words():  # in its own context, so that nothing is remembered once it is over
             if not standalone_mode:
                 call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
                 return copy_context().run(call)
@@ -187,7 +187,7 @@ def main() -> None:
     Exit codes: 0 every row done; 1 finished, not all of them; 2 bad usage, table or directory; 3 stopped, run
     again to resume.
 
-    The options below may stand before or after a command.
+    The options below may come before or after a command.
     """
 
 

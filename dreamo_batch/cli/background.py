@@ -1,4 +1,4 @@
-"""Commands that nobody waits for: put in the background, found again and stopped."""
+"""Commands in the background: started, found again and stopped."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def sentence(run_dir: str) -> str:
     with suppress(OSError):  # there is no log, or another user's
         log = _directory(run_dir).log
         for other in Path(tempfile.gettempdir()).glob(f"dreamo-batch-{_number_of(log.parent)}-*.log"):
-            said += [f"Its log goes on in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
+            said += [f"Its log continues in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
     return " ".join(said)
 
 
@@ -180,12 +180,12 @@ def stop(run_dir: str) -> Process:
         return process
     except PermissionError:
         raise UsageError(f"{process} belongs to another user, who can stop it.") from None
-    hint(f"Asked {process.pid} to stop; answers to requests already sent are awaited.")
+    hint(f"Asked {process.pid} to stop; waiting for answers to requests already sent.")
     try:
         while process.is_alive:
             threading.Event().wait(_LOOK_EVERY_S)
     except KeyboardInterrupt:
-        warn(f"Not waiting any longer. {process} sends nothing more and ends once what it sent is answered.")
+        warn(f"No longer waiting. {process} sends nothing more and ends once these are answered.")
         raise
     return process
 
@@ -200,10 +200,10 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
             "Stop it where it was started."
         )
     if process is None:
-        return f"Nothing runs in {directory.name}."
+        return f"Nothing is running in {directory.name}."
     is_another = _started(process.pid) is not None
-    return f"Nothing runs in {directory.name}: {process} was killed" + (
-        ", and its number belongs to another process now." if is_another else "."
+    return f"Nothing is running in {directory.name}: {process} was killed" + (
+        ", and its process id now belongs to another process." if is_another else "."
     )
 
 
@@ -211,9 +211,9 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
 
 
 def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tuple[int, Path, int | None]:
-    """Have a fresh process go on with a command, and wait until it has checked everything.
+    """Have a new process continue a command, and wait until it has checked everything.
 
-    Returns its number, its log, and its exit code if it has ended already. It has a session of its own and ignores
+    Returns its number, its log, and its exit code if it has ended already. It has its own session and ignores
     SIGHUP, so that it outlives the shell. What it is given goes through a pipe, where no list of processes shows it.
     """
     directory = _directory(run_dir)
@@ -250,7 +250,7 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
 
 
 def take_over(run_dir: str) -> dict[str, Any]:
-    """Return what this process is to go on with; from now on all that it says is dated."""
+    """Return what this process is to continue; from now on its output is dated."""
     given: dict[str, Any] = json.load(sys.stdin)
     beside = f"dreamo-batch-{_number_of(_directory(run_dir).path)}-"
     sys.stdout, sys.stderr = _DatedLines(sys.stdout, beside), _DatedLines(sys.stderr, beside)

@@ -368,7 +368,7 @@ def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, *
     path = run_dir_of(named[0] if named else None, run_dir_option)
     dreamo.resolve(path, row, **answer)
     show_summary(dreamo.status(path), format_)
-    hint(f"row {row} is settled; run the table again to go on.")
+    hint(f"row {row} is settled; run the table again to continue.")
 
 
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
@@ -461,7 +461,7 @@ def watch(run_dir: str, *, format_: str) -> int:
     """
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
-    hint(background.sentence(run_dir))  # where its log went on meanwhile
+    hint(background.sentence(run_dir))  # where its log continued
     show_summary(dreamo.status(run_dir), format_)
     return code_of_results(results)
 
@@ -889,17 +889,17 @@ def _check_store(url: str) -> int:
     from dreamo_batch.engine.store import SCHEMES, is_url, open_store, races, refuse_unsafe
 
     if not is_url(url):
-        raise click.UsageError(f"--store {url}: a URL such as {SCHEMES[0]}://bucket/folder was expected")
+        raise click.UsageError(f"--store {url}: expected a URL such as {SCHEMES[0]}://bucket/folder")
     opened = open_store(url)
     refuse_unsafe(opened, url)
     if n := races(opened):
         hint(
-            f"{url}: {counted(n, 'object')} of 40 had more than one writer that was told it was the first. Two runs"
+            f"{url}: {counted(n, 'object')} of 40 accepted more than one writer as the first, so two runs there"
         )
-        hint("there would not notice each other; use another store, or a newer version of it.")
+        hint("wouldn't notice each other. Use another store, or a newer version of it.")
         return NOT_ALL
     hint(
-        f"{url}: objects are never replaced unasked, and of 8 writers at once one is first. Run directories are safe."
+        f"{url}: no object is overwritten, and of 8 simultaneous writers one wins. Run directories are safe."
     )
     return DONE
 

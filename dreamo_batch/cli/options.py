@@ -209,7 +209,7 @@ def verbosity_words() -> list[str]:
 
 
 def _note_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Note an option for how much is shown, wherever it stands."""
+    """Note an option for how much is shown, wherever it comes."""
     if value:
         context.meta.setdefault(_VERBOSITY, {})[parameter.name] = value
 

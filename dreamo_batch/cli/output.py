@@ -255,14 +255,14 @@ class _HarmlessFormatter(logging.Formatter):
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """Appends to a file, anew where that was moved away, as logrotate does; if it fails, says so once and goes on."""
+    """Appends to a file, or a new one where that was moved away, as logrotate does; says once if it fails."""
 
     _is_full = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        except OSError:  # it could not be begun anew
+        except OSError:  # a new one could not be started
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the name is logging's

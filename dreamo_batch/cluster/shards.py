@@ -65,7 +65,7 @@ _PATIENCE_S: Final = 10.0
 _AT_ONCE: Final = 8  # shards, by one worker
 _USED: Final = 0.9  # of what a worker may have in flight, at least, as each of its shards has as many
 _SHARE: Final = 2  # a worker is given this part of the shards that are left, as others may be faster
-_LOST_MAX: Final = 3  # times in a row that the processes of this machine are started anew
+_LOST_MAX: Final = 3  # times in a row that the processes of this machine are restarted
 SIGNAL: Final = "call.json"
 _PULSE: Final = "pulse.json"
 _BEAT_S: Final = 1.0
@@ -100,7 +100,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the driver says to all workers: which call goes on, and whether it was stopped or paused."""
+    """What the driver says to all workers: which call is current, and whether it was stopped or paused."""
 
     call_id: str
     is_stopped: bool = False
@@ -119,7 +119,7 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """How a shard stands after a task; `snapshot` is None if it was not begun."""
+    """The state of a shard after a task; `snapshot` is None if it was not begun."""
 
     snapshot: Snapshot | None = None
     notices: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
-    batch = begin_held(call)  # noqa: F841 - referred to for as long as the call goes on
+    batch = begin_held(call)  # noqa: F841 - referred to for as long as the call runs
     try:
         call.release()
         while not call.is_over:
@@ -291,7 +291,7 @@ def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
     if directory.exists() or (directory.path.is_dir() and journal.numbers(directory.path)):
         raise UsageError(
             f"{directory.given} is an ordinary run directory, in which one process buys. "
-            f"{spelled('cluster=', '--workers')} needs a new one, or one that was begun with it."
+            f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
         )
 
 
@@ -371,7 +371,7 @@ class ShardedCall(Call):
         earlier = live(self.directory.path)
         if earlier is not None and not (isinstance(earlier, _ShardRunner) and earlier.is_ended(_PATIENCE_S)):
             raise errors.DirectoryLocked(
-                f"This process works on the shards of {self.directory.name}. Wait until it is done, or stop it."
+                f"This process is working on the shards of {self.directory.name}. Wait until it is done, or stop it."
             )
         if self.directory.replica is not None:
             self.directory.replica.wait_until_free()
@@ -451,7 +451,7 @@ class ShardedCall(Call):
         return do()
 
     def pause(self, *, is_paused: bool) -> bool:
-        """Submit nothing for now, or go on; False if the call is over, or was stopped."""
+        """Pause or resume submitting; False if the call is over, or was stopped."""
 
         def pause_here() -> None:
             self._is_paused = is_paused
@@ -473,7 +473,7 @@ class ShardedCall(Call):
         return self.ask(set_here)
 
     def again(self, inputs: CallInputs) -> Call:
-        """Return a call that goes on with this one."""
+        """Return a call that continues this one."""
         now = Spending(price=self.spending.price, attempts=self.state.kinds())
         now.call_limit = self.spending.call_limit
         return over_shards(super().again(replace(inputs, before=now)), self._cluster)
@@ -522,7 +522,7 @@ class ShardedCall(Call):
         options = self.inputs.options
         if self._team is not None and self.spending.limit is not None:
             raise UsageError(
-                f"{self.directory.given} has shards, which stand under one cap: pass either {option('budget')} or "
+                f"{self.directory.given} has shards, which share one cap: pass either {option('budget')} or "
                 f"{option('max_cost')} and {option('max_new_cost')}."
             )
         if self.spending.limit is not None and self.spending.price is None and options.pilot is not None:
@@ -545,7 +545,7 @@ class ShardedCall(Call):
             )
 
     def _signal(self, *, is_stopped: bool = False) -> None:
-        """Say to all workers which call goes on, and whether it was stopped or paused."""
+        """Say to all workers which call is current, and whether it was stopped or paused."""
         is_stopped |= self.is_halted
         signal = Signal(self._table_id, is_stopped=is_stopped, is_paused=self._is_paused)
         text = json.dumps(asdict(signal))
@@ -632,9 +632,7 @@ class ShardedCall(Call):
                         f"The workers have died ({error}). Run {same_call()} again to resume; nothing is bought twice."
                     )
                     return
-                self.notices.append(
-                    f"A worker has died; {counted(len(waiting), 'shard')} are worked on anew."
-                )
+                self.notices.append(f"A worker died; restarting {counted(len(waiting), 'shard')}.")
             self.runner.listen()
             if not waiting and self._may_go_on():
                 waiting.extend(self._short)
@@ -685,7 +683,7 @@ class ShardedCall(Call):
                 for future in [one for one, work in running.items() if work.silent_s >= store.STILL_S]:
                     left.extend(self._give_up(future, running.pop(future)))
                 self._tell_news()
-        except BaseException:  # whatever it is, no worker may go on buying
+        except BaseException:  # whatever it is, no worker may keep buying
             self._signal(is_stopped=True)
             for future in running:
                 future.cancel()
@@ -700,7 +698,7 @@ class ShardedCall(Call):
         where = "on another machine, or " if is_url(self.directory.name) else ""
         self.notices.append(
             f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
-            f"{', '.join(work.names)}: it is suspended or cut off. Its rows continue {where}once it does or was killed."
+            f"{', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is killed."
         )
         return work.names
 
@@ -819,7 +817,7 @@ class ShardedCall(Call):
         )
 
     def finish(self) -> None:
-        """Say that the call is over, also to what an engine might begin anew, and put the results together."""
+        """Say that the call is over, also to what an engine might restart, and put the results together."""
         self.halt()
         read_anew(self.directory.path)
         try:

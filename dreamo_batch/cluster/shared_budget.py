@@ -2,12 +2,13 @@
 
 Its slices are a log of what each ledger was granted, to which any number of processes add at once.
 
-What a ledger may spend stands in the ledger itself, and only its holder writes it there. The log holds what was granted
-to each, and the sum of that never passes the cap: **to raise a slice, first the log, then the ledger; to lower it,
-first the ledger, then the log.** So whatever is killed in between, no slice is larger than what was granted for it.
+What a ledger may spend is recorded in the ledger itself, and only its holder writes it there. The log holds what was
+granted to each, and the sum of that never passes the cap: **to raise a slice, first the log, then the ledger; to
+lower it, first the ledger, then the log.** So whatever is killed in between, no slice is larger than what was granted
+for it.
 
-Each record is an object of its own that is put if absent, under the next number, and is made from all records before
-it: whoever finds the number taken reads on and decides anew. A grant is always recorded, even of what was granted
+Each record is a separate object that is put if absent, under the next number, and is made from all records before
+it: whoever finds the number taken reads on and decides again. A grant is always recorded, even of what was granted
 before, because only that keeps out a record which is still on its way to the store.
 """
 
@@ -199,17 +200,17 @@ class Budget:
             raise DirectoryError(
                 f"{self.place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
                 "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
-                f"the original, or pass {option('adopt_copy', value=True)} to make this a budget of its own."
+                f"the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
             )
 
     def adopt(self) -> None:
-        """Make a copy of a budget one of its own."""
+        """Make a copied budget independent."""
         slices = self.slices()
         slices.read()
         slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=self._identity())
 
     def used_up(self, slices: Slices, directory: str, here: str) -> str:
-        """Say that nothing is left for a directory and its shards, how they stand, who has what, and what to do."""
+        """Say that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
         shares = list(slices.shares.values())
         others = [share for share in shares if not _is_of(share, directory)]
         owner = next((share.owner for share in shares if _is_of(share, directory)), self.user)
@@ -235,9 +236,7 @@ class Budget:
         if is_url(self.place):
             refuse_unsafe(ObjectStore(self.place), self.place)
         elif Path(self.place).is_file() or (Path(self.place).is_dir() and any(Path(self.place).iterdir())):
-            raise UsageError(
-                f"{self.place} is no budget, but there is something already. Choose a new folder."
-            )
+            raise UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
 
     def _limit(
         self, slices: Slices, cap: Decimal | None, per_user: Decimal | None, *, has_per_user: bool
@@ -343,7 +342,7 @@ class BudgetShare:
             self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
 
     def used_up(self, here: str) -> str:
-        """Say that nothing is left for this run, and how it stands here."""
+        """Say that nothing is left for this run, and what was spent here."""
         return self._budget.used_up(self._slices, self._directory, here)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
@@ -367,12 +366,12 @@ def slices_at(place: str) -> Slices:
     """Return the shares that are kept in a folder, or at the URL of one in a store, unread, for one thread."""
     if is_url(place):
         return Slices(ObjectStore(place), place=place)
-    # A disk that refuses a record now does so in a second, too; and the run would stand still meanwhile.
+    # A disk that refuses a record now does so in a second, too; and the run would wait for it.
     return Slices(FolderStore(Path(place)), place=place, pause=lambda _: None)
 
 
 def give_back_rest(ledger: Ledger, at: float) -> None:
-    """Give back what a directory on which no call goes on holds beyond what is spent and reserved."""
+    """Give back what a directory without a running call holds beyond what is spent and reserved."""
     terms, attempts = ledger.state.terms, ledger.state.kinds()
     spending = Spending(price=highest_price(attempts), attempts=attempts)
     if terms.budget is None or ledger.is_copy or (money(terms.slice) or ZERO) <= spending.committed:
@@ -618,7 +617,7 @@ class Slices:
     # The log.
 
     def _append(self, change: Callable[[], dict[str, Any] | None]) -> None:
-        """Add a record made from all before it; whoever comes first, the other decides anew."""
+        """Add a record made from all before it; whoever comes second decides again."""
         while True:
             self.read()
             record = change()
@@ -630,7 +629,7 @@ class Slices:
                 return
 
     def _sealed(self, record: dict[str, Any]) -> bytes:
-        """Write a record after its checksum; some sum up what stood before them."""
+        """Write a record after its checksum; some sum up those before them."""
         number = self._last + 1
         head = {"number": number, "nonce": secrets.token_hex(8), "follows": self._digest}
         if number % _SUMMARY_EVERY == 0:

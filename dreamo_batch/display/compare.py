@@ -64,7 +64,7 @@ def compare(
 
     Two pictures of different groups stand side by side, below the reference and the prompt, but neither seed nor any
     other column is told. Left arrow, right arrow, or down for a tie; U undoes. Each choice is kept at once in
-    `comparisons.parquet` of the run directory, so that several people can choose, and go on at any time.
+    `comparisons.parquet` of the run directory, so that several people can choose, and continue at any time.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def compare(
     by : str or sequence of str
         Columns whose values are compared; ``"seed"`` is the seed that was sent.
     pairs : int
-        How many pairs to show. The same pairs come up for the same pictures, so the same call goes on where it
+        How many pairs to show. The same pairs come up for the same pictures, so the same call continues where it
         stopped; a larger number adds pairs. Pairs of groups come up equally often, and each group as often left as
         right.
     within : str, sequence of str, or None
@@ -478,7 +478,7 @@ def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int],
 
 
 def _jpeg(picture: Image.Image | None) -> str:
-    """Encode a picture anew, so that nothing in the file tells what it is; empty if it can't be read."""
+    """Re-encode a picture, so that nothing in the file tells what it is; empty if it can't be read."""
     if picture is None:
         return ""
     return Thumbnail(encoded(picture.convert("RGB"), quality=_QUALITY), *picture.size).data_uri

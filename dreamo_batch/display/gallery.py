@@ -55,7 +55,7 @@ logger = logger_named(__name__)
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12
 _CELL_PX: Final = ((3, 216), (4, 176), (6, 144), (9, 112), (10**9, 88))
-"""How wide a cell is where at most so many stand side by side."""
+"""Width of a cell, by the most cells side by side."""
 _AT_ONCE: Final = 4
 """Rows of results that a cell shows at once; the others are unfolded."""
 UNFOLDED_MAX: Final = 60
@@ -86,7 +86,7 @@ def gallery(
     """Show results as a grid of pictures, with the reference picture beside it.
 
     Rows that failed, are pending, invalid or ambiguous, weren't saved, or whose file is missing are drawn as such, and
-    a combination that the table lacks as a gap; so you can also look at a run that is still going on.
+    a combination that the table lacks as a gap; so you can also look at a run that is still in progress.
 
     Parameters
     ----------

@@ -319,7 +319,7 @@ def lay_out(
 ) -> Grid:
     """Lay results out as a grid; ``...`` chooses the columns of an axis.
 
-    Prompts stand down and seeds across. Other inputs that vary under the same prompt and seed (picture, size,
+    Prompts run down and seeds across. Other inputs that vary under the same prompt and seed (picture, size,
     rephraser, replicate, run directory) join them, and so does any other column that tells apart rows which would
     otherwise share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead.
     With `is_spread`, jobs that would share a cell are counted across.
@@ -650,7 +650,7 @@ class ReferencePlacement:
 
 
 def place_references(grid: Grid, references: References) -> ReferencePlacement:
-    """Choose where the reference pictures of a page stand."""
+    """Choose where a page shows the reference pictures."""
     by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
     by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
     for row in grid.shown_rows:

@@ -27,7 +27,7 @@ logger = logger_named(__name__)
 
 _PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0
-_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that stands still looks broken
+_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
 
 class _Spoken:
@@ -155,7 +155,7 @@ class Bar:
 
 
 class MarimoBar:
-    """marimo's own bar of rows; lines stand below the cell."""
+    """marimo's own bar of rows; lines appear below the cell."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
         self._n_before = n_before
@@ -227,7 +227,7 @@ class Shown:
             self._shown.abandon()
         self._shown = None
         del self._ways[0]
-        _safely(lambda: logger.warning("progress can't be shown (%r); the run goes on", error))
+        _safely(lambda: logger.warning("progress can't be shown (%r); the run continues", error))
 
 
 Progress: TypeAlias = Shown | Silent
@@ -251,7 +251,7 @@ def say(text: str, *, show: bool) -> None:
 def _safely(do: Callable[[], None]) -> None:
     try:
         do()
-    except Exception:  # noqa: BLE001 - a log that fails has nobody left to tell
+    except Exception:  # noqa: BLE001 - a log that fails can't be reported anywhere
         return
 
 

@@ -175,7 +175,7 @@ class Facts:
 
     @cached_property
     def first_rows(self) -> pd.DataFrame:
-        """Rows with a job of their own: neither invalid nor duplicates of an earlier row."""
+        """Rows with their own job: neither invalid nor duplicates of an earlier row."""
         return self.rows[self.rows[columns.JOB_ID].notna() & self.rows[columns.DUPLICATE_OF].isna()]
 
     @cached_property

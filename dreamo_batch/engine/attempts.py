@@ -97,7 +97,7 @@ SUBMITTED: Final = frozenset(
 # Stages in which no picture is to be had from an attempt.
 CAME_TO_NOTHING: Final = frozenset({Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST})
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
-# Of several attempts of a job, one in a stage of the highest weight says how the job stands.
+# Of several attempts of a job, one in a stage of the highest weight decides the job's state.
 WEIGHTS: Final[Mapping[Stage, int]] = {
     Stage.COMPLETED: 4,
     Stage.SENDING: 3,
@@ -262,7 +262,7 @@ KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_B
 
 
 class State:
-    """All attempts of a run directory, by job, in the order they were made, and the terms they stand under.
+    """All attempts of a run directory, by job, in the order they were made, and the terms that bind them.
 
     `stored` are attempts as a table holds them, none of them open; `changed` are the jobs whose attempts are newer, or
     open.
@@ -337,7 +337,7 @@ class State:
         }
 
     def deciding(self, job_id: str) -> Attempt | None:
-        """Return the attempt that says how a job stands, or None; see `deciding`."""
+        """Return the attempt that decides a job's state, or None; see `deciding`."""
         return deciding(self.of(job_id))
 
     def find(self, job_id: str, number: int) -> Attempt | None:
@@ -374,7 +374,7 @@ class State:
 
 
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    """Return the attempt that says how its job stands: the latest of those that weigh most.
+    """Return the attempt that decides its job's state: the latest of those that weigh most.
 
     So a picture is never hidden by a later attempt, nor is one under way; what may have been billed stays in doubt
     whatever became of a resend; and an attempt that was not sent speaks only where nothing else was.
@@ -420,7 +420,7 @@ class SharedCap(Protocol):
         """Lower the slice to what is spent and reserved, which the ledger has as its slice already."""
 
     def used_up(self, here: str) -> str:
-        """Say that nothing is left for this run, how it stands here, who holds what, and what to do."""
+        """Say that nothing is left for this run, what was spent here, who holds what, and what to do."""
 
 
 class Spending:

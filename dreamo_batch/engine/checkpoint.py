@@ -65,7 +65,7 @@ def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> No
     """Write the attempts, and the rows of jobs that were never submitted."""
     note = asdict(meta) | {_N_ROWS: stored.n_attempts + len(never)}
     schema = SCHEMA.with_metadata({_META: _sealed(json.dumps(note).encode())})
-    # Most cells are of their own; for the others, compression does what a dictionary would.
+    # Most cells are distinct; for the others, compression does what a dictionary would.
     with pq.ParquetWriter(path, schema, write_page_checksum=True, use_dictionary=False) as writer:
         for table in chain(stored.parts(), [never]):
             writer.write_table(table)

@@ -86,7 +86,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks; if the time of day is set meanwhile, what is recorded goes on as if it weren't."""
+    """The machine's clocks; if the time of day is set meanwhile, what is recorded continues as if it weren't."""
 
     def __init__(self) -> None:
         self._started_at = time.time() - boottime()
@@ -345,7 +345,7 @@ class Coordinator:
             self.tell(
                 "held",
                 f"{counted(self._n_held, 'attempt')} of this call may or may not have been accepted and billed, last "
-                f"that of job {job_id}; none is sent again unless you ask.",
+                f"that of job {job_id}; none will be resent unless you ask.",
             )
 
     def settle(self, event: Event, failure: Failure | None = None) -> None:
@@ -373,7 +373,7 @@ class Coordinator:
             for event in self.ledger.answers_beside():
                 self.settle(event)
         except (OSError, DirectoryError) as error:  # the next call reads them as it begins
-            logger.info("answers that others kept can't be read: %s", error)
+            logger.info("answers kept by other processes can't be read: %s", error)
         return not self.schedule.is_done()
 
     def submit_again(self, keys: Iterable[Key], *, after: Stage = Stage.UNSENT) -> None:
@@ -831,10 +831,10 @@ class Coordinator:
 
 
 def what_to_do(directory: RunDirectory, error: OSError) -> str:
-    """Say that a run directory takes no more records, and how to go on."""
+    """Say that a run directory takes no more records, and how to continue."""
     if directory.replica is not None and directory.replica.is_lost:
         return (
-            f"another process has taken {directory.replica.url} over. Nothing more is submitted; answers that "
+            f"another process has taken over {directory.replica.url}. Nothing more is submitted; answers that "
             f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
             "once the other has ended: what is in flight is picked up."
         )

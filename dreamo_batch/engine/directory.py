@@ -53,7 +53,7 @@ IMAGES: Final = "images"
 INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
 SHARDS: Final = "shards"
-# Of a directory that several processes buy in at once; for ever, as they stand in its run.json.
+# Of a directory that several processes buy in at once; fixed, as its run.json says.
 N_SHARDS: Final = 64
 LOCK: Final = "lock"
 PID: Final = "run.pid"
@@ -310,7 +310,7 @@ class RunDirectory:
         owner = ""
         if self.replica is not None and not self._is_locked_here():
             owner = self.replica.owner
-        elif (self.path / LOCK).is_file():  # reading a pipe would wait for ever
+        elif (self.path / LOCK).is_file():  # reading a pipe would wait forever
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"

@@ -122,7 +122,7 @@ def _bare(pictures: list[T]) -> T | tuple[T, ...]:
 def _read(image: ImageSource) -> bytes:
     """Read a picture as base64, in parts.
 
-    It gets memory of its own, which goes back to the system when it is dropped: malloc would keep some megabytes for
+    It gets its own memory, which goes back to the system when it is dropped: malloc would keep some megabytes for
     every worker.
     """
     digest = hashlib.sha256()
@@ -411,7 +411,7 @@ class Effects:
             return CreateAnswer(key, failures.not_built(error))
         late_s = boottime() - recorded_at
         if late_s > self._create_within_s:
-            why = f"held up for {late_s:.0f} s, in which another process may have gone on; nothing was sent"
+            why = f"delayed for {late_s:.0f} s, during which another process may have taken over; nothing was sent"
             return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
         try:
             result: str | Failure = self._client.create(request.pop())
@@ -419,7 +419,7 @@ class Effects:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
             result = self._named_task(key, error.failure)
         except Exception as error:
-            logger.exception("create of job %s ended in a way nobody foresaw", key[0])
+            logger.exception("create of job %s failed unexpectedly", key[0])
             result = from_exception("create", error)
         if isinstance(result, str):
             self.taken[key] = result

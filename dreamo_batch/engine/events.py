@@ -1,4 +1,4 @@
-"""What a run tells while nobody looks: events, handed to a callable and posted to a URL, each in a thread of its own.
+"""Events that a run reports: passed to a callable and posted to a URL, each in its own thread.
 
 Listening never fails or delays a run: what can't be handed on is logged, once for each reason.
 """
@@ -51,7 +51,7 @@ Kind = Literal["done", "stopped", "budget", "held", "outage"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent:
-    """Something that whoever doesn't watch a run wants to know.
+    """Something about a run that is worth reporting.
 
     A call ends with exactly one ``"done"``, ``"stopped"`` or ``"budget"``.
 
@@ -109,7 +109,7 @@ class RunEvent:
 
 
 class Listeners:
-    """Who hears of a call and of those that go on with it: a URL, a callable, both or nobody."""
+    """Who hears of a call and of those that continue it: a URL, a callable, both or nobody."""
 
     def __init__(
         self, run_dir: str = "", notify: str | None = None, on_event: Callable[[RunEvent], Any] | None = None
@@ -216,7 +216,7 @@ class _Listener:
                 self._deliver(event)
             except _UndeliveredError as error:
                 self._say(str(error))
-            except BaseException as error:  # noqa: BLE001 - whatever a user's function raises, the run goes on
+            except BaseException as error:  # noqa: BLE001 - whatever a user's function raises, the run continues
                 self._say(f"{type(error).__name__}: {first_line(error)}", error)
 
     def _say(self, reason: str, error: BaseException | None = None) -> None:

@@ -226,7 +226,7 @@ def _refuse_gaps(
 
 
 def _texts_before(follows: int, number: int, folder: Path) -> tuple[memoryview, ...]:
-    """Read a journal anew, up to the line that the next one follows.
+    """Read a journal again, up to the line that the next one follows.
 
     What a writer without its lock wrote after the next writer had read the journal is in its strays. Raises if the
     journal ends before.
@@ -411,7 +411,7 @@ class Ledger:
                         yield event
 
     def unwritten_tasks(self) -> list[Attempt]:
-        """List the attempts whose task stands in no file: of the last events, or where the journals are gone, all."""
+        """List the attempts whose task is in no file: of the last events, or where the journals are gone, all."""
         if self._journal.is_deleted() and not self._is_all_aside and self.directory.is_lost():
             return [attempt for attempt in self.state if attempt.task_id is not None]
         taken = [event for event in self.unwritten if event.kind is EventKind.ACCEPTED]
@@ -454,7 +454,7 @@ class Ledger:
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
         replica = self.directory.replica
-        # A device's number may change, and a lock file may be made anew; see `is_same_place`.
+        # A device's number may change, and a lock file may be recreated; see `is_same_place`.
         place = self._place.split("-")[1] if replica is None else replica.url
         return hashlib.sha256(f"{self.entropy} {place}".encode()).hexdigest()[:16]
 
@@ -464,7 +464,7 @@ class Ledger:
         self._strays.close()
 
     def adopt(self, pending: Iterable[str]) -> None:
-        """Make a copy of a run directory one of its own, that may buy."""
+        """Make a copied run directory independent, so that it may buy."""
         self._place, self.is_copy = self.directory.place(), False
         if self.state.terms.slice is not None:  # it is the original's, which may still spend it
             self.state.terms = replace(self.state.terms, slice="0")

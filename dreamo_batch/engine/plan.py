@@ -428,7 +428,7 @@ _COLOURS: Final = {
     FAILED: PALETTE[columns.FAILED].colour,
 }
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
-_REASONS_MAX: Final = 5  # of one action; with more of them, one stands for all
+_REASONS_MAX: Final = 5  # of one action; with more of them, one is shown for all
 
 
 class Plan(HeadedFrame):

@@ -367,7 +367,7 @@ class Runner:
         self.workers.do(call)
 
     def _write(self, ledger: Ledger) -> None:
-        """Have everything recorded written, unless that is going on: then it is next."""
+        """Have everything recorded written, unless a write is under way: then it is next."""
         if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten):
             return
         self._is_writing = True
@@ -512,7 +512,7 @@ def wait_at_exit(kind: type[Runner] = Runner, timeout_s: float = _AT_EXIT_S) -> 
         for runner in runners:
             runner.is_closed.wait(max(0.0, until - time.monotonic()))
     except KeyboardInterrupt:
-        logger.warning("left before every create was answered; those rows are ambiguous")
+        logger.warning("exited before every create was answered; those rows are ambiguous")
     else:
         with suppress(KeyboardInterrupt):
             events.wait_at_exit()

@@ -188,7 +188,7 @@ class Schedule:
         else:
             if self._due and self.is_polling:
                 times.append(max(self._due[0][0], self._bucket.ready_at(now), self.quota.ready_at(now)))
-            # Also where that is past: time has gone on since the last look, which still found a cool-down.
+            # Also where that is past: time has passed since the last look, which still found a cool-down.
             if self._may_create() or (self._does_pace_saves and self._may_save()):
                 times.append(self.quota.ready_at(now))
             if (at := self.standstill.next_at(now)) is not None:
@@ -311,7 +311,7 @@ class Schedule:
             self._learn(task, now)
 
     def _learn(self, task: _Task, now: float) -> None:
-        """Learn from a latency; at the first, and once they are settled, plan the polls of the others anew."""
+        """Learn from a latency; at the first, and once they are settled, plan the polls of the others again."""
         times = self.poll_times
         before = times.is_known, times.is_settled
         is_open = not times.is_settled

@@ -1,4 +1,4 @@
-"""How a run stands: snapshots, and what they foretell: errors, the newest pictures, the rate, the projected cost."""
+"""The state of a run: snapshots, with errors, the newest pictures, the rate and the projected cost."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class Tally:
         self._run_dir = run_dir
         self._lock = threading.Lock()
         self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
-        self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job that stands at an error
+        self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job whose state is an error
         self._prices = _Prices()
         self._n_unsettled = 0
         self._status: dict[str, str] = {}
@@ -237,7 +237,7 @@ class Tally:
         self._start(state)
 
     def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
-        """Handle what became of an attempt; `deciding` is the one that says how its job stands now."""
+        """Handle what became of an attempt; `deciding` is the one that decides its job's state."""
         with self._lock:
             self._count_money(before, after)
             is_newly_saved = after.output_path not in (None, before and before.output_path)

@@ -1,11 +1,11 @@
 """Objects in a store by name, a log of them that has one writer, and a run directory that is kept there.
 
 Whatever clocks, networks and stores do, the log has one writer: each commit is an object that is put only if its number
-is free. Whoever takes the log over puts a barrier at the first free number: the writer before then finds its next
+is free. Whoever takes over the log puts a barrier at the first free number: the writer before then finds its next
 number taken, and stops. Its lease is the log itself, which it extends at least every few seconds; a successor waits
-until it stands still. That only spares a living writer the trouble, and nothing depends on it.
+until it stops growing. That only spares a living writer the trouble, and nothing depends on it.
 
-A run directory in a store has a replica: a local folder of the same layout, made anew from the store at each opening.
+A run directory in a store has a replica: a local folder of the same layout, rebuilt from the store at each opening.
 The store arbitrates. Each commit of a journal is an object of its log, which must be there before the commit counts;
 other files are put by their name when they are replaced here. What lies in the folder is believed in nothing.
 """
@@ -106,7 +106,7 @@ class Records(Protocol):
 class ObjectStore:
     """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
 
-    # The process that has obstore's threads: forked ones would wait for them for ever.
+    # The process that has obstore's threads: forked ones would wait for them forever.
     _used_in: ClassVar[int] = 0
 
     def __init__(self, url: str, store: Any = None) -> None:
@@ -181,7 +181,7 @@ class ObjectStore:
             raise Taken(name) from None
         except self._failures.NotSupportedError:
             raise DirectoryError(
-                f"{self.url} can't refuse to replace an object, on which a run directory there relies."
+                f"{self.url} can't refuse to overwrite an object, which a run directory there relies on."
             ) from None
         except self._failures.BaseError as error:
             raise OSError(f"{self.url}/{name} can't be written ({first_line(error)})") from None
@@ -214,7 +214,7 @@ class FolderStore:
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise DirectoryError(
-                    f"{path.parent} can't be used: its file system has no hard links, on which a budget relies."
+                    f"{path.parent} can't be used: its file system has no hard links, which a budget relies on."
                 ) from None
             raise
         finally:
@@ -240,7 +240,7 @@ def is_put(store: Records, name: str, written: bytes, pause: Callable[[float], o
             problem = error
         else:
             return True
-        # The answer may be lost, late or wrong: what stands there says what became of it.
+        # The answer may be lost, late or wrong: what is there now says what became of it.
         try:
             found = store.get(name)
         except OSError as error:
@@ -300,7 +300,7 @@ def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
 
 
 class Fenced(FileNotFoundError):  # noqa: N818 - it says what happened
-    """Another writer has taken the log over."""
+    """Another writer has taken over the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +447,7 @@ class FencedLog:
         self.committed_at = clock()
 
     def wait_until_free(self, say: Callable[[str], object]) -> str:
-        """Wait until the log stands still by our own clock; return its owner if it moves, else nothing.
+        """Wait until the log has stopped growing, by our own clock; return its owner if it moves, else nothing.
 
         One that was closed, or whose owner has ended, isn't waited for; `say` gets the owner before the wait.
         """
@@ -463,7 +463,7 @@ class FencedLog:
         return ""
 
     def open(self) -> Content:
-        """Take the log over: whoever wrote before can't any more. Return what it holds."""
+        """Take over the log: earlier writers can't write any more. Return what it holds."""
         while True:
             found = read_log(self._store)
             number, self.epoch = found.last + 1, found.epoch + 1
@@ -509,7 +509,7 @@ class FencedLog:
     def _add(self, kind: str, content: bytes) -> None:
         with self._lock:
             if self.is_fenced:
-                raise Fenced("another writer has taken this run directory over")
+                raise Fenced("another writer has taken over this run directory")
             if self.is_doubtful:
                 raise OSError("an earlier commit may have arrived or not, so nothing more is written")
             self._put_at(self.last + 1, self._next(kind, content))
@@ -518,7 +518,7 @@ class FencedLog:
         self.is_doubtful = True
         if not self._is_put(number, written):
             self.is_fenced = True
-            raise Fenced("another writer has taken this run directory over")
+            raise Fenced("another writer has taken over this run directory")
         self.is_doubtful = False
         self._kinds[number] = _COMMIT
         self.last, self.committed_at = number, self._clock()
@@ -553,7 +553,7 @@ _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
 _OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
-_OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has a log and files of its own
+_OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
@@ -711,7 +711,7 @@ class Replica:
             return ""
         return (
             f"No heartbeat from {self.owner}, which works on {self.url}, since {clock_time(heard_at)}. If it was "
-            f"killed, run {same_call()} again to go on; nothing is bought twice."
+            f"killed, run {same_call()} again to continue; nothing is bought twice."
         )
 
     # Writing.
@@ -721,7 +721,7 @@ class Replica:
 
         def say(owner: str) -> None:
             logger.warning(
-                "%s hasn't closed %s. Waiting up to %.0f s to see whether it is still at work.",
+                "%s hasn't closed %s. Waiting up to %.0f s to see whether it is still running.",
                 owner,
                 self.url,
                 STILL_S,
@@ -736,7 +736,7 @@ class Replica:
             )
 
     def take_over(self) -> None:
-        """Become the one writer: no other can commit any more. The folder is made anew."""
+        """Become the one writer: no other can commit any more. The folder is rebuilt."""
         with self._named_in_errors():
             if not self.store.names("log/"):
                 self._refuse_taken()
@@ -774,7 +774,7 @@ class Replica:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another writer has taken the directory over."""
+        """Whether another writer has taken over the directory."""
         return self._log is not None and self._log.is_fenced
 
     def confirm(self) -> None:

@@ -87,7 +87,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
 
 
 class HangUp(Response):
-    """Closes the connection, after some raw bytes if there are any; no HTTP answer of its own."""
+    """Closes the connection, after some raw bytes if there are any; without an HTTP answer."""
 
     def __init__(self, transport: asyncio.Transport | None, raw: bytes = b"") -> None:
         super().__init__()

@@ -96,7 +96,7 @@ def engine_named(name: str) -> Engine:
     module, colon, attribute = ENGINES.get(name, name).partition(":")
     if not colon:
         choices = ", ".join(ENGINES)
-        raise ValueError(f"No engine is called {name!r}; choose one of {choices}, or package.module:Class.")
+        raise ValueError(f"No engine is named {name!r}; choose one of {choices}, or package.module:Class.")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -109,7 +109,7 @@ def check_engine(engine: Any) -> Engine:
     made: Engine = engine() if isinstance(engine, type) else engine
     wanted = "generate_batch" if getattr(made, "batch_size", 1) > 1 else "generate"
     if not callable(getattr(made, wanted, None)):
-        raise ValueError(f"{quoted(engine)} is no engine: it has no method {wanted}().")  # noqa: TRY004 - as for a name
+        raise ValueError(f"{quoted(engine)} isn't an engine: it has no {wanted}() method.")  # noqa: TRY004 - as for a name
     return made
 
 

@@ -49,7 +49,7 @@ _BEGAN_AT: Final = time.time() - time.monotonic()
 
 
 def steady_time() -> float:
-    """Return Unix seconds by the clock as it stood when this process began."""
+    """Return Unix seconds by the clock as it was when this process began."""
     return _BEGAN_AT + time.monotonic()
 
 
@@ -100,7 +100,7 @@ class LocalGateway:
     retry_after : {"none", "seconds", "date", "body"}
         How a 429 of these limits says when to come again.
     links_live_s : float or None
-        Seconds for which the link to a picture works after the poll that returned it; None for ever.
+        Seconds for which the link to a picture works after the poll that returned it; None for no limit.
     seed : int or None
         Makes latencies, drawn seeds and faults repeatable.
 

@@ -485,7 +485,7 @@ def check_decimal(text: str, name: str = "price") -> str:
 
 
 def invoice_line(task: GatewayTask, now: float) -> dict[str, Any]:
-    """Return one task as it stands on the invoice."""
+    """Return a task's line of the invoice."""
     state, cost = task.state(now), task.cost(now)
     images = [digest for digest, _ in task.references]
     return {
@@ -678,7 +678,7 @@ class Renderer:
     async def _fetch_and_render(self, task: GatewayTask) -> None:
         try:
             digests = [digest if url is None else await self._fetched(url) for digest, url in task.references]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway goes on
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway keeps running
             self._store.update(task.task_id, **_failure(error))
         else:
             await asyncio.wrap_future(self._submit(task, digests))
@@ -741,7 +741,7 @@ class Renderer:
         begun, price = time.monotonic(), None
         try:
             pictures = self._generate(batch)
-        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway goes on
+        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway keeps running
             for task, _ in batch:
                 self._store.update(task.task_id, **_failure(error))
             return

@@ -4,7 +4,7 @@ A job's id is the hash of everything that is submitted, as a JSON array, so that
 
     [model, image, prompt, seed, width, height, use_rephraser, replicate]
 
-with the occurrence as a ninth entry where the service chooses the seed. For a model with parameters of its own, the
+with the occurrence as a ninth entry where the service chooses the seed. For a model with its own parameters, the
 second entry is an object of its pictures and these parameters. For speed, the array is joined from pieces that
 are encoded once per distinct value.
 """

@@ -247,7 +247,7 @@ def sweep(
         What to draw; or pass `template`.
     template : str or iterable of str, optional
         Prompts with names of axes in braces, ``"a {animal} on a {place}"``, which are filled in; double braces stand
-        for braces. The template stays in the column `prompt_template`, the values in columns of their own.
+        for braces. The template stays in the column `prompt_template`, the values in their own columns.
     seed : int or iterable of int, optional
         Seeds; None or -1 in a list is a random seed, chosen by the run.
     n_seeds : int, optional
@@ -531,7 +531,7 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
     unknown = sorted(named - set(axes))
     if unknown:
         name, known = unknown[0], f"; the axes are {', '.join(axes)}" if axes else ""
-        # These have a meaning of their own, so that passing them fills in nothing.
+        # These already have a meaning, so passing them fills in nothing.
         is_taken = name in (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)
         advice = "Use another name, such as {subject}, and pass subject=" if is_taken else f"Pass {name}="
         raise UsageError(

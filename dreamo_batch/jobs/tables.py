@@ -345,7 +345,7 @@ _QUOTING: Final = (
 def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> tuple[pd.DataFrame, list[int]]:
     """Read separated values as text, changing only decimal commas, and the line where each row begins."""
     if guess := looks_like(content := path.read_bytes()):
-        raise TableError(f"{path} is no CSV{guess}. Unpack it, name it after its format, or export a CSV.")
+        raise TableError(f"{path} isn't CSV{guess}. Unpack it, name it after its format, or export a CSV.")
     text = cells.decoded(path, content)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     first_line = 1
@@ -435,7 +435,7 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
 
 
 def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
-    """Return whether a cell goes on, without its quotes, as its row would and then as another one with a picture."""
+    """Return whether a cell continues, without its quotes, as its row would and then as another one with a picture."""
     pictures = [place for place, name in enumerate(names) if means(name) in _LISTED]
     for place, cell in enumerate(row):
         first, *others = (one.split(separator) for one in re.split(r"\r\n|\r|\n", cell))

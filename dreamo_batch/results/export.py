@@ -132,7 +132,7 @@ def export(
     ----------
     source : path, iterable of paths, or pandas.DataFrame
         One or more run directories, or results of `run` or `load`, or rows of them. Of several directories, the tables
-        are exported as one, with a column `run_dir`; pictures with the same name get names of their own, and
+        are exported as one, with a column `run_dir`; pictures with the same name get their own names, and
         `output_path` says which is which.
     folder : path, optional
         Created if missing. The same call again changes nothing; a call with other rows replaces the earlier export.
@@ -337,7 +337,7 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
 
 
 def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
-    """Return what is known of a further picture of a task, whose cost stands on the first; None if it is damaged."""
+    """Return what is known of a further picture of a task, whose cost is with the first; None if it is damaged."""
     if path is None:
         return None
     try:
@@ -572,7 +572,7 @@ def read_address(address: object) -> tuple[str, str | None]:
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         raise UsageError(
-            f'{spelled(f"to={address!r}", f"--to {address}")}: "hf://datasets/OWNER/NAME" was expected.'
+            f'{spelled(f"to={address!r}", f"--to {address}")}: expected "hf://datasets/OWNER/NAME".'
         )
     load_extra("huggingface_hub", "Uploading needs", "hub")  # before anything is written
     return match[1], match[2]
@@ -629,7 +629,7 @@ class Methods:
     def of(
         cls, jobs: pd.DataFrame, statuses: pd.Series[str], manifest: Manifest | None, version: str
     ) -> Methods:
-        """Count distinct jobs, as they were decided, and how they stand."""
+        """Count distinct jobs, as they were decided, by their state."""
         counts = statuses.value_counts()
         return cls(
             model=" and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL,

@@ -55,7 +55,7 @@ _NAMELESS: Final = "<lambda>"
 class Metric(Bounded):
     """A measure of likeness: a function of reference and output that returns a number.
 
-    Both pictures are PIL images of mode RGB, upright, each of its own size. Return NaN or None if there is nothing to
+    Both pictures are PIL images of mode RGB, upright, each in its own size. Return NaN or None if there is nothing to
     measure, such as no face for a face metric. After an exception the value is missing, too.
 
     Attributes
@@ -235,7 +235,7 @@ def measure(
         Results, rows of them, or one or more run directories; a table may hold rows of several runs.
     metrics : str, Metric or callable, or several
         What to measure: names as above, metrics, or named functions ``metric(reference, output) -> float`` of two PIL
-        images, upright and RGB, each of its own size.
+        images, upright and RGB, each in its own size.
     run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     n_workers : int, optional

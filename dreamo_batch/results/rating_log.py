@@ -1,7 +1,7 @@
 """Files of a run directory that only grow: what people said of pictures, kept at once.
 
 Several processes may append at the same time: each waits for the file's lock, adds its lines to what is there by then,
-and replaces the file durably. In an object store, what is appended at once is a file of its own.
+and replaces the file durably. In an object store, what is appended at once is a separate file.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class GrowingTable:
             return read_kept(path, self._schema)
         except (*UNREADABLE, KeyError) as error:
             raise DirectoryError(
-                f"{path} can't be read ({error}). It is left as it is; move it away to start anew."
+                f"{path} can't be read ({error}). It is left unchanged; move it away to start over."
             ) from error
 
 
@@ -168,7 +168,7 @@ def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | No
 
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
-    """Add the columns `rating` and `picked`, if the directory has ratings and the table no such columns of its own."""
+    """Add the columns `rating` and `picked`, if the directory has ratings and the table has no such columns."""
     if any(name in results for name in columns.RATED):
         return
     try:

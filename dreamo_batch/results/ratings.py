@@ -44,7 +44,7 @@ def rate(
     Parameters
     ----------
     run_dir : path
-        A run directory, also while a run is going on in it.
+        A run directory, also while a run is in progress there.
     rows : collection or pandas.Series
         Index labels, also as text, ranges such as ``"3-7"``, job ids, or a boolean for every row.
     value : int or str

@@ -396,7 +396,7 @@ _WRONG_SCHEME: Final = frozenset(
 # http.client reports the proxy's status only in words.
 _REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
 _MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
-# Links to pictures are signed: whoever has the query has the picture.
+# Links to pictures are signed: anyone with the query has the picture.
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
 
 

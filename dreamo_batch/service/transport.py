@@ -325,7 +325,7 @@ def _read_headers(lines: io.BufferedReader) -> dict[str, str]:
         if not line.strip():
             return headers
         written = line.decode("latin-1")
-        if written[0] in " \t" and name in headers:  # the last one goes on
+        if written[0] in " \t" and name in headers:  # the last one continues
             headers[name] += f" {written.strip()}"
             continue
         name, colon, value = written.partition(":")
@@ -478,7 +478,7 @@ class Transport:
     ) -> Answer:
         """Send on a pooled connection, which is used again only if nothing of this request is left on it."""
         pool = self._pool(lane, form.origin)
-        connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has one of its own
+        connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has its own
         is_in_step = False
         try:
             if form.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
