@@ -343,7 +343,7 @@ def test_every_verb_that_buys_can_wait_and_an_interrupt_leaves_nothing(
     for service in ({"gateway": gateway}, {"gateway": "local"}):
         with pytest.raises(KeyboardInterrupt):
             dreamo.run(JOBS, tmp_path / "run", **service, not_before=tomorrow)
-    assert capsys.readouterr().err.count("Waits until") == 2
+    assert capsys.readouterr().err.count("Waiting until") == 2
     with pytest.raises(dreamo.KeyMissing):
         dreamo.run(JOBS, tmp_path / "run", base_url=REFUSING, not_before=tomorrow)
     assert not (tmp_path / "run").exists()
@@ -360,7 +360,7 @@ def test_a_batch_that_waits_is_stopped_resumed_or_begins_in_time(tmp_path, gatew
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     waiting = dreamo.start(JOBS, tmp_path / "a", gateway=gateway, not_before=tomorrow)
     assert (waiting.status.phase, waiting.status.begins_at) == ("paused", tomorrow)
-    assert "Waits until" in waiting.status.notices[0]
+    assert "Waiting until" in waiting.status.notices[0]
     assert f"until you resume or it is {tomorrow.astimezone():%Y-%m-%d %H:%M:%S %z}." in status_text(
         waiting.status
     )
@@ -388,7 +388,7 @@ def test_a_run_waits_until_its_time(tmp_path, gateway, monkeypatch):
     words = ("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run")
     done = call(*words, "--not-before", begins_at.isoformat(), env=at(gateway))
     assert done.exit_code == 0
-    assert "Waits until" in done.stderr
+    assert "Waiting until" in done.stderr
     assert waited == [(begins_at.timestamp(), 0)]
     assert len(gateway.invoice()) == 1
     assert not (tmp_path / "run" / "run.pid").exists()

@@ -262,7 +262,8 @@ def test_a_price_must_be_known(tmp_path, place):
         one = flow(tmp_path, gateway, "a")
         for options in ({}, {"pilot": 2}):
             with pytest.raises(
-                dreamo.PriceUnknown, match=r"budget= can't be kept .* Pass unit_cost= \(USD per attempt\)\.$"
+                dreamo.PriceUnknown,
+                match=r"budget= can't be enforced .* Pass unit_cost= \(USD per attempt\)\.$",
             ):
                 one.run(budget=place, **options)
         assert gateway.invoice() == []
@@ -289,7 +290,7 @@ def test_a_budget_has_to_be_there(tmp_path, gateway, place):
         dreamo.Budget(place, cap=1, user=5)
     (tmp_path / "file").touch()
     for taken in (tmp_path, tmp_path / "file"):
-        with pytest.raises(dreamo.UsageError, match="there is something already"):
+        with pytest.raises(dreamo.UsageError, match="exists but isn't a budget"):
             dreamo.Budget(taken, cap=1)
     assert gateway.invoice() == []
 

@@ -327,7 +327,7 @@ def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path):
         assert dreamo.watch(tmp_path / "run").can_control
         assert batch.results()["status"].isin(["in_progress", "pending", "submitting"]).all()
         for again in (lambda: run(jobs, tmp_path / "run", gateway), batch.retry):
-            with pytest.raises(DirectoryLocked, match="This process works on the shards"):
+            with pytest.raises(DirectoryLocked, match="This process is working on the shards"):
                 again()
         batch.pause()
         slow.speed_up()

@@ -168,7 +168,7 @@ def test_run_that_is_going_on_is_not_taken_over(tmp_path):
     with dreamo.LocalGateway(engine="flat", latency="fixed:30") as gateway:
         flow = Flow(tmp_path, gateway)
         live = dreamo.start(flow.table, flow.run_dir, gateway=gateway)
-        with pytest.raises(UsageError, match="A run is going on"):
+        with pytest.raises(UsageError, match="A run is in progress"):
             _download(flow, live.results())
         live.stop()
 

@@ -314,7 +314,7 @@ def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys
         patched.setattr(Call, "pause_for", interrupted)
         with pytest.raises(KeyboardInterrupt):
             live.wait()
-    assert "goes on in the background" in capsys.readouterr().err
+    assert "continues in the background" in capsys.readouterr().err
     assert live.status.phase == "running"
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     flow.assert_finishes()

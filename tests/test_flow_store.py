@@ -524,7 +524,7 @@ def test_check_finds_stores_that_are_not_safe(server, machine, monkeypatch):
     assert (unsafe.exit_code, "If-None-Match is ignored" in unsafe.stderr) == (2, True)
     monkeypatch.setattr(store, "open_store", lambda _url: Racing())
     racing = call("check", "--store", URL)
-    assert (racing.exit_code, "40 objects of 40 had more than one writer" in racing.stderr) == (1, True)
+    assert (racing.exit_code, "40 objects of 40 accepted more than one writer" in racing.stderr) == (1, True)
 
 
 class Racing(dict):

@@ -405,7 +405,7 @@ def test_a_price_by_the_second_is_that_of_the_time_it_took(tmp_path):
         ({"engine": "nothing"}, "package.module:Class"),
         ({"engine": "no.such.module:Engine"}, "can't be loaded"),
         ({"engine": f"{__name__}:Missing"}, "can't be loaded"),
-        ({"engine": object()}, r"no method generate\(\)"),
+        ({"engine": object()}, r"no generate\(\) method"),
         ({"price": "0.1", "price_per_second": "0.1"}, "not both"),
         ({"price_per_second": "fast"}, "plain decimal number"),
     ],
