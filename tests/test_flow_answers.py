@@ -77,6 +77,17 @@ def test_rows_that_a_firewall_blocks_never_hold_up_the_others(place, places, max
     assert results["error_message"].dropna().str.contains("you have been blocked").sum() == len(places)
 
 
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_rate_limit_in_a_body_fails_no_row(monkeypatch, place, status):
+    """Like HTTP 429: each row waits for its turn and is bought once."""
+    busy = answer(b'{"code": 50430, "message": "too many concurrent tasks"}', status)
+    speed_up(monkeypatch)
+    with HookedService(on_create=lambda _params, n: busy if n % 3 == 0 else None) as service:
+        results = place.run(service, place.table([f"fox {i}" for i in range(8)]), max_in_flight=4)
+        assert len(service.tasks) == 8
+    assert status_of(results) == ["completed"] * 8
+
+
 def test_a_blocked_prompt_with_many_seeds_is_no_blocked_account(place):
     """Rows that share the prompt and the picture are refused alike; one unlike them decides."""
     table = place.table(["a <script>", "a fox"], seed=range(1, 9))

@@ -142,7 +142,7 @@ def test_settings_that_can_not_be_are_refused(options):
         ("engine", np.array([[1], [2]])),
     ):
         with pytest.raises(
-            ValueError, match=name if name not in ("latency", "engine") else "(no|the) " + name
+            ValueError, match=name if name not in ("latency", "engine") else "(an|the) " + name
         ) as why:
             LocalGateway(**{name: value})
         assert "\n" not in str(why.value)

@@ -70,16 +70,49 @@ def test_every_status_means_what_it_means_to_the_operation(status, kinds, error_
     assert all(failure.http_status == status and failure.message for failure in judged)
 
 
+_RATE_LIMITS = (
+    b'{"code": 429, "message": "Too many requests"}',
+    b'{"error": {"code": "50430", "error_message": "too many concurrent"}}',
+    b'{"error": {"code": "TooManyRequests"}}',
+    b'{"error": {"type": "rate_limit_exceeded", "code": "rate_limit_exceeded", "message": "slow down"}}',
+    b'{"status": {"code": 50429, "message": "Request Has Reached API Limit"}, "data": null}',
+    b'{"error": {"code": "003011097", "error_message": "HTTP 400 Bad Request: 50429"}}',
+)
+
+
 @given(
     st.integers(100, 999),
     st.binary(max_size=30)
-    | st.sampled_from([b'{"error": "no"}', b'{"id": "a", "error": {"code": 401}}', b'{"code": 429}']),
+    | st.sampled_from([b'{"error": "no"}', b'{"id": "a", "error": {"code": 401}}', *_RATE_LIMITS]),
 )
-def test_only_429_makes_an_answered_create_transient(status, body):
-    """Whatever the body says: a create is sent again for nothing else."""
+def test_only_a_rate_limit_makes_an_answered_create_transient(status, body):
+    """HTTP 429, or its code in a refusal: a create is sent again for nothing else."""
     failure = from_response("create", status, {}, body)
-    assert (failure.kind is TRANSIENT) == (status == 429)
-    assert failure.kind is not PERMANENT or 400 <= status < 500 or 200 <= status < 300
+    is_refusal = 200 <= status < 300 or (400 <= status < 500 and failure.kind is not MAY_HAVE_ARRIVED)
+    is_told = body in _RATE_LIMITS and is_refusal and failure.kind is not STOP
+    assert (failure.kind is TRANSIENT) == (status == 429 or is_told)
+    assert (failure.error_class == "rate_limited") == (failure.kind is TRANSIENT)
+    assert failure.kind is not PERMANENT or is_refusal
+
+
+@pytest.mark.parametrize("status", [200, 400, 409, 422])
+@pytest.mark.parametrize("body", _RATE_LIMITS)
+def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
+    """The row waits for its turn; a row's own refusal that quotes the number doesn't."""
+    assert from_response("create", status, {}, body).error_class == "rate_limited"
+    own = b'{"code": "003011003", "message": "Invalid prompt length: 50429"}'
+    assert from_response("create", status, {}, own).kind is PERMANENT
+    assert (
+        from_response("create", status, {}, b'{"code": 1, "message": "no \'50429 foxes\'"}').kind
+        is not TRANSIENT
+    )
+
+
+def test_an_internal_error_in_200_may_have_arrived():
+    """As with HTTP 500: the service doesn't say that it refused."""
+    for code in (b"500", b'"503"'):
+        failure = from_response("create", 200, {}, b'{"code": %s, "message": "internal error"}' % code)
+        assert (failure.kind, failure.error_class) == (MAY_HAVE_ARRIVED, "server_error")
 
 
 def test_a_create_that_is_not_found_stops_and_a_task_that_is_not_found_is_gone():
@@ -115,11 +148,11 @@ def test_a_lost_task_is_known_by_its_words(status, body):
         ({"error": {"code": 110001, "message": "m"}}, PERMANENT, "moderation", "000110001"),
         ({"error": {"code": 401, "message": "m"}}, STOP, "access_refused", "000000401"),
         ({"status": {"code": 403, "message": "m"}, "data": None}, STOP, "forbidden", "000000403"),
-        ({"error": {"code": 429, "message": "m"}}, PERMANENT, "rejected", "000000429"),
+        ({"error": {"code": 429, "message": "m"}}, TRANSIENT, "rate_limited", "000000429"),
         ({"error": {"code": "\u00b2", "message": "m"}}, PERMANENT, "rejected", "\u00b2"),
     ],
 )
-def test_a_refusal_with_http_200_is_permanent_unless_it_is_about_the_key(body, kind, error_class, code):
+def test_a_refusal_with_http_200_is_permanent_unless_its_code_says_otherwise(body, kind, error_class, code):
     """A bad key concerns every row, so that it must not fail them one by one."""
     failure = from_response("create", 200, {}, json.dumps(body).encode())
     assert (failure.kind, failure.error_class, failure.code) == (kind, error_class, code)

@@ -147,6 +147,7 @@ class Failure:
 _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
+_RATE_LIMIT: Final = re.compile(contract.RATE_LIMIT_CODES, re.IGNORECASE)
 _WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
@@ -250,9 +251,19 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
     """Judge an error sent with HTTP 200; one about the key or the account concerns every row."""
     if _says_no_credit(said):
         return FailureKind.STOP, NO_CREDIT
-    number = messages.code_number(said.code)
-    if number in contract.STOP_STATUSES.value:
+    if (number := messages.code_number(said.code)) in contract.STOP_STATUSES.value:
         return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
+    if number in range(500, 600):
+        return FailureKind.MAY_HAVE_ARRIVED, SERVER_ERROR
+    return _judge_rejection("create", said)
+
+
+def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[FailureKind, str]:
+    """Judge the refusal of a request that may only have come too early."""
+    is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
+    code = _WORD_ENDS.sub(" ", said.code or "").lstrip("0")
+    if operation == "create" and (is_busy or _RATE_LIMIT.fullmatch(code)):
+        return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
@@ -265,7 +276,7 @@ def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple
         return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in _NOT_HERE:
         return FailureKind.STOP, NOT_OFFERED
-    return FailureKind.PERMANENT, _class_of(said, REJECTED)
+    return _judge_rejection(operation, said)
 
 
 def _class_if_unclear(status: int) -> str | None:
@@ -328,21 +339,18 @@ _SECONDS: Final = re.compile(
 )
 _SECOND_KEYS: Final = ("retry_after", "retryAfter", "retry-after", "retry_after_s", "retry_after_seconds")
 _MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
-_WAIT_KEYS: Final = ((_SECOND_KEYS, 1), (_MILLISECOND_KEYS, 1000))
+_WAIT_KEYS: Final = dict.fromkeys(_SECOND_KEYS, 1) | dict.fromkeys(_MILLISECOND_KEYS, 1000)
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
     """Read from an answer how many seconds to wait; headers take precedence over the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     wait_ms = messages.number(lowered.get("retry-after-ms"))
-    wait_s = None if wait_ms is None else wait_ms / 1000
-    if wait_s is None:
-        wait_s = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
+    seconds = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
+    wait_s = seconds if wait_ms is None else wait_ms / 1000
     if wait_s is None and (until := _http_date(lowered.get("retry-after"))) is not None:
-        server_now = _http_date(lowered.get("date"))
-        wait_s = until - (now if server_now is None else server_now)
-    if wait_s is None:
-        wait_s = _wait_in_body(body)
+        wait_s = until - (_http_date(lowered.get("date")) or now)
+    wait_s = _wait_in_body(body) if wait_s is None else wait_s
     return None if wait_s is None else min(max(wait_s, 0.0), WAIT_MAX_S)
 
 
@@ -355,12 +363,10 @@ def _http_date(value: str | None) -> float | None:
 
 def _wait_in_body(body: bytes) -> float | None:
     answer = messages.load_leniently(body)
-    for place in (answer, *map(answer.get, ("error", "detail", "data", "status"))):
-        if not isinstance(place, dict):
-            continue
-        for keys, per_second in _WAIT_KEYS:
-            waits = (messages.number(place.get(key)) for key in keys)
-            if (wait := next((one for one in waits if one is not None), None)) is not None:
+    inner = map(answer.get, ("error", "detail", "data", "status"))
+    for place in (answer, *(one for one in inner if isinstance(one, dict))):
+        for key, per_second in _WAIT_KEYS.items():
+            if (wait := messages.number(place.get(key))) is not None:
                 return wait / per_second
     return None
 
