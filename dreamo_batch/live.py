@@ -305,20 +305,24 @@ def in_front() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as an interrupt, where nobody else handles them."""
-    restore: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
-    if threading.current_thread() is threading.main_thread():
-        for name in (signal.SIGTERM, signal.SIGHUP):
-            handler = signal.getsignal(name)
-            if handler is signal.SIG_DFL:
-                signal.signal(name, signal.default_int_handler)
-                restore.append((name, handler))
+def interrupts() -> Iterator[list[int]]:
+    """Treat SIGTERM and SIGHUP as an interrupt, where nobody else handles them; yield those that came."""
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [signal.SIGTERM, signal.SIGHUP] if is_main else []
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
     try:
-        yield
+        yield came
     finally:
-        for name, handler in restore:
-            signal.signal(name, handler)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Batch:

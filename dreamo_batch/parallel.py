@@ -266,10 +266,14 @@ def kill_workers(pool: Executor) -> None:
 
 
 class _Processes(ProcessPoolExecutor):
-    """Processes that end once their parent was killed: Python's own wait for its tasks forever."""
+    """Processes that end once their parent was killed, and whose own death is noticed: Python's wait forever."""
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(_do, do, *args, **kwargs)
+        future = super().submit(_do, do, *args, **kwargs)
+        # Its thread was woken before this started a process, and would miss the death of that one.
+        with self._shutdown_lock:
+            self._executor_manager_thread_wakeup.wakeup()
+        return future
 
 
 def _do(do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

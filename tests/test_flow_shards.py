@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,14 +11,15 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 
+import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.cluster import shards
 from dreamo_batch.engine import store
-from dreamo_batch.engine.directory import shard_of
+from dreamo_batch.engine.directory import RunDirectory, shard_of
 from tests.cli_sweep import call
-from tests.flows import Flow, Slow, dask_client, until
+from tests.flows import PATIENCE_S, Flow, Slow, dask_client, until
 from tests.object_server import object_server
 
 N = 16
@@ -93,6 +95,28 @@ def test_a_killed_process_of_this_machine_is_replaced(flow, slow):
     assert run.error is None
     flow.assert_money_adds_up()
     settle(flow, run.done)
+
+
+def test_an_idle_process_may_be_killed_beside_a_busy_one(flow, slow):
+    """It holds the lock of the queue then, so the other can ask for nothing more, and ends as it is told to."""
+    of_shard = dreamo.plan(flow.table)["job_id"].map(shard_of)
+    long, short = of_shard.value_counts().index[:2]
+    flow.table = pd.concat(
+        flow.table[(of_shard == shard).to_numpy()].head(n) for shard, n in ((long, 3), (short, 1))
+    )
+    batch = flow.start(cluster=2, max_in_flight=2)
+    until(lambda: len(flow.invoice()) == 2)
+    slow.let_tasks_end()
+    until(lambda: len(flow.invoice()) == 3 and not RunDirectory(flow.run_dir / short).is_locked())
+    pulse = flow.run_dir / long / "pulse.json"
+    until(pulse.exists)
+    busy = json.loads(pulse.read_bytes())["pid"]
+    next(one for one in active_children() if one.name.startswith("Spawn") and one.pid != busy).kill()
+    slow.speed_up()
+    done = batch.wait(PATIENCE_S, progress=False)
+    assert any("A worker died" in line for line in batch.status.notices)
+    flow.assert_money_adds_up()
+    settle(flow, done)
 
 
 def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):

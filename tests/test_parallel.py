@@ -25,7 +25,7 @@ from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.results import measure as measuring
 from dreamo_batch.service.failures import Failure, FailureKind
 from tests import tiny_models
-from tests.flows import dask_client
+from tests.flows import PATIENCE_S, dask_client
 
 QUIET = {"progress": False}
 
@@ -198,6 +198,14 @@ def test_a_killed_process_costs_only_its_work(tmp_path):
         done = list(parallel.each(range(100), do, what="doubling", is_portable=True))
     assert done == [(number, 2 * number) for number in range(100)]
     assert (tmp_path / "mark").exists()
+
+
+def test_the_death_of_the_last_process_is_noticed_while_the_others_work():
+    with parallel.executor_of(2) as pool:
+        futures = [pool.submit(signal.pause) for _ in range(2)]
+        list(pool._processes.values())[-1].kill()
+        with pytest.raises(BrokenProcessPool):
+            futures[0].result(PATIENCE_S)
 
 
 def test_dask_survives_a_killed_worker(tmp_path, dask):

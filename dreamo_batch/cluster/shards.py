@@ -40,7 +40,7 @@ from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_servic
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import Replica, folder_of, is_url, read_anew
+from dreamo_batch.engine.store import is_url, read_anew
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
@@ -152,12 +152,17 @@ def begin_worker(environment: Mapping[str, str]) -> None:
 def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutcome]:
     """Work on shards, some at once, until all their rows are settled, or the run is stopped."""
     is_ending = threading.Event()
-    with interrupts(), ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
+    with interrupts() as came, ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
+        outcomes = threads.map(partial(_work_on_shard, is_ending), tasks)
         try:
-            return list(threads.map(partial(_work_on_shard, is_ending), tasks))
+            return list(outcomes)
         except BaseException:  # an interrupt, too, as else the other threads would be waited for
             is_ending.set()
-            raise
+            if not came:
+                raise
+    # A pool that lost a process ends the others, which may not ask for more: the lost one may hold the queue's lock.
+    signal.raise_signal(came[0])
+    raise KeyboardInterrupt
 
 
 def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
@@ -215,19 +220,18 @@ class _Parent:
     """The directory of all shards, as a worker sees it: what the driver says there, and where to tell it something."""
 
     def __init__(self, task: ShardTask, is_ending: threading.Event) -> None:
-        self.run_dir = run_dir = task.run_dir
+        self.run_dir, directory = task.run_dir, RunDirectory(task.run_dir)
         self._is_ending = is_ending
         self._call_id, self._pulse_id = task.call_id, task.pulse_id
-        self._replica = Replica(run_dir) if is_url(run_dir) else None
-        self._folder = folder_of(run_dir) if is_url(run_dir) else Path(run_dir)
+        self._replica, self._folder = directory.replica, directory.path
 
     def signal(self) -> Signal:
         """Return what the driver says; the call is stopped where another one has taken its place."""
         if self._is_ending.is_set():
             return Signal(self._call_id, is_stopped=True)
         try:
-            on_disk = self._folder / SIGNAL
-            content = on_disk.read_bytes() if self._replica is None else self._replica.read(SIGNAL)
+            replica = self._replica
+            content = (self._folder / SIGNAL).read_bytes() if replica is None else replica.read(SIGNAL)
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
             return Signal(self._call_id)
@@ -242,9 +246,7 @@ class _Parent:
             path.write_bytes(task.table)
             if self._replica is not None:
                 images = [one for job in read_jobs(path).prepared.jobs.values() for one in job.images]
-                wanted = {one.sent_digest for one in images} | {
-                    Path(one.sent_location).stem for one in images
-                }
+                wanted = {stem for one in images for stem in (one.sent_digest, Path(one.sent_location).stem)}
                 kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
                 with parallel.bars(wanted=False):
                     self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
@@ -254,9 +256,8 @@ class _Parent:
 
     def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
         """Say how far a shard is."""
-        told: dict[str, Any] = asdict(snapshot) | asdict(
-            Pulse(self._pulse_id, time.time(), os.getpid(), gethostname())
-        )
+        pulse = Pulse(self._pulse_id, time.time(), os.getpid(), gethostname())
+        told: dict[str, Any] = asdict(snapshot) | asdict(pulse)
         amounts = {name: exact_text(told[name]) for name in AMOUNTS if told[name] is not None}
         try:
             files.replace(

@@ -594,12 +594,9 @@ class Slices:
         """Return what may still be granted, to an owner if given, by the records read so far; None without a cap."""
         rooms = [self._left(self.cap, self.shares.values())]
         if owner is not None:
-            rooms.append(self._left(self.per_owner, self.of(owner)))
+            theirs = (share for share in self.shares.values() if share.owner == owner)
+            rooms.append(self._left(self.per_owner, theirs))
         return min((room for room in rooms if room is not None), default=None)
-
-    def of(self, owner: str) -> list[Share]:
-        """List the shares of an owner."""
-        return [share for share in self.shares.values() if share.owner == owner]
 
     @staticmethod
     def _left(cap: Decimal | None, shares: Iterable[Share]) -> Decimal | None:
