@@ -314,8 +314,7 @@ def interrupts() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     is_main = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGTERM, signal.SIGHUP] if is_main else []
-    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if is_main and signal.getsignal(n) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, interrupt)
     try:

@@ -468,6 +468,17 @@ def test_an_outage_is_told_of_once_while_it_lasts(jobs, gateway, tmp_path):
     assert "The service is away." in batch.status.notices
 
 
+@pytest.mark.parametrize(
+    "torn", ["cluster.shards.write_jobs", "engine.directory.RunDirectory.write_manifest"]
+)
+def test_a_call_that_ended_while_it_began_may_be_made_again(jobs, gateway, tmp_path, torn):
+    with mock.patch(f"dreamo_batch.{torn}", side_effect=OSError), pytest.raises(StorageFailed):
+        run(jobs, tmp_path / "run", gateway, cluster=Here())
+    assert (
+        run(jobs, tmp_path / "run", gateway, cluster=Here())["status"].eq("completed").sum() == len(jobs) - 1
+    )
+
+
 def test_a_directory_that_lost_its_manifest_is_refused(jobs, gateway, tmp_path):
     run(jobs.head(2), tmp_path / "run", gateway, cluster=Here())
     (tmp_path / "run" / "run.json").rename(tmp_path / "run.json")

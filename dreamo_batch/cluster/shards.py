@@ -1,7 +1,4 @@
-"""One call over the shards of a run directory: the table is settled here, and bought by workers, a shard at a time.
-
-First what a worker does, in whatever process it is; then what hands the shards out.
-"""
+"""One call over the shards of a run directory: the table is settled here, and bought by workers, a shard at a time."""
 
 from __future__ import annotations
 
@@ -153,9 +150,8 @@ def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutc
     """Work on shards, some at once, until all their rows are settled, or the run is stopped."""
     is_ending = threading.Event()
     with interrupts() as came, ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
-        outcomes = threads.map(partial(_work_on_shard, is_ending), tasks)
         try:
-            return list(outcomes)
+            return list(threads.map(partial(_work_on_shard, is_ending), tasks))
         except BaseException:  # an interrupt, too, as else the other threads would be waited for
             is_ending.set()
             if not came:
@@ -530,10 +526,9 @@ class ShardedCall(Call):
             raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")
 
     def _store(self, manifest: Manifest) -> None:
-        """Store the table and the options."""
+        """Store the options, then the table, which alone would pass for an ordinary directory."""
         cap, inputs = self.spending.cap, self.inputs
         with storing(self.directory):
-            write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
             self.directory.write_manifest(
                 replace(
                     manifest,
@@ -544,6 +539,7 @@ class ShardedCall(Call):
                     package_version=version("dreamo-batch"),
                 )
             )
+            write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
 
     def _signal(self, *, is_stopped: bool = False) -> None:
         """Say to all workers which call is current, and whether it was stopped or paused."""

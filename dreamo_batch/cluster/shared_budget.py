@@ -611,8 +611,6 @@ class Slices:
             )
         return replace(share, opening=opening, at=self._clock())
 
-    # The log.
-
     def _append(self, change: Callable[[], dict[str, Any] | None]) -> None:
         """Add a record made from all before it; whoever comes second decides again."""
         while True:
