@@ -299,7 +299,7 @@ def test_a_cap_is_not_lowered_below_what_is_granted(tmp_path, gateway, place):
     budget = dreamo.Budget(place, cap=1, per_user=1, user="anna")
     flow(tmp_path, gateway, "a").run(budget=budget)
     with pytest.raises(
-        dreamo.UsageError, match=r"cap can't be lowered to \$0.10: \$0.1806 is granted already"
+        dreamo.UsageError, match=r"\$0.10: \$0.1806 is granted already. Choose at least that much.$"
     ):
         dreamo.Budget(place, cap="0.1")
     with pytest.raises(dreamo.UsageError, match=r"per_user can't .* \$0.1806 is granted to anna already"):
@@ -369,6 +369,9 @@ def test_an_edited_budget_stops_runs(tmp_path, gateway, place):
         flow(tmp_path, gateway, "a").run(budget=place)
     with pytest.raises(dreamo.LedgerDamaged, match="record 1 was changed"):
         dreamo.Budget(place, cap=1)
+    record.with_name("notes.txt").touch()
+    with pytest.raises(dreamo.LedgerDamaged, match=r"slices/notes\.txt is there in place of record 2"):
+        dreamo.Budget(place)
     assert gateway.invoice() == []
 
 

@@ -244,23 +244,11 @@ class Budget:
         identity = self._identity() if slices.cap is None else ""
         cap = slices.cap if cap is None else cap
         per_user = per_user if has_per_user else slices.per_owner
-        of_users: dict[str, Decimal] = defaultdict(lambda: ZERO)
-        for share in slices.shares.values():
-            of_users[share.owner] = total((of_users[share.owner], share.amount))
-        granted = total(of_users.values())
-        if cap is not None and cap < min(granted, slices.cap or granted):
-            raise UsageError(
-                f"cap can't be lowered to {dollars(cap)}: {dollars(granted)} is granted already."
-                f"{_holders(slices.shares.values())} Choose at least that much, or wait until runs have given theirs "
-                "back."
-            )
-        for user, amount in of_users.items():
-            if per_user is not None and per_user < min(amount, slices.per_owner or amount):
-                raise UsageError(
-                    f"per_user can't be lowered to {dollars(per_user)}: {dollars(amount)} is granted to {user} already."
-                    f"{_holders(one for one in slices.shares.values() if one.owner == user)} Choose at least that "
-                    "much, or wait until runs have given theirs back."
-                )
+        shares = list(slices.shares.values())
+        _refuse_lowered("cap", cap, slices.cap, shares)
+        for user in {share.owner for share in shares}:
+            theirs = [share for share in shares if share.owner == user]
+            _refuse_lowered("per_user", per_user, slices.per_owner, theirs, f" to {user}")
         slices.limit(cap=cap, per_owner=per_user, identity=identity)
 
 
@@ -458,6 +446,18 @@ def _holders(shares: Iterable[Share]) -> str:
     )
 
 
+def _refuse_lowered(
+    name: str, to: Decimal | None, before: Decimal | None, shares: Iterable[Share], whom: str = ""
+) -> None:
+    """Refuse a limit below what is granted already, unless it is raised."""
+    granted, held = total(share.amount for share in shares), _holders(shares)
+    if to is not None and to < min(granted, before or granted):
+        raise UsageError(
+            f"{name} can't be lowered to {dollars(to)}: {dollars(granted)} is granted{whom} already.{held} Choose at "
+            f"least that much{', or wait until runs have given theirs back' if held else ''}."
+        )
+
+
 def _headline(place: str, slices: Slices) -> Headline:
     sums = [_sums(share) for share in slices.shares.values()]
     spent = total(amount for by_month, _, _ in sums for amount in by_month.values())
@@ -636,8 +636,9 @@ class Slices:
     def _find_summary(self) -> None:
         """Begin at the newest summary; whatever is missing before it, nobody may have deleted."""
         names = self._store.names(SLICES)
-        if names != [_name(number) for number in range(1, len(names) + 1)]:
-            raise self._damaged("a record is missing, or a file doesn't belong there")
+        for number, name in enumerate(names, 1):
+            if name != _name(number):
+                raise self._damaged(f"{name} is there in place of record {number}")
         self._last = max(0, len(names) // _SUMMARY_EVERY * _SUMMARY_EVERY - 1)
 
     def _take(self, written: bytes) -> None:
