@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dreamo_batch.errors import UsageError, check_count
+from dreamo_batch.errors import UsageError, check_count, file_given, is_number
 from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined, quoted
 
@@ -145,7 +145,7 @@ class _Weights:
     def __init__(self, preset: str, kind: str, folder: str | os.PathLike[str] | None) -> None:
         self.preset = _preset(preset, kind)
         self.name = preset
-        self._folder = None if folder is None else Path(folder)
+        self._folder = None if folder is None else file_given("path", folder)
         self._files = {name: _WeightsFile(**entry) for name, entry in self.preset["files"].items()}
 
     def digest(self, *names: str) -> str:
@@ -185,6 +185,8 @@ class _Weights:
         for path in (self._folder / inner, self._folder / inner.name):
             if path.is_file():
                 return path
+        if self._folder.is_file():
+            raise UsageError(f"path={str(self._folder)!r} is a file; pass the folder that it is in.")
         raise UsageError(f"There is no {inner.name} in {self._folder}. {self.name!r} needs {self._listed()}.")
 
     def _listed(self) -> str:
@@ -305,9 +307,9 @@ class VectorMetric(Bounded, ABC):
 
 
 def cosine(one: Vector, other: Vector) -> float:
-    """Return the cosine of the angle between two vectors, 0 if one has no length."""
+    """Return the cosine of the angle between two vectors, NaN if one has no finite length."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths and math.isfinite(lengths) else 0.0
+    return float(one @ other) / lengths if lengths and math.isfinite(lengths) else math.nan
 
 
 class Embedding(VectorMetric):
@@ -365,9 +367,8 @@ class Embedding(VectorMetric):
         if not pictures:
             return []
         how = self._weights.preset["image"]
-        found = self._network.run([how["output"]], np.stack([prepare(picture, how) for picture in pictures]))[
-            0
-        ]
+        prepared = np.stack([prepare(picture, how) for picture in pictures])
+        (found,) = self._network.run([how["output"]], prepared)
         # A transformer gives a vector for each patch; that of the whole picture comes first.
         return list(found[:, 0] if found.ndim == 3 else found)  # noqa: PLR2004 - pictures, patches, numbers
 
@@ -496,7 +497,7 @@ class Face(VectorMetric):
         batch_size: int = 16,
     ) -> None:
         super().__init__(name, batch_size)
-        if not 0 < min_score <= 1:
+        if not is_number(min_score) or not 0 < min_score <= 1:
             raise UsageError(f"min_score={quoted(min_score)}: expected a number above 0 and at most 1.")
         self.min_score = min_score
         self._weights = _Weights(model, "recogniser", path)

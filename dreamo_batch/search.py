@@ -180,7 +180,7 @@ def _criterion(accept: Any) -> Criterion:
             f'accept={quoted(accept)}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and '
             "output."
         )
-    return Criterion(Metric("is_good", lambda *pictures: _yes_or_no(accept(*pictures))), ">=", 1.0)
+    return Criterion(Metric("accept", lambda *pictures: _yes_or_no(accept(*pictures))), ">=", 1.0)
 
 
 def _yes_or_no(verdict: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -382,6 +383,24 @@ def test_an_engine_that_fails_fails_its_tasks(tmp_path):
     assert set(done["error_message"]) == {"Internal generation error: RuntimeError: out of memory"}
 
 
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda: sys.exit("no GPU"), "SystemExit: no GPU"),
+        (lambda: None, "TypeError: the engine returned NoneType, not a JPEG, PNG or WebP file"),
+        (lambda: b"GIF89a", "TypeError: the engine returned bytes, not a JPEG, PNG or WebP file"),
+        (lambda: "a.png", "TypeError: the engine returned str, not a JPEG, PNG or WebP file"),
+    ],
+)
+def test_what_an_engine_does_wrong_fails_its_row_and_no_thread(act, says, tmp_path):
+    """One thread makes both pictures, so the second would wait for ever."""
+    engine = type("Wrong", (), {"name": "wrong", "generate": lambda *_: act()})
+    jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=[1, 2], size="512x512")
+    with dreamo.LocalGateway(engine=engine()) as gateway:
+        done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
+    assert set(done["error_message"]) == {f"Internal generation error: {says}"}
+
+
 def test_bytes_are_a_picture(tmp_path):
     jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=[1], size="512x512")
     with dreamo.LocalGateway(engine=f"{__name__}:Single") as gateway:
@@ -406,6 +425,11 @@ def test_a_price_by_the_second_is_that_of_the_time_it_took(tmp_path):
         ({"engine": "no.such.module:Engine"}, "can't be loaded"),
         ({"engine": f"{__name__}:Missing"}, "can't be loaded"),
         ({"engine": object()}, r"no generate\(\) method"),
+        ({"engine": type("Idle", (Single,), {"n_threads": 0})}, r"n_threads is 0; expected a whole number"),
+        (
+            {"engine": type("Odd", (Single,), {"batch_size": "2"})},
+            r"batch_size is '2'; expected a whole number",
+        ),
         ({"price": "0.1", "price_per_second": "0.1"}, "not both"),
         ({"price_per_second": "fast"}, "plain decimal number"),
     ],

@@ -144,6 +144,7 @@ def test_one_group_may_be_given_as_it_is():
         ({"max_rows": 2.5}, "max_rows is 2.5"),
         ({"cost": [1]}, "my_cost"),
         ({"image_url": URL}, "not image_url="),
+        ({"image_2": URL}, r"not image_2=; several of a row as image=\[\[one, two\]\]"),
         ({"prompt": "a\ud800"}, r"prompt: a\\ud800 isn't valid Unicode"),
         (
             {"image": ["caf\udce9.png"]},

@@ -47,6 +47,15 @@ def run_dir(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+@pytest.mark.parametrize("level", [math.nan, math.inf, 0.0])
+def test_a_vector_that_points_nowhere_gives_no_value(level, run_dir, models, monkeypatch):
+    """A model that overflows is not one that finds two pictures unlike."""
+    monkeypatch.setattr(Embedding, "embed", lambda _, pictures: [np.full(8, level)] * len(pictures))
+    measured = dreamo.measure(run_dir, Embedding(name="identity", path=models), **QUIET)
+    assert measured["identity"].isna().all()
+    assert set(measured["problem"]) == {"the model gave no usable vector"}
+
+
 def bicubic(levels, n_out):
     """Resize the first axis as Pillow does: a cubic with a = -0.5, widened when it shrinks."""
     n_in = len(levels)
@@ -242,6 +251,8 @@ def test_metrics_have_names(run_dir, models, monkeypatch):
         (lambda: PromptMatch("dinov2-small"), "Pass one of 'clip-vit-b32'"),
         (lambda: Face("clip-vit-b32"), "'yunet-sface'"),
         (lambda: Face(min_score=0), "min_score=0"),
+        (lambda: Face(min_score="high"), "min_score='high'"),
+        (lambda: Embedding(path=5), "path must be a path"),
         (lambda: Embedding(batch_size=0), "batch_size=0"),
     ],
 )
@@ -255,6 +266,9 @@ def test_a_folder_without_the_files_is_told(tmp_path, run_dir):
         UsageError, match=r"There is no model.onnx in .*huggingface.co/onnx-community/dinov2-small"
     ):
         dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(UsageError, match=r"model.onnx' is a file; pass the folder"):
+        dreamo.measure(run_dir, Embedding(path=tmp_path / "model.onnx"), **QUIET)
     tiny_models.of_pictures(tmp_path / "model.onnx", "another_output", with_patches=True)
     with pytest.raises(UsageError, match=r"can't be run as the image model of 'dinov2-small' \("):
         dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)

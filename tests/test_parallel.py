@@ -169,6 +169,10 @@ def test_a_batch_that_fails_is_measured_one_by_one(finished, tmp_path):
     run_dir = shutil.copytree(finished, tmp_path / "run")
     measured = dreamo.measure(run_dir, dreamo.Metric("picky", picky, is_batched=True), **QUIET)
     assert measured["picky"].notna().all()
+    two = dreamo.Metric("two", lambda _references, _outputs: [1.0, 2.0], is_batched=True)
+    with pytest.warns(UserWarning, match="two failed: ValueError: too many values"):
+        measured = dreamo.measure(run_dir, two, **QUIET)
+    assert measured["two"].isna().all()
 
 
 def test_a_metric_needs_a_function_or_a_way_to_load_one():

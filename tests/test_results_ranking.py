@@ -211,7 +211,8 @@ def test_a_metric_is_read_from_anything_with_a_name():
     [
         (["nothing"], "'nothing' isn't a metric. Pass one of 'appearance'"),
         ([3], "3 isn't a metric"),
-        ([lambda _reference, _output: 1.0], "needs a name"),
+        ([lambda _reference, _output: 1.0], "without a name can't be a column"),
+        ([dreamo.metrics.Embedding], "isn't a metric"),
         (["shape", "shape"], "2 metrics are named 'shape'"),
         ([Metric("prompt", max)], "can't be named 'prompt'"),
     ],

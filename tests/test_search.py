@@ -232,7 +232,7 @@ def test_a_function_that_always_fails_buys_no_second_round(jobs, gateway, tmp_pa
     with (
         pytest.warns(UserWarning, match="no model here"),
         pytest.raises(
-            dreamo.UsageError, match=r"can't judge any picture \(is_good failed: ValueError: no model here\)"
+            dreamo.UsageError, match=r"can't judge any picture \(accept failed: ValueError: no model here\)"
         ),
     ):
         search(jobs, tmp_path / "run", gateway, accept=broken, keep=1, on_event=events.append)
@@ -280,7 +280,7 @@ def test_a_reference_in_which_nothing_can_be_measured_ends_the_search(
     assert len(gateway.invoice()) == n_bought
 
 
-@pytest.mark.filterwarnings("ignore:is_good failed")
+@pytest.mark.filterwarnings("ignore:accept failed")
 def test_a_forgotten_bound_is_no_yes(jobs, gateway, tmp_path):
     """Neither a metric without one, nor a function that returns a number or nothing."""
     with pytest.raises(dreamo.UsageError, match=r"expected metric >= 0\.8"):

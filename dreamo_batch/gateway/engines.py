@@ -71,9 +71,7 @@ class DrawRequest:
 
 
 class Engine(Protocol):
-    """Makes pictures.
-
-    An engine may also have these attributes.
+    """Makes pictures; may also have these attributes.
 
     ``n_threads`` (int, default 1): threads that may call it at once.
     ``batch_size`` (int, default 1): with more, `generate_batch(requests, references)` gets lists of up to as many
@@ -107,6 +105,9 @@ def engine_named(name: str) -> Engine:
 def check_engine(engine: Any) -> Engine:
     """Return an engine, made if it is a class; refuse an object that makes no pictures."""
     made: Engine = engine() if isinstance(engine, type) else engine
+    for name in ("n_threads", "batch_size"):
+        if not isinstance(n := getattr(made, name, 1), int) or n < 1:
+            raise ValueError(f"The engine's {name} is {quoted(n)}; expected a whole number of at least 1.")
     wanted = "generate_batch" if getattr(made, "batch_size", 1) > 1 else "generate"
     if not callable(getattr(made, wanted, None)):
         raise ValueError(f"{quoted(engine)} isn't an engine: it has no {wanted}() method.")  # noqa: TRY004 - as for a name
@@ -117,8 +118,11 @@ def as_picture(made: RenderedPicture | bytes) -> RenderedPicture:
     """Return a picture with its media type and size, which its bytes tell."""
     if isinstance(made, RenderedPicture):
         return made
-    with Image.open(io.BytesIO(made), formats=_FORMATS) as image:
-        return RenderedPicture(made, Image.MIME[image.format or ""], image.width, image.height)
+    try:
+        with Image.open(io.BytesIO(made), formats=_FORMATS) as image:
+            return RenderedPicture(made, Image.MIME[image.format or ""], image.width, image.height)
+    except (TypeError, OSError):
+        raise TypeError(f"the engine returned {type(made).__name__}, not a JPEG, PNG or WebP file") from None
 
 
 class Flat:

@@ -611,7 +611,7 @@ class Renderer:
     def __init__(
         self, engine: Engine, store: TaskStore, folder: Path, price_per_second: str | None = None
     ) -> None:
-        self._engine = engine
+        self._engine: Any = engine
         self._price_per_second = price_per_second
         self._batch_size = getattr(engine, "batch_size", 1)
         self._batch: deque[tuple[GatewayTask, Sequence[str]]] = deque()
@@ -711,10 +711,8 @@ class Renderer:
         requests = [task.drawn for task, _ in batch]
         references = [[self.references.read(digest) for digest in digests] for _, digests in batch]
         if self._batch_size == 1:
-            (request,), (pictures,) = requests, references
-            return [as_picture(self._engine.generate(request, *pictures))]
-        engine: Any = self._engine
-        made = [as_picture(one) for one in engine.generate_batch(requests, references)]
+            return [as_picture(self._engine.generate(requests[0], *references[0]))]
+        made = [as_picture(one) for one in self._engine.generate_batch(requests, references)]
         if len(made) != len(batch):
             raise RuntimeError(f"the engine made {len(made)} pictures of {len(batch)}")
         return made
@@ -741,7 +739,7 @@ class Renderer:
         begun, price = time.monotonic(), None
         try:
             pictures = self._generate(batch)
-        except Exception as error:  # noqa: BLE001 - whatever an engine trips over, the gateway keeps running
+        except BaseException as error:  # noqa: BLE001 - an engine that calls sys.exit() fails its task, too
             for task, _ in batch:
                 self._store.update(task.task_id, **_failure(error))
             return
@@ -768,13 +766,10 @@ def _start_of_name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _failure(error: Exception) -> dict[str, str]:
+def _failure(error: BaseException) -> dict[str, str]:
     """Return the service's code and message for what went wrong, as a task keeps them."""
-    match error:
-        case FetchError():
-            code, detail = UPSTREAM, str(error)
-        case ValueError():
-            code, detail = INVALID, str(error)
-        case _:
-            code, detail = INTERNAL, ": ".join(dict.fromkeys([type(error).__name__, first_line(error)]))
+    codes = {FetchError: UPSTREAM, ValueError: INVALID, BaseException: INTERNAL}
+    code = next(code for kind, code in codes.items() if isinstance(error, kind))
+    named = ": ".join(dict.fromkeys([type(error).__name__, first_line(error)]))
+    detail = named if code == INTERNAL else str(error)
     return {"error_code": code, "error_message": f"{contract.ERROR_CODES[code].meaning}: {detail}"}

@@ -397,8 +397,8 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
             raise UsageError(f"Pass prompts with names in braces as template=, not {name}=.")
         if name in columns.OUTPUTS:
             raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
-        if name in columns.IMAGE_ALIASES:
-            raise UsageError(f"Pass all pictures as image=, not {name}=.")
+        if name in {*columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED}:
+            raise UsageError(f"Pass pictures as image=, not {name}=; several of a row as image=[[one, two]].")
 
 
 def _groups(

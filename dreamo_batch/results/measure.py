@@ -106,8 +106,9 @@ class Metric(Bounded):
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
         """Measure a picture against its reference."""
         if self.is_batched:
-            return next(iter(self.measure_batch([reference], [output])))
-        value: float | None = _function_of(self)(reference, output)
+            (value,) = self.measure_batch([reference], [output])
+        else:
+            value = _function_of(self)(reference, output)
         return value
 
     def measure_batch(
@@ -301,14 +302,14 @@ def read_metric(metric: Any) -> Metric | VectorMetric:
         return NAMED[metric]
     if isinstance(metric, Metric | VectorMetric):
         return metric
-    if not callable(metric):
+    if not callable(metric) or isinstance(metric, type):  # a class was meant to be called
         names = ", ".join(map(repr, NAMED))
         raise UsageError(
             f"{metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference and output."
         )
     name = getattr(metric, "name", None) or getattr(metric, "__name__", _NAMELESS)
     if name == _NAMELESS or not isinstance(name, str):
-        raise UsageError(f"A metric needs a name for its column. Pass Metric(name, {metric!r}).")
+        raise UsageError("A function without a name can't be a column. Pass Metric('brighter', function).")
     version = getattr(metric, "version", None)
     is_better = bool(getattr(metric, "higher_is_better", True))
     return Metric(name, metric, None if version is None else str(version), is_better)
@@ -513,7 +514,7 @@ def _cosine(metric: VectorMetric, why: str, output: Vector | None, other: Vector
         return Measured(None, why or metric.nothing, "given")
     if output is None:
         return Measured(None, metric.nothing)
-    return _checked(cosine(output, other))
+    return _checked(cosine(output, other), "the model gave no usable vector")
 
 
 def take_vectors(
@@ -676,9 +677,8 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
     if metric.is_batched and pairs:
         try:
-            values = metric.measure_batch(
-                *([one.copy() for one in side] for side in zip(*pairs, strict=True))
-            )
+            copies = ([one.copy() for one in side] for side in zip(*pairs, strict=True))
+            values = metric.measure_batch(*copies)
             return [_checked(value) for _, value in zip(pairs, values, strict=True)]
         except Exception as error:  # noqa: BLE001 - a metric is anybody's code
             logger.info("%s failed on a batch: %s", metric.name, error)
@@ -693,9 +693,9 @@ def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measur
         return Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
 
 
-def _checked(value: Any) -> Measured:
+def _checked(value: Any, nothing: str = Bounded.nothing) -> Measured:
     number = math.nan if value is None else float(value)
-    return Measured(number) if math.isfinite(number) else Measured(None, Bounded.nothing)
+    return Measured(number) if math.isfinite(number) else Measured(None, nothing)
 
 
 def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric]) -> None:
