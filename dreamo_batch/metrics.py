@@ -261,11 +261,9 @@ class _Network:
         if self._session is None:
             runtime = load_extra("onnxruntime", "Embeddings need", _EXTRA)
             path = self._weights.path(self._file)
-            there = runtime.get_available_providers()
+            providers = [name for name in _PROVIDERS if name in runtime.get_available_providers()]
             try:
-                self._session = runtime.InferenceSession(
-                    str(path), providers=[name for name in _PROVIDERS if name in there]
-                )
+                self._session = runtime.InferenceSession(str(path), providers=providers)
             except Exception as error:  # noqa: BLE001 - the runtime's errors have no common class
                 raise UsageError(f"{path} can't be loaded as an ONNX model ({error}).") from None
         return self._session

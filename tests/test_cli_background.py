@@ -421,6 +421,8 @@ def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
         assert until in begun.stderr
         asked = call("status", run_dir, "--format", "json")
         assert (asked.exit_code, asked.stdout, until in asked.stderr) == (0, "{}\n", True)
+        asked = call("status", run_dir)  # as text, where nothing is listed
+        assert (asked.exit_code, asked.stdout, until in asked.stderr) == (0, "", True)
         assert until in call(*words, env=at(gateway)).stderr
         stopped = call("stop", run_dir)
         assert (stopped.exit_code, "nothing was sent" in stopped.stderr) == (0, True)

@@ -117,7 +117,7 @@ def show_summary(summary: Mapping[str, Any], format_: str) -> None:
             if value is not None
             for part in (value if isinstance(value, list) else [value])
         ]
-        width = max(len(name) for name, _ in lines)
+        width = max((len(name) for name, _ in lines), default=0)
         emit("".join(f"{name:{width}}  {harmless(value)}\n" for name, value in lines))
 
 
