@@ -38,7 +38,6 @@ from dreamo_batch.text import (
     counted,
     duration,
     local_option,
-    meant,
     option,
     quoted,
     same_call,
@@ -736,12 +735,10 @@ def choose(
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
     wanted = is_failed if rows is None else is_failed | is_ambiguous
     if classes is not None:
-        names = set(map(str, columns.listed(classes)))
-        known = summaries.known_classes() | {columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
-        if unknown := sorted(names - known):
-            raise errors.UsageError(
-                f"classes: {unknown[0]!r} is not a failure class; {meant(unknown[0], sorted(known))}"
-            )
+        known = sorted(
+            {*summaries.known_classes(), columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
+        )
+        names = errors.names_given("classes", classes, known, "failure class", is_ordered=False)
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -16,12 +16,13 @@ Examples
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     def __getattr__(name: str) -> str:
@@ -70,13 +71,6 @@ class Column:
     dtype: str
     unit: str
     meaning: str
-
-
-def listed(names: Any) -> list[Any]:
-    """Return the names of columns as a list: of one, of several, or of none."""
-    if names is None:
-        return []
-    return [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
 
 
 def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:

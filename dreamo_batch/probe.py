@@ -314,10 +314,8 @@ def check_service(
 
 def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
-    names = (models,) if isinstance(models, str) else tuple(dict.fromkeys(models))
-    if unknown := [name for name in names if name not in contract.MODELS]:
-        raise errors.UsageError(f"No model is named {unknown[0]!r}; known are {', '.join(contract.MODELS)}.")
-    return names or tuple(contract.MODELS)
+    names = errors.names_given("models", models, contract.MODELS, "model", is_ordered=False)
+    return tuple(dict.fromkeys(names or contract.MODELS))
 
 
 def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODELS)) -> Decimal | None:

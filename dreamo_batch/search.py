@@ -15,14 +15,14 @@ from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
-from dreamo_batch.errors import TableError, UsageError, check_count, is_function_of
+from dreamo_batch.errors import TableError, UsageError, check_count, is_function_of, names_given
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
 from dreamo_batch.parallel import working
 from dreamo_batch.results.load import folders_of
 from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
-from dreamo_batch.text import meant, option, quoted
+from dreamo_batch.text import option, quoted
 
 if TYPE_CHECKING:
     import os
@@ -114,7 +114,7 @@ def search(
     if max_cost is None:
         raise UsageError(f"search needs a cap: pass {option('max_cost')} in USD, or inf for none.")
     wanted = _criterion(accept)
-    tries = _all_tries(jobs, columns.listed(per), max_attempts_each, wanted)
+    tries = _all_tries(jobs, [*dict.fromkeys(names_given("per", per))], max_attempts_each, wanted)
     _refuse_equal_rows(jobs, {name: options[name] for name in ("fix_images", "base_dir") if name in options})
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **options)
     if plan_only:
@@ -174,7 +174,7 @@ def _criterion(accept: Any) -> Criterion:
     if isinstance(accept, str):
         accept = written(accept)
     if isinstance(accept, Criterion):
-        return replace(accept, metric=read_metric(accept.metric))
+        return replace(accept, metric=read_metric(accept.metric, "accept"))
     if isinstance(accept, Bounded) or inspect.isclass(accept) or not is_function_of(2, accept):
         raise UsageError(
             f'accept={quoted(accept)}: expected metric >= 0.8, "appearance >= 0.8", or a function of reference and '
@@ -196,10 +196,7 @@ def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterio
     new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
-    if absent := [name for name in per if name not in table]:
-        raise UsageError(
-            f"per={quoted(per)}: the jobs have no column {absent[0]!r}; {meant(absent[0], table.columns)}"
-        )
+    names_given("per", per, table)
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")
     seeds = table.get(columns.SEED, ())

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -753,6 +754,41 @@ def test_an_argument_that_can_not_be_used_is_named(reference, tmp_path, monkeypa
         call(jobs(reference, 1))
     assert "\n" not in str(told.value)
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"prompt", "seed"},
+        {"prompt": 1},
+        np.array([["prompt"]]),
+        [["prompt"]],
+        pd.DataFrame({"prompt": []}),
+        b"prompt",
+        pd.NA,
+    ],
+    ids=lambda odd: type(odd).__name__,
+)
+def test_every_verb_refuses_names_that_are_no_list(run, reference, odd):
+    """A set has no order, and other containers would be taken apart into something else."""
+    done = run(jobs(reference, 1))
+    calls = [
+        ("rows", lambda: dreamo.gallery(done, odd)),
+        ("columns", lambda: dreamo.contact_sheet(done, "sheet.png", columns=odd, progress=False)),
+        ("labels", lambda: dreamo.contact_sheet(done, "sheet.png", labels=odd, progress=False)),
+        ("by", lambda: dreamo.costs(done, odd)),
+        ("by", lambda: dreamo.latency(done, odd)),
+        ("by", lambda: dreamo.diversity(done, odd, progress=False)),
+        ("by", lambda: dreamo.rank(done, odd, progress=False)),
+        ("within", lambda: dreamo.rank(done, within=odd, progress=False)),
+        ("by", lambda: dreamo.compare(done, odd)),
+        ("within", lambda: dreamo.compare(done, within=odd)),
+        ("metrics", lambda: dreamo.measure(done, odd, progress=False)),
+        ("per", lambda: dreamo.search(jobs(reference, 1), "s", accept="shape > 0", per=odd, max_cost=1)),
+    ]
+    for argument, call in calls:
+        with pytest.raises(errors.UsageError, match=f"^{argument}: (expected one name|a set has no order)"):
+            call()
 
 
 def _closed() -> io.StringIO:

@@ -736,6 +736,17 @@ def test_text_written_for_a_spreadsheet_is_read_back_the_same(tmp_path):
     assert read_table(tmp_path / "safe.csv").to_dict("list") == {"prompt": ["雨夜的城市街道"]}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "xlsx"])
+@pytest.mark.parametrize("excel_safe", [True, False])
+def test_text_guarded_from_spreadsheets_is_read_back_the_same(tmp_path, suffix, excel_safe):
+    """A prompt that came back with an apostrophe would be bought again."""
+    prompts = ["=1+1", "-a cat", "@home", "+1", "'=quoted", "''-twice", "'tis", "\ttab", "a'=b", "-1"]
+    table = pd.DataFrame({"prompt": prompts, "image": "-fox.png", "seed": ["-1"] * 10, "=own": prompts})
+    write_table(table, tmp_path / f"jobs.{suffix}", excel_safe=excel_safe)
+    again = read_table(tmp_path / f"jobs.{suffix}")
+    assert again.astype({"seed": str}).to_dict("list") == table.to_dict("list")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     """A file is replaced whole or not at all."""
     path = tmp_path / "jobs.txt"

@@ -278,8 +278,17 @@ def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        *(([row], "not in the table; its labels look like") for row in (9, "nine", None, [1])),
-        ([True, False], "2 booleans for 3 rows"),
+        *(([row], "not in the table; its labels look like") for row in (9, "nine", None)),
+        ([True, False], "rows: 2 booleans for 3 rows"),
+        ([True, None, False], "rows: 2 booleans|rows: 3 booleans"),
+        (
+            pd.Series([True, False, True], index=[5, 6, 7]),
+            "rows: the labels of a mask of 3 rows aren't those of",
+        ),
+        *(
+            (odd, "rows: expected labels of rows")
+            for odd in ({1: 2}, [[1]], np.array([[True], [False], [True]]))
+        ),
     ],
 )
 def test_rows_that_are_not_in_the_table_are_refused(rows, words):

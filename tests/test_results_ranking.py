@@ -158,7 +158,7 @@ def test_seeds_that_are_ranked_everywhere_come_first(begins):
         ({"by": "stars", "weights": {"stars": None}}, "numbers by the names"),
         ({"by": "stars", "weights": {"stars": "2"}}, "numbers by the names"),
         ({"by": "stars", "weights": {"stars": True}}, "numbers by the names"),
-        ({"by": "stars", "within": "nothing"}, "^'nothing' is neither a column"),
+        ({"by": "stars", "within": "nothing"}, "^within: 'nothing' is neither a column"),
         ({"by": "appearance"}, "run_dir="),
     ],
 )

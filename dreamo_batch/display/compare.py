@@ -16,7 +16,7 @@ from dreamo_batch import columns as names
 from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, new_file_given
+from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, names_given, new_file_given
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import distinct
@@ -25,7 +25,7 @@ from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.load import RunDir, folders_of, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.results.ratings import has_picture
-from dreamo_batch.text import counted, fill_template, meant
+from dreamo_batch.text import counted, fill_template
 
 if TYPE_CHECKING:
     import os
@@ -159,7 +159,8 @@ class PairedComparison:
     ) -> None:
         self.rater = rater_named(rater)
         results = read_results(source)
-        self._by, same = names.listed(by), names.listed(within)
+        known = [*results, names.SEED]
+        self._by, same = names_given("by", by, known), names_given("within", within, known)
         if not self._by:
             raise UsageError("by= is empty; name the columns whose values make the groups.")
         shown = [position for position in range(len(results)) if has_picture(results, position)]
@@ -459,8 +460,6 @@ class PairedComparison:
 def _column(results: pd.DataFrame, name: str) -> pd.Series:
     if name == names.SEED:
         return results[names.SEED_SENT]
-    if name not in results:
-        raise UsageError(f"by or within: the results have no column {name!r}; {meant(name, results.columns)}")
     return results[name]
 
 

@@ -21,7 +21,7 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
-from dreamo_batch.errors import UsageError
+from dreamo_batch.errors import UsageError, names_given
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of
@@ -29,7 +29,7 @@ from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.references import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.text import counted, harmless, meant, shortened
+from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -399,9 +399,7 @@ def _read_axes(
     names = [*rows, *across]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"Column {name!r} is named twice; it can be on one axis only.")
-        if name not in results.columns and name not in (columns.SEED, columns.SIZE):
-            raise UsageError(f"rows or columns: no column {name!r}; {meant(name, results.columns)}")
+            raise UsageError(f"rows or columns: {name!r} is named twice; it can be on one axis only.")
     parts = {name: _part(results, name) for name in names if not _is_seed(results, name)}
     for name in names:
         if _is_seed(results, name):
@@ -509,8 +507,9 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.i
 
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
-    down = _available(results, [columns.PROMPT]) if rows is ... else columns.listed(rows)
-    along = _available(results, [columns.SEED]) if across is ... else columns.listed(across)
+    known = [*results, columns.SEED, columns.SIZE]
+    down = _available(results, [columns.PROMPT]) if rows is ... else names_given("rows", rows, known)
+    along = _available(results, [columns.SEED]) if across is ... else names_given("columns", across, known)
     open_axes = [axis for axis, wanted in ((down, rows), (along, across)) if wanted is ...]
     if not open_axes or not len(results):
         return down, along

@@ -27,14 +27,14 @@ from dreamo_batch.display.grid import (
     small_pictures,
 )
 from dreamo_batch.engine.picture_cache import SIDE_PX
-from dreamo_batch.errors import UsageError, check_count, check_text, file_given, new_file_given
+from dreamo_batch.errors import UsageError, check_count, check_text, file_given, names_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import ticking, working
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
-from dreamo_batch.text import meant, quoted
+from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     import os
@@ -172,9 +172,7 @@ def contact_sheet(
         run_dirs = as_paths(source)
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
-    labels = names.listed(labels)
-    if unknown := [name for name in labels if name not in source]:
-        raise UsageError(f"labels: no column {quoted(unknown[0])}; {meant(unknown[0], source.columns)}")
+    labels = names_given("labels", labels, source)
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_given("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:

@@ -169,16 +169,8 @@ _AZURE: Final = "sv se st sp sr spr sip ss srt si ses sdd skoid sktid skt ske sk
 _SCHEMES: Final = (
     _scheme("x-amz-signature", r"x-amz-.* x-id", _lasting("x-amz")),
     _scheme("x-goog-signature", r"x-goog-.*", _lasting("x-goog")),
-    _scheme(
-        "x-tos-signature",
-        r"x-tos-(?:algorithm|credential|date|expires|signedheaders|security-token|policy)",
-        _lasting("x-tos"),
-    ),
-    _scheme(
-        "x-oss-signature",
-        r"x-oss-(?:signature-version|credential|date|expires|additional-headers|security-token)",
-        _lasting("x-oss"),
-    ),
+    _scheme("x-tos-signature", r"x-tos-(?!process).*", _lasting("x-tos")),
+    _scheme("x-oss-signature", r"x-oss-(?!process).*", _lasting("x-oss")),
     _scheme("awsaccesskeyid signature", "expires x-amz-security-token", _until("expires")),
     _scheme("googleaccessid signature", "expires", _until("expires")),
     _scheme("ossaccesskeyid signature", "expires security-token", _until("expires")),

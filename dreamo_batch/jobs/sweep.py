@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, file_given
+from dreamo_batch.errors import TableError, UsageError, file_given, names_given
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
@@ -405,10 +405,10 @@ def _groups(
     axes: dict[str, list[Any]], tied: Iterable[Any], zipped: list[tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
     """Return the axes in groups that vary together: those tied by name, those in `zipped`, and each other one."""
-    listed = columns.listed(tied)
+    listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str) else [tied]
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
-    groups = [tuple(columns.listed(group)) for group in (*listed, *zipped)]
+    groups = [tuple(names_given("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
     names = [name for group in groups for name in group]
     for name in names:
         if name not in axes:

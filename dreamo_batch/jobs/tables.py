@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import csv
 import datetime as dt
@@ -138,8 +139,8 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
         The file; its suffix decides the format, as in `read_table`.
     excel_safe : bool, default False
         In CSV and TSV, begin with the byte order mark by which Excel recognises UTF-8, and put an apostrophe before
-        text that a spreadsheet would read as a formula. Without it, CSV is written verbatim. In Excel files, text
-        is always text.
+        text that a spreadsheet would read as a formula; `read_table` takes both away. Without it, CSV is written
+        verbatim. In Excel files, text is always text.
 
     Raises
     ------
@@ -332,7 +333,9 @@ _SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Ex
 _NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a decimal comma
 _THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet would read as a formula, and what looks like such text after an apostrophe.
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+_GUARDED: Final = re.compile(r"'+[=+\-@\t\r]")
 # By how many names of inputs, of how many letters, and within how many rows, a row is known to name columns.
 _N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
@@ -353,6 +356,11 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> t
         separator, text, first_line = separator or sep_line[1], text[sep_line.end() :], 2
     separator = separator or _found_separator(text)
     rows = _rows(path, text, separator, first_line)
+    if content.startswith(codecs.BOM_UTF8):  # as `excel_safe` writes it
+        rows = (
+            (line, [cell[1:] if cell and _GUARDED.match(cell) else cell for cell in row])
+            for line, row in rows
+        )
     table, lines = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
     decimal = decimal or _found_decimal(path, table, separator)
     return _with_points(table) if decimal == "," else table, lines
@@ -540,7 +548,7 @@ def _safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
     """Put an apostrophe before text that a spreadsheet would read as a formula."""
 
     def escaped(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+        return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
     changed = {name: frame[name].map(escaped) for name in frame.columns if _may_hold_text(frame[name])}
     return _with(frame, changed).rename(columns=escaped)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.errors import UsageError, check_count, file_given, is_number
+from dreamo_batch.errors import UsageError, check_count, file_given, is_number, names_given
 from dreamo_batch.jobs.cells import groupable
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
@@ -318,7 +318,7 @@ def rank(
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         values, problems = _values(results, measures, run_dir)
     history = from_results(results)
-    groups = group(history, within, reserved=(*columns.RANKS, *values.columns))
+    groups = group(history, within, "within", reserved=(*columns.RANKS, *values.columns))
     kept = np.flatnonzero(history.rows[columns.DUPLICATE_OF].isna())
     numbers = groups.of_rows[kept]
     values, problems = values.iloc[kept].set_axis(kept), problems.iloc[kept].set_axis(kept)
@@ -388,7 +388,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     if not isinstance(ranked, pd.DataFrame):
         raise UsageError(f"Expected what rank() returned, not {type_of(ranked)}.")
     within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
-    keys = list(dict.fromkeys(columns.listed(within)))
+    keys = list(dict.fromkeys(names_given("within", within)))
     if absent := [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]:
         raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
@@ -592,7 +592,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
-    measures = [_read_by(one, results) for one in columns.listed(by)]
+    measures = [_read_by(one, results) for one in names_given("by", by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
@@ -603,7 +603,7 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
 
 def _read_by(one: Any, results: pd.DataFrame) -> Measure:
     if not isinstance(one, str):
-        metric = read_metric(one)
+        metric = read_metric(one, "by")
         return Measure(metric.name, metric, metric.higher_is_better)
     name = one.removeprefix(_LOWER)
     is_higher = name == one
@@ -797,7 +797,7 @@ def calibrate(
     >>> dreamo.calibrate("appearance", pictures, progress=False).roc.columns.tolist()
     ['threshold', 'same_found', 'others_taken']
     """
-    measure = read_metric(metric)
+    measure = read_metric(metric, "metric")
     if isinstance(measure, PromptMatch):
         raise UsageError(
             f"{measure.name!r} compares a picture with its prompt; there are no subjects to tell apart."

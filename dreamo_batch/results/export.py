@@ -28,7 +28,7 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import UsageError, file_given
+from dreamo_batch.errors import UsageError, file_given, names_given
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
@@ -228,11 +228,7 @@ def export(
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
-    wanted = columns.listed(formats)
-    if unknown := [name for name in wanted if name not in _FORMATS]:
-        raise UsageError(
-            f"Unknown format {unknown[0]!r} in {option('formats')}; the formats are {', '.join(_FORMATS)}."
-        )
+    wanted = names_given("formats", formats, _FORMATS, "format", is_ordered=False)
     if pictures not in _PICTURES:
         raise UsageError(f"pictures={quoted(pictures)}: expected one of {', '.join(map(repr, _PICTURES))}.")
     if text and pictures != "copy":

@@ -49,14 +49,14 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, names_given
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import groupable, is_missing, text_of
 from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.results.rating_log import add_ratings, with_ratings
-from dreamo_batch.text import counted, meant, option, same_call, spelled
+from dreamo_batch.text import counted, meant, option, quoted, same_call, spelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -538,16 +538,14 @@ def labelled(results: pd.DataFrame) -> pd.DataFrame:
     return results.reset_index(drop=True).assign(**{LABEL: labels})
 
 
-def group(history: History, by: str | Sequence[str] | None, *, reserved: Collection[str] = ()) -> Groups:
+def group(history: History, by: Any, argument: str = "by", *, reserved: Collection[str] = ()) -> Groups:
     """Group rows and attempts by columns, the size, or the time; None: all are one group."""
-    names = columns.listed(by)
+    names = names_given(argument, by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
-        column, of_rows, of_attempts = _key(history, name)
+        column, of_rows, of_attempts = _key(history, name, argument)
         if column in reserved:
-            raise UsageError(
-                f"Can't group by {name!r}: the result has a column of that name. Rename yours first."
-            )
+            raise UsageError(f"{argument}: the result has a column {name!r}, too. Rename yours first.")
         rows[column], attempts[column] = of_rows, of_attempts
     if not names:
         whole = pd.DataFrame(index=pd.RangeIndex(1))
@@ -556,7 +554,7 @@ def group(history: History, by: str | Sequence[str] | None, *, reserved: Collect
         return grouped(rows, attempts)
     # Cells that can't be compared, such as lists.
     except (TypeError, NotImplementedError, UnicodeError) as error:
-        raise UsageError(f"Can't group by {', '.join(map(str, rows.columns))}: {error}.") from None
+        raise UsageError(f"{argument}: can't group by {names}: {error}.") from None
 
 
 def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
@@ -568,7 +566,7 @@ def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) ->
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
 
 
-def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
+def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd.Series]:
     """Return the name of a part of the key, its values for rows, and for attempts."""
     rows, attempts = history.rows, history.attempts
     if name == columns.RUN_DIR and DIRECTORY in rows.columns:
@@ -584,7 +582,7 @@ def _key(history: History, name: str) -> tuple[str, pd.Series, pd.Series]:
     if length is None:
         known = [own for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX)]
         raise UsageError(
-            f'{name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
+            f'{argument}: {name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
         )
     of_rows, of_attempts = (time.dt.floor(length) for time in times)
     return columns.SUBMITTED_AT, of_rows, of_attempts
@@ -750,9 +748,11 @@ def _outputs_last(results: pd.DataFrame) -> pd.DataFrame:
 
 def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> NDArray[np.bool_]:
     """Mark the rows meant by labels, texts of labels, ranges of them ("3-7") or job ids, or by a boolean per row."""
-    if isinstance(rows, pd.Series) and pd.api.types.is_bool_dtype(rows.dtype):
+    if isinstance(rows, pd.Series) and len(rows) and pd.api.types.infer_dtype(rows) == "boolean":
         return _aligned(index, rows)
     values = list(_several(index, rows))
+    if isinstance(rows, Mapping) or any(isinstance(one, list | dict | np.ndarray | slice) for one in values):
+        raise UsageError(f"rows: expected labels of rows, or a boolean for every row, not {quoted(rows)}.")
     is_given = [isinstance(value, bool | np.bool_) for value in values]
     if len(values) == len(index) and all(is_given):
         return np.array(values, dtype=bool)
@@ -771,13 +771,13 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         found = found or by_job.get(str(value)) or _between(places, value)
         if found is None and is_flag:
             raise UsageError(
-                f"{counted(len(values), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
+                f"rows: {counted(len(values), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
                 "row, or labels."
             )
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
-                f"Pass labels{spelled(', or a boolean for every row', ', as `dreamo-batch results` shows them')}."
+                f"Pass labels{spelled(' as rows=, or one boolean a row', ', as `dreamo-batch results` shows them')}."
             )
         mask[found] = True
     return mask
@@ -788,8 +788,8 @@ def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
     if not mask.index.equals(index):
         if len(mask) != len(index) or not (mask.index.is_unique and index.isin(mask.index).all()):
             raise UsageError(
-                f"A mask of {len(mask):,} rows doesn't fit the table's {len(index):,}; its labels look like "
-                f"{index[:3].tolist()}. Pass labels, or a boolean for every row."
+                f"rows: the labels of a mask of {len(mask):,} rows aren't those of the table's {len(index):,}, "
+                f"which look like {index[:3].tolist()}. Pass labels, or a boolean for every row."
             )
         mask = mask.reindex(index)
     return np.array(mask.fillna(value=False), dtype=bool)
@@ -799,6 +799,7 @@ def _several(index: pd.Index, rows: Any) -> Any:
     """Return the values that name rows: a table stands for its labels, one label for itself."""
     if isinstance(rows, pd.DataFrame):
         return rows.index
+    rows = rows[()] if isinstance(rows, np.ndarray) and rows.ndim == 0 else rows
     is_one = isinstance(rows, str | bytes) or not hasattr(rows, "__iter__")
     return [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else rows
 

@@ -21,7 +21,7 @@ from dreamo_batch import columns, files, likeness
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import UsageError, logger_named, warn
+from dreamo_batch.errors import UsageError, logger_named, names_given, warn
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, is_on_cluster, working
@@ -287,7 +287,9 @@ def measure(
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     """Read several metrics, each of another name."""
-    read = [read_metric(metric) for metric in ([None] if metrics is None else columns.listed(metrics))]
+    read = [
+        read_metric(metric) for metric in ([None] if metrics is None else names_given("metrics", metrics))
+    ]
     for name, n in Counter(metric.name for metric in read).items():
         if n > 1:
             raise UsageError(f"{n} metrics are named {name!r}; use Metric(name, ...) to rename them.")
@@ -296,7 +298,7 @@ def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     return read
 
 
-def read_metric(metric: Any) -> Metric | VectorMetric:
+def read_metric(metric: Any, argument: str = "metrics") -> Metric | VectorMetric:
     """Read one metric: its name, a `Metric`, or any callable that has a name."""
     if isinstance(metric, str) and metric in NAMED:
         return NAMED[metric]
@@ -305,7 +307,8 @@ def read_metric(metric: Any) -> Metric | VectorMetric:
     if not callable(metric) or isinstance(metric, type):  # a class was meant to be called
         names = ", ".join(map(repr, NAMED))
         raise UsageError(
-            f"{metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference and output."
+            f"{argument}: {metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference "
+            "and output."
         )
     name = getattr(metric, "name", None) or getattr(metric, "__name__", _NAMELESS)
     if name == _NAMELESS or not isinstance(name, str):
