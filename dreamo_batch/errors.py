@@ -432,7 +432,6 @@ class RequestMayHaveArrived(ServiceError):
 
 # What people mean as a URL; `a:/b` could be a folder, but nobody has one.
 LIKE_URL: Final = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:s3|gs|az):)")
-_N_AXES_OF_TABLES: Final = 2
 _FILE_NAME_BYTES_MAX: Final = 255  # of nearly every file system
 
 
@@ -479,17 +478,14 @@ def names_given(
     """Return the names that an argument lists, of columns or of anything else known: one, several or none."""
     if names is None:
         return []
-    names = names.item() if getattr(names, "shape", None) == () else names  # an array of one value
-    several = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-    is_list = not isinstance(names, Mapping | bytes) and len(getattr(names, "shape", ())) < _N_AXES_OF_TABLES
-    if is_ordered and isinstance(names, set | frozenset) and len(names) > 1:
-        raise UsageError(f"{argument}: a set has no order. Pass a list.")
     try:
+        several = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+        is_list = not isinstance(names, Mapping | bytes) and getattr(names, "ndim", 1) == 1
         is_list = is_list and all(bool({name} and name == name) for name in several)  # noqa: PLR0124 - NaN
     except TypeError:  # lists, arrays, pandas.NA
         is_list = False
-    if not is_list:
-        raise UsageError(f"{argument}: expected one name, or a list of names, not {quoted(names)}.")
+    if not is_list or (is_ordered and isinstance(names, set | frozenset) and len(names) > 1):
+        raise UsageError(f"{argument}: expected one name, or a list of names in order, not {quoted(names)}.")
     names_known = several if known is None else list(known)
     if unknown := [name for name in several if name not in names_known]:
         raise UsageError(f"{argument}: no {what} {unknown[0]!r}; {meant(unknown[0], names_known)}")

@@ -751,6 +751,16 @@ SIGNED = {
     "COS": "https://b.cos.ap-guangzhou.myqcloud.com/fox.png?q-sign-algorithm=sha1&q-ak=K&q-sign-time=1577836800;157783686{n}"
     "&q-key-time=1;2&q-header-list=&q-url-param-list=&q-signature={n}",
     "BOS": "https://b.bj.bcebos.com/fox.png?authorization=bce-auth-v1%2FK%2F2020-01-01T00%3A00%3A0{n}Z%2F60%2F%2F{n}",
+    "Qiniu": "https://cdn.example.com/fox.png?e=157783686{n}&token=K-_{n}:ab%3D",
+    "Upyun": "https://b.test.upcdn.net/fox.png?_upp=2&_upt=abcdef1{n}157783686{n}",
+    "Cloudflare": "https://imagedelivery.net/h/fox/public?exp=157783686{n}&sig={n}a",
+    "ImageX": "https://p3.byteimg.com/fox.png?lk3s={n}&x-expires=157783686{n}&x-signature={n}a%3D",
+    "Fastly": "https://f.example.com/fox.png?token=157783686{n}_a6cbe4fab2f574d4d58436fa4b44bdbf765b2674{n}",
+    "Akamai": "https://a.example.com/fox.png?hdnts=st=1~exp=157783686{n}~acl=/*~hmac={n}",
+    "Akamai by its own name": "https://a.example.com/fox.png?__token__=exp=157783686{n}~hmac={n}",
+    "bunny.net": "https://z.b-cdn.net/fox.png?token={n}&token_path=%2F&expires=157783686{n}",
+    "Facebook": "https://scontent.xx.fbcdn.net/v/fox.png?_nc_cat={n}&ccb=1-7&oh=00_{n}&oe=5e0be23{hex}",
+    "Notion": "https://file.notion.so/f/fox.png?expirationTimestamp=157783686{n}000&signature={n}",
 }
 
 
@@ -762,6 +772,52 @@ def test_links_signed_again_are_the_same_picture(scheme):
     other = first.replace("?", "?versionId=2&")
     assert references.canonical(other) == first.partition("?")[0] + "?versionId=2"
     assert references.expires_at(first) == pytest.approx(1577836861)
+
+
+def test_a_token_says_its_end_or_none():
+    """A JSON Web Token holds it; an address that is no sign of a signature keeps its parameters."""
+    claims = base64.urlsafe_b64encode(b'{"exp": 1577836861}').decode().rstrip("=")
+    link = f"https://p.supabase.co/storage/v1/object/sign/b/fox.png?token=e30.{claims}.s"
+    assert references.expires_at(link) == 1577836861
+    assert references.canonical(link) == link.partition("?")[0]
+    endless = "https://firebasestorage.googleapis.com/v0/b/x/o/fox.png?alt=media&token=1"
+    assert (references.canonical(endless), references.expires_at(endless)) == (endless[:-8], None)
+    for other in (
+        "https://h.example/a?token=1",
+        "https://h.example/a?e=5&token=1",
+        "https://h.example/a?oh=1&oe=2",
+    ):
+        assert references.canonical(other) == other
+
+
+@pytest.mark.parametrize(
+    ("link", "site"),
+    [
+        ("https://drive.google.com/file/d/1A/view?usp=sharing", "Google Drive"),
+        ("https://drive.google.com/uc?export=download&id=1A", None),
+        ("https://www.dropbox.com/s/abc/fox.png?dl=0", "Dropbox"),
+        ("https://www.dropbox.com/scl/fi/abc/fox.png?rlkey=1", "Dropbox"),
+        ("https://www.dropbox.com/s/abc/fox.png?dl=1", None),
+        ("HTTPS://GitHub.com/o/r/blob/main/fox.png", "GitHub"),
+        ("https://github.com/o/r/raw/main/fox.png", None),
+        ("https://github.com/o/r/blob/main/fox.png?raw=true", None),
+        ("https://1drv.ms/i/s!A", "OneDrive"),
+        ("https://huggingface.co/datasets/o/d/blob/main/fox.png", "Hugging Face"),
+        ("https://huggingface.co/datasets/o/d/resolve/main/fox.png", None),
+        ("https://imgur.com/gallery/a1", "Imgur"),
+        ("https://i.imgur.com/a1.jpg", None),
+        ("https://commons.wikimedia.org/wiki/File:Fox.jpg", "Wikimedia"),
+        ("https://de.wikipedia.org/wiki/Datei:Fuchs.jpg", "Wikimedia"),
+        ("https://commons.wikimedia.org/wiki/Special:FilePath/Fox.jpg", None),
+        ("https://upload.wikimedia.org/wikipedia/commons/a/ab/Fox.jpg", None),
+    ],
+)
+def test_a_link_to_a_page_about_a_picture_is_warned_of(link, site):
+    """The service would be given HTML; a warning says what to write instead."""
+    found = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
+    assert found["code"].tolist() == ["image-url-of-page"] * (site is not None)
+    assert found["severity"].isin(["warning"]).all()
+    assert found["message"].str.contains(site or "", regex=False).all()
 
 
 def test_a_cloudfront_policy_says_its_end():

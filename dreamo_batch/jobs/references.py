@@ -15,13 +15,14 @@ import os
 import re
 import stat
 import time
+import tomllib
 import unicodedata
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -39,7 +40,7 @@ from dreamo_batch.service.messages import unix_time
 from dreamo_batch.text import option, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ def canonical(url: str) -> str:
     Without fragment, default port and signature; scheme and host in lower case; escapes in one spelling.
     """
     parts = urlsplit(url)
-    query = "&".join(_unsigned(parts.query.split("&"))) if parts.query else ""
+    query = "&".join(_unsigned(url, parts.query.split("&"))) if parts.query else ""
     path = _spelled(parts.path) or "/"
     return f"{parts.scheme.lower()}://{_host(url)}{path}" + (f"?{_spelled(query)}" if query else "")
 
@@ -77,7 +78,7 @@ def expires_at(url: str) -> float | None:
     """Return when a signed link expires; None if it doesn't say."""
     given = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     for scheme in _SCHEMES:
-        if scheme.needs <= given.keys():
+        if scheme.signs(url, given):
             try:
                 seconds = scheme.expires(given)
             except (ValueError, TypeError, KeyError, OverflowError, IndexError, AttributeError):
@@ -115,9 +116,9 @@ def _escape(found: re.Match[str]) -> str:
     return character if _UNRESERVED.fullmatch(character) else found[0].upper()
 
 
-def _unsigned(parameters: list[str]) -> Iterable[str]:
+def _unsigned(url: str, parameters: list[str]) -> Iterable[str]:
     names = [unquote(one.partition("=")[0]).lower() for one in parameters]
-    signed = [scheme for scheme in _SCHEMES if scheme.needs <= set(names)]
+    signed = [scheme for scheme in _SCHEMES if scheme.signs(url, names)]
     for name, one in zip(names, parameters, strict=True):
         if one and not any(scheme.names.fullmatch(name) for scheme in signed):
             yield one
@@ -129,60 +130,57 @@ class _Scheme:
 
     needs: frozenset[str]
     names: re.Pattern[str]
+    url: re.Pattern[str]
     expires: Callable[[Mapping[str, str]], float | None]
 
+    @classmethod
+    def read(cls, needs: str, others: str = "", url: str = "", ends: str = "never") -> Self:
+        names = "|".join([*map(re.escape, needs.split()), *others.split()])
+        kind, *arguments = ends.split(" ")
+        read = functools.partial(_READERS[kind], *arguments)
+        return cls(frozenset(needs.split()), re.compile(names), re.compile(url, re.IGNORECASE), read)
 
-def _scheme(needs: str, others: str, expires: Callable[[Mapping[str, str]], float | None]) -> _Scheme:
-    names = "|".join([*map(re.escape, needs.split()), *others.split()])
-    return _Scheme(frozenset(needs.split()), re.compile(names), expires)
+    def signs(self, url: str, names: Collection[str]) -> bool:
+        return self.needs <= {*names} and self.url.search(url) is not None
 
 
-def _lasting(prefix: str) -> Callable[[Mapping[str, str]], float | None]:
+def _lasting(prefix: str, given: Mapping[str, str]) -> float | None:
     """Read a start and a duration in seconds."""
-
-    def end(given: Mapping[str, str]) -> float | None:
-        start = unix_time(given[f"{prefix}-date"])
-        return None if start is None else start + float(given[f"{prefix}-expires"])
-
-    return end
+    start = unix_time(given[f"{prefix}-date"])
+    return None if start is None else start + float(given[f"{prefix}-expires"])
 
 
 def _baidu(given: Mapping[str, str]) -> float | None:
     _, _, start, seconds, *_ = given["authorization"].split("/")
-    return _lasting("")({"-date": start, "-expires": seconds})
+    return _lasting("", {"-date": start, "-expires": seconds})
 
 
-def _until(name: str) -> Callable[[Mapping[str, str]], float | None]:
-    return lambda given: unix_time(given.get(name))
+def _unpacked(packed: str) -> Any:
+    return json.loads(base64.b64decode(_padded(packed)))
 
 
 def _cloudfront(given: Mapping[str, str]) -> float | None:
     if "expires" in given:
         return unix_time(given["expires"])
-    packed = given["policy"].translate(str.maketrans("-_~", "+=/"))
-    policy: Any = json.loads(base64.b64decode(_padded(packed)))
+    policy = _unpacked(given["policy"].translate(str.maketrans("-_~", "+=/")))
     statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
     return min(float(one["Condition"]["DateLessThan"]["AWS:EpochTime"]) for one in statements)
 
 
-_AZURE: Final = "sv se st sp sr spr sip ss srt si ses sdd skoid sktid skt ske sks skv saoid suoid scid"
-_SCHEMES: Final = (
-    _scheme("x-amz-signature", r"x-amz-.* x-id", _lasting("x-amz")),
-    _scheme("x-goog-signature", r"x-goog-.*", _lasting("x-goog")),
-    _scheme("x-tos-signature", r"x-tos-(?!process).*", _lasting("x-tos")),
-    _scheme("x-oss-signature", r"x-oss-(?!process).*", _lasting("x-oss")),
-    _scheme("awsaccesskeyid signature", "expires x-amz-security-token", _until("expires")),
-    _scheme("googleaccessid signature", "expires", _until("expires")),
-    _scheme("ossaccesskeyid signature", "expires security-token", _until("expires")),
-    _scheme("accesskeyid signature", "expires x-obs-security-token", _until("expires")),
-    _scheme("key-pair-id signature", "expires policy hash-algorithm", _cloudfront),
-    _scheme(
-        "q-signature", r"q-.* x-cos-security-token", lambda given: float(given["q-sign-time"].split(";")[1])
+_READERS: Final[Mapping[str, Callable[..., float | None]]] = {
+    "never": lambda _: None,
+    "until": lambda name, given: unix_time(given.get(name)),
+    "lasting": _lasting,
+    "hex": lambda name, given: float(int(given[name], 16)),
+    "part": lambda name, pattern, given: float(re.findall(pattern, given[name])[0]),
+    "jwt": lambda name, given: float(
+        _unpacked(given[name].split(".")[1].translate(str.maketrans("-_", "+/")))["exp"]
     ),
-    _scheme("sig sv", _AZURE, _until("se")),
-    _scheme("authorization", "", _baidu),
-    _scheme("ex is hm", "", lambda given: float(int(given["ex"], 16))),
-)
+    "cloudfront": _cloudfront,
+    "baidu": _baidu,
+}
+_LINKS: Final = tomllib.loads(Path(__file__).with_name("links.toml").read_text(encoding="utf-8"))
+_SCHEMES: Final = [_Scheme.read(**one) for one in _LINKS["signed"].values()]
 
 
 QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
@@ -314,7 +312,12 @@ def judge_url(url: str) -> Finding | None:
     except ValueError:
         name = host.rstrip(".")
         is_public = "." in name and not name.endswith(_LOCAL_NAMES)
-    return None if is_public else Finding.of("image-url-not-public", host=host)
+    if not is_public:
+        return Finding.of("image-url-not-public", host=host)
+    pages = (page for link, page in _LINKS["page"].items() if re.match(f"(?i)https?://{link}", url))
+    return next(
+        (Finding.of("image-url-of-page", site=site, instead=instead) for site, instead in pages), None
+    )
 
 
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:

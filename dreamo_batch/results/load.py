@@ -799,7 +799,6 @@ def _several(index: pd.Index, rows: Any) -> Any:
     """Return the values that name rows: a table stands for its labels, one label for itself."""
     if isinstance(rows, pd.DataFrame):
         return rows.index
-    rows = rows[()] if isinstance(rows, np.ndarray) and rows.ndim == 0 else rows
     is_one = isinstance(rows, str | bytes) or not hasattr(rows, "__iter__")
     return [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else rows
 
