@@ -480,7 +480,7 @@ def names_given(
         return []
     try:
         several = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-        is_list = not isinstance(names, Mapping | bytes) and getattr(names, "ndim", 1) == 1
+        is_list = not isinstance(names, Mapping | bytes) and getattr(names, "ndim", 0) <= 1
         is_list = is_list and all(bool({name} and name == name) for name in several)  # noqa: PLR0124 - NaN
     except TypeError:  # lists, arrays, pandas.NA
         is_list = False

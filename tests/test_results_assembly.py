@@ -283,7 +283,7 @@ def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
         ([True, None, False], "rows: 2 booleans|rows: 3 booleans"),
         (
             pd.Series([True, False, True], index=[5, 6, 7]),
-            "rows: the labels of a mask of 3 rows aren't those of",
+            "rows: the mask's labels aren't the table's",
         ),
         *(
             (odd, "rows: expected labels of rows")

@@ -397,9 +397,8 @@ def _read_axes(
     results: pd.DataFrame, rows: Sequence[Any], across: Sequence[Any], *, is_spread: bool = False
 ) -> tuple[Axis, Axis]:
     names = [*rows, *across]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"rows or columns: {name!r} is named twice; it can be on one axis only.")
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"rows or columns: {doubled[0]!r} is named twice; it can be on one axis only.")
     parts = {name: _part(results, name) for name in names if not _is_seed(results, name)}
     for name in names:
         if _is_seed(results, name):

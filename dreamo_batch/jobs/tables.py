@@ -333,9 +333,9 @@ _SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Ex
 _NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a decimal comma
 _THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
-# What a spreadsheet would read as a formula, and what looks like such text after an apostrophe.
+# What a spreadsheet would read as a formula, also after apostrophes, of which one is added and taken away.
+_GUARD: Final = re.compile(r"^'(?='*[=+\-@\t\r])")
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-_GUARDED: Final = re.compile(r"'+[=+\-@\t\r]")
 # By how many names of inputs, of how many letters, and within how many rows, a row is known to name columns.
 _N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
@@ -357,10 +357,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> t
     separator = separator or _found_separator(text)
     rows = _rows(path, text, separator, first_line)
     if content.startswith(codecs.BOM_UTF8):  # as `excel_safe` writes it
-        rows = (
-            (line, [cell[1:] if cell and _GUARDED.match(cell) else cell for cell in row])
-            for line, row in rows
-        )
+        rows = ((line, [cell and _GUARD.sub("", cell) for cell in row]) for line, row in rows)
     table, lines = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
     decimal = decimal or _found_decimal(path, table, separator)
     return _with_points(table) if decimal == "," else table, lines

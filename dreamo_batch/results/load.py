@@ -788,8 +788,7 @@ def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
     if not mask.index.equals(index):
         if len(mask) != len(index) or not (mask.index.is_unique and index.isin(mask.index).all()):
             raise UsageError(
-                f"rows: the labels of a mask of {len(mask):,} rows aren't those of the table's {len(index):,}, "
-                f"which look like {index[:3].tolist()}. Pass labels, or a boolean for every row."
+                f"rows: the mask's labels aren't the table's ({index[:3].tolist()}). Pass labels, or one boolean a row."
             )
         mask = mask.reindex(index)
     return np.array(mask.fillna(value=False), dtype=bool)

@@ -307,8 +307,7 @@ def read_metric(metric: Any, argument: str = "metrics") -> Metric | VectorMetric
     if not callable(metric) or isinstance(metric, type):  # a class was meant to be called
         names = ", ".join(map(repr, NAMED))
         raise UsageError(
-            f"{argument}: {metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of reference "
-            "and output."
+            f"{argument}: {metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of both pictures."
         )
     name = getattr(metric, "name", None) or getattr(metric, "__name__", _NAMELESS)
     if name == _NAMELESS or not isinstance(name, str):
