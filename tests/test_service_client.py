@@ -201,10 +201,10 @@ def test_an_answer_of_the_queue_protocol_is_told_in_words(server, client, shape,
 
 
 @pytest.mark.parametrize("status", [202, 302])
-def test_an_answer_without_a_body_tells_where_it_points(server, client, status):
+def test_an_answer_without_an_id_tells_where_it_points(server, client, status):
     """It may be the task that was made."""
     server.script[:] = [answer(b"", status, Location="/task/cq0example?signed=1")]
-    assert failure_of(client, "create").excerpt == "/task/cq0example"
+    assert failure_of(client, "create").message.endswith("; its Location is /task/cq0example")
 
 
 def test_a_request_id_beside_an_id_changes_nothing(server, client):

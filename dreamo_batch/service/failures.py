@@ -176,17 +176,18 @@ def from_response(
     said = messages.read_error(body)
     kind, error_class = _judge(operation, status, said, body)
     is_sure, target = kind in (FailureKind.STOP, FailureKind.PERMANENT), _target(headers)
+    # Nothing else may name the task that a create made.
+    where = f"; its Location is {target.path[:200]}" if operation == "create" and target.path else ""
+    redirect = f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
+    message = redirect if error_class == REDIRECTED else said.message or _phrase(status, body)
     return Failure(
         kind=kind,
         error_class=error_class,
         http_status=status,
         code=said.code,
-        message=f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
-        if error_class == REDIRECTED
-        else said.message or _phrase(status, body),
+        message=message + where,
         retry_after_s=read_wait(headers, body, now=now),
-        # Where nothing else does, the path may name the task that a create made.
-        excerpt=messages.excerpt(body) or (target.path if operation == "create" else "") or None,
+        excerpt=messages.excerpt(body) or None,
         is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
         cause="proxy" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else None,
     )
@@ -413,16 +414,14 @@ def from_exception(
     message = reason(exception)
     chain = list(_chain(exception))
     is_unbuilt = any(isinstance(one, _NEVER_BUILT) for one in chain)
-    if not was_sent and is_unbuilt:
-        return Failure(FailureKind.PERMANENT, REJECTED, message=message)
     if was_sent is None:
-        was_sent = not any(isinstance(one, _NEVER_CONNECTED) for one in chain)
+        was_sent = not is_unbuilt and not any(isinstance(one, _NEVER_CONNECTED) for one in chain)
     is_outage = isinstance(exception, _CONNECTION_ERRORS) and not is_unbuilt
     if was_sent:
         kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
         cause = "scheme" if any(map(_is_other_protocol, chain)) else None
         return Failure(kind, NO_ANSWER, message=message, is_outage=is_outage, cause=cause)
-    if operation == "create" and not is_outage:
+    if is_unbuilt or (operation == "create" and not is_outage):
         return Failure(FailureKind.PERMANENT, REJECTED, message=message)
     cause = next(filter(None, map(_lasting_cause, chain)), None)
     return Failure(FailureKind.TRANSIENT, UNREACHABLE, message=message, is_outage=is_outage, cause=cause)
