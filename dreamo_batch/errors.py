@@ -643,6 +643,11 @@ def logger_named(name: str) -> logging.Logger:
     return logger
 
 
+# They log while paid work goes on, to handlers that a user has set.
+for _name in ("asyncio", "filelock", "urllib3.connectionpool", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"):
+    logger_named(_name)
+
+
 def warn(text: str) -> None:
     """Warn during work that continues: log it where warnings are errors, since the work may be paid for."""
     try:

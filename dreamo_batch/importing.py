@@ -42,21 +42,32 @@ def load_extra(name: str, need: str, extra: str) -> Any:
         raise UsageError(f"{need} {package} ({error}): pip install 'dreamo-batch[{extra}]'.") from None
 
 
+def refuse_at_exit() -> None:
+    """Raise while Python shuts down: no thread can be started any more."""
+    if getattr(threading, "_SHUTTING_DOWN", False):  # there is no public way to know
+        raise UsageError(
+            "Python is shutting down. Join the thread before the end; the same call resumes."
+        ) from None
+
+
 def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:
     """Call a function that imports modules so that no interrupt leaves one half loaded."""
-    # In the middle of an import another thread could wait for a module that only this one can finish.
-    if threading.current_thread() is not threading.main_thread() or _is_importing():
-        return load(name)
     loaded: list[_Loaded] = []
 
     def keep() -> None:
         with suppress(Exception):
             loaded.append(load(name))
 
-    thread = threading.Thread(target=keep, name="dreamo-importing", daemon=True)
-    thread.start()
-    thread.join()
-    return loaded[0] if loaded else load(name)  # again, for the error that it ended with
+    # In the middle of an import another thread could wait for a module that only this one can finish.
+    try:
+        if threading.current_thread() is threading.main_thread() and not _is_importing():
+            thread = threading.Thread(target=keep, name="dreamo-importing", daemon=True)
+            thread.start()
+            thread.join()
+        return loaded[0] if loaded else load(name)  # again, for the error that it ended with
+    except RuntimeError:
+        refuse_at_exit()
+        raise
 
 
 def _is_importing() -> bool:

@@ -22,7 +22,7 @@ from dreamo_batch.errors import (
     interrupts_without_our_lines,
     logger_named,
 )
-from dreamo_batch.importing import load_module
+from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
@@ -131,6 +131,12 @@ class _Bar:
             logger.debug("the progress bar was dropped: %s", error)
 
 
+def threads(n: int) -> ThreadPoolExecutor:
+    """Return a pool of threads."""
+    refuse_at_exit()
+    return ThreadPoolExecutor(n)
+
+
 def each(
     items: Sequence[Item],
     do: Callable[..., Any],
@@ -151,7 +157,7 @@ def each(
         return
     cluster = _cluster.get() if is_portable else None
     link = getattr(cluster, "dashboard_link", None)  # where the cluster shows what it does
-    pool = ThreadPoolExecutor(n_workers or _n_threads.get() or min(_WORKERS_MAX, os.cpu_count() or 1))
+    pool = threads(n_workers or _n_threads.get() or min(_WORKERS_MAX, os.cpu_count() or 1))
     try:
         with ticking(len(items), f"{what} ({link})" if link else what, unit=unit) as tick:
             if cluster is not None:
@@ -235,8 +241,8 @@ def n_workers(cluster: Any) -> int:
 def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterator[Executor]:
     """Open what works on tasks: threads if None; processes of this machine are started, and each begins with a call."""
     if cluster is None:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            yield threads
+        with threads(_THREADS) as pool:
+            yield pool
     elif is_count(cluster):
         # Spawned: a process forked beside running threads may hang.
         refuse_in_import()
@@ -295,7 +301,8 @@ def _begin(begun: Event, begin: Callable[[], None] | None) -> None:
 
 
 def refuse_in_import() -> None:
-    """Raise in a process that is still importing the script of the one that started it, and would run it again."""
+    """Raise in a process that is still importing the script of the one that started it, or is shutting down."""
+    refuse_at_exit()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(f"Nothing is done while a new process imports the script. {_GUARD}")
 

@@ -820,8 +820,10 @@ def test_a_logging_handler_that_raises_fails_no_run(run, gateway, reference, mon
             raise OSError("no chat")
 
     monkeypatch.setattr(UnfailingLogger, "_has_failed", False)
-    monkeypatch.setattr(logging.getLogger("dreamo_batch"), "handlers", [Raising()])
-    monkeypatch.setattr(logging.getLogger("dreamo_batch"), "level", logging.DEBUG)
+    for name in ("dreamo_batch", "urllib3", "filelock", "asyncio"):  # the libraries' own lines, too
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [Raising()])
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+        logging.getLogger(name).manager._clear_cache()
     gateway.faults.script("create", "drop_after_accept")
     done = run(jobs(reference, 3))
     assert sorted(done[columns.STATUS]) == [columns.AMBIGUOUS, columns.COMPLETED, columns.COMPLETED]

@@ -220,6 +220,8 @@ def test_faults_can_be_planned_by_a_file(tmp_path):
     path.write_text(json.dumps({"create": {"http_500": 0.5}, "script": {"poll": ["not_yet"]}}))
     told = {"probabilities": {"create": {"http_500": 0.5}}, "script": {"poll": ["not_yet"]}}
     assert FaultPlan(path).describe() == FaultPlan(str(path)).describe() == told
+    plan = FaultPlan(path, seed=1)
+    assert LocalGateway(faults=plan).faults is plan
     path.write_text("{")
     with pytest.raises(ValueError, match=r"faults\.json are not JSON"):
         FaultPlan(path)

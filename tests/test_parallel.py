@@ -322,3 +322,24 @@ def test_nothing_is_bought_by_a_process_that_imports_the_script(monkeypatch, tmp
     with pytest.raises(UsageError, match="Nothing is done while a new process imports the script"):
         dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)
     assert not (tmp_path / "run" / "jobs.parquet").exists()
+
+
+AT_EXIT = """
+import atexit, sys, threading
+import dreamo_batch as dreamo
+jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=1, size="512x512")
+def late():
+    threading.main_thread().join()
+    dreamo.run(jobs, sys.argv[1], gateway="local", progress=False)
+atexit.register(dreamo.run, jobs, sys.argv[1], gateway="local", progress=False)
+threading.Thread(target=late).start()
+"""
+
+
+def test_nothing_is_bought_while_python_shuts_down(tmp_path):
+    """In a thread that the script doesn't wait for, or in an exit handler, it says so; nothing is left behind."""
+    command = [sys.executable, "-c", AT_EXIT, tmp_path / "run"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stderr.count("UsageError: Python is shutting down") == 2, ran.stderr
+    assert "RuntimeError" not in ran.stderr
+    assert not (tmp_path / "run").exists()

@@ -24,6 +24,7 @@ from dreamo_batch.display.grid import (
     removed_rows_notice,
     thumbnails_of,
 )
+from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import (
     DirectoryError,
     DreamoError,
@@ -490,12 +491,8 @@ class Gallery:
         references = place_references(grid, self._references)
         each = bytes_max // max(1, len(embedded) + len(references.all))
         each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
-        thumbnails = thumbnails_of(
-            [self._path_of(entry) for entry in embedded],
-            bytes_max=each,
-            digests=[entry.digest for entry in embedded],
-            folders=[self._folders[entry.position] for entry in embedded],
-        )
+        files = [PictureFile(self._folders[one.position], self._path_of(one), one.digest) for one in embedded]
+        thumbnails = thumbnails_of(files, bytes_max=each)
         places = {entry.position for entry in embedded}
         others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
         small = {one.key: one.thumbnail(each) for one in references.all}

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +27,7 @@ from dreamo_batch.jobs.cells import is_missing, items_of
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.references import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
-from dreamo_batch.parallel import bars, ticking
+from dreamo_batch.parallel import bars, threads, ticking
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
@@ -595,7 +594,7 @@ class ReferencePicture:
     def thumbnail(self, bytes_max: int) -> Thumbnail | None:
         """Make its thumbnail; None for a URL or a missing file."""
         if isinstance(self.content, Path):
-            return thumbnails_of([self.content], bytes_max=bytes_max)[0]
+            return thumbnails_of([PictureFile(Path(), self.content, None)], bytes_max=bytes_max)[0]
         return None if self.content is None else make_thumbnail(self.content, bytes_max)
 
 
@@ -696,26 +695,17 @@ _REMEMBERED: Final = 4_096
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 
 
-def thumbnails_of(
-    paths: Sequence[Path],
-    *,
-    bytes_max: int = BYTES_MAX,
-    digests: Sequence[str | None] | None = None,
-    folders: Sequence[Path] | None = None,
-) -> list[Thumbnail | None]:
-    """Make thumbnails of files, several at once; None for a file that is missing or damaged.
-
-    Where the digests and run directories of pictures are known, those are taken that the directories keep.
-    """
-    nothing = [None] * len(paths)
-    pictures = list(map(picture_file, folders or nothing, paths, digests or nothing))
-    picture_cache.complete(filter(None, pictures), what="making thumbnails")
+def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX) -> list[Thumbnail | None]:
+    """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
+    picture_cache.complete(pictures, what="making thumbnails")
     found: list[Thumbnail | None] = []
-    with ThreadPoolExecutor(_WORKERS) as pool, ticking(len(paths), "thumbnails") as tick:
-        for start in range(0, len(paths), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            sources = paths[part], read_thumbnails(pictures[part])
-            for thumbnail in pool.map(lambda path, kept: _of_file(path, kept, bytes_max), *sources):
+    with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
+        for start in range(0, len(pictures), _AT_ONCE):
+            part = pictures[start : start + _AT_ONCE]
+            made = pool.map(
+                lambda one, kept: _of_file(one.path, kept, bytes_max), part, read_thumbnails(part)
+            )
+            for thumbnail in made:
                 found.append(thumbnail)
                 tick()
     return found
@@ -746,27 +736,16 @@ def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int
     return make_thumbnail(source.content, bytes_max, side) or source
 
 
-def picture_file(folder: Path | None, path: Path, digest: object) -> PictureFile | None:
-    """Return a picture whose summary may be kept; None without a folder to keep it in, or a known digest."""
-    return PictureFile(folder, path, digest) if folder and isinstance(digest, str) else None
-
-
-def small_pictures(pictures: Sequence[tuple[Path, Path, object]], side_px: int) -> list[Image.Image | None]:
-    """Read pictures for drawing, several at once: from what run directories keep of them where that is large enough.
-
-    A picture is given as run directory, path and digest; None where it can't be read.
-    """
-    kept: Sequence[Thumbnail | None] = [None] * len(pictures)
-    if side_px <= SIDE_PX:
-        known = [picture_file(*picture) for picture in pictures]
-        with bars(wanted=False):  # the sheet has one
-            picture_cache.complete(filter(None, known), what="making thumbnails")
-        kept = read_thumbnails(known)
+def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
+    """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
+    with bars(wanted=False):  # the sheet has one
+        picture_cache.complete(pictures, what="making thumbnails")
+    kept = read_thumbnails(pictures) if side_px <= SIDE_PX else [None] * len(pictures)
     sources = [
-        path if thumbnail is None else thumbnail.content
-        for (_, path, _), thumbnail in zip(pictures, kept, strict=True)
+        picture.path if thumbnail is None else thumbnail.content
+        for picture, thumbnail in zip(pictures, kept, strict=True)
     ]
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with threads(_WORKERS) as pool:
         return list(
             pool.map(lambda source: small_picture(source, side_px, resample=_resample(source)), sources)
         )

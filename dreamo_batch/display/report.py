@@ -19,6 +19,7 @@ from dreamo_batch.display.gallery import gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
+from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
@@ -334,7 +335,8 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     pairs = list_near_duplicates(compared, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
     sides = [(pair, *side) for pair in near for side in _SIDES]
-    pictures = thumbnails_of([facts.path / pair[path] for pair, *_, path in sides], bytes_max=_PAIR_BYTES_MAX)
+    files = [PictureFile(facts.path, facts.path / pair[path], None) for pair, *_, path in sides]
+    pictures = thumbnails_of(files, bytes_max=_PAIR_BYTES_MAX)
     for (pair, row, seed, _), picture in zip(sides, pictures, strict=True):
         pair.setdefault("sides", []).append((pair[row], pair[seed], picture))
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}

@@ -7,7 +7,6 @@ import itertools
 import math
 import struct
 import zlib
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -26,19 +25,20 @@ from dreamo_batch.display.grid import (
     removed_rows_notice,
     small_pictures,
 )
-from dreamo_batch.engine.picture_cache import SIDE_PX
+from dreamo_batch.engine.picture_cache import SIDE_PX, PictureFile
 from dreamo_batch.errors import UsageError, check_count, check_text, file_given, names_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.parallel import ticking, working
+from dreamo_batch.parallel import threads, ticking, working
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
 from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture
@@ -201,7 +201,7 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
 
         files.replace(path, write)
         return
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with threads(_WRITERS) as pool:
         writing: list[Future[None]] = []
         for number, page in enumerate(pages, 1):
             target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
@@ -465,10 +465,9 @@ class _GridSheet:
     def _read_pictures(self, grid: Grid) -> None:
         """Read the pictures of a page, several at once."""
         entries = [entry for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
-        found = [(self.folders[entry.position], self._path(entry), entry.digest) for entry in entries]
+        found = [PictureFile(self.folders[one.position], self._path(one), one.digest) for one in entries]
         read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
-        paths = [path for _, path, _ in found]
-        self.pictures = {path: one for path, one in zip(paths, read, strict=True) if one is not None}
+        self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
 
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
@@ -608,7 +607,9 @@ class _PlainSheet:
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
         self._files = [
-            (folder := row[names.RUN_DIR], folder / row[names.OUTPUT_PATH], row.get(names.OUTPUT_SHA256))
+            PictureFile(
+                folder := row[names.RUN_DIR], folder / row[names.OUTPUT_PATH], row.get(names.OUTPUT_SHA256)
+            )
             for row in self._rows
         ]
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)

@@ -24,6 +24,7 @@ from dreamo_batch.errors import logger_named, warn
 from dreamo_batch.images import encoded, opened, reduced
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
 from dreamo_batch.parallel import each
+from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -80,11 +81,11 @@ class PictureSummary(NamedTuple):
 
 
 class PictureFile(NamedTuple):
-    """A picture with a known digest, and the run directory that keeps its summary."""
+    """A picture, and the run directory that keeps its summary where the digest is a text."""
 
     run_dir: Path
     path: Path
-    sha256: str
+    sha256: Any
 
 
 def summarise_picture(content: bytes, small: Image.Image | None = None) -> PictureSummary:
@@ -127,13 +128,10 @@ def try_merge(run_dir: Path) -> None:
         logger.info("%s can't be merged: %s", run_dir / TAIL, why)
 
 
-def read_thumbnails(pictures: Sequence[PictureFile | None]) -> list[Thumbnail | None]:
+def read_thumbnails(pictures: Sequence[PictureFile]) -> list[Thumbnail | None]:
     """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
-    kept = {
-        run_dir: _read(run_dir, here.keys(), _SHOWN)
-        for run_dir, here in _by_dir(filter(None, pictures)).items()
-    }
-    return [None if picture is None else _thumbnail(picture, kept[picture.run_dir]) for picture in pictures]
+    kept = {run_dir: _read(run_dir, here.keys(), _SHOWN) for run_dir, here in _by_dir(pictures).items()}
+    return [_thumbnail(picture, kept.get(picture.run_dir, {})) for picture in pictures]
 
 
 def _thumbnail(picture: PictureFile, kept: Mapping[str, tuple[Any, ...]]) -> Thumbnail | None:
@@ -144,7 +142,8 @@ def _thumbnail(picture: PictureFile, kept: Mapping[str, tuple[Any, ...]]) -> Thu
 def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile]]:
     found: dict[Path, dict[str, PictureFile]] = {}
     for picture in pictures:
-        found.setdefault(picture.run_dir, {}).setdefault(picture.sha256, picture)
+        if isinstance(picture.sha256, str):
+            found.setdefault(picture.run_dir, {}).setdefault(picture.sha256, picture)
     return found
 
 
@@ -154,15 +153,18 @@ def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tupl
 
 
 def complete(pictures: Iterable[PictureFile], *, what: str) -> None:
-    """Make the summaries that aren't kept of pictures that are there."""
-    wanted = [
-        picture
-        for run_dir, here in _by_dir(pictures).items()
-        for sha256 in here.keys() - _read(run_dir, here.keys(), (columns.BYTES,)).keys()
-        if n_bytes_of((picture := here[sha256]).path)
-    ]
+    """Make the summaries that aren't kept of pictures that are there; warn of those that were changed."""
+    wanted, changed = list[PictureFile](), list[PictureFile]()
+    for run_dir, here in _by_dir(pictures).items():
+        kept = _read(run_dir, here.keys(), (columns.BYTES,))
+        for sha256, picture in here.items():
+            n_bytes = n_bytes_of(picture.path)
+            if n_bytes and (n_bytes,) != kept.get(sha256):
+                (changed if sha256 in kept else wanted).append(picture)
     for _ in summarise_pictures(wanted, what=what):
         pass
+    if changed:
+        warn(f"{counted(len(changed), 'picture')} changed since saved ({changed[0].path}); shown as found")
 
 
 def summarise_pictures(

@@ -22,7 +22,6 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,7 +34,7 @@ import filelock
 from dreamo_batch import errors, files
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.importing import load_extra, load_module
-from dreamo_batch.parallel import bars, each
+from dreamo_batch.parallel import bars, each, threads
 from dreamo_batch.text import clock_time, first_line, same_call, spelled
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
             won.append(name)
         return won
 
-    with ThreadPoolExecutor(n_writers) as pool:
+    with threads(n_writers) as pool:
         winners = Counter(name for won in pool.map(put, range(n_writers)) for name in won)
     store.delete(names)
     return sum(n > 1 for n in winners.values())
@@ -476,7 +475,7 @@ class FencedLog:
                 self.epoch = max(self.epoch, slots[number].epoch + 1)
                 number += 1
             else:
-                if self._is_newest(found.covers):
+                if _newest_checkpoint(self._store)[0] == found.covers:
                     self.last, self.committed_at = number, self._clock()
                     self._kinds = {at: slot.kind for at, slot in slots.items()}
                     return Content(found.checkpoint, found.covers, slots, self.epoch)
@@ -530,9 +529,6 @@ class FencedLog:
     def _is_put(self, number: int, written: bytes) -> bool:
         """Put an object in a free slot; False if another's is there. Raises OSError if nobody can tell."""
         return is_put(self._store, _slot(number), written, self._pause)
-
-    def _is_newest(self, covers: int) -> bool:
-        return _newest_checkpoint(self._store)[0] == covers
 
 
 # A run directory in a store.

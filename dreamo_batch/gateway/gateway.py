@@ -73,8 +73,8 @@ class LocalGateway:
     latency : str, float or Latency
         How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
         ``"lognormal:3,0.5"`` (median, sigma).
-    faults : mapping, str, Path or None
-        What goes wrong, see `FaultPlan.change`; or the path of a JSON file with it.
+    faults : FaultPlan, mapping, str, Path or None
+        What goes wrong, see `FaultPlan.change`; or the path of a JSON file with it. A `FaultPlan` keeps its own seed.
     clock : callable
         Returns Unix seconds; tasks advance by it. Default: the time, which setting the system's clock doesn't change.
     price : str, callable or None
@@ -133,7 +133,7 @@ class LocalGateway:
         api_key: str | None = None,
         engine: str | Engine = "preview",
         latency: str | float | Latency = "instant",
-        faults: Mapping[str, Any] | str | Path | None = None,
+        faults: FaultPlan | Mapping[str, Any] | str | Path | None = None,
         clock: Callable[[], float] = steady_time,
         price: PriceSetting = None,
         price_per_second: str | None = None,
@@ -149,7 +149,7 @@ class LocalGateway:
         seed: int | None = None,
     ) -> None:
         self.api_key = f"local-{secrets.token_hex(16)}" if api_key is None else _check_key(api_key)
-        self.faults = FaultPlan(faults, seed=seed)
+        self.faults = faults if isinstance(faults, FaultPlan) else FaultPlan(faults, seed=seed)
         given = locals() | {"latency": read_latency(latency)}
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)

@@ -35,7 +35,7 @@ def _measure(name: str, target: str, *, max_in_flight: int, slots: int | None = 
     with tempfile.TemporaryDirectory() as folder, gateway(latency=_LATENCY, **limits) as served:
         path = Path(folder) / "reference.png"
         Image.new("RGB", (64, 64), "orange").save(path)
-        jobs = dreamo.sweep(image=str(path), prompt="on a beach", seed=range(_N), size="512x512")
+        jobs = dreamo.sweep(image=str(path), prompt="on a beach", seed=range(1, _N + 1), size="512x512")
         service = {"base_url": served.base_url, "api_key": served.api_key}
         done = dreamo.run(
             jobs, f"{folder}/run", **service, max_in_flight=max_in_flight, download=False, progress=False

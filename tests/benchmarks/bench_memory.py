@@ -20,7 +20,7 @@ def now_mb():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 given = json.loads(sys.argv[1])
 start = now_mb()
-jobs = dreamo.sweep(image=given["images"], prompt="on a beach", seed=range(given["n_seeds"]), size="512x512")
+jobs = dreamo.sweep(image=given["images"], prompt="on a beach", seed=range(1, given["n_seeds"] + 1), size="512x512")
 live = dreamo.start(jobs, given["run_dir"], download=False, **given["options"])
 n_most = 0
 while not live.status.is_over:

@@ -40,7 +40,7 @@ def _tasks(n_most: int, n_rows: int, **options: Any) -> None:
     since, until = _middle([at for at, _ in spans])
     busy_s = sum(max(min(at + s, until) - max(at, since), 0.0) for at, s in spans)
     used = busy_s / (until - since) / n_most
-    name = f"{n_most} tasks at once at the gateway, Retry-After: {options['retry_after']}"
+    name = f"{n_most} task{'s' * (n_most != 1)} at once at the gateway, Retry-After: {options['retry_after']}"
     show(Figure(name, f"{_refused(asked):.2%} answered 429, {used:.1%} used", used, ">= 0.9, < 1 %"))
 
 
@@ -72,7 +72,7 @@ def _run(served: Gateway, n_rows: int) -> list[tuple[float, int]]:
     with tempfile.TemporaryDirectory() as folder, patch.object(Client, "_call", recording):
         path = Path(folder) / "reference.png"
         Image.new("RGB", (64, 64), "orange").save(path)
-        jobs = dreamo.sweep(image=str(path), prompt="on a beach", seed=range(n_rows), size="512x512")
+        jobs = dreamo.sweep(image=str(path), prompt="on a beach", seed=range(1, n_rows + 1), size="512x512")
         service = {"base_url": served.base_url, "api_key": served.api_key}
         done = dreamo.run(jobs, f"{folder}/run", **service, max_in_flight=200, download=False, progress=False)
     assert (done["status"] == "completed").all()
