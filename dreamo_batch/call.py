@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -706,7 +706,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
         wait_s = next(waits)
         if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
             return Quote(reason=str(failure), failure=failure)
-        threading.Event().wait(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
+        time.sleep(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:

@@ -737,7 +737,7 @@ class FollowedRun:
 
     def pause_for(self, seconds: float) -> None:
         """Wait."""
-        threading.Event().wait(seconds)
+        time.sleep(seconds)
 
     def status(self) -> Status:
         """Return the state of the run; at most a second old, more for large runs."""

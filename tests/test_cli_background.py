@@ -430,3 +430,33 @@ def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
     assert told["kind"] == "stopped"
     assert not gateway.invoice()
     assert call("stop", run_dir).exit_code == 2
+
+
+@pytest.mark.parametrize("where", ["write", "poll"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_whatever_ends_the_wait_for_a_child_stops_it(monkeypatch, tmp_path, where, error):
+    """Else it would buy behind a failed command; a second interrupt can show as another error than the first."""
+
+    class Pipe(io.BytesIO):
+        """Takes other methods, unlike its base."""
+
+    class Child:
+        pid, returncode, n_stopped = 1, None, 0
+
+        def __init__(self, *_command, **_options):
+            self.stdin = Pipe()
+            setattr(self if where == "poll" else self.stdin, where, self.fail)
+
+        def fail(self, *_given):
+            raise error
+
+        def poll(self):
+            return None
+
+        def terminate(self):
+            Child.n_stopped += 1
+
+    monkeypatch.setattr(background.subprocess, "Popen", Child)
+    with pytest.raises(error):
+        background.detach(str(tmp_path / "run"), ["run"], {})
+    assert Child.n_stopped == 1

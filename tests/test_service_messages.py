@@ -601,6 +601,8 @@ def test_a_task_in_an_envelope_is_found():
         b"[1]",
         b"{}",
         b'{"status": "error", "message": "try again later"}',
+        b'{"id": "cq0example", "error": {"code": 429, "message": "slow down"}}',
+        b'{"id": "cq0example", "error": {"code": "503", "message": "try again"}}',
         b'{"status": {"code": 500, "message": "oops"}, "data": null}',
         b'{"status": "error", "error": {"code": 500, "message": "internal"}}',
         b'{"status": "failed", "error": "Task not found"}',

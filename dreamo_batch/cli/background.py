@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -183,7 +183,7 @@ def stop(run_dir: str) -> Process:
     hint(f"Asked {process.pid} to stop; waiting for answers to requests already sent.")
     try:
         while process.is_alive:
-            threading.Event().wait(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
         warn(f"No longer waiting. {process} sends nothing more and ends once these are answered.")
         raise
@@ -232,12 +232,12 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
         finally:
             signal.signal(signal.SIGHUP, before)
     assert child.stdin is not None  # noqa: S101 - a pipe
-    with suppress(BrokenPipeError), child.stdin:  # its end is noticed below
-        child.stdin.write(json.dumps(given).encode())
     try:
+        with suppress(BrokenPipeError), child.stdin:  # its end is noticed below
+            child.stdin.write(json.dumps(given).encode())
         while child.poll() is None and getattr(Process.read(path), "pid", None) != child.pid:
-            threading.Event().wait(_LOOK_EVERY_S)
-    except KeyboardInterrupt:
+            time.sleep(_LOOK_EVERY_S)
+    except BaseException:  # an interrupt, as a rule; whatever it is, nothing may buy behind it
         child.terminate()
         warn(f"Stopped process {child.pid}; its log is {log}.")
         raise
@@ -290,4 +290,4 @@ def wait_for_begin(run_dir: str) -> None:
     """Wait for as long as the command that works on a directory waits itself."""
     hint(sentence(run_dir))
     while (process := working_on(run_dir)) is not None and process.until:
-        threading.Event().wait(1.0)
+        time.sleep(1.0)

@@ -458,9 +458,7 @@ class PairedComparison:
 
 
 def _column(results: pd.DataFrame, name: str) -> pd.Series:
-    if name == names.SEED:
-        return results[names.SEED_SENT]
-    return results[name]
+    return results[names.SEED_SENT if name == names.SEED else name]
 
 
 def comparison_table(run_dir: Path) -> GrowingTable:

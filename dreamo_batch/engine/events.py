@@ -253,7 +253,7 @@ class _Webhook:
             if not is_passing or wait_s is None:
                 raise _UndeliveredError(self.failing)
             if self.is_ending.wait(wait_s):
-                threading.Event().wait(min(wait_s, _WAIT_AT_END_S))
+                time.sleep(min(wait_s, _WAIT_AT_END_S))
 
     def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
         """Post once; return why it was refused, if it was, and whether that may pass."""

@@ -20,7 +20,6 @@ import time
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -114,7 +113,9 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
     """Warn about rows whose prompt differs from an earlier row's only invisibly."""
-    forms = pd.factorize(np.array(list(map(_visible_form, prompts.cells, count())), dtype=object))[0]
+    # Other cells and blanks are refused anyway; they look like nothing else.
+    visible = [(isinstance(one, str) and seen(one)) or number for number, one in enumerate(prompts.cells)]
+    forms = pd.factorize(np.array(visible, dtype=object))[0]
     if len(np.unique(forms)) == len(forms):
         return
     table = findings.of_table
@@ -130,11 +131,6 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
         others[position] = findings.place(first)
         what[position] = difference(*(prompts.cells[prompts.codes[one]] for one in (position, first)))
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
-
-
-def _visible_form(prompt: object, number: int) -> str | int:
-    # Other cells and blanks are refused anyway; they look like nothing else.
-    return (isinstance(prompt, str) and seen(prompt)) or number
 
 
 def seen(prompt: str) -> str:

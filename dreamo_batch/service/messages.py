@@ -185,9 +185,7 @@ def _number(written: str) -> int | Decimal | None:
         return int(written)
     # Exponents of up to 38 digits fit no Decimal, and no amount either.
     exponent = re.search(r"[eE][+-]?([0-9]+)", written)
-    if exponent and len(exponent[1]) > len("1000"):
-        return None
-    return Decimal(written)
+    return None if exponent and len(exponent[1]) > len("1000") else Decimal(written)
 
 
 def _bare_message(value: Any) -> ServiceMessage | None:
@@ -357,6 +355,12 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
     if says_missing(said) and not is_documented and status != "completed":
         return False
     if task_id_in(answer) is not None:
+        if (
+            answer.get("status") is None
+            and said is not None
+            and code_number(said.code) in (429, *range(500, 600))
+        ):
+            return False  # the gateway's own
         return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
     return isinstance(answer.get("status"), str) and (status != "failed" or is_end)
