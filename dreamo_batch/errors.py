@@ -39,6 +39,7 @@ import numbers
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
@@ -649,8 +650,10 @@ for _name in ("asyncio", "filelock", "urllib3.connectionpool", "PIL.PngImagePlug
 
 
 def warn(text: str) -> None:
-    """Warn during work that continues: log it where warnings are errors, since the work may be paid for."""
+    """Warn, at the user's line, during work that continues: where warnings are errors log it, as it may be paid for."""
+    frames = enumerate(traceback.walk_stack(sys._getframe()), 1)  # noqa: SLF001 - one's own stack
+    ours = [n for n, (frame, _) in frames if str(frame.f_globals.get("__name__")).startswith("dreamo_batch.")]
     try:
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=ours[-1] + 1)
     except Warning:
         logger_named(__name__).warning("%s", text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,7 +19,7 @@ from dreamo_batch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, ModuleType
+    from types import ModuleType
 
 _Loaded = TypeVar("_Loaded")
 
@@ -72,9 +73,5 @@ def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:
 
 def _is_importing() -> bool:
     """Whether this thread is in the middle of loading a module."""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the way to look at one's own stack
-    while frame is not None:
-        if frame.f_code.co_filename == _IMPORTS and frame.f_code.co_name == "_load_unlocked":
-            return True
-        frame = frame.f_back
-    return False
+    codes = (frame.f_code for frame, _ in traceback.walk_stack(sys._getframe()))  # noqa: SLF001 - one's own stack
+    return any(code.co_filename == _IMPORTS and code.co_name == "_load_unlocked" for code in codes)

@@ -222,6 +222,14 @@ def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
     with pytest.warns(UserWarning, match=f"1 picture changed since saved .*{first.path.name}"):
         drawn = grid.thumbnails_of([first])
     assert (drawn[0].width, drawn[0].height) == (40, 20)
+    for show in (
+        lambda: dreamo.contact_sheet(run_dir, run_dir.parent / "sheet.pdf"),
+        lambda: dreamo.gallery(run_dir).to_html(run_dir.parent / "page.html"),
+        lambda: dreamo.report(run_dir, run_dir.parent / "report.html"),
+    ):
+        with pytest.warns(UserWarning, match="changed since saved") as told:
+            show()
+        assert {one.filename for one in told} == {__file__}  # at the user's line, and nothing of ours
     assert "was changed" in dreamo.measure(run_dir, **QUIET)["problem"][0]
 
 
