@@ -434,7 +434,11 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
         (pd.DataFrame({"image": ["a.png"]}), "no column 'subject'"),
         (
             pd.DataFrame({"subject": ["a", "a"], "image": ["data/mascot.png", None]}),
-            "lists of paths by subject",
+            "Row 1 of the table of pictures has no image",
+        ),
+        (
+            pd.DataFrame({"subject": ["a", " ", "b"], "image": ["data/mascot.png"] * 3}, index=list("xyz")),
+            "Row y of the table of pictures has no subject",
         ),
         (3, "lists of paths by subject"),
     ],

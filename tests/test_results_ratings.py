@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -167,9 +169,30 @@ def test_the_file_is_plain_parquet_with_five_columns(run_dir):
 def test_damage_to_the_ratings_hides_no_result_and_is_never_written_over(run_dir):
     """A warning says so; rating again is refused until the file is moved away."""
     dreamo.rate(run_dir, ["a"], 5)
+    before = dreamo.load(run_dir)
     (run_dir / "ratings.parquet").write_bytes(b"not a table")
-    with pytest.warns(UserWarning, match="can't be read"):
+    words = r"ratings\.parquet can't be read \(it is damaged\)\. It is left unchanged: restore it, or move it away"
+    with pytest.warns(UserWarning, match=words):
         assert len(dreamo.load(run_dir)) == 4
+    goes_on = [
+        lambda source, to: dreamo.export(source, to, progress=False),
+        lambda source, to: dreamo.gallery(source).to_html(to, progress=False),
+        lambda source, to: dreamo.rank(source, by="-latency_s", progress=False),  # noqa: ARG005
+        lambda source, to: dreamo.costs(source),  # noqa: ARG005
+        lambda source, to: dreamo.report(run_dir, to, progress=False),  # noqa: ARG005
+    ]
+    for number, (source, do) in enumerate(itertools.product((run_dir, before), goes_on)):
+        with pytest.warns(UserWarning, match=words) as said:
+            do(source, run_dir.parent / f"made-{number}.html")
+        assert {str(one.message) for one in said if "can't be read" in str(one.message)} == {
+            str(said[0].message)
+        }
+    for refuse in (
+        lambda: dreamo.ratings(run_dir),
+        *(lambda source=source: dreamo.rank(source, by=["-rating"]) for source in (run_dir, before)),
+    ):
+        with warnings.catch_warnings(action="ignore"), pytest.raises(dreamo.DirectoryError, match=words):
+            refuse()
     assert len(dreamo.load(run_dir)) == 4  # also where warnings are errors
     with (
         pytest.warns(UserWarning, match="can't be read"),

@@ -26,12 +26,10 @@ from dreamo_batch.display.grid import (
 )
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import (
-    DirectoryError,
     DreamoError,
     UsageError,
     check_count,
     check_text,
-    logger_named,
     new_file_given,
 )
 from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
     from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePlacement
     from dreamo_batch.engine.picture_cache import Thumbnail
 
-logger = logger_named(__name__)
 
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12
@@ -204,9 +201,8 @@ class Gallery:
         self._whole = lay_out(results, *self._axes)
         self._folders = folders_of(results, self._run_dir)
         self._references = References(results, self._folders)
-        self._notice = (
-            "" if self._run_dirs is None else removed_rows_notice(pictures_left(self._run_dirs, results))
-        )
+        n_left = 0 if self._run_dirs is None else pictures_left(self._run_dirs, results)
+        self._notice = removed_rows_notice(n_left)
 
     @property
     def results(self) -> pd.DataFrame:
@@ -226,7 +222,7 @@ class Gallery:
     @property
     def chosen(self) -> list[int]:
         """Positions of the chosen rows."""
-        return sorted(self._chosen)
+        return list(self._chosen)
 
     @property
     def selection(self) -> pd.DataFrame:
@@ -256,9 +252,7 @@ class Gallery:
 
     def choose(self, positions: Sequence[int]) -> None:
         """Choose rows by position."""
-        self._chosen = [
-            position for position in dict.fromkeys(positions) if 0 <= position < len(self.results)
-        ]
+        self._chosen = sorted({one for one in positions if 0 <= one < len(self.results)})
         if self._widget is not None:
             self._widget.chosen = self.chosen
 
@@ -438,11 +432,7 @@ class Gallery:
 
     def _said(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
         """Return rating and pick of each row that has one, as they are now, by all raters or one."""
-        try:
-            rated = with_ratings(self.results, self._folders, rater)
-        except DirectoryError as error:
-            logger.warning("%s", error)
-            return {}
+        rated = with_ratings(self.results, self._folders, rater)
         if not all(name in rated for name in names.RATED):
             return {}
         cells = zip(*(rated[name].astype(object) for name in names.RATED), strict=True)

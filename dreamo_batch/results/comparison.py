@@ -15,7 +15,7 @@ import pandas as pd
 
 from dreamo_batch import columns, images, likeness
 from dreamo_batch.errors import UsageError, check_count, file_given, is_number, names_given
-from dreamo_batch.jobs.cells import groupable
+from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
@@ -311,9 +311,10 @@ def rank(
     """
     source = as_frame(source)
     results = read_results(source)
-    if isinstance(source, pd.DataFrame):  # made before the pictures were rated, most of the time
+    is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in names_given("by", by))
+    if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
-            results = with_ratings(results, folders_of(results, run_dir))
+            results = with_ratings(results, folders_of(results, run_dir), is_needed=is_by_rating)
     measures = read_measures(by, results)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         values, problems = _values(results, measures, run_dir)
@@ -788,7 +789,7 @@ def calibrate(
     Raises
     ------
     UsageError
-        If the metric needs a prompt, a picture can't be read, or there are too few pictures or values.
+        If the metric needs a prompt, a row lacks subject or image, a picture can't be read, or there are too few.
 
     Examples
     --------
@@ -833,10 +834,8 @@ def calibrate(
 def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
     """Return the paths of each subject's pictures."""
     if isinstance(pictures, pd.DataFrame):
-        if missing := [name for name in ("subject", columns.IMAGE) if name not in pictures]:
-            raise UsageError(
-                f"The table of pictures has no column {missing[0]!r}; it needs subject and image."
-            )
+        for name in ("subject", columns.IMAGE):
+            _refuse_gaps(pictures, name)
         pictures = dict(list(pictures.groupby("subject", sort=False)[columns.IMAGE]))
     if isinstance(pictures, str | os.PathLike):
         folder = file_given("pictures", pictures)
@@ -857,6 +856,15 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             "pictures: expected lists of paths by subject, a table with columns subject and image (paths), or a folder "
             "with a folder for each subject."
         ) from None
+
+
+def _refuse_gaps(pictures: pd.DataFrame, name: str) -> None:
+    if name not in pictures:
+        raise UsageError(f"The table of pictures has no column {name!r}; it needs subject and image.")
+    is_gap = pictures[name].map(lambda cell: is_missing(cell) or is_blank(cell)).to_numpy(dtype=bool)
+    if is_gap.any():
+        row = pictures.index[is_gap.argmax()]
+        raise UsageError(f"Row {row} of the table of pictures has no {name}. Fill it in, or drop the row.")
 
 
 def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

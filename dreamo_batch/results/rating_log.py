@@ -96,9 +96,10 @@ class GrowingTable:
     def _read_file(self, path: Path) -> pa.Table:
         try:
             return read_kept(path, self._schema)
-        except (*UNREADABLE, KeyError) as error:
+        except UNREADABLE as error:
+            why = getattr(error, "strerror", None) or "it is damaged"
             raise DirectoryError(
-                f"{path} can't be read ({error}). It is left unchanged; move it away to start over."
+                f"{path} can't be read ({why}). It is left unchanged: restore it, or move it away to start over."
             ) from error
 
 
@@ -154,13 +155,20 @@ def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
     return columns.typed(found, columns.RATED).rename_axis(columns.JOB_ID)
 
 
-def with_ratings(results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None) -> pd.DataFrame:
+def with_ratings(
+    results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None, *, is_needed: bool = False
+) -> pd.DataFrame:
     """Return a table with its ratings as they are now, by all raters or one; columns of the user's own stay."""
-    ours = rating_columns(results)
-    rated = [folder for folder in dict.fromkeys(folders) if rating_table(folder).exists()]
-    if not rated or any(name in results and name not in ours for name in columns.RATED):
+    try:
+        rated = [folder for folder in dict.fromkeys(folders) if rating_table(folder).exists()]
+        if not rated or any(name in results for name in {*columns.RATED}.difference(rating_columns(results))):
+            return results
+        known = pd.concat({str(folder): by_job(folder, rater) for folder in rated})
+    except DirectoryError as error:  # pictures are useful without what was said of them
+        if is_needed:
+            raise
+        warn(str(error))
         return results
-    known = pd.concat({str(folder): by_job(folder, rater) for folder in rated})
     found = known.reindex(
         pd.MultiIndex.from_arrays([list(map(str, folders))[: len(results)], results[columns.JOB_ID]])
     )
@@ -171,12 +179,6 @@ def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     """Add the columns `rating` and `picked`, if the directory has ratings and the table has no such columns."""
     if any(name in results for name in columns.RATED):
         return
-    try:
-        if not rating_table(run_dir).exists():  # asked before a list of a million folders is looked through
-            return
-        found = with_ratings(results, [run_dir] * len(results))
-    except DirectoryError as error:  # what was bought is readable without what was said of it
-        warn(str(error))
-        return
+    found = with_ratings(results, [run_dir] * len(results))
     for name in columns.RATED if columns.RATING in found else ():
         results[name] = found[name].array
