@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from datetime import date, time
 from decimal import Decimal
 from io import StringIO
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
@@ -47,6 +50,22 @@ def test_money_is_told_apart():
     assert line["spent_usd"] == pytest.approx(0.0672)
     assert line["usd_per_attempt"] == pytest.approx(0.0672 / 3)
     assert line["usd_per_picture"] == pytest.approx(0.0672)
+
+
+def test_lists_and_pictures_group_alike_from_memory_and_from_disk(tmp_path):
+    """A run directory keeps some of them as text."""
+    listed, one = ["data/mascot.png", "data/chelsea.jpg"], Image.open("data/mascot.png")
+    for number, cells in enumerate(([listed, listed, listed[:1]], [listed, "data/mascot.png", one])):
+        jobs = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": [1, 2, 3]})
+        jobs = jobs.assign(size="1024x1024", model="spark_multi_dreamo")
+        run_dir = tmp_path / str(number)
+        with warnings.catch_warnings(action="ignore"):  # of what is stored as text
+            done = dreamo.run(jobs, run_dir, gateway="local", progress=False)
+        made = [dreamo.costs(source, by=["image", "model"]) for source in (done, run_dir)]
+        lines = [table[["image", "model", "rows", "spent"]] for table in made]
+        pd.testing.assert_frame_equal(*lines, check_dtype=False)
+        assert sorted(made[0]["image"]) == sorted({str(cell) for cell in cells})
+        assert dreamo.rank(done, by="-cost_usd", within="image", progress=False)["rank"].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +196,7 @@ def test_attempts_of_dropped_rows_still_count():
 def test_what_can_not_be_a_group_is_refused(by, message):
     """A misspelt column, no length of time, a name that is taken, and cells that can't be compared."""
     with pytest.raises(UsageError, match=message):
-        dreamo.costs(history_of(["a"], [], spent=["x"], cell=[[1]]), by)
+        dreamo.costs(history_of(["a", "b"], [], spent=["x", "x"], cell=[date(2026, 1, 1), time(9)]), by)
 
 
 def test_results_alone_tell_what_they_know():

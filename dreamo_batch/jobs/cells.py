@@ -10,6 +10,7 @@ import math
 import numbers
 import operator
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -235,10 +236,20 @@ def distinct(series: pd.Series) -> Distinct:
 
 
 def groupable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that `groupby` tells apart: pandas 3.0 takes objects for equal that differ behind a NUL only."""
-    objects = (name for name, column in table.items() if column.dtype == object)
-    torn = [name for name in objects if any(isinstance(cell, str) and "\0" in cell for cell in table[name])]
-    return table.astype(dict.fromkeys(torn, columns.STR))
+    """Return a table that `groupby` tells apart: lists and pictures become text, as a run directory keeps them."""
+    table = table.copy(deep=False)
+    for name in [name for name, column in table.items() if column.dtype == object]:
+        own = list(map(_hashable, table[name]))
+        # Pandas 3.0 takes objects for equal that differ behind a NUL only.
+        is_torn = any(isinstance(cell, str) and "\0" in cell for cell in own)
+        table[name] = pd.Series(own, table.index, dtype=columns.STR if is_torn else object)
+    return table
+
+
+def _hashable(cell: Any) -> Any:
+    if isinstance(cell, list | tuple | np.ndarray):
+        return text_of(list(cell))
+    return cell if isinstance(cell, Hashable) else text_of(cell)
 
 
 def _key(cell: Any) -> Any:

@@ -552,15 +552,15 @@ def group(history: History, by: Any, argument: str = "by", *, reserved: Collecti
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
     try:
         return grouped(rows, attempts)
-    # Cells that can't be compared, such as lists.
+    # Cells that can't be compared, such as dates and times.
     except (TypeError, NotImplementedError, UnicodeError) as error:
-        raise UsageError(f"{argument}: can't group by {names}: {error}.") from None
+        raise UsageError(f"{argument}: can't group by {' and '.join(map(str, names))}: {error}.") from None
 
 
 def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
     """Group rows and attempts by all their columns, in the order of these, or else of the rows."""
-    both = pd.concat([rows, attempts], ignore_index=True)
-    of_both = groupable(both).groupby(list(both.columns), dropna=False, observed=True, sort=sort)
+    both = groupable(pd.concat([rows, attempts], ignore_index=True))
+    of_both = both.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
     numbers = of_both.ngroup().to_numpy()
     keys = both.iloc[np.unique(numbers, return_index=True)[1]].reset_index(drop=True)
     return Groups(keys, numbers[: len(rows)], numbers[len(rows) :])
@@ -843,8 +843,7 @@ def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFram
     if not len(attempts):
         return results
     attempts = attempts.reset_index(drop=True)
-    latest = _with_deciding_last(attempts).drop_duplicates(columns.JOB_ID, keep="last")
-    latest = latest.sort_index().reset_index(drop=True)
+    latest = _deciding(attempts).sort_index().reset_index(drop=True)
     inputs = [read_inputs(text) for text in latest[columns.ATTEMPT_INPUTS]]
     user = pd.DataFrame([own_cells(one) for one in inputs], index=latest.index)
     errors = [columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE]
@@ -908,23 +907,17 @@ def _one_each(attempts: pa.Table) -> pa.Table:
         return attempts
     is_several = pc.is_in(job_ids, job_ids.slice(1).filter(is_again))
     several = to_frame(attempts.filter(is_several))
-    latest = _with_deciding_last(several).drop_duplicates(columns.JOB_ID, keep="last")
-    latest = latest.set_index(columns.JOB_ID, drop=False)
+    latest = _deciding(several).set_index(columns.JOB_ID, drop=False)
     _add_up(latest, several)
     decided = pa.Table.from_pandas(latest, attempts.schema, preserve_index=False)
     return pa.concat_tables([attempts.filter(pc.invert(is_several)), decided])
 
 
-def _with_deciding_last(attempts: pd.DataFrame) -> pd.DataFrame:
-    """Move the attempt that decides its job's status behind the others; see `dreamo_batch.engine.attempts.deciding`."""
-    is_one_of_several = attempts[columns.JOB_ID].duplicated(keep=False)
-    if not is_one_of_several.any():
-        return attempts
-    several = attempts[is_one_of_several]
-    weights = several[columns.STAGE].map({str(stage): weight for stage, weight in WEIGHTS.items()})
-    by_weight = several.loc[weights.sort_values(kind="stable").index]
-    chosen = by_weight.drop_duplicates(columns.JOB_ID, keep="last")
-    return pd.concat([attempts.drop(chosen.index), chosen])
+def _deciding(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Return the attempt of each job that decides its status; see `dreamo_batch.engine.attempts.deciding`."""
+    weights = attempts[columns.STAGE].map({str(stage): weight for stage, weight in WEIGHTS.items()})
+    by_weight = attempts.loc[weights.sort_values(kind="stable").index]
+    return by_weight.drop_duplicates(columns.JOB_ID, keep="last")
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
