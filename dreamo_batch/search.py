@@ -12,6 +12,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
+from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
@@ -22,7 +23,7 @@ from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, writ
 from dreamo_batch.parallel import working
 from dreamo_batch.results.load import folders_of
 from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
-from dreamo_batch.text import option, quoted
+from dreamo_batch.text import counted, option, quoted
 
 if TYPE_CHECKING:
     import os
@@ -127,11 +128,13 @@ def search(
             done = run(tries.table[is_wanted], run_dir, max_cost=max_cost, **options)
             options.pop("not_before", None)  # only the first round waits
             judged = _judge(done, wanted, progress=options.get("progress", True))
-            n_good = np.bincount(
-                tries.groups[is_wanted], judged[_ACCEPTED].to_numpy(dtype=float), minlength=len(n_wanted)
-            ).astype(int)
+            good = tries.groups[is_wanted][judged[_ACCEPTED].to_numpy(dtype=bool)]
+            n_good = np.bincount(good, minlength=len(n_wanted))
             more = np.minimum(max_attempts_each, n_wanted + np.maximum(0, keep - n_good))
             if (more == n_wanted).all():
+                n_enough, wish = (n_good >= keep).sum(), counted(keep, "accepted picture")
+                text = f"Groups with at least {wish}: {n_enough} of {len(more)}"
+                say(text, show=options.get("progress", True))
                 return judged
             n_wanted = more
 

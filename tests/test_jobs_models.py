@@ -134,6 +134,9 @@ def test_a_picture_beyond_those_that_are_read_is_named(folder):
     assert found["message"].tolist() == [
         "Ignored column 'image_6'; numbered pictures are image_1 to image_5."
     ]
+    assert found["fix"].tolist() == [
+        "Rename it to one of these that is free, or to something else if it is yours."
+    ]
     assert dreamo.validate(table("a.png", image_6="b.png")).empty
 
 

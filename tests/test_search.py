@@ -55,8 +55,9 @@ def n_good(found):
     return found.groupby("prompt", sort=False)["accepted"].sum().astype(int)
 
 
-def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
+def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path, caplog):
     """Each has its pictures, or has used up its tries, and no group goes on after that."""
+    caplog.set_level("INFO", "dreamo_batch")
     # All three groups need all 16 once in 100,000 times.
     events = []
     found = search(jobs, tmp_path / "run", gateway, max_attempts_each=16, on_event=events.append)
@@ -70,6 +71,8 @@ def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path):
     assert found["seed_sent"].is_unique
     assert (found["status"] == "completed").all()
     assert dreamo.costs(tmp_path / "run", by="prompt")["attempts"].sum() == len(found)
+    n_enough = (n_good(found) >= 2).sum()
+    assert caplog.messages[-1] == f"Groups with at least 2 accepted pictures: {n_enough} of 3"
 
 
 def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path, caplog):

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service, T
-from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable
+from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable, used_up
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
@@ -801,12 +801,12 @@ class ShardedCall(Call):
             "submitted."
         )
         if limit is None and team is not None:
-            slices = team.slices()
+            slices = slices_at(team.place)
             try:
                 slices.read()
             except OSError:  # what the last shard said is true, too
                 return list(self._short.values())[-1]
-            return BudgetReached(team.used_up(slices, self.directory.name, standing))
+            return BudgetReached(used_up(team, slices, self.directory.name, standing))
         name = "max_cost" if limit == self.spending.cap else "max_new_cost"
         return BudgetReached(
             f"The {'cap' if name == 'max_cost' else 'limit for this call'} of {dollars(limit or ZERO)} is reached: "

@@ -130,7 +130,7 @@ class Budget:
             raise UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
         try:
-            slices = self.slices()
+            slices = slices_at(self.place)
             is_known = slices.read()
             if not is_known and cap is None:
                 start = spelled("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
@@ -173,7 +173,7 @@ class Budget:
         >>> dreamo.Budget(tempfile.mkdtemp() + "/team.budget", cap=200).status()["spent_usd"].sum()
         np.float64(0.0)
         """
-        slices = self.slices()
+        slices = slices_at(self.place)
         try:
             slices.read()
         except OSError as error:
@@ -183,53 +183,11 @@ class Budget:
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
         return BudgetStatus.of(frame, shown=_headline(self.place, slices))
 
-    def slices(self) -> Slices:
-        """Return the shares, unread, for one thread."""
-        return slices_at(self.place)
-
-    def _identity(self) -> str:
-        """Return an identity of the place, which a copy of it hasn't."""
-        if is_url(self.place):
-            return self.place.replace("-", "_")
-        Path(self.place).mkdir(parents=True, exist_ok=True)
-        return identity_of_file(Path(self.place))
-
-    def refuse_copy(self, slices: Slices) -> None:
-        """Refuse to spend from a copy, beside whose original it could pass the cap."""
-        if not is_same_file(slices.identity, self._identity()):
-            raise DirectoryError(
-                f"{self.place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
-                "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
-                f"the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
-            )
-
     def adopt(self) -> None:
         """Make a copied budget independent."""
-        slices = self.slices()
+        slices = slices_at(self.place)
         slices.read()
-        slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=self._identity())
-
-    def used_up(self, slices: Slices, directory: str, here: str) -> str:
-        """Say that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
-        shares = list(slices.shares.values())
-        others = [share for share in shares if not _is_of(share, directory)]
-        owner = next((share.owner for share in shares if _is_of(share, directory)), self.user)
-        is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
-        others = [share for share in others if not is_users or share.owner == owner]
-        name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
-        whose = f"{owner}'s part of the" if is_users else "The"
-        spent = total(amount for share in others for amount in _sums(share)[0].values())
-        elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
-        holders = _holders(others)
-        raised = spelled(
-            f"Budget({self.place!r}, {name}=...)",
-            f"`dreamo-batch budget {self.place} --{name.replace('_', '-')} USD`",
-        )
-        return (
-            f"{whose} shared budget {self.place}, {dollars(limit or ZERO)}, is used up: {here}"
-            f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
-            + (f", or run {same_call()} again once others have given something back." if holders else ".")
-        )
+        slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=_identity(self.place))
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
@@ -241,7 +199,7 @@ class Budget:
     def _limit(
         self, slices: Slices, cap: Decimal | None, per_user: Decimal | None, *, has_per_user: bool
     ) -> None:
-        identity = self._identity() if slices.cap is None else ""
+        identity = _identity(self.place) if slices.cap is None else ""
         cap = slices.cap if cap is None else cap
         per_user = per_user if has_per_user else slices.per_owner
         shares = list(slices.shares.values())
@@ -273,7 +231,7 @@ class BudgetShare:
     def __init__(self, budget: Budget, ledger: Ledger) -> None:
         self.place = budget.place
         self._budget = budget
-        self._slices = budget.slices()
+        self._slices = slices_at(budget.place)
         self._child = ledger.identity
         self._opening = ledger.generation
         self._directory = ledger.directory.name
@@ -283,7 +241,12 @@ class BudgetShare:
         """Refuse a budget that the directory doesn't belong to, or that has forgotten what it granted."""
         terms, place = ledger.state.terms, self.place
         granted = self._slices.granted()
-        self._budget.refuse_copy(self._slices)
+        if not is_same_file(self._slices.identity, _identity(place)):
+            raise DirectoryError(
+                f"{place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
+                "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
+                f"the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
+            )
         held = money(terms.slice) or ZERO
         if terms.budget is None or held <= granted.get(self._child, ZERO):
             return
@@ -331,7 +294,7 @@ class BudgetShare:
 
     def used_up(self, here: str) -> str:
         """Say that nothing is left for this run, and what was spent here."""
-        return self._budget.used_up(self._slices, self._directory, here)
+        return used_up(self._budget, self._slices, self._directory, here)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
         cells = state.cells(columns.COST, columns.COMPLETED_AT, columns.ANSWERED_AT, columns.SENT_AT)
@@ -373,12 +336,43 @@ def give_back_rest(ledger: Ledger, at: float) -> None:
         logger.warning("%s is given back by the next call only: %s", terms.budget, error)
 
 
+def used_up(budget: Budget, slices: Slices, directory: str, here: str) -> str:
+    """Say that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
+    shares = list(slices.shares.values())
+    others = [share for share in shares if not _is_of(share, directory)]
+    owner = next((share.owner for share in shares if _is_of(share, directory)), budget.user)
+    is_users = slices.per_owner is not None and slices.room(owner) != slices.room(None)
+    others = [share for share in others if not is_users or share.owner == owner]
+    name, limit = ("per_user", slices.per_owner) if is_users else ("cap", slices.cap)
+    whose = f"{owner}'s part of the" if is_users else "The"
+    spent = total(amount for share in others for amount in _sums(share)[0].values())
+    elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
+    holders = _holders(others)
+    raised = spelled(
+        f"Budget({budget.place!r}, {name}=...)",
+        f"`dreamo-batch budget {budget.place} --{name.replace('_', '-')} USD`",
+    )
+    return (
+        f"{whose} shared budget {budget.place}, {dollars(limit or ZERO)}, is used up: {here}"
+        f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
+        + (f", or run {same_call()} again once others have given something back." if holders else ".")
+    )
+
+
 def unreachable(place: str, error: OSError) -> DirectoryError:
     """Return the error of a budget that can't be read or written; nothing was submitted."""
     return DirectoryError(
         f"Can't use the budget {place} ({error.strerror or error}). Nothing was submitted. Check its address, its "
         "permissions and the disk."
     )
+
+
+def _identity(place: str) -> str:
+    """Return an identity of the place, which a copy of it hasn't."""
+    if is_url(place):
+        return place.replace("-", "_")
+    Path(place).mkdir(parents=True, exist_ok=True)
+    return identity_of_file(Path(place))
 
 
 def _place(given: str | os.PathLike[str]) -> str:
@@ -432,10 +426,10 @@ def _is_of(share: Share, directory: str) -> bool:
 
 def _holders(shares: Iterable[Share]) -> str:
     """Say which directories hold something that isn't spent, the largest first."""
-    found = [(held, share) for share in shares if (held := _sums(share)[2]) > 0]
+    by_held = sorted(((_sums(share)[2], share) for share in shares), key=lambda one: one[0], reverse=True)
+    found = [(held, share) for held, share in by_held if held > 0]
     if not found:
         return ""
-    found.sort(key=lambda one: one[0], reverse=True)
     listed = [
         f"{dollars(held)} by {share.owner} in {share.about.get('directory')} on {share.about.get('host')}"
         for held, share in found[:_HOLDERS_MAX]

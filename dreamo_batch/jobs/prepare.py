@@ -90,7 +90,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
     for name in fields.pictures_beyond(table):
         what = f"Ignored column {show(name)!r}; numbered pictures are image_1 to {last}."
-        said += [(name, what, last)]
+        said += [(name, what, "one of these that is free")]
     for name, what, near in said:
         findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
     is_rephrased_sweep = fields.find_rephrased_sweeps(

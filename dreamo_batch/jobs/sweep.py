@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_TEMPLATE: Final = "template"
 _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
 # Iterable, but one value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image)
@@ -67,7 +68,7 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
 
 
 def _read(name: str, value: Any) -> Any:
-    if cells.is_missing(value) and name not in {columns.PROMPT, columns.PROMPT_TEMPLATE}:
+    if cells.is_missing(value) and name not in {columns.PROMPT, _TEMPLATE}:
         return None
     read, problem = _READERS[name]
     found = read(value)
@@ -95,7 +96,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     columns.GUIDANCE_SCALE1: (lambda value: cells.read_number(value).value, "is not a number"),
     columns.SIZE: (_size, "is neither WIDTHxHEIGHT nor an advised ratio such as 16:9"),
     **dict.fromkeys(
-        (columns.PROMPT, columns.PROMPT_TEMPLATE),
+        (columns.PROMPT, _TEMPLATE),
         (lambda value: value if isinstance(value, str) and value else None, "is not a prompt; expected text"),
     ),
 }
@@ -309,7 +310,7 @@ def sweep(
     given = {
         columns.IMAGE: image,
         columns.PROMPT: prompt,
-        columns.PROMPT_TEMPLATE: template,
+        _TEMPLATE: template,
         columns.SEED: _seeds(seed, n_seeds, most),
         columns.SIZE: size,
         columns.WIDTH: width,
@@ -328,8 +329,8 @@ def sweep(
     tied = [_ungrouped(group, given, user_axes) for group in groups]
     _refuse_taken_names(user_axes)
     given |= user_axes
-    text = columns.PROMPT if given[columns.PROMPT_TEMPLATE] is None else columns.PROMPT_TEMPLATE
-    if text == columns.PROMPT_TEMPLATE and given[columns.PROMPT] is not None:
+    text = columns.PROMPT if given[_TEMPLATE] is None else _TEMPLATE
+    if text == _TEMPLATE and given[columns.PROMPT] is not None:
         raise UsageError("Pass prompt or template, not both: template for prompts with names in braces.")
     if given[text] is None:
         raise UsageError("prompt is missing or empty. Pass prompt=, or template= for names in braces.")
@@ -338,7 +339,7 @@ def sweep(
         for name, value in given.items()
         if value is not None or name in {columns.IMAGE, text, *user_axes}
     }
-    if text == columns.PROMPT_TEMPLATE:
+    if text == _TEMPLATE:
         _check_names(axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes)
     ties = _groups(axes, zip, tied)
     n_rows = None if sample is None else _read_count("sample", sample)
@@ -352,9 +353,10 @@ def sweep(
     table = pd.DataFrame(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
     )[list(axes)]
-    if text == columns.PROMPT_TEMPLATE:
+    if text == _TEMPLATE:
         prompts = [_fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")]
         table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
+        table = table.rename(columns={text: columns.PROMPT_TEMPLATE})
     made = " x ".join(
         f"{n:,} {' and '.join(tie)}" for tie, n in builtins.zip(ties, lengths, strict=True) if n > 1
     )

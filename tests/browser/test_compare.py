@@ -71,6 +71,7 @@ def test_a_page_takes_choices_without_a_kernel(shop, tab, tmp_path):
     tab.get_by_label("Your name").fill('Ann "the fox", B.')
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Save your choices").click()
+    assert download.value.suggested_filename == "choices-Ann-the-fox-B.csv"
     download.value.save_as(tmp_path / "saved.csv")
     assert comparison.add_choices(tmp_path / "saved.csv") == 3
     scores = comparison.scores('Ann "the fox", B.')

@@ -44,7 +44,7 @@ document.getElementById("dreamo-save").addEventListener("submit", event => {
   const text = [data.columns, ...lines].map(line => line.map(quoted).join(",") + "\r\n").join("");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.download = `choices-${name}.csv`;
+  link.download = `${["choices", ...name.match(/[\p{L}\p{M}\p{N}]+/gu) ?? []].join("-")}.csv`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 });
