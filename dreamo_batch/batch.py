@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
@@ -265,12 +265,16 @@ def _call(
     table = as_frame(given["table"])
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
+    inputs_dir = None
+    with suppress(Exception):  # raised again below, if nothing is wrong with the table
+        service.check()
+        inputs_dir = directory.inputs if is_kept else None
     prepared = prepare(
         table,
         entropy=entropy,
         random_seed=options.random_seed,
         base_dir=given["base_dir"],
-        inputs_dir=directory.inputs if is_kept else None,
+        inputs_dir=inputs_dir,
         fix_images=options.fix_images,
         known_images=known_images(directory.jobs),
         at=at,
@@ -385,8 +389,8 @@ def retry(
         The run directory.
     rows : collection of labels, DataFrame, or boolean mask, optional
         Rows to submit again: their index labels, also as text, ranges of labels such as ``"3-7"`` (from the one to the
-        other as the table lists them), or job ids; never positions. A table stands for its labels. Default: all that
-        failed. An ambiguous row named here is submitted again, and may be paid twice.
+        other as the table lists them), or job ids; never positions. A table stands for its labels, an empty list for no
+        row. Default: all that failed. An ambiguous row named here is submitted again, and may be paid twice.
     classes : str or collection of str, optional
         Only failures of these classes (column ``error_class``); ``"ambiguous"`` means all ambiguous rows.
     **options
@@ -485,18 +489,13 @@ def resume(
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:
     n_rows = errors[columns.POSITION].nunique()
-    lines = kind_lines(errors)
-    return "\n".join(
-        [
-            f"{counted(n_rows, 'row')} can't be submitted; nothing was sent.",
-            *(f"  {line}" for line in lines),
-            spelled(
-                "See .problems for all of them (or call validate)",
-                "See `dreamo-batch validate TABLE` for all of them",
-            )
-            + f", or pass {option('on_invalid', 'skip')} to leave these rows out.",
-        ]
-    )
+    see = spelled("See .problems (or call validate)", "See `dreamo-batch validate TABLE`")
+    lines = [
+        f"{counted(n_rows, 'row')} can't be submitted; nothing was sent.",
+        *(f"  {line}" for line in kind_lines(errors)),
+        f"{see} for all of them, or pass {option('on_invalid', 'skip')} to leave these rows out.",
+    ]
+    return "\n".join(lines)
 
 
 @takes_options_of_run(but=_OF_A_TABLE)

@@ -52,7 +52,8 @@ _BEGINNINGS: Final = (  # in small letters
     (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
     (b"<svg", "an SVG drawing"),
     (b"<?xml", "an XML file, perhaps an SVG drawing"),
-    ((b"<!doctype html", b"<html"), "a web page"),
+    ((b"<!doctype html", b"<html", b"<table"), "a web page"),
+    ((b"insert into", b"create table"), "SQL"),
     ((b"{", b"[{"), "JSON"),
 )
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")

@@ -73,6 +73,13 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def listed(names: Iterable[object], n_max: int = 20) -> str:
+    """Return names in a row, and how many more there are than `n_max`."""
+    shown = list(map(str, names))
+    n_more = len(shown) - n_max
+    return ", ".join(shown[:n_max]) + (f" and {n_more:,} more" if n_more > 0 else "")
+
+
 def meant(name: object, known: Iterable[object]) -> str:
     """Ask whether a name much like one that isn't known was meant; if none is, list those that are."""
     names = list(map(str, known))

@@ -496,9 +496,13 @@ def test_a_directory_of_one_service_refuses_another(run, reference, tmp_path):
 def test_a_service_that_needs_a_key_is_not_asked_without_one(reference, tmp_path, monkeypatch):
     """No key for a host that is not loopback: refused before anything is made."""
     monkeypatch.delenv("DREAMO_API_KEY", raising=False)
+    in_memory = jobs(reference, 1).assign(image=[Path(reference).read_bytes()])
     for verb in (dreamo.start, dreamo.run):
-        with pytest.raises(dreamo.KeyMissing, match="DREAMO_API_KEY"):
-            verb(jobs(reference, 1), tmp_path / "run", base_url="https://service.example")
+        for table in (jobs(reference, 1), in_memory):
+            with pytest.raises(dreamo.KeyMissing, match="DREAMO_API_KEY"):
+                verb(table, tmp_path / "run", base_url="https://service.example")
+        with pytest.raises(dreamo.InvalidTable):  # said first: a table can be mended without a key
+            verb(in_memory.assign(seed="x"), tmp_path / "run", base_url="https://service.example")
     assert not (tmp_path / "run").exists()
 
 

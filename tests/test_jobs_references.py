@@ -272,7 +272,7 @@ def test_each_file_is_read_once_however_often_it_is_named(tmp_path, monkeypatch)
         "http://[::1",
         "ftp://example.com/a.png",
         "s3://bucket/key.png",
-        "file:///tmp/a.png",
+        "file://server/a.png",
         "http://example.com:0/a.png",
     ],
 )
@@ -322,7 +322,18 @@ def test_data_uris_that_can_not_be_decoded_are_refused(uri):
     assert read_source(uri, BASE).code == "image-bad-data-uri"
 
 
-@pytest.mark.parametrize("cell", [5, 5.5, {"path": "a.png"}, True, np.zeros((2, 2))])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        5,
+        5.5,
+        {"path": "a.png"},
+        True,
+        np.zeros((2, 2)),
+        np.zeros((3, 64, 64), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
 def test_other_objects_are_no_pictures(cell, tmp_path):
     """The finding says what was found instead of a picture."""
     found = _findings_of(cell, tmp_path)
@@ -331,11 +342,15 @@ def test_other_objects_are_no_pictures(cell, tmp_path):
 
 
 def test_one_picture_in_every_guise_is_one_picture(tmp_path):
-    """Path, bytes and data: URI of the same bytes are the same job; memory is written once."""
+    """Path, bytes, file and data: URI of the same bytes are the same job; memory is written once."""
     content = encoded(plain())
     (tmp_path / "cat.dat").write_bytes(content)
     uri = "data:image/png;base64," + base64.b64encode(content).decode()
+    read_to_its_end = io.BytesIO(content)
+    read_to_its_end.read()
     cells = ["cat.dat", Path("cat.dat"), content, bytearray(content), memoryview(content), uri]
+    cells += [f"file://{tmp_path}/cat.dat", f"'file://localhost{tmp_path}/c%61t.dat'", io.BytesIO(content)]
+    cells += [{"bytes": content, "path": "gone.png"}, {"bytes": None, "path": "cat.dat"}, read_to_its_end]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": 1})
     prepared = prepare(table, entropy="e", base_dir=tmp_path, inputs_dir=tmp_path / "inputs")
     digest = hashlib.sha256(content).hexdigest()
@@ -985,6 +1000,45 @@ def test_a_quoted_link_is_that_link():
 def test_a_link_in_other_words_is_no_file(written, tmp_path):
     """It isn't guessed, but asked for."""
     assert "write nothing but the link" in _findings_of(written, tmp_path)["message"][0]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("$HOME/cat.png", "Variables such as $HOME aren't filled in"),
+        ("${DATA}/cat.png", "Variables such as $HOME aren't filled in"),
+        ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't filled in"),
+        ("C:\\Users\\me\\cat.png", "Paths of Windows can't be read here"),
+        ("C:/Users/me/cat.png", "Paths of Windows can't be read here"),
+        ("file:///C:/cat.png", "Paths of Windows can't be read here"),
+        ("![cat](cat.png)", "without Markdown or HTML"),
+        ('<img src="cat.png">', "without Markdown or HTML"),
+        ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion
+        ("/data/upload/1/cat.png", "Label Studio"),
+    ],
+)
+def test_a_path_that_other_programs_write_says_what_to_write(written, words, tmp_path):
+    """The path as it was written tells where it comes from."""
+    assert words in _findings_of(written, tmp_path)["message"][0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_an_array_of_levels_is_the_picture_that_pil_makes_of_it(mode, tmp_path):
+    """A picture is the same job however it is held in memory."""
+    image = plain(mode=mode)
+    table = pd.DataFrame(
+        {"image": pd.Series([image, np.asarray(image)], dtype=object), "prompt": "a", "seed": 1}
+    )
+    assert len(prepare(table, entropy="e", base_dir=tmp_path).jobs) == 1
+
+
+def test_a_file_open_as_text_is_said(tmp_path):
+    """It isn't taken for a path."""
+    (tmp_path / "a.txt").write_text("a.png")
+    with (tmp_path / "a.txt").open() as file:
+        found = _findings_of(file, tmp_path)
+    assert found["code"].tolist() == ["image-unreadable"]
+    assert "in mode 'rb'" in found["fix"][0]
 
 
 def test_a_path_with_other_capitals_is_named(tmp_path):

@@ -198,7 +198,7 @@ def test_names_that_are_no_text_are_refused(tmp_path, monkeypatch):
     """A file name in another encoding can't be kept in a table."""
     monkeypatch.chdir(tmp_path)
     Path(os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(plain()))
-    with pytest.raises(UsageError, match="Rename the file"):
+    with pytest.raises(UsageError, match="rename the file"):
         sweep(image="*.png", prompt="a")
 
 

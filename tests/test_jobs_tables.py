@@ -676,6 +676,18 @@ def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
         ("jobs.tsv", b"PAR1", "looks like Parquet"),
         ("jobs.csv", b"\xef\xbb\xbf[{", "looks like JSON"),
         ("jobs.csv", b"<!DOCTYPE html>", "looks like a web page"),
+        ("jobs.csv", b"<table><tr><th>image</th></tr></table>", "looks like a web page"),
+        ("jobs.txt", b"INSERT INTO jobs (image, prompt) VALUES ('cat.png', 'a cat');", "looks like SQL"),
+        ("jobs.csv", b"| image | prompt |\n|---|:-:|\n| cat.png | a cat |\n", "it is drawn"),  # Markdown
+        (
+            "jobs.txt",
+            b" image | prompt\n-------+--------\n cat.png | a cat\n(1 row)\n",
+            "it is drawn",
+        ),  # psql
+        ("jobs.txt", b"+-------+--------+\n| image | prompt |\n+-------+--------+\n", "it is drawn"),  # MySQL
+        ("jobs.txt", b'"image" "prompt"\n"1" "cat.png" "a cat"\n', "separator .,"),  # R's write.table
+        ("jobs.md", b"| image |", "save other tables as .csv"),
+        ("jobs.json", b'{"records": [{"fields": {}}]}', "Take a list out of the object"),  # Airtable
         ("jobs.json", b'{"image": {"0": "cat.png"}}', 'orient="records"'),
         ("jobs.json", b"[1,]", "no comma after the last item"),
     ],

@@ -194,6 +194,7 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
     [
         (["imagePath", "prompt"], "Rename 'imagePath' to 'image'"),
         (["图片", "提示词"], "Rename '提示词' to 'prompt'. Rename '图片' to 'image'"),
+        (pd.MultiIndex.from_tuples([("in", "image")]), "get_level_values.0.; -1 is the last level"),
         (["image,prompt"], r"Is that several columns\? Name what separates them, with sep=\."),
         (["Bild", "Beschreibung"], "Rename 'Beschreibung' to 'prompt'. Rename 'Bild' to 'image'"),
         (pd.MultiIndex.from_tuples([("image",), ("prompt",)]), r"MultiIndex \(1 level\)"),
@@ -203,6 +204,20 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
 def test_absent_columns_are_looked_for_under_other_names(names, words):
     with pytest.raises(TableError, match=words):
         validate(pd.DataFrame([[URL, "a"][: len(names)]], columns=names))
+
+
+def test_columns_within_objects_are_asked_for():
+    """As Label Studio exports them."""
+    with pytest.raises(TableError, match=r"flatten these with pandas\.json_normalize"):
+        validate(pd.DataFrame({"id": [1], "data": [{"image": URL, "prompt": "a"}]}))
+
+
+@pytest.mark.parametrize("seed", ["1e3", "1,000", "0x10", "\uff11\uff12", "NA"])
+def test_a_number_in_other_words_says_how_to_write_it(seed):
+    """None is guessed: a comma may be a decimal one."""
+    found = validate(pd.DataFrame({"image": [URL], "prompt": "a", "seed": seed}))
+    assert found["code"].tolist() == ["seed-not-integer"]
+    assert "plain digits, such as 1000" in found["fix"][0]
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,9 @@ def test_statuses_are_categories_in_their_order():
         ([1.0, 2.0], [2], [1]),
         ([("x", 1), ("y", 2)], [("y", 2)], [1]),
         ([("x", 1), ("y", 2)], ["('y', 2)"], [1]),
-        ([0, 1], [], []),
+        *(([0, 1], none, []) for none in ([], (), pd.Series([]), pd.Index([]), pd.DataFrame())),
+        ([0, 1, 2], [True, None, False], [0]),
+        ([0, 1, 2], [float("nan"), pd.NA, True], [2]),
         (list(range(20)), "12", [12]),
         (list(range(20)), 12, [12]),
         (list(range(20)), ["3-5", "9"], [3, 4, 5, 9]),
@@ -280,7 +282,7 @@ def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
     [
         *(([row], "not in the table; its labels look like") for row in (9, "nine", None)),
         ([True, False], "rows: 2 booleans for 3 rows"),
-        ([True, None, False], "rows: 2 booleans|rows: 3 booleans"),
+        ([True, "a", False], "rows: 2 booleans for 3 rows"),
         (
             pd.Series([True, False, True], index=[5, 6, 7]),
             "rows: the mask's labels aren't the table's",

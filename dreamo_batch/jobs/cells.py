@@ -116,6 +116,12 @@ def items_of(cell: Any) -> list[Any] | None:
     return [item for item in cell if not is_missing(item)] if is_list else None
 
 
+def unwrapped(cell: Any) -> Any:
+    """Return the bytes of a picture, or its path, as Hugging Face datasets hold them; any other cell as it is."""
+    is_wrapped = isinstance(cell, dict) and {*cell} == {"bytes", "path"}
+    return (cell["path"] if cell["bytes"] is None else cell["bytes"]) if is_wrapped else cell
+
+
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _ARRAY: Final = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
 

@@ -27,7 +27,7 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, spelled, type_of
+from dreamo_batch.text import counted, listed, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +52,6 @@ _NO_VALUE: Final = re.compile(
     r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/a|#nv|#n/d|#+"
     r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
 )
-_LISTED_MAX: Final = 20
 # Methods by which other libraries give a table.
 _CONVERTING: Final = ("collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
@@ -201,14 +200,14 @@ def check_columns(table: pd.DataFrame) -> None:
     doubled = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
     if doubled:
         raise TableError(
-            f"Several columns share a name: {_listed(doubled)}. Rename or drop all but one of each."
+            f"Several columns share a name: {listed(doubled)}. Rename or drop all but one of each."
         )
     _refuse_unusable(table)
     _refuse_absent(table)
     clashing = [] if is_result(table) else [name for name in table.columns if name in columns.OUTPUTS]
     if clashing:
         raise TableError(
-            f"Columns have the names of output columns: {_listed(clashing)}. Rename them, for example to "
+            f"Columns have the names of output columns: {listed(clashing)}. Rename them, for example to "
             f"my_{clashing[0]}. (A complete result of this toolkit can be run again as it is.)"
         )
 
@@ -223,7 +222,7 @@ def _refuse_other_things(table: pd.DataFrame) -> None:
     if isinstance(table.columns, pd.MultiIndex):
         raise TableError(
             f"The column names are a MultiIndex ({counted(table.columns.nlevels, 'level')}); expected plain names. "
-            "Flatten them, for example with table.columns = table.columns.get_level_values(0)."
+            "Flatten them, for example with table.columns = table.columns.get_level_values(0); -1 is the last level."
         )
 
 
@@ -233,7 +232,7 @@ def _refuse_unusable(table: pd.DataFrame) -> None:
     if reserved:
         raise TableError(
             f"Columns have names that begin with {columns.STORED_PREFIX!r}, which run directories use: "
-            f"{_listed(reserved)}. Rename them."
+            f"{listed(reserved)}. Rename them."
         )
     torn = [name for name in table.columns if isinstance(name, str) and cells.printable(name) != name]
     if torn:
@@ -276,19 +275,15 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     )
     if not set(absent).isdisjoint(table.index.names):
         hints = "It is in the index: call .reset_index() first. "
+    if any(isinstance(cell, dict) for cell in table[:1].to_numpy().ravel()):
+        hints += "If they are inside of objects, flatten these with pandas.json_normalize. "
     if len(names) == 1 and re.search(r"[,;:|\t]|  ", next(iter(names.values()))):
         hints = f"Is that several columns? Name what separates them, with {spelled('sep=', '--delimiter')}. "
-    aliases = f" (or {_listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
+    aliases = f" (or {listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
     raise TableError(
         f"The table has no column {' and no column '.join(map(repr, absent))}{aliases}; it has "
-        f"{_listed(table.columns) or 'no columns at all'}. {hints}Every row needs a picture and a prompt."
+        f"{listed(table.columns) or 'no columns at all'}. {hints}Every row needs a picture and a prompt."
     )
-
-
-def _listed(names: Any) -> str:
-    shown = [str(name) for name in names]
-    n_more = len(shown) - _LISTED_MAX
-    return ", ".join(shown[:_LISTED_MAX]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 # Models, and what only some of them take

@@ -490,14 +490,11 @@ def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
         columns.IMAGE_SENT: "sent_location",
         columns.IMAGE_SENT_DIGEST: "sent_digest",
     }
-    known = {
-        name: pd.array([getattr(image, part) for image in images], columns.STR)
-        for name, part in parts.items()
-    }
-    return {
-        name: pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
-        for name, texts in known.items()
-    }
+    found = {}
+    for name, part in parts.items():
+        texts = pd.array([getattr(image, part) for image in images], columns.STR)
+        found[name] = pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
+    return found
 
 
 def _errors_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:

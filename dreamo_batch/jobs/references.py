@@ -17,7 +17,7 @@ import stat
 import time
 import tomllib
 import unicodedata
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -30,7 +30,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
 from dreamo_batch.errors import StorageFailed
-from dreamo_batch.jobs.cells import Distinct, distinct, is_blank, items_of, printable
+from dreamo_batch.jobs.cells import Distinct, distinct, is_blank, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.parallel import each
@@ -65,13 +65,8 @@ def canonical(url: str) -> str:
 
 def place(url: str) -> str:
     """Return where a URL leads regardless of its query, to find links that may mean the same picture."""
-    path: list[str] = []
-    for part in unicodedata.normalize("NFC", unquote(urlsplit(url).path)).split("/"):
-        if part == "..":
-            path = path[:-1]
-        elif part not in {"", "."}:
-            path.append(part)
-    return "/".join([_host(url), *path])
+    path = unicodedata.normalize("NFC", unquote(urlsplit(url).path)).lstrip("/")
+    return _host(url) + os.path.normpath(f"/{path}")
 
 
 def expires_at(url: str) -> float | None:
@@ -203,8 +198,6 @@ def nearest(path: str) -> str | None:
     return best[0] if len(best) == 1 else None
 
 
-# What other programs leave around a link, or people leave out of one; as a path, without double slashes.
-_LINK_INSIDE: Final = re.compile(r"https?:?/|/www\.")
 # Characters in brackets, or a letter.
 _GLOB_PART: Final = re.compile(r"\[(!?)(.[^]]*)\]|[^\W\d_]")
 
@@ -260,10 +253,11 @@ BYTES: Final = "bytes"
 PIXELS: Final = "pixels"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_FILE_URL = re.compile(r"(?i)file:(?://(?:localhost)?)?(?=/(?!/))")
 # What Windows puts before a path that is copied from a dialog.
 _DIRECTIONS: Final = "\u202a\u202b\u202c\u2066\u2068\u200e\u200f"
 # These can't begin a relative path, so quotes before them aren't part of a file name.
-_WHOLE = ("/", "~", "http:", "https:", "data:")
+_WHOLE = ("/", "~", "http:", "https:", "data:", "file:")
 _LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
 
 
@@ -293,14 +287,28 @@ def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
     """Return what one picture points at, or why it can't be used."""
+    cell = unwrapped(cell)
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
     if isinstance(cell, os.PathLike) and isinstance(os.fspath(cell), str):
         return _source_of_path(os.fspath(cell), base_dir)
-    if isinstance(cell, (bytes, bytearray, memoryview)):
-        return Source(BYTES, content=bytes(cell))
+    return _source_in_memory(cell)
+
+
+def _source_in_memory(cell: Any) -> Source | Finding:
+    if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.ndim > 1:
+        with suppress(TypeError):  # of no picture's shape
+            cell = Image.fromarray(cell)
     if isinstance(cell, Image.Image):
         return Source(PIXELS, content=cell)
+    try:
+        if hasattr(cell, "read"):
+            cell.seek(0)  # an earlier call read it to its end
+            cell = memoryview(cell.read())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return Finding.of("image-unreadable", reason=str(error))
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return Source(BYTES, content=bytes(cell))
     return Finding.of("image-not-a-source", type=type_of(cell))
 
 
@@ -332,6 +340,8 @@ def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     if scheme.startswith(("http:", "https:")):
         reason = _why_unusable(stripped)
         return Finding.of("image-bad-url", reason=reason) if reason else Source(URL, stripped)
+    if match := _FILE_URL.match(stripped):
+        return _source_of_path(unquote(stripped[match.end() :]), base_dir)
     if match := _SCHEME.match(stripped):
         return Finding.of("image-bad-url", reason=f"{match[0]} is not http:// or https://")
     return _source_of_path(text, base_dir)
@@ -784,9 +794,8 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         there = nearest(location) or nearest(unquote(location))
         if there is not None and same_name(there, location):
             return _load_file(there, base_dir)
-        hint = f" But there is {there}; did you mean that?" if there else ""
-        if _LINK_INSIDE.search(location):
-            hint = " If you mean a link, write nothing but the link: https://host/path."
+        words = (f" {words}" for what, words in _LINKS["no_path"].items() if re.search(what, location))
+        hint = f" But there is {there}; did you mean that?" if there else next(words, "")
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
         return Finding.of("image-unreadable", reason=getattr(error, "strerror", None) or str(error))
@@ -951,13 +960,10 @@ class Inputs:
     def keep_repaired(self, digest: str, content: bytes) -> tuple[str, bytes]:
         """Keep the corrected copy of a picture, or return the one that an earlier call kept."""
         stem = f"{digest}-fixed-{RECIPE}"
-        earlier = (
-            () if self.directory is None else [self.directory / f"{stem}{one}" for one in images.SUFFIXES[:2]]
-        )
-        for path in earlier:
-            kept = path.read_bytes() if path.is_file() else b""
-            # A copy that was changed since would break a rule; then it is made again.
-            if kept and not any(one.is_error or is_repairable(one) for one in examine(kept)):
-                return str(path), kept
+        path = kept_copy(self.directory, stem)
+        kept = b"" if path is None else path.read_bytes()
+        # A copy that was changed since would break a rule; then it is made again.
+        if kept and not any(one.is_error or is_repairable(one) for one in examine(kept)):
+            return str(path), kept
         repaired = repair(content)
         return self.keep(stem + images.suffix_of(repaired), repaired), repaired

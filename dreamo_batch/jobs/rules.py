@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tomllib
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from dreamo_batch import columns
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show, text_of
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, harmless, shortened
+from dreamo_batch.text import counted, harmless, listed, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,12 +118,8 @@ class Findings:
             for detail in details.values()
         )
         # Rows that break a rule in the same way share one finding.
-        shared: dict[tuple[Any, ...], Finding] = {}
-        found = _objects([None] * len(positions))
-        for place, values in enumerate(zip(*per_row, strict=True) if details else [()] * len(positions)):
-            if values not in shared:
-                shared[values] = Finding.of(code, **dict(zip(details, values, strict=True)))
-            found[place] = shared[values]
+        finding = functools.cache(lambda *values: Finding.of(code, **dict(zip(details, values, strict=True))))
+        found = _objects(list(map(finding, *per_row)) if details else [finding()] * len(positions))
         cells = distinct(self.of_table[column].iloc[positions])
         shown = cells.take([show(cell) for cell in cells.cells], missing=None)
         self._parts.append(_Part(column, positions, shown, found))
@@ -224,10 +221,9 @@ def _line(group: pd.DataFrame) -> str:
 
 def which_rows(labels: Sequence[str], positions: Sequence[int]) -> str:
     """Return the labels of rows in a few words, such as "3 to 50"."""
-    n_more = len(labels) - _LABELS_MAX
-    if n_more > 0 and positions[-1] - positions[0] == len(labels) - 1:
+    if len(labels) > _LABELS_MAX and positions[-1] - positions[0] == len(labels) - 1:
         return f"{labels[0]} to {labels[-1]}"
-    return ", ".join(labels[:_LABELS_MAX]) + (f" and {n_more:,} more" if n_more > 0 else "")
+    return listed(labels, _LABELS_MAX)
 
 
 _COLOURS: Final = {ERROR: PALETTE[columns.FAILED].colour, WARNING: PALETTE[columns.AMBIGUOUS].colour}

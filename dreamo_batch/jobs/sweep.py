@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import itertools
 import math
 import os
@@ -25,7 +26,7 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
 from dreamo_batch.jobs.references import matching
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, quoted
+from dreamo_batch.text import counted, listed, quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +35,9 @@ if TYPE_CHECKING:
 _TEMPLATE: Final = "template"
 _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
 # Iterable, but one value.
-_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image)
+_SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, io.BufferedIOBase)
 _MAGIC = "*?["
 _PAIR = 2
-_NAMED_MAX = 5
 
 
 def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
@@ -62,7 +62,8 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
     if isinstance(given, (set, frozenset)):
         raise UsageError(f"{name}: a set has no order, so the rows would differ between runs. Pass a list.")
     is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
-    if is_pair or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
+    is_array = len(getattr(given, "shape", ())) > _PAIR  # of levels, as a picture
+    if is_pair or is_array or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
     return list(itertools.islice(given, most + 1))
 
@@ -112,12 +113,7 @@ def _images(value: Any) -> list[Any]:
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
     found, near = matching(str(file_given("image", value)))
-    for path in found:
-        if cells.printable(path) != path:
-            raise UsageError(f"image: the name {cells.printable(path)} isn't valid UTF-8. Rename the file.")
-    named = ", ".join(map(cells.printable, near[:_NAMED_MAX])) + (
-        " and others" if len(near) > _NAMED_MAX else ""
-    )
+    named = listed(map(cells.printable, near))
     if not found:
         hint = f" Some differ only in letter case: {named}." if near else ""
         raise UsageError(
@@ -241,7 +237,7 @@ def sweep(
     ----------
     *groups : Zipped
         Axes that vary together, as `zipped` returns them.
-    image : path, URL, bytes, PIL image, glob pattern, or iterable of these
+    image : path, URL, bytes, file, PIL image, array, glob pattern, or iterable of these
         Reference pictures. ``"refs/*.png"`` stands for all matching files, sorted by name. A list within the iterable
         is one value: the several pictures of a row.
     prompt : str or iterable of str, optional
@@ -442,12 +438,8 @@ def _refuse_explosion(
 
 def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
     """Return the place on each axis, for every combination in the order of nested loops."""
-    row = np.arange(math.prod(lengths))
-    # The number of rows for which a value stays the same: all combinations of the later axes.
-    spans = [math.prod(lengths[number + 1 :]) for number in range(len(lengths))]
-    return np.stack(
-        [row // span % n for span, n in builtins.zip(spans, lengths, strict=True)], 1, dtype=np.int64
-    )
+    combinations = itertools.product(*map(range, lengths))
+    return np.fromiter(combinations, np.dtype((np.int64, len(lengths))), math.prod(lengths))
 
 
 def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDArray[np.int64]:
@@ -563,21 +555,16 @@ def _shown(name: str, value: Any) -> str:
 
 def _template_parts(template: str) -> list[tuple[str, str | None]]:
     """Return the parts of a template: text, or the name of an axis."""
-    try:
-        parsed = list(Formatter().parse(template))
-    except ValueError as error:
-        raise _unreadable(template, str(error)) from None
     parts: list[tuple[str, str | None]] = []
-    for text, name, form, conversion in parsed:
-        parts.append((text, None))
-        if name is not None:
-            if not name.strip().isidentifier() or form or conversion:
-                raise _unreadable(template, "expected names in braces, such as {place}")
-            parts.append(("", name.strip()))
+    try:
+        for text, name, form, conversion in Formatter().parse(template):
+            parts.append((text, None))
+            if name is not None:
+                if not name.strip().isidentifier() or form or conversion:
+                    raise ValueError("expected names in braces, such as {place}")  # noqa: TRY301 - said below
+                parts.append(("", name.strip()))
+    except ValueError as error:
+        raise UsageError(
+            f"template: can't read {cells.show(template)!r} ({error}). Double the braces that belong in the prompt."
+        ) from None
     return parts
-
-
-def _unreadable(template: str, reason: str) -> UsageError:
-    return UsageError(
-        f"template: can't read {cells.show(template)!r} ({reason}). Double the braces that belong in the prompt."
-    )

@@ -101,7 +101,7 @@ def read_table(
     """
     check_pandas()
     path = file_given("path", path)
-    suffix = _known_suffix(path, " Unpack compressed files; save other spreadsheets as .xlsx.")
+    suffix = _known_suffix(path, " Unpack compressed files; save other tables as .csv or .xlsx.")
     if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
         raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
     if decimal is not None and not (isinstance(decimal, str) and decimal in (".", ",")):
@@ -311,6 +311,7 @@ def _is_list(cell: Any) -> bool:
 
 
 def _as_text(cell: Any) -> Any:
+    cell = cells.unwrapped(cell)
     if _is_list(cell):
         return [_as_text(item) for item in cell]
     if isinstance(cell, str):
@@ -330,6 +331,7 @@ _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
+_RULED: Final = re.compile(rb"(?:[^\n]*\n)?[ |:+-]*--[ |:+-]*\r?\n")  # a line of dashes, as in Markdown
 _NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a decimal comma
 _THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
@@ -340,14 +342,14 @@ _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
 _QUOTING: Final = (
-    "Put quotes around text with a separator, quote or line break, and double the quotes inside: "
+    "Put quotes around text with a separator (, ; | or tab), quote or line break, and double the quotes inside: "
     '"a ""big"" cat, asleep".'
 )
 
 
 def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> tuple[pd.DataFrame, list[int]]:
     """Read separated values as text, changing only decimal commas, and the line where each row begins."""
-    if guess := looks_like(content := path.read_bytes()):
+    if guess := looks_like(content := path.read_bytes()) or (_RULED.match(content) and " (it is drawn)"):
         raise TableError(f"{path} isn't CSV{guess}. Unpack it, name it after its format, or export a CSV.")
     text = cells.decoded(path, content)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
@@ -567,7 +569,8 @@ def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
         records = _parsed(text, str(path), hint)
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise TableError(
-                f'{path}: expected a list of objects, such as [{_EXAMPLE}], by pandas written with orient="records".'
+                f'{path}: expected a list of objects, such as [{_EXAMPLE}], by pandas written with orient="records". '
+                "Take a list out of the object around it; pandas.json_normalize flattens nested objects."
             )
     names = dict.fromkeys(name for record in records for name in record)
     if torn := [name for name in names if cells.printable(name) != name]:

@@ -750,7 +750,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
     """Mark the rows meant by labels, texts of labels, ranges of them ("3-7") or job ids, or by a boolean per row."""
     if isinstance(rows, pd.Series) and len(rows) and pd.api.types.infer_dtype(rows) == "boolean":
         return _aligned(index, rows)
-    values = list(_several(index, rows))
+    values = _several(index, rows)
     if isinstance(rows, Mapping) or any(isinstance(one, list | dict | np.ndarray | slice) for one in values):
         raise UsageError(f"rows: expected labels of rows, or a boolean for every row, not {quoted(rows)}.")
     is_given = [isinstance(value, bool | np.bool_) for value in values]
@@ -771,7 +771,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         found = found or by_job.get(str(value)) or _between(places, value)
         if found is None and is_flag:
             raise UsageError(
-                f"rows: {counted(len(values), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
+                f"rows: {counted(sum(is_given), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
                 "row, or labels."
             )
         if found is None:
@@ -794,12 +794,15 @@ def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
     return np.array(mask.fillna(value=False), dtype=bool)
 
 
-def _several(index: pd.Index, rows: Any) -> Any:
-    """Return the values that name rows: a table stands for its labels, one label for itself."""
-    if isinstance(rows, pd.DataFrame):
-        return rows.index
+def _several(index: pd.Index, rows: Any) -> list[Any]:
+    """Return the values that name rows: a table stands for its labels, one label for itself, no boolean for False."""
+    rows = rows.index if isinstance(rows, pd.DataFrame) else rows
     is_one = isinstance(rows, str | bytes) or not hasattr(rows, "__iter__")
-    return [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else rows
+    values = (
+        [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else [*rows]
+    )
+    is_mask = any(isinstance(one, bool | np.bool_) for one in values)
+    return [not is_missing(one) and one for one in values] if is_mask else values
 
 
 def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
