@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import os
@@ -210,8 +211,8 @@ def test_a_file_may_be_named_like_a_pattern(tmp_path, monkeypatch):
 
 
 def test_pictures_in_memory_are_single_values():
-    """Bytes and PIL images are iterable or array-like, but are one picture each."""
-    for picture in (encoded(plain()), bytearray(b"x"), plain()):
+    """Bytes, files, arrays and PIL images are iterable or array-like, but are one picture each."""
+    for picture in (encoded(plain()), bytearray(b"x"), plain(), io.BytesIO(b"x\ny"), np.asarray(plain())):
         table = sweep(image=picture, prompt=["a", "b"])
         assert len(table) == 2
         assert table["image"].dtype == object

@@ -6,6 +6,7 @@ import base64
 import csv
 import datetime as dt
 import importlib.util
+import itertools
 import json
 import warnings
 import zipfile
@@ -772,8 +773,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_bytes_become_data_uris_and_stay_the_same_picture(tmp_path):
     """A table with pictures in memory can be written; bytes survive it."""
     content = encoded(plain())
-    table = pd.DataFrame({"image": [content, URL], "prompt": "a"})
-    for suffix in (".csv", ".jsonl"):
+    wrapped = {"bytes": content, "path": None}  # as Hugging Face datasets hold it
+    for suffix, cell in itertools.product((".csv", ".jsonl"), (content, wrapped)):
+        table = pd.DataFrame({"image": pd.Series([cell, URL], dtype=object), "prompt": "a"})
         write_table(table, tmp_path / f"jobs{suffix}")
         back = read_table(tmp_path / f"jobs{suffix}")
         assert back["image"][0] == "data:image/png;base64," + base64.b64encode(content).decode()

@@ -281,17 +281,17 @@ def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
 
 
+_LOST: Final = (Image.Image, io.IOBase)
 _ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
 
 
 def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
     """Replace pictures in memory by text: bytes by `data:` URIs, PIL images by a description."""
     in_memory = [name for name in frame.columns if isinstance(frame[name].dtype, _ANY)]
-    lost = [str(name) for name in in_memory if any(isinstance(cell, Image.Image) for cell in frame[name])]
+    lost = [str(name) for name in in_memory if any(isinstance(cell, _LOST) for cell in frame[name])]
     if lost:
         warnings.warn(
-            f"PIL images in {', '.join(lost)} are written only as a description. To keep them, save them as files "
-            "first.",
+            f"PIL images or files in {', '.join(lost)} are written only as a description. Save the pictures first.",
             stacklevel=6,
         )
     # Without the dtype, pandas would make columns of str, which can't hold half characters.
