@@ -1029,7 +1029,8 @@ def test_an_array_of_levels_is_the_picture_that_pil_makes_of_it(mode, tmp_path):
     table = pd.DataFrame(
         {"image": pd.Series([image, np.asarray(image)], dtype=object), "prompt": "a", "seed": 1}
     )
-    assert len(prepare(table, entropy="e", base_dir=tmp_path).jobs) == 1
+    rows = prepare(table, entropy="e", base_dir=tmp_path).rows
+    assert rows["duplicate_of"].tolist()[1:] == [0]
 
 
 def test_a_file_open_as_text_is_said(tmp_path):
