@@ -99,7 +99,7 @@ def test_what_is_no_exact_whole_number_is_named(cell, fault):
 
 
 @pytest.mark.parametrize(
-    "cell", [None, float("nan"), pd.NA, pd.NaT, "", Decimal("nan"), np.datetime64("NaT")]
+    "cell", [None, float("nan"), pd.NA, pd.NaT, "", Decimal("nan"), np.datetime64("NaT", "s")]
 )
 def test_missing_values_of_every_sort_are_missing(cell):
     """There are many ways to say nothing."""

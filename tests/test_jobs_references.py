@@ -939,7 +939,7 @@ def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
         ([["a.png"]], "image-not-a-source"),
         (np.zeros((1, 4)), "image-not-a-source"),
         ("[{[1]: 2}]", "image-not-found"),
-        ("[" * 9000 + "]" * 9000, "image-unreadable"),
+        ("[" * 99_000 + "]" * 99_000, "image-unreadable"),
     ],
 )
 def test_other_lists_are_no_picture(cell, code, tmp_path):

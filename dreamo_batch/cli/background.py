@@ -202,9 +202,8 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
     if process is None:
         return f"Nothing is running in {directory.name}."
     is_another = _started(process.pid) is not None
-    return f"Nothing is running in {directory.name}: {process} was killed" + (
-        ", and its process id now belongs to another process." if is_another else "."
-    )
+    more = ", and its process id now belongs to another process" if is_another else ""
+    return f"Nothing is running in {directory.name}: {process} was killed{more}."
 
 
 # Putting a command in the background.
@@ -280,7 +279,8 @@ class _DatedLines(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        if not self._stream.closed:  # as at the end of the interpreter
+            self._stream.flush()
 
     def fileno(self) -> int:
         return self._stream.fileno()
