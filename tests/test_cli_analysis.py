@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import warnings
 from decimal import Decimal
 
 import pytest
@@ -168,6 +170,19 @@ def test_export_writes_a_folder(run_dir, tmp_path):
     assert result.exit_code == 0
     assert "pictures      1\n" in result.stdout
     assert {path.name for path in (tmp_path / "e").glob("results.*")} == {"results.csv", "results.jsonl"}
+
+
+def test_warnings_are_lines_of_their_own(run_dir, tmp_path):
+    """Whatever warns, no place in the code is named, and filters of the environment change nothing."""
+    copy = shutil.copytree(run_dir, tmp_path / "copy")
+    (copy / "ratings.parquet").write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = call("costs", copy)
+    assert done.exit_code == 0
+    (line,) = [line for line in done.stderr.splitlines() if "ratings.parquet can't be read" in line]
+    assert line.startswith("warning: ")
+    assert "UserWarning" not in done.stderr
 
 
 def test_export_without_every_picture_leaves_with_1(tmp_path):

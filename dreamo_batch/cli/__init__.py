@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -91,7 +92,12 @@ class CommandGroup(click.Group):
         _escape_unencodable()
         words = list(sys.argv[1:] if args is None else args)
         try:
-            with self.make_context(prog_name or "dreamo-batch", words, **extra) as context:
+            with (
+                warnings.catch_warnings(),
+                self.make_context(prog_name or "dreamo-batch", words, **extra) as context,
+            ):
+                warnings.simplefilter("default", UserWarning)
+                warnings.showwarning = lambda message, *_where, **_more: warn(f"warning: {message}")
                 code = self.invoke(context) or DONE
         except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
             _print_error(error)

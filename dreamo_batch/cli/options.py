@@ -7,14 +7,12 @@ import csv
 import functools
 import inspect
 import re
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 import dreamo_batch as dreamo
 from dreamo_batch.cli import output
-from dreamo_batch.cli.output import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -227,12 +225,7 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
         doubled = next(old for old in olds if olds.count(old) > 1)
         raise click.UsageError(f"--rename renames column {doubled!r} twice")
     sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        table = dreamo.read_table(path, sep=sep, decimal=decimal, rename=new_names)
-    for warning in said:
-        warn(f"warning: {warning.message}")
-    return table
+    return dreamo.read_table(path, sep=sep, decimal=decimal, rename=new_names)
 
 
 def run_dir_of(argument: str | None, option: str | None) -> str:
