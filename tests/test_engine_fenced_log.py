@@ -55,6 +55,14 @@ class TakesTakenForOwn(FencedLog):
         raise OSError
 
 
+@pytest.mark.parametrize("mistaken", [CompactsBarriers, LooksOnce, GoesOnAfterDoubt, TakesTakenForOwn])
+def test_a_deliberate_mistake_replaces_what_the_log_has(mistaken):
+    """One that replaces nothing makes no mistake."""
+    made = [name for name, one in vars(mistaken).items() if callable(one)]
+    assert made
+    assert all(hasattr(FencedLog, name) for name in made)
+
+
 def mutant(**changes):
     return type("Mutant", (Writer,), changes)
 

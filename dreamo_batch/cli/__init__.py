@@ -90,12 +90,9 @@ class CommandGroup(click.Group):
         _handle_signals()
         _open_missing_files()
         _escape_unencodable()
-        words = list(sys.argv[1:] if args is None else args)
+        name, words = prog_name or "dreamo-batch", list(sys.argv[1:] if args is None else args)
         try:
-            with (
-                warnings.catch_warnings(),
-                self.make_context(prog_name or "dreamo-batch", words, **extra) as context,
-            ):
+            with warnings.catch_warnings(), self.make_context(name, words, **extra) as context:
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = lambda message, *_where, **_more: warn(f"warning: {message}")
                 code = self.invoke(context) or DONE
