@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
@@ -265,16 +265,19 @@ def _call(
     table = as_frame(given["table"])
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
-    inputs_dir = None
-    with suppress(Exception):  # raised again below, if nothing is wrong with the table
+    refusal: Exception | None = (
+        None  # told below, if nothing is wrong with the table; until then nothing is written
+    )
+    try:
         service.check()
-        inputs_dir = directory.inputs if is_kept else None
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        refusal = error
     prepared = prepare(
         table,
         entropy=entropy,
         random_seed=options.random_seed,
         base_dir=given["base_dir"],
-        inputs_dir=inputs_dir,
+        inputs_dir=directory.inputs if is_kept and refusal is None else None,
         fix_images=options.fix_images,
         known_images=known_images(directory.jobs),
         at=at,
@@ -284,7 +287,8 @@ def _call(
     is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
     if len(errors) and options.on_invalid == "raise" and not is_over:
         raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
-    service.check()
+    if refusal is not None:
+        raise refusal
     inputs = CallInputs(named[user_columns(named)], prepared, options)
     if options.keep_references and is_kept:
         with storing(directory):

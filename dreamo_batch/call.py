@@ -368,7 +368,10 @@ class Call:
     def pause_for(self, seconds: float) -> None:
         """Wait, or until the call is over."""
         self.runner.refuse_own_thread()
-        self.runner.is_closed.wait(seconds)
+        try:
+            self.runner.is_closed.wait(seconds)
+        except RuntimeError as error:  # a second interrupt came while the first released the lock
+            raise KeyboardInterrupt from error
 
     @property
     def ending(self) -> str:

@@ -644,7 +644,7 @@ def logger_named(name: str) -> logging.Logger:
     return logger
 
 
-# They log while paid work goes on, to handlers that a user has set.
+# They log during paid work, to handlers that a user has set.
 for _name in ("asyncio", "filelock", "urllib3.connectionpool", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"):
     logger_named(_name)
 

@@ -145,8 +145,7 @@ def to_lab(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def thumbnail(picture: Image.Image, side_px: int = SIDE_PX) -> NDArray[np.float32]:
     """Scale a picture to a small square in L*a*b*, whatever its proportions."""
-    small = picture.resize((side_px, side_px), Image.Resampling.BOX)
-    return to_lab(np.asarray(small))
+    return to_lab(np.asarray(picture.resize((side_px, side_px), Image.Resampling.BOX)))
 
 
 def mean_delta_e(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -159,8 +158,7 @@ def perceptual_hash(picture: Image.Image) -> int:
     grey = picture.convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.LANCZOS)
     low = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
     low[np.abs(low) < _NOISE] = 0.0  # rounding errors are not bits
-    is_high = (low > np.median(low)).ravel()
-    return int(_WEIGHTS[is_high].sum(dtype=np.uint64))
+    return int(_WEIGHTS[(low > np.median(low)).ravel()].sum(dtype=np.uint64))
 
 
 def distance(one: int, other: int) -> int:

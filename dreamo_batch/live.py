@@ -282,7 +282,7 @@ def wait_until(seconds: float, directory: RunDirectory, *, show: bool) -> None:
         left = duration(max(0.0, seconds - time.time()))
         say(f"Waiting until {until} ({left}); nothing is sent before then. {ways} ends the wait.", show=show)
         _sleep_until(seconds, threading.Event())
-        say("The start time is reached; checking again.", show=show)
+        say("Start time reached; checking again.", show=show)
 
 
 def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
@@ -645,10 +645,7 @@ class Batch:
         self._call = call
 
     def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
-        """Go on with the same table; what was submitted again once is not submitted once more.
-
-        What the run may still add to the cost is what the calls before left of it.
-        """
+        """Continue with the same table and what is left of the cost, without submitting again what was once."""
         call = self._own("resume")
         inputs = replace(
             call.inputs,

@@ -115,7 +115,7 @@ def search(
     if max_cost is None:
         raise UsageError(f"search needs a cap: pass {option('max_cost')} in USD, or inf for none.")
     wanted = _criterion(accept)
-    tries = _all_tries(jobs, [*dict.fromkeys(names_given("per", per))], max_attempts_each, wanted)
+    tries = _all_tries(jobs, per, max_attempts_each, wanted)
     _refuse_equal_rows(jobs, {name: options[name] for name in ("fix_images", "base_dir") if name in options})
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **options)
     if plan_only:
@@ -193,13 +193,13 @@ def _yes_or_no(verdict: Any) -> float:
     return float(verdict)
 
 
-def _all_tries(jobs: pd.DataFrame, per: list[str], n_each: int, wanted: Criterion) -> _Tries:
+def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> _Tries:
     table, _ = recognised(as_frame(jobs))
     table = table[user_columns(table)]
     new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
-    names_given("per", per, table)
+    per = [*dict.fromkeys(names_given("per", per, table))]
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")
     seeds = table.get(columns.SEED, ())

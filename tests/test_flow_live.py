@@ -320,6 +320,28 @@ def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys
     flow.assert_finishes()
 
 
+def test_a_second_interrupt_at_once_is_one_too(flow, start, slow, capsys, monkeypatch):
+    """It can hit the lock that the first is releasing, which Python shows as another error."""
+    live = start()
+    until(lambda: are_two_under_way(live))
+    closed = live._call.runner.is_closed
+
+    class Torn:
+        def __getattr__(self, name: str) -> object:
+            return getattr(closed, name)
+
+        def wait(self, _seconds: float) -> bool:
+            raise RuntimeError("release unlocked lock")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live._call.runner, "is_closed", Torn())
+        with pytest.raises(KeyboardInterrupt):
+            live.wait()
+    assert "continues in the background" in capsys.readouterr().err
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    flow.assert_finishes()
+
+
 def test_a_batch_can_be_awaited(flow, start, slow):
     """`await live` gives the table without holding up the event loop."""
     live = start()

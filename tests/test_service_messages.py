@@ -603,6 +603,8 @@ def test_a_task_in_an_envelope_is_found():
         b'{"status": "error", "message": "try again later"}',
         b'{"id": "cq0example", "error": {"code": 429, "message": "slow down"}}',
         b'{"id": "cq0example", "error": {"code": "503", "message": "try again"}}',
+        b'{"id": "cq0example", "error": {"code": "TooManyRequests", "message": "slow down"}}',
+        b'{"id": "cq0example", "error": {"code": 50430, "message": "too many tasks"}}',
         b'{"status": {"code": 500, "message": "oops"}, "data": null}',
         b'{"status": "error", "error": {"code": 500, "message": "internal"}}',
         b'{"status": "failed", "error": "Task not found"}',

@@ -185,7 +185,7 @@ def stop(run_dir: str) -> Process:
         while process.is_alive:
             time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
-        warn(f"No longer waiting. {process} sends nothing more and ends once these are answered.")
+        warn(f"No longer waiting. {process} sends nothing more and ends once its requests are answered.")
         raise
     return process
 

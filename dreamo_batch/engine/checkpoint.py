@@ -355,8 +355,7 @@ def references_of(decided: pd.DataFrame) -> pd.DataFrame:
 def _further(texts: pd.Series) -> pd.DataFrame:
     """Read the pictures after the first, one per row, with the index of their row."""
     listed = [(label, *image) for label, text in texts.dropna().items() for image in json.loads(text)]
-    found = pd.DataFrame(listed, columns=["label", *IMAGE]).set_index("label")
-    return found.astype(columns.STR)
+    return pd.DataFrame(listed, columns=["label", *IMAGE]).set_index("label").astype(columns.STR)
 
 
 def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:

@@ -404,8 +404,7 @@ class Effects:
             # Taken out when sent, so that no picture is kept here meanwhile.
             request = [self._payloads.request(job)]
         except (ImageChanged, ImageGone) as error:
-            failure = Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error))
-            return CreateAnswer(key, failure)
+            return CreateAnswer(key, Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error)))
         except Exception as error:
             logger.exception("the request of job %s can't be built", key[0])
             return CreateAnswer(key, failures.not_built(error))

@@ -328,7 +328,8 @@ def serve(*, on_ready: Callable[[LocalGateway], None], **options: Any) -> None:
     """Run a gateway until SIGINT, SIGTERM or SIGHUP; call it in the main thread of a separate process."""
     with contextlib.suppress(_Ended), _ended_by_signals(), LocalGateway(**options) as gateway:
         on_ready(gateway)
-        threading.Event().wait()
+        while True:
+            signal.pause()
 
 
 class _Ended(BaseException):

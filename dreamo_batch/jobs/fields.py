@@ -526,8 +526,7 @@ def read_replicates(findings: Findings) -> NDArray[np.int64]:
 def read_rephraser(findings: Findings, models: RowModels) -> NDArray[np.bool_]:
     """Read whether the service may reword the prompts; the model's default where the cell is empty."""
     read = _read(columns.USE_REPHRASER, findings, cells.booleans)
-    default = models.take("use_rephraser_default")
-    return np.where(read.is_given, read.numbers != 0, default)
+    return np.where(read.is_given, read.numbers != 0, models.take("use_rephraser_default"))
 
 
 def _read(column: str, findings: Findings, read: Callable[[pd.Series], Integers]) -> Integers:

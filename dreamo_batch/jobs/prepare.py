@@ -216,8 +216,7 @@ def validate(
     """
     table = fields.as_frame(table)
     how = Check(absolute(base_dir), fix_images=check_flag("fix_images", fix_images))
-    problems = read(table, how).problems
-    return Problems.of(problems, n_rows=len(table))
+    return Problems.of(read(table, how).problems, n_rows=len(table))
 
 
 def absolute(folder: Any) -> Path:

@@ -749,8 +749,7 @@ class Calibration:
         """
         if not is_number(others_taken) or not 0 <= others_taken <= 1:
             raise UsageError(f"others_taken={quoted(others_taken)}: expected a share from 0 to 1.")
-        kept = self.roc.loc[self.roc["others_taken"] <= others_taken, "threshold"]
-        return float(kept.iloc[-1])
+        return float(self.roc.loc[self.roc["others_taken"] <= others_taken, "threshold"].iloc[-1])
 
 
 def calibrate(

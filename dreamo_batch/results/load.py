@@ -694,8 +694,7 @@ def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
     """Return the run directory of each row: `run_dir` for all, or that which the row comes from."""
     found = {} if run_dir is not None else _run_dirs(results)
     if not found:
-        only = run_dir_of(results, run_dir)
-        return _with_pictures(results, [only] * len(results))
+        return _with_pictures(results, [run_dir_of(results, run_dir)] * len(results))
     names = results[columns.RUN_DIR]
     has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
     lost = names.isna() & has_picture

@@ -534,8 +534,7 @@ def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return when each attempt was taken and when its end was seen, in Unix seconds; an open one has no end."""
     taken = _seconds(attempts[columns.ANSWERED_AT].fillna(attempts[columns.SENT_AT]))
     last = attempts[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
-    ended = attempts[columns.COMPLETED_AT].fillna(last)
-    return taken, np.maximum(_seconds(ended), taken)
+    return taken, np.maximum(_seconds(attempts[columns.COMPLETED_AT].fillna(last)), taken)
 
 
 def _seconds(times: pd.Series) -> np.ndarray:

@@ -258,6 +258,7 @@ HTTP_STATUS_IN_WORDS: Final = r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])"  # of 0
 OUTPUT_REJECTED_IN_WORDS: Final = r"(?<![0-9])0*505(11|19)(?![0-9])"  # another seed may pass (up)
 UPSTREAM_BUSY_IN_WORDS: Final = r"(?<![0-9])504(29|30)(?![0-9])"  # too many requests (up)
 RATE_LIMIT_CODES: Final = r"429|504(29|30)|too ?many ?requests.*|.*rate ?limit.*|throttl.*"
+SERVER_ERRORS: Final = range(500, 600)  # HTTP statuses, also as codes (assumed)
 # At any HTTP status (cli); the words of services elsewhere are assumed, here and above.
 NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those of "InsufficientBalance" too
     r"((insufficient|not ?enough) ?([a-z]+ )?|(no|out ?of) ?((more|remaining|account|available) )?)"

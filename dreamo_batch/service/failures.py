@@ -147,8 +147,6 @@ class Failure:
 _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
-_RATE_LIMIT: Final = re.compile(contract.RATE_LIMIT_CODES, re.IGNORECASE)
-_WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
 _QUOTED: Final = re.compile(
@@ -254,7 +252,7 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
         return FailureKind.STOP, NO_CREDIT
     if (number := messages.code_number(said.code)) in contract.STOP_STATUSES.value:
         return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
-    if number in range(500, 600):
+    if number in contract.SERVER_ERRORS:
         return FailureKind.MAY_HAVE_ARRIVED, SERVER_ERROR
     return _judge_rejection("create", said)
 
@@ -262,8 +260,7 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
 def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[FailureKind, str]:
     """Judge the refusal of a request that may only have come too early."""
     is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
-    code = _WORD_ENDS.sub(" ", said.code or "").lstrip("0")
-    if operation == "create" and (is_busy or _RATE_LIMIT.fullmatch(code)):
+    if operation == "create" and (is_busy or messages.says_busy(said)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
@@ -307,7 +304,7 @@ def _says_no_credit(said: ServiceMessage) -> bool:
         return False  # it may quote the prompt
     is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
-    return is_code or any(_NO_CREDIT.search(_WORD_ENDS.sub(" ", one)) for one in words)
+    return is_code or any(_NO_CREDIT.search(messages.WORD_ENDS.sub(" ", one)) for one in words)
 
 
 def is_success(status: int) -> bool:

@@ -248,8 +248,16 @@ def says_missing(said: ServiceMessage | None) -> bool:
     return _TASK_MISSING.search(words) is not None
 
 
+def says_busy(said: ServiceMessage | None) -> bool:
+    """Return whether a code says that a request came too early."""
+    code = "" if said is None else WORD_ENDS.sub(" ", said.code or "").lstrip("0")
+    return _RATE_LIMIT.fullmatch(code) is not None
+
+
 Status = Literal["in_progress", "completed", "failed"]
 
+WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
+_RATE_LIMIT: Final = re.compile(contract.RATE_LIMIT_CODES, re.IGNORECASE)
 _TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
 
 # Printable, and not a step in a path.
@@ -355,11 +363,8 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
     if says_missing(said) and not is_documented and status != "completed":
         return False
     if task_id_in(answer) is not None:
-        if (
-            answer.get("status") is None
-            and said is not None
-            and code_number(said.code) in (429, *range(500, 600))
-        ):
+        number = None if said is None else code_number(said.code)
+        if answer.get("status") is None and (number in contract.SERVER_ERRORS or says_busy(said)):
             return False  # the gateway's own
         return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
