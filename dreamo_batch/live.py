@@ -25,13 +25,13 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
-from dreamo_batch.engine.attempts import Attempt, Spending, highest_price
+from dreamo_batch.engine.attempts import Attempt, highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
-from dreamo_batch.engine.coordinator import count_rows
+from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
-from dreamo_batch.money import dollars, exact_text, money
+from dreamo_batch.money import dollars, exact_text
 from dreamo_batch.results.load import existing, load, open_lines, read_state
 from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, spelled
 
@@ -758,16 +758,8 @@ class FollowedRun:
         is_worked_on = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
-        kinds = state.kinds()
-        price = highest_price(kinds)
-        budget = Spending(cap=money(state.terms.cap), price=price, attempts=kinds)
-        snapshot = Snapshot(
-            by_status=count_rows(self._rows.weights, self._rows.n_invalid, state),
-            spent_usd=budget.spent,
-            reserved_usd=budget.reserved,
-            max_cost_usd=budget.cap,
-            n_in_flight=sum(1 for _ in state.open()),
-        )
+        price = highest_price(state.kinds())
+        snapshot = snapshot_of(state, price, self._rows.weights, self._rows.n_invalid)
         is_whole = snapshot.n_settled == snapshot.n_rows
         return _status(
             snapshot,

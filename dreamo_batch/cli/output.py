@@ -39,7 +39,6 @@ NOT_ALL: Final = 1
 UNUSABLE: Final = 2
 STOPPED: Final = 3
 
-_OPEN: Final = (columns.PENDING, columns.SUBMITTING, columns.IN_PROGRESS)
 # The disk or the terminal is gone; nothing is wrong with the arguments.
 _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 _BY_STATUS: Final = "by_status"
@@ -53,7 +52,7 @@ _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
 def code_of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
     """Return the code of a run that has ended."""
     status = results[columns.STATUS]
-    if status.isin(_OPEN).any():
+    if status.isin(columns.UNSETTLED).any():
         return STOPPED
     is_done = status == columns.COMPLETED
     if with_pictures:

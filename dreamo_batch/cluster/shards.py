@@ -31,7 +31,7 @@ from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slic
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
-from dreamo_batch.engine.coordinator import SystemClock, count_rows, what_to_do
+from dreamo_batch.engine.coordinator import SystemClock, snapshot_of, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
@@ -329,7 +329,7 @@ class _ShardRunner(Runner):
         """Do what others ask."""
         self._take(0.0)
 
-    def _halt(self, message: object) -> None:  # noqa: ARG002 - there is one call
+    def _halt(self, meant: object) -> None:  # noqa: ARG002 - there is one call
         self._call.halt()
 
     def _close(self) -> None:
@@ -559,7 +559,7 @@ class ShardedCall(Call):
         for job_id, n_rows in self._planned.weights.items():
             weights[shard_of(job_id)][job_id] = n_rows
         return {
-            name: _snapshot(weights[name], shards.get(name, State()), self.spending.price)
+            name: snapshot_of(shards.get(name, State()), self.spending.price, weights[name])
             for name in sorted(weights.keys() | shards.keys())
         }
 
@@ -827,12 +827,6 @@ class ShardedCall(Call):
         if not isinstance(self._stopped, StorageFailed):
             self.directory.update_manifest(reconciliation=self.reconciliation)
         self.results = results  # last: other threads look for it
-
-
-def _snapshot(weights: dict[str, int], state: State, price: Decimal | None) -> Snapshot:
-    budget = Spending(price=price, attempts=state.kinds())
-    n_open = sum(1 for _ in state.open())
-    return Snapshot(count_rows(weights, 0, state), budget.spent, budget.reserved, None, n_open)
 
 
 def _lanes(n_most: int, in_flight: int) -> tuple[int, int]:

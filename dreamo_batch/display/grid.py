@@ -17,7 +17,7 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_of
+from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
 from dreamo_batch.errors import UsageError, names_given
@@ -605,7 +605,10 @@ class References:
         self._cells = [results[name].to_numpy(dtype=object) for name in image_columns(results)]
         self._jobs = results[columns.JOB_ID].to_numpy(dtype=object) if columns.JOB_ID in results else None
         self._folders = folders
-        self._recorded = {folder: _recorded(folder) for folder in dict.fromkeys(folders)}
+        self._recorded = {
+            folder: references_by_job(read_distinct_jobs(RunDirectory(folder).jobs))
+            for folder in dict.fromkeys(folders)
+        }
         self._known: dict[str, ReferencePicture] = {}
 
     def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
@@ -620,9 +623,9 @@ class References:
                 items if items is not None else [] if is_missing(column[position]) else [column[position]]
             )
         job_id = None if self._jobs is None else self._jobs[position]
-        known = self._recorded[self._folders[position]].get(str(job_id))
-        if known is None:
-            known = [(key, None) for cell in cells if (key := key_of(cell)) is not None]
+        recorded = self._recorded[self._folders[position]].get(str(job_id), ())
+        known: list[tuple[str, str | None]] = [(one.digest, one.sent_location) for one in recorded]
+        known = known or [(key, None) for cell in cells if (key := key_of(cell)) is not None]
         for number, (key, sent) in enumerate(known):
             if key not in self._known:
                 cell = cells[number] if len(cells) == len(known) else None
@@ -665,16 +668,6 @@ def place_references(grid: Grid, references: References) -> ReferencePlacement:
     return ReferencePlacement(by_row={row: tuple(line.values()) for row, line in by_row.items()})
 
 
-def _recorded(run_dir: Path) -> Mapping[str, list[tuple[str, str | None]]]:
-    """Return digest and location of the pictures of each job that the run directory knows."""
-    known = references_of(read_distinct_jobs(RunDirectory(run_dir).jobs))
-    found: dict[str, list[tuple[str, str | None]]] = {}
-    names = [columns.JOB_ID, columns.IMAGE_DIGEST, columns.IMAGE_SENT]
-    for job_id, digest, sent in known[names].itertuples(index=False, name=None):
-        found.setdefault(job_id, []).append((digest, sent))
-    return found
-
-
 def _content(cell: Any, sent: str | None) -> Any:
     """Return a path, or a picture in memory; None for a URL, and for what is no picture."""
     if not is_missing(sent) and Path(str(sent)).is_absolute() and Path(str(sent)).is_file():
@@ -697,7 +690,7 @@ _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 
 def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX) -> list[Thumbnail | None]:
     """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
-    picture_cache.complete(pictures, what="making thumbnails")
+    picture_cache.complete(pictures)
     found: list[Thumbnail | None] = []
     with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
         for start in range(0, len(pictures), _AT_ONCE):
@@ -739,7 +732,7 @@ def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int
 def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
     """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
     with bars(wanted=False):  # the sheet has one
-        picture_cache.complete(pictures, what="making thumbnails")
+        picture_cache.complete(pictures)
     kept = read_thumbnails(pictures) if side_px <= SIDE_PX else [None] * len(pictures)
     sources = [
         picture.path if thumbnail is None else thumbnail.content

@@ -79,35 +79,26 @@ class EventKind(StrEnum):
     UNSAVED = "unsaved"
 
 
-STATUS_OF: Final[Mapping[Stage, str]] = {
-    Stage.SENDING: columns.SUBMITTING,
-    Stage.UNSENT: columns.PENDING,
-    Stage.REFUSED: columns.FAILED,
-    Stage.ACCEPTED: columns.IN_PROGRESS,
-    Stage.AMBIGUOUS: columns.AMBIGUOUS,
-    Stage.COMPLETED: columns.COMPLETED,
-    Stage.FAILED: columns.FAILED,
-    Stage.LOST: columns.FAILED,
+# The status that a stage gives a job, and its weight: of several attempts, one of the highest weight decides.
+_DECIDING: Final = {
+    Stage.COMPLETED: (columns.COMPLETED, 4),
+    Stage.SENDING: (columns.SUBMITTING, 3),
+    Stage.ACCEPTED: (columns.IN_PROGRESS, 3),
+    Stage.AMBIGUOUS: (columns.AMBIGUOUS, 2),
+    Stage.FAILED: (columns.FAILED, 1),
+    Stage.LOST: (columns.FAILED, 1),
+    Stage.REFUSED: (columns.FAILED, 1),
+    Stage.UNSENT: (columns.PENDING, 0),
 }
+STATUS_OF: Final = {stage: status for stage, (status, _) in _DECIDING.items()}
+WEIGHTS: Final = {stage: weight for stage, (_, weight) in _DECIDING.items()}
 
+_SENDABLE: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 # Stages in which an attempt exists, or may exist, at the service.
-SUBMITTED: Final = frozenset(
-    {Stage.SENDING, Stage.ACCEPTED, Stage.AMBIGUOUS, Stage.COMPLETED, Stage.FAILED, Stage.LOST}
-)
+SUBMITTED: Final = frozenset(Stage) - _SENDABLE
 # Stages in which no picture is to be had from an attempt.
-CAME_TO_NOTHING: Final = frozenset({Stage.UNSENT, Stage.REFUSED, Stage.FAILED, Stage.LOST})
+CAME_TO_NOTHING: Final = _SENDABLE | {Stage.FAILED, Stage.LOST}
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
-# Of several attempts of a job, one in a stage of the highest weight decides the job's state.
-WEIGHTS: Final[Mapping[Stage, int]] = {
-    Stage.COMPLETED: 4,
-    Stage.SENDING: 3,
-    Stage.ACCEPTED: 3,
-    Stage.AMBIGUOUS: 2,
-    Stage.FAILED: 1,
-    Stage.LOST: 1,
-    Stage.REFUSED: 1,
-    Stage.UNSENT: 0,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +160,17 @@ class Event:
     at: float
     fields: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, kind: EventKind, key: Key, at: float, **fields: Any) -> Event:
+        """Make an event; None is left out, except where it resets what an earlier try said."""
+        present = {name: _storable(value) for name, value in fields.items() if value is not None}
+        return cls(kind, key[0], key[1], round(at, 6), present)
+
+
+def _storable(value: Any) -> Any:
+    """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
+    return value if type(value) is not str or value.isascii() else value.encode(errors="replace").decode()
+
 
 class ImpossibleEvent(ValueError):  # noqa: N818 - it names what the journal holds
     """An event that can't follow what is known of its attempt."""
@@ -192,7 +194,6 @@ class _Rule:
     resets: Mapping[str, Any] | None = None
 
 
-_SENDABLE = frozenset({Stage.UNSENT, Stage.REFUSED})
 _ON_THE_WIRE = frozenset({Stage.SENDING})
 _UNDECIDED = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 _RUNNING = frozenset({Stage.ACCEPTED})

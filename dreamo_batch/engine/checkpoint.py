@@ -352,6 +352,15 @@ def references_of(decided: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first, further[names]]).sort_index(kind="stable")
 
 
+def references_by_job(decided: pd.DataFrame) -> dict[str, list[ImageSource]]:
+    """Return the reference pictures of each job of a table, in order."""
+    found: dict[str, list[ImageSource]] = {}
+    cells = references_of(decided)[[columns.JOB_ID, *IMAGE]].itertuples(index=False, name=None)
+    for job_id, *image in cells:
+        found.setdefault(job_id, []).append(ImageSource(*image))
+    return found
+
+
 def _further(texts: pd.Series) -> pd.DataFrame:
     """Read the pictures after the first, one per row, with the index of their row."""
     listed = [(label, *image) for label, text in texts.dropna().items() for image in json.loads(text)]

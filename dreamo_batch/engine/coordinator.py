@@ -20,6 +20,7 @@ from dreamo_batch.engine.attempts import (
     Attempt,
     Event,
     Owners,
+    Spending,
     Stage,
     next_number,
     status_of,
@@ -38,7 +39,7 @@ from dreamo_batch.errors import (
     StorageFailed,
     logger_named,
 )
-from dreamo_batch.money import ZERO, dollars, exact_text
+from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import Key, SharedCap, Spending, State
+    from dreamo_batch.engine.attempts import Key, SharedCap, State
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
@@ -866,6 +867,15 @@ def _reason(failure: Failure | None) -> str:
         return ""
     status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
     return f" ({status}{harmless(failure.message)})"
+
+
+def snapshot_of(
+    state: State, price: Decimal | None, weights: Mapping[str, int], n_invalid: int = 0
+) -> Snapshot:
+    """Return how far a run is, by its ledger alone; `weights` are the rows of each job."""
+    counts, n_open = count_rows(weights, n_invalid, state), sum(1 for _ in state.open())
+    budget = Spending(cap=money(state.terms.cap), price=price, attempts=state.kinds())
+    return Snapshot(counts, budget.spent, budget.reserved, budget.cap, n_open)
 
 
 def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Counter[str]:

@@ -199,7 +199,7 @@ def sending(
 ) -> Event:
     """About to send a create; `before` is the attempt as earlier tries left it, `inputs` what is submitted, as JSON."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return _event(
+    return Event.of(
         EventKind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs
     )
 
@@ -208,28 +208,28 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
     """Turn the end of a create into its event."""
     waited_s = _waited_s(attempt, attempt.sent_at, at)
     if isinstance(answer.result, str):
-        return _event(EventKind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
+        return Event.of(EventKind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
     failure = answer.result
     told = _told(failure)
     if failure.kind is FailureKind.PERMANENT:
-        return _event(EventKind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
+        return Event.of(EventKind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
     if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
-        return _event(EventKind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
+        return Event.of(EventKind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
     is_refusal = failure.error_class == failures.RATE_LIMITED
     n_refusals = (attempt.n_refusals or 0) + 1 if is_refusal else None
     why = told if failure.error_class == failures.FORBIDDEN else {}
-    return _event(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s, **why)
+    return Event.of(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s, **why)
 
 
 def named(key: Key, at: float, failure: Failure) -> Event:
     """Say which task a failed create names, before it is asked for."""
     message = f"An error names task {failure.task_id} ({failure.message}); asking whether it exists."
-    return _event(EventKind.NAMED, key, at, error_message=message)
+    return Event.of(EventKind.NAMED, key, at, error_message=message)
 
 
 def not_sent(key: Key, at: float) -> Event:
     """Say that a create was not sent after all."""
-    return _event(EventKind.NOT_SENT, key, at)
+    return Event.of(EventKind.NOT_SENT, key, at)
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
@@ -239,13 +239,13 @@ def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
     """
     key = (attempt.job_id, attempt.attempt)
     if task_id is None:
-        return _event(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
-    return _event(EventKind.ACCEPTED, key, at, task_id=task_id)
+        return Event.of(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
+    return Event.of(EventKind.ACCEPTED, key, at, task_id=task_id)
 
 
 def interrupted(attempt: Attempt, at: float) -> Event:
     """Say that the writer died while the create was on the wire."""
-    return _event(
+    return Event.of(
         EventKind.AMBIGUOUS,
         (attempt.job_id, attempt.attempt),
         at,
@@ -268,7 +268,7 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
     }
     odd = task.unlisted_status
     if task.status == "completed":
-        return _event(
+        return Event.of(
             EventKind.COMPLETED,
             key,
             at,
@@ -282,7 +282,7 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
     told = _told(failures.from_task(task))
     code = contract.ERROR_CODES.get(told["error_code"] or "")
     is_open = bool(task.urls) or task.is_cost_unreadable or code is None or not code.is_unbilled
-    return _event(
+    return Event.of(
         EventKind.FAILED, key, at, **known, **told, may_have_been_billed=task.cost is None and is_open
     )
 
@@ -307,25 +307,25 @@ def lost(key: Key, at: float, n_polls: int) -> Event:
     """Say that the service does not know the task any more."""
     message = "The service didn't know this task when asked three times over 30 s; it may have been billed."
     told = {"error_class": TASK_LOST, "error_message": message}
-    return _event(EventKind.LOST, key, at, **told, may_have_been_billed=True, n_polls=n_polls)
+    return Event.of(EventKind.LOST, key, at, **told, may_have_been_billed=True, n_polls=n_polls)
 
 
 def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
     """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
     seen = f" (at the last poll: {oddity})" if oddity else ""
     message = f"Not finished after {timeout_s:g} s{seen}; the next call asks for it again."
-    return _event(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
+    return Event.of(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
 
 
 def about_another(key: Key, at: float, about: str) -> Event:
     """Say that the service's answers about a task are about something else; the next call asks again."""
     message = f"{about}; its picture isn't used, and the next call asks for it again"
-    return _event(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
+    return Event.of(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
 
 
 def save_ended(key: Key, saved: Saved, at: float, *, odd: str | None = None) -> Event:
     """Say that a picture is on disk, and what was odd about it, of old and now."""
-    return _event(
+    return Event.of(
         EventKind.SAVED,
         key,
         at,
@@ -340,21 +340,15 @@ def save_ended(key: Key, saved: Saved, at: float, *, odd: str | None = None) -> 
 
 def unsaved(key: Key, at: float, reason: str) -> Event:
     """Say why a picture that was made is not on disk."""
-    return _event(EventKind.UNSAVED, key, at, output_error=reason)
+    return Event.of(EventKind.UNSAVED, key, at, output_error=reason)
 
 
 def new_links(attempt: Attempt, at: float, urls: tuple[str, ...]) -> Event:
     """Keep fresh links to the pictures of a task."""
     several = json.dumps(urls) if len(urls) > 1 or attempt.output_urls is not None else None
-    return _event(
+    return Event.of(
         EventKind.UNSAVED, (attempt.job_id, attempt.attempt), at, output_url=urls[0], output_urls=several
     )
-
-
-def _event(kind: EventKind, key: Key, at: float, **fields: Any) -> Event:
-    """Make an event; None is left out, except where it resets what an earlier try said."""
-    present = {name: _storable(value) for name, value in fields.items() if value is not None}
-    return Event(kind, key[0], key[1], round(at, 6), present)
 
 
 def _told(failure: Failure) -> dict[str, Any]:
@@ -371,11 +365,6 @@ def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
     if not attempt.n_refusals or since is None:
         return None
     return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
-
-
-def _storable(value: Any) -> Any:
-    """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
-    return value if type(value) is not str or value.isascii() else value.encode(errors="replace").decode()
 
 
 def _short(text: str | None) -> str | None:

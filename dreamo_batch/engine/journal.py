@@ -495,36 +495,25 @@ def events_of(state: State, stray: Attempt) -> Iterator[Event]:
     # The same create, whatever its number here: no two of a job are sent at the same time.
     same = next((attempt for attempt in attempts if attempt.sent_at == stray.sent_at), None)
     in_doubt = same if same is not None and same.stage in _IN_DOUBT else None
-    number = next_number(attempts)
+    key = (stray.job_id, next_number(attempts) if in_doubt is None else in_doubt.attempt)
+    sent_at, at = stray.sent_at or 0.0, stray.answered_at or stray.sent_at or 0.0
+    sending = Event.of(EventKind.SENDING, key, sent_at, seed_sent=stray.seed_sent, reserved=stray.reserved)
     if stray.task_id is None:
         if in_doubt is not None and stray.stage in _NOT_TAKEN:
             # False keeps the number from being used again, see `next_number`.
-            yield _event(EventKind.NOT_SENT, stray, in_doubt.attempt, may_have_been_billed=False)
+            yield Event.of(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
         elif known is None and same is None and stray.stage in _IN_DOUBT:
             # Its directory was deleted, and it may have been bought.
             message = (
                 stray.error_message or "No reply to this submission; it may have been accepted and billed."
             )
             told = {"error_class": stray.error_class or "interrupted", "error_message": message}
-            yield _sending(stray, number)
-            yield _event(EventKind.AMBIGUOUS, stray, number, **told, may_have_been_billed=True)
+            yield from (sending, Event.of(EventKind.AMBIGUOUS, key, at, **told, may_have_been_billed=True))
     elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
-    elif in_doubt is not None:
-        yield _event(EventKind.ACCEPTED, stray, in_doubt.attempt, task_id=stray.task_id)
     else:
-        yield _sending(stray, number)
-        yield _event(EventKind.ACCEPTED, stray, number, task_id=stray.task_id)
-
-
-def _sending(stray: Attempt, number: int) -> Event:
-    known = {"seed_sent": stray.seed_sent, "reserved": stray.reserved}
-    fields = {name: value for name, value in known.items() if value is not None}
-    return Event(EventKind.SENDING, stray.job_id, number, stray.sent_at or 0.0, fields)
-
-
-def _event(kind: EventKind, stray: Attempt, number: int, **fields: Any) -> Event:
-    return Event(kind, stray.job_id, number, stray.answered_at or stray.sent_at or 0.0, fields)
+        yield from (sending,) if in_doubt is None else ()
+        yield Event.of(EventKind.ACCEPTED, key, at, task_id=stray.task_id)
 
 
 def _stray_records(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:

@@ -152,7 +152,7 @@ def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tupl
     return _read(run_dir, digests, _COMPARED)
 
 
-def complete(pictures: Iterable[PictureFile], *, what: str) -> None:
+def complete(pictures: Iterable[PictureFile]) -> None:
     """Make the summaries that aren't kept of pictures that are there; warn of those that were changed."""
     wanted, changed = list[PictureFile](), list[PictureFile]()
     for run_dir, here in _by_dir(pictures).items():
@@ -161,7 +161,7 @@ def complete(pictures: Iterable[PictureFile], *, what: str) -> None:
             n_bytes = n_bytes_of(picture.path)
             if n_bytes and (n_bytes,) != kept.get(sha256):
                 (changed if sha256 in kept else wanted).append(picture)
-    for _ in summarise_pictures(wanted, what=what):
+    for _ in summarise_pictures(wanted, what="making thumbnails"):
         pass
     if changed:
         warn(f"{counted(len(changed), 'picture')} changed since saved ({changed[0].path}); shown as found")

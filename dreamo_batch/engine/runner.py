@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -116,21 +116,6 @@ T = TypeVar("T")
 _Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
-@dataclass
-class _Halt:
-    """A request to stop a call, or the current one; it goes through the mailbox to wake the thread."""
-
-    coordinator: Coordinator | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """So many events are on the disk, or why not; it comes from the thread that writes them."""
-
-    n_recorded: int
-    error: BaseException | None
-
-
 class _Question:
     """A function for the runner's thread to call between two events."""
 
@@ -206,7 +191,7 @@ class Runner:
     def interrupt(self, coordinator: Coordinator | None = None) -> None:
         """Send nothing more, unless another coordinator's call is under way; `is_resting` says once all is on disk."""
         self.refuse_fork()
-        self.mailbox.put(_Halt(coordinator))
+        self.mailbox.put(partial(self._halt, coordinator))
 
     def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
         """Call a function in the runner's thread, between two events, and wait for its result.
@@ -373,27 +358,29 @@ class Runner:
         self._is_writing = True
         n_recorded = ledger.n_recorded
 
-        def write() -> _Written:
+        def write() -> Callable[[], None]:
+            failure = None
             try:
                 ledger.write()
             except BaseException as error:  # noqa: BLE001 - raised by the runner's thread, which waits for it
-                return _Written(n_recorded, error)
-            return _Written(n_recorded, None)
+                failure = error
+            return partial(self._written, n_recorded, failure)
 
         self._writer.do(write)
 
-    def _written(self, coordinator: Coordinator, message: _Written) -> None:
+    def _written(self, n_recorded: int, error: BaseException | None) -> None:
         """Send the creates that are on the disk now, or none any more."""
-        self._is_writing = False
-        if message.error is not None:
+        coordinator, self._is_writing = self.coordinator, False
+        assert coordinator is not None  # noqa: S101 - whose events they are
+        if error is not None:
             self._take_back(coordinator)
-            if not isinstance(message.error, OSError):
-                raise message.error
-            coordinator.storage_failed(message.error)
+            if not isinstance(error, OSError):
+                raise error
+            coordinator.storage_failed(error)
             self._store(coordinator, coordinator.ledger.commit)  # what can't be written is kept aside
             return
-        coordinator.ledger.written(message.n_recorded)
-        while self._recorded and self._recorded[0][0] <= message.n_recorded:
+        coordinator.ledger.written(n_recorded)
+        while self._recorded and self._recorded[0][0] <= n_recorded:
             self._hand_out(self._recorded.popleft()[2])
 
     def _take_back(self, coordinator: Coordinator) -> None:
@@ -410,24 +397,21 @@ class Runner:
             return
 
     def _open_message(self, message: object) -> None:
-        if isinstance(message, _Halt):
-            self._halt(message)
-        elif isinstance(message, _Question):
-            if self._is_ending:
-                message.refuse()
-            else:
-                message.answer(self)
-        elif isinstance(message, _Written) and self.coordinator is not None:
-            self._written(self.coordinator, message)
+        """Answer a question, call a function that is to be called in this thread, or take in a worker's answer."""
+        if isinstance(message, _Question):
+            message.refuse() if self._is_ending else message.answer(self)
+        elif callable(message):
+            message()
         elif self.coordinator is not None:
             self.n_busy -= 1
             self.coordinator.take(message)
             if isinstance(message, effects.CreateAnswer):
                 self._taken.pop(message.key, None)
 
-    def _halt(self, message: _Halt) -> None:
+    def _halt(self, meant: Coordinator | None) -> None:
+        """Stop a call, or for None the current one."""
         coordinator = self.coordinator
-        if coordinator is None or message.coordinator not in (None, coordinator):
+        if coordinator is None or meant not in (None, coordinator):
             return
         coordinator.halt()
         self._take_back(coordinator)

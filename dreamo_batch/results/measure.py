@@ -22,6 +22,7 @@ from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import UsageError, logger_named, names_given, warn
+from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, is_on_cluster, working
@@ -46,7 +47,6 @@ NAME: Final = "metrics.parquet"
 _SCHEMA: Final = schema_of(columns.METRICS)
 _VECTOR: Final = "vector"
 _REFERENCES_KEPT: Final = 8
-_URL: Final = "url"
 _STYLE: Final = "STYLE"
 _NAMELESS: Final = "<lambda>"
 
@@ -353,14 +353,15 @@ def _references(run_dir: Path) -> dict[str, list[SentReference]]:
     decided = checkpoint.read_distinct_jobs(RunDirectory(run_dir).jobs)
     own = decided.set_index(columns.JOB_ID)[columns.OWN_PARAMETERS].dropna()
     types = {job_id: dict(json.loads(text)).get(columns.REF_TYPE) or () for job_id, text in own.items()}
-    names = (columns.JOB_ID, checkpoint.KIND, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
     found: dict[str, list[SentReference]] = {}
-    rows = checkpoint.references_of(decided)
-    for job_id, kind, location, digest in zip(*(rows[name].astype(object) for name in names), strict=True):
-        if isinstance(location, str):
-            before = found.setdefault(job_id, [])
-            is_style = list(types.get(job_id, ()))[len(before) : len(before) + 1] == [_STYLE]
-            before.append(SentReference(None if kind == _URL else Path(location), digest, is_style))
+    for job_id, images in checkpoint.references_by_job(decided).items():
+        kinds = [*types.get(job_id, ()), *[""] * len(images)]
+        found[job_id] = [
+            SentReference(
+                None if one.kind == URL else Path(one.sent_location), one.sent_digest, kind == _STYLE
+            )
+            for one, kind in zip(images, kinds, strict=False)
+        ]
     return found
 
 
@@ -606,10 +607,10 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
         if (missing := [metric.name for metric in own if metric.name not in measured[pair]])
     ]
     by_name = {metric.name: metric for metric in own}
-    measurer = _Measurer(by_name)
+    work = functools.partial(_measure_several, by_name)
     try:
         n_batch = 32 if is_on_cluster() or any(metric.is_batched for metric in own) else 1
-        done = each(wanted, measurer, what="measuring", is_portable=True, is_batched=True, n_batch=n_batch)
+        done = each(wanted, work, what="measuring", is_portable=True, is_batched=True, n_batch=n_batch)
         for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
@@ -618,6 +619,7 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
                     cache.put(by_pair[pair][0].run_dir, Key(*pair, name, version), Value(one.number))
     finally:
         cache.save()
+        _read_reference.cache_clear()
     _warn(measured, own)
     return measured
 
@@ -630,43 +632,36 @@ class _Unmeasured(NamedTuple):
     names: Sequence[str]
 
 
-class _Measurer:
-    """Measures pairs in any process; keeps a few references, since rows share them."""
-
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
-        self._metrics = metrics
-        self._read_reference = functools.lru_cache(_REFERENCES_KEPT)(_read_reference)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel without the references."""
-        return _Measurer, (self._metrics,)
-
-    def __call__(self, several: Sequence[_Unmeasured]) -> list[dict[str, Measured]]:
-        """Measure several pairs, by one call of each metric that takes a batch."""
-        pictures = [self._read(wanted) for wanted in several]
-        measured: list[dict[str, Measured]] = [{} for _ in several]
-        for name, metric in self._metrics.items():
-            here = [place for place, wanted in enumerate(several) if name in wanted.names]
-            read = {place: pair for place in here if not isinstance(pair := pictures[place], Measured)}
-            values = dict(zip(read, _apply_batch(metric, list(read.values())), strict=True))
-            for place in here:
-                found = pictures[place]
-                measured[place][name] = found if isinstance(found, Measured) else values[place]
-        return measured
-
-    def _read(self, wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | Measured:
-        """Read reference and output of a pair, or return why they can't be read."""
-        subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
-        assert subject.reference is not None  # noqa: S101 - it is one of a pair
-        failed: Literal["file", "given"] = "file"
-        try:
-            output = likeness.read(subject.path, subject.sha256)
-            failed = "given"
-            return self._read_reference(subject.reference), output
-        except UnreadablePicture as unreadable:
-            return Measured(None, str(unreadable), failed)
+def _measure_several(
+    metrics: Mapping[str, Metric], several: Sequence[_Unmeasured]
+) -> list[dict[str, Measured]]:
+    """Measure several pairs, in any process, by one call of each metric that takes a batch."""
+    pictures = list(map(_read_pair, several))
+    measured: list[dict[str, Measured]] = [{} for _ in several]
+    for name, metric in metrics.items():
+        here = [place for place, wanted in enumerate(several) if name in wanted.names]
+        read = {place: pair for place in here if not isinstance(pair := pictures[place], Measured)}
+        values = dict(zip(read, _apply_batch(metric, list(read.values())), strict=True))
+        for place in here:
+            found = pictures[place]
+            measured[place][name] = found if isinstance(found, Measured) else values[place]
+    return measured
 
 
+def _read_pair(wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | Measured:
+    """Read reference and output of a pair, or return why they can't be read."""
+    subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
+    assert subject.reference is not None  # noqa: S101 - it is one of a pair
+    failed: Literal["file", "given"] = "file"
+    try:
+        output = likeness.read(subject.path, subject.sha256)
+        failed = "given"
+        return _read_reference(subject.reference), output
+    except UnreadablePicture as unreadable:
+        return Measured(None, str(unreadable), failed)
+
+
+@functools.lru_cache(_REFERENCES_KEPT)  # rows share them
 def _read_reference(reference: SentReference) -> Image.Image:
     assert reference.path is not None  # noqa: S101 - those at URLs make no pair
     try:
