@@ -265,36 +265,36 @@ def _call(
     table = as_frame(given["table"])
     named, _ = recognised(table)
     entropy = peek_entropy(directory) or new_entropy()
-    refusal: Exception | None = (
-        None  # told below, if nothing is wrong with the table; until then nothing is written
-    )
+    # Told below, if nothing is wrong with the table; until then nothing is written.
+    refusal: Exception | None = None
     try:
         service.check()
     except Exception as error:  # noqa: BLE001 - whatever it is
         refusal = error
-    prepared = prepare(
-        table,
-        entropy=entropy,
-        random_seed=options.random_seed,
-        base_dir=given["base_dir"],
-        inputs_dir=directory.inputs if is_kept and refusal is None else None,
-        fix_images=options.fix_images,
-        known_images=known_images(directory.jobs),
-        at=at,
-    )
-    errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
-    # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
-    is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
-    if len(errors) and options.on_invalid == "raise" and not is_over:
-        raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
-    if refusal is not None:
-        raise refusal
-    inputs = CallInputs(named[user_columns(named)], prepared, options)
+    kept = Inputs(directory.inputs if is_kept and refusal is None else None)
+    with kept.undone_if_refused():
+        prepared = prepare(
+            table,
+            entropy=entropy,
+            random_seed=options.random_seed,
+            base_dir=given["base_dir"],
+            inputs=kept,
+            fix_images=options.fix_images,
+            known_images=known_images(directory.jobs),
+            at=at,
+        )
+        errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
+        # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
+        is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
+        if len(errors) and options.on_invalid == "raise" and not is_over:
+            raise InvalidTable(_what_is_wrong(errors), Problems.of(prepared.problems, n_rows=len(table)))
+        if refusal is not None:
+            raise refusal
+        inputs = CallInputs(named[user_columns(named)], prepared, options)
     if options.keep_references and is_kept:
         with storing(directory):
             directory.make()
-        images = (image for job in prepared.jobs.values() for image in job.images)
-        Inputs(directory.inputs).keep_references(images)
+        kept.keep_references(image for job in prepared.jobs.values() for image in job.images)
     return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 

@@ -443,10 +443,10 @@ def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]
     return error
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise unless the value of an argument is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise UsageError(f"{name}={quoted(value)}: expected a whole number of at least 1.")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise unless the value of an argument is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UsageError(f"{name}={quoted(value)}: expected a whole number of at least {least}.")
 
 
 def is_number(value: Any) -> bool:

@@ -150,7 +150,7 @@ def _probe(
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]
-    prepared = prepare(user, entropy=_ENTROPY, base_dir=base_dir, inputs_dir=None)
+    prepared = prepare(user, entropy=_ENTROPY, base_dir=base_dir)
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):

@@ -295,10 +295,28 @@ def test_references_can_be_left_out(gateway, reference, tmp_path):
     options = {"base_url": gateway.base_url, "api_key": gateway.api_key, "progress": False}
     dreamo.run(table, tmp_path / "run", keep_references=False, **options)
     assert not (tmp_path / "run" / "inputs").exists()
-    bad = table.assign(prompt="")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refused_call_leaves_nothing_behind(gateway, reference, tmp_path, there):
+    """Neither pictures in memory nor corrected copies nor folders, whether the table or an option is refused."""
+    run_dir = tmp_path / "runs" / "first"
+    if there:
+        run_dir.mkdir(parents=True)
+    with Image.open(reference) as image:
+        table = jobs(reference, 3).assign(image=[image.copy(), image.convert("CMYK"), str(reference)])
+    options = {
+        "base_url": gateway.base_url,
+        "api_key": gateway.api_key,
+        "progress": False,
+        "fix_images": True,
+    }
     with pytest.raises(dreamo.InvalidTable):
-        dreamo.run(bad, tmp_path / "refused", **options)
-    assert not (tmp_path / "refused" / "inputs").exists()
+        dreamo.run(table.assign(prompt=["a", "b", ""]), run_dir, **options)
+    with pytest.raises(dreamo.UsageError, match="No budget at"):
+        dreamo.run(table, run_dir, budget=tmp_path / "nowhere", **options)
+    assert (run_dir.exists(), (tmp_path / "runs").exists()) == (there, there)
+    assert not there or not list(run_dir.iterdir())
 
 
 def test_a_failed_row_is_submitted_again_only_when_asked(run, gateway, reference, tmp_path):

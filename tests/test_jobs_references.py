@@ -352,7 +352,7 @@ def test_one_picture_in_every_guise_is_one_picture(tmp_path):
     cells += [f"file://{tmp_path}/cat.dat", f"'file://localhost{tmp_path}/c%61t.dat'", io.BytesIO(content)]
     cells += [{"bytes": content, "path": "gone.png"}, {"bytes": None, "path": "cat.dat"}, read_to_its_end]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": 1})
-    prepared = prepare(table, entropy="e", base_dir=tmp_path, inputs_dir=tmp_path / "inputs")
+    prepared = prepare(table, entropy="e", base_dir=tmp_path, inputs=Inputs(tmp_path / "inputs"))
     digest = hashlib.sha256(content).hexdigest()
     assert len(prepared.jobs) == 1
     assert set(prepared.rows["image_digest"]) == {digest}
@@ -366,7 +366,7 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     table = pd.DataFrame({"image": [plain(), encoded(plain(), "GIF")], "prompt": "a", "seed": 1})
     planned = prepare(table, entropy="e", fix_images=True)
     assert list(tmp_path.iterdir()) == []
-    run = prepare(table, entropy="e", fix_images=True, inputs_dir=tmp_path / "inputs")
+    run = prepare(table, entropy="e", fix_images=True, inputs=Inputs(tmp_path / "inputs"))
     assert list(planned.jobs) == list(run.jobs)
     assert planned.rows["image_sent_digest"].tolist() == run.rows["image_sent_digest"].tolist()
     assert [Path(place).name for place in run.rows["image_sent"]] == planned.rows["image_sent"].tolist()
@@ -375,8 +375,9 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 def test_a_relative_folder_gives_absolute_places(tmp_path, monkeypatch):
     """What is recorded must still be found from another working directory."""
     monkeypatch.chdir(tmp_path)
-    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), entropy="e", inputs_dir="inputs")
-    assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "inputs"
+    inputs = Inputs(directory.RunDirectory("runs/a").inputs)
+    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), entropy="e", inputs=inputs)
+    assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "runs" / "a" / "inputs"
 
 
 def test_what_is_sent_is_what_stands_there(tmp_path):
@@ -385,7 +386,12 @@ def test_what_is_sent_is_what_stands_there(tmp_path):
     (tmp_path / "cat.png").write_bytes(encoded(plain()))
     cells = ["cat.gif", "cat.png", plain(mode="RGBA"), encoded(plain(), "JPEG")]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a"})
-    options = {"entropy": "e", "base_dir": tmp_path, "inputs_dir": tmp_path / "inputs", "fix_images": True}
+    options = {
+        "entropy": "e",
+        "base_dir": tmp_path,
+        "inputs": Inputs(tmp_path / "inputs"),
+        "fix_images": True,
+    }
     for job in prepare(table, **options).jobs.values():
         sent = Path(job.image.sent_location)
         assert sent.is_absolute()
@@ -441,7 +447,7 @@ def test_rotated_pixels_are_warned_of_and_turned(tmp_path):
     """A PIL image keeps its file's note on turning; so does the PNG made of it."""
     table = pd.DataFrame({"image": [opened(turned())], "prompt": "a"})
     assert validate(table)["code"].tolist() == ["image-rotated"]
-    job = next(iter(prepare(table, entropy="e", inputs_dir=tmp_path, fix_images=True).jobs.values()))
+    job = next(iter(prepare(table, entropy="e", inputs=Inputs(tmp_path), fix_images=True).jobs.values()))
     assert opened(Path(job.image.sent_location).read_bytes()).size == (40, 60)
 
 
@@ -460,7 +466,9 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
     (tmp_path / "turned.jpg").write_bytes(turned())
     table = pd.DataFrame({"image": ["fine.png", "turned.jpg"], "prompt": "a", "seed": 1})
     as_is = prepare(table, entropy="e", base_dir=tmp_path)
-    fixed = prepare(table, entropy="e", base_dir=tmp_path, fix_images=True, inputs_dir=tmp_path / "inputs")
+    fixed = prepare(
+        table, entropy="e", base_dir=tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs")
+    )
     assert as_is.rows["job_id"][0] == fixed.rows["job_id"][0]
     assert as_is.rows["job_id"][1] != fixed.rows["job_id"][1]
     assert fixed.rows["image_sent"][0] == fixed.rows["image_source"][0]
@@ -470,7 +478,7 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
 def test_a_copy_made_once_is_used_again(tmp_path, monkeypatch):
     """A later call finds the copy and need not make it, unless it was damaged."""
     table = pd.DataFrame({"image": [turned()], "prompt": "a"})
-    options = {"entropy": "e", "fix_images": True, "inputs_dir": tmp_path}
+    options = {"entropy": "e", "fix_images": True, "inputs": Inputs(tmp_path)}
     first = prepare(table, **options)
     made = []
     monkeypatch.setattr(references, "repair", lambda content: made.append(content) or repair(content))
@@ -719,7 +727,7 @@ def test_a_folder_that_can_not_be_written_stops_the_run(tmp_path):
     table = pd.DataFrame({"image": [turned()], "prompt": "a"})
     for fix_images in (False, True):
         with pytest.raises(StorageFailed, match="Nothing was sent"):
-            prepare(table, entropy="e", inputs_dir=tmp_path / "file" / "inputs", fix_images=fix_images)
+            prepare(table, entropy="e", inputs=Inputs(tmp_path / "file" / "inputs"), fix_images=fix_images)
 
 
 def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
@@ -727,7 +735,12 @@ def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
     for name, content in (("cat.png", encoded(plain())), ("turned.jpg", turned())):
         (tmp_path / name).write_bytes(content)
     table = pd.DataFrame({"image": ["cat.png", "turned.jpg"], "prompt": "a", "seed": 1})
-    options = {"entropy": "e", "base_dir": tmp_path, "inputs_dir": tmp_path / "inputs", "fix_images": True}
+    options = {
+        "entropy": "e",
+        "base_dir": tmp_path,
+        "inputs": Inputs(tmp_path / "inputs"),
+        "fix_images": True,
+    }
     before = prepare(table, **options)
     known = {job.image.location: job.image for job in before.jobs.values()}
     for name in table["image"]:
@@ -1008,6 +1021,11 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("$HOME/cat.png", "Variables such as $HOME aren't filled in"),
         ("${DATA}/cat.png", "Variables such as $HOME aren't filled in"),
         ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't filled in"),
+        ("iVBORw0KGgoAAAANSUhEUg" * 300, "write data:image/png;base64, before it"),
+        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "write data:image/png;base64, before it"),
+        (repr(encoded(plain()))[:3000], "It is how Python shows bytes"),
+        (repr(encoded(plain(), "JPEG"))[:100], "It is how Python shows bytes"),
+        ("My%20Page%20ab12/cat.png", "My%20Page%20ab12/cat.png."),  # Notion
         ("C:\\Users\\me\\cat.png", "Paths of Windows can't be read here"),
         ("C:/Users/me/cat.png", "Paths of Windows can't be read here"),
         ("file:///C:/cat.png", "Paths of Windows can't be read here"),
@@ -1019,7 +1037,9 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
 )
 def test_a_path_that_other_programs_write_says_what_to_write(written, words, tmp_path):
     """The path as it was written tells where it comes from."""
-    assert words in _findings_of(written, tmp_path)["message"][0]
+    message = _findings_of(written, tmp_path)["message"][0]
+    assert words in message
+    assert ("$HOME" in message) == ("$HOME" in words)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])

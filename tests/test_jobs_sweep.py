@@ -132,7 +132,7 @@ def test_one_group_may_be_given_as_it_is():
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": [["nothing/*.png"]]}, "no file matches 'nothing/\\*.png'"),
         ({"zip": 5}, "zip names 5"),
-        ({"max_rows": pd.DataFrame({"a": [1]})}, "max_rows is a DataFrame"),
+        ({"max_rows": pd.DataFrame({"a": [1]})}, "max_rows=a DataFrame"),
         ({"image": ["a.png", "no?.png"]}, "no file matches"),
         ({"seed": [42.5]}, "seed: 42.5 is not a whole number"),
         ({"seed": True}, "seed: True is not"),
@@ -141,8 +141,8 @@ def test_one_group_may_be_given_as_it_is():
         ({"size": "5:4"}, "size: 5:4 is neither"),
         ({"use_rephraser": "maybe"}, "use_rephraser: maybe is neither"),
         ({"n_seeds": 3}, "Pass seed or n_seeds"),
-        ({"seed": None, "n_seeds": 0}, "n_seeds is 0"),
-        ({"max_rows": 2.5}, "max_rows is 2.5"),
+        ({"seed": None, "n_seeds": 0}, "n_seeds=0"),
+        ({"max_rows": 2.5}, "max_rows=2.5"),
         ({"cost": [1]}, "my_cost"),
         ({"image_url": URL}, "not image_url="),
         ({"image_2": URL}, r"not image_2=; several of a row as image=\[\[one, two\]\]"),
@@ -212,7 +212,14 @@ def test_a_file_may_be_named_like_a_pattern(tmp_path, monkeypatch):
 
 def test_pictures_in_memory_are_single_values():
     """Bytes, files, arrays and PIL images are iterable or array-like, but are one picture each."""
-    for picture in (encoded(plain()), bytearray(b"x"), plain(), io.BytesIO(b"x\ny"), np.asarray(plain())):
+    for picture in (
+        encoded(plain()),
+        bytearray(b"x"),
+        plain(),
+        io.BytesIO(b"x\ny"),
+        np.asarray(plain()),
+        np.asarray(plain(mode="L")),
+    ):
         table = sweep(image=picture, prompt=["a", "b"])
         assert len(table) == 2
         assert table["image"].dtype == object
@@ -310,8 +317,16 @@ def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
         ({"template": 3}, "^template: 3 is not a prompt; expected text"),
         ({"template": ["{x}", "a"], "x": [1], "zip": ("template", "x")}, "template has 2, x has 1"),
         ({"prompt": "a", "prompt_template": "b"}, "template="),
-        ({"prompt": "a", "sample": 0}, "sample is 0"),
-        ({"prompt": "a", "sample": 1, "entropy": -1}, "entropy is -1"),
+        ({"prompt": "a", "sample": 0}, "sample=0"),
+        ({"prompt": "a", "sample": 1, "entropy": -1}, "entropy=-1"),
+        ({"prompt": "a", "sample": 1, "entropy": "x"}, "entropy='x'"),
+        ({"prompt": ["a", "b"], "sample": 1, "entropy": 1.5}, "entropy=1.5"),
+        ({"prompt": ""}, "^prompt: '' is not a prompt"),
+        ({"prompt": pd.DataFrame({"prompt": ["a"]})}, r"^prompt: a table is no axis.*table\['prompt'\]"),
+        ({"prompt": io.StringIO("a\nb\n")}, r"^prompt: .*dreamo\.lines\(path\)"),
+        ({"template": "{sample}"}, r"Use another name, such as \{subject\}"),
+        ({"template": "{x}", "x": [["a", "b"]]}, "x: a value is a list, so the template"),
+        ({"template": "{x}", "x": [b"a"]}, "x: a value is a bytes, so the template"),
     ],
 )
 def test_templates_that_can_not_be_filled_in_are_refused(options, words):
@@ -334,8 +349,13 @@ def test_axes_tied_together_are_one_axis():
         dreamo.sweep(pairs, image=URL, prompt="a", seed=3)
     with pytest.raises(UsageError, match="same number of values"):
         dreamo.sweep(dreamo.zipped(a=[1], b=[1, 2]), image=URL, prompt="a")
-    with pytest.raises(UsageError, match="two or more"):
-        dreamo.zipped(a=[1])
+    for unnamed, named in (([], {"a": [1]}), ([["a"], [1]], {})):
+        with pytest.raises(UsageError, match="two or more by name"):
+            dreamo.zipped(*unnamed, **named)
+    with pytest.raises(UsageError, match="sample is no axis; pass it to sweep itself"):
+        dreamo.sweep(dreamo.zipped(sample=[1, 2], prompt=["a", "b"]), image=URL)
+    with pytest.raises(UsageError, match=r"Pass zipped\(...\) without a name"):
+        dreamo.sweep(dreamo.zipped(prompt=["a"], more=dreamo.zipped(a=[1], b=[2])), image=URL)
     with pytest.raises(
         UsageError, match=r"Pass zipped\(...\) without a name, before the others.* not pair=."
     ):

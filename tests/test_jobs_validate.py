@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -195,6 +196,14 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
         (["imagePath", "prompt"], "Rename 'imagePath' to 'image'"),
         (["图片", "提示词"], "Rename '提示词' to 'prompt'. Rename '图片' to 'image'"),
         (pd.MultiIndex.from_tuples([("in", "image")]), "get_level_values.0.; -1 is the last level"),
+        (
+            ["Upload image", "Input.prompt"],
+            "Rename 'Input.prompt' to 'prompt'. Rename 'Upload image' to 'image'",
+        ),
+        (["cat.png", "a cat"], r"Is the first line a job\? It must name the columns"),
+        (["https://h.example/1", "a cat"], r"Is the first line a job\? It must name the columns"),
+        (["image prompt seed"], r"Is that several columns\?"),
+        (["image\uff0cprompt"], r"Is that several columns\?"),
         (["image,prompt"], r"Is that several columns\? Name what separates them, with sep=\."),
         (["Bild", "Beschreibung"], "Rename 'Beschreibung' to 'prompt'. Rename 'Bild' to 'image'"),
         (pd.MultiIndex.from_tuples([("image",), ("prompt",)]), r"MultiIndex \(1 level\)"),
@@ -210,6 +219,12 @@ def test_columns_within_objects_are_asked_for():
     """As Label Studio exports them."""
     with pytest.raises(TableError, match=r"flatten these with pandas\.json_normalize"):
         validate(pd.DataFrame({"id": [1], "data": [{"image": URL, "prompt": "a"}]}))
+
+
+def test_a_name_with_a_blank_may_be_one_column():
+    """Whoever has a sheet of notes is asked nothing about separators."""
+    with pytest.raises(TableError, match=r"it has Read me\. Every row"):
+        validate(pd.DataFrame({"Read me": ["x"]}))
 
 
 @pytest.mark.parametrize("seed", ["1e3", "1,000", "0x10", "\uff11\uff12", "NA"])
@@ -503,6 +518,7 @@ def test_an_empty_alias_beside_a_picture_is_no_second_source():
         (pd.DataFrame({"image": ["a"], "prompt": ["a"], "cost": [1]}), "my_cost"),
         (pd.DataFrame([["a", "b"]], columns=[["image", "prompt"], ["", ""]]), "2 levels"),
         ([{"image": "a"}], "not a list"),
+        (SimpleNamespace(to_dataframe=len, compute=len), r"Call \.to_dataframe\(\) first"),  # xarray
         (pd.DataFrame({f"column {number}": [1] for number in range(30)}), "and 10 more"),
     ],
 )

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.errors import TableError
+from dreamo_batch.images import looks_like
 from dreamo_batch.text import shortened
 
 if TYPE_CHECKING:
@@ -117,7 +119,10 @@ def items_of(cell: Any) -> list[Any] | None:
 
 
 def unwrapped(cell: Any) -> Any:
-    """Return the bytes of a picture, or its path, as Hugging Face datasets hold them; any other cell as it is."""
+    """Return the bytes or path within what Hugging Face datasets hold, and the picture of an array of 8-bit levels."""
+    if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.ndim > 1:
+        with contextlib.suppress(TypeError):  # of no picture's shape
+            return Image.fromarray(cell)
     is_wrapped = isinstance(cell, dict) and {*cell} == {"bytes", "path"}
     return (cell["path"] if cell["bytes"] is None else cell["bytes"]) if is_wrapped else cell
 
@@ -430,8 +435,8 @@ def decoded(path: Path, content: bytes) -> str:
     if at is None:
         return text
     n_line = content.count(b"\n", 0, at) + 1
+    what = f"{'UTF-16' if is_utf_16 else 'UTF-8'} text{looks_like(content)}"
     raise TableError(
-        f"{path} is not {'UTF-16' if is_utf_16 else 'UTF-8'} text: line {n_line} contains the byte "
-        f"0x{content[at]:02x}. "
+        f"{path} is not {what}: line {n_line} contains the byte 0x{content[at]:02x}. "
         'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
     )

@@ -53,7 +53,7 @@ _NO_VALUE: Final = re.compile(
     r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
 )
 # Methods by which other libraries give a table.
-_CONVERTING: Final = ("collect", "compute", "read_all", "to_pandas", "to_table")
+_CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service, other programs and other languages call these columns.
 _OTHER_NAMES: Final = tomllib.loads(Path(__file__).with_name("other_names.toml").read_text(encoding="utf-8"))
@@ -272,12 +272,17 @@ def _refuse_absent(table: pd.DataFrame) -> None:
         for name in absent
         for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
         or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
+        or [one for one in names if name in re.split(r"[\W_]+", one)][:1]
     )
     if not set(absent).isdisjoint(table.index.names):
         hints = "It is in the index: call .reset_index() first. "
     if any(isinstance(cell, dict) for cell in table[:1].to_numpy().ravel()):
         hints += "If they are inside of objects, flatten these with pandas.json_normalize. "
-    if len(names) == 1 and re.search(r"[,;:|\t]|  ", next(iter(names.values()))):
+    if re.search(r"\.(?:png|jpe?g|webp)\b|\bhttps?:", " ".join(names)):
+        hints = "Is the first line a job? It must name the columns. "
+    if len(names) == 1 and re.search(
+        r"[,;:|\t\uff0c\uff1b]|  |\b(?:image|prompt)\b \w", "".join(names.values())
+    ):
         hints = f"Is that several columns? Name what separates them, with {spelled('sep=', '--delimiter')}. "
     aliases = f" (or {listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
     raise TableError(

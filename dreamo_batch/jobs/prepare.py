@@ -320,17 +320,16 @@ def prepare(
     entropy: str,
     random_seed: Literal["record", "service"] = "record",
     base_dir: Any = None,
-    inputs_dir: Path | str | None = None,
+    inputs: Inputs | None = None,
     fix_images: bool = False,
     known_images: Mapping[str, ImageSource] | None = None,
     at: float | None = None,
 ) -> Prepared:
     """Turn a table into jobs; with `at` (Unix seconds) links must still be good at that time."""
-    inputs = Inputs(None if inputs_dir is None else absolute(inputs_dir))
     how = Check(
         absolute(base_dir),
         fix_images,
-        inputs,
+        inputs or Inputs(None),
         known_images or {},
         wall=time.time if at is None else lambda: at,
     )

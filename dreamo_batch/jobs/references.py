@@ -17,7 +17,7 @@ import stat
 import time
 import tomllib
 import unicodedata
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -278,9 +278,7 @@ class Source:
 def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
     """Return what an image cell points at: one picture, or several if it holds a list."""
     items = items_of(cell)
-    if items is None or any(
-        isinstance(item, numbers.Number) for item in items[:1]
-    ):  # levels or bytes, no pictures
+    if items is None or any(isinstance(item, numbers.Number) for item in items[:1]):  # levels or bytes
         items = [cell]
     return tuple(read_source(item, base_dir) for item in items)
 
@@ -296,9 +294,6 @@ def read_source(cell: Any, base_dir: Path) -> Source | Finding:
 
 
 def _source_in_memory(cell: Any) -> Source | Finding:
-    if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.ndim > 1:
-        with suppress(TypeError):  # of no picture's shape
-            cell = Image.fromarray(cell)
     if isinstance(cell, Image.Image):
         return Source(PIXELS, content=cell)
     try:
@@ -790,15 +785,18 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         if status.st_size > READ_BYTES_MAX:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
+        hint = next(
+            (f" {words}" for what, words in _LINKS["no_path"].items() if re.search(what, location)), ""
+        )
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = f"{getattr(error, 'strerror', None) or error}.{hint}".rstrip(".")
+            return Finding.of("image-unreadable", reason=reason)
         there = nearest(location) or nearest(unquote(location))
         if there is not None and same_name(there, location):
             return _load_file(there, base_dir)
-        words = (f" {words}" for what, words in _LINKS["no_path"].items() if re.search(what, location))
-        hint = f" But there is {there}; did you mean that?" if there else next(words, "")
+        hint = f" But there is {there}; did you mean that?" if there else hint
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
-    except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
-        return Finding.of("image-unreadable", reason=getattr(error, "strerror", None) or str(error))
     return _Loaded(content, sha256(content), BYTES, location)
 
 
@@ -921,6 +919,18 @@ class Inputs:
     """A folder of pictures named by digest; without a `directory`, pictures get names but aren't written."""
 
     directory: Path | None
+    made: list[Path] = field(default_factory=list, compare=False)
+
+    @contextmanager
+    def undone_if_refused(self) -> Iterator[None]:
+        """Take away what was made meanwhile, folders included, if the call is refused."""
+        try:
+            yield
+        except BaseException:
+            for path in reversed(self.made):
+                with suppress(OSError):  # a folder that isn't empty
+                    path.rmdir() if path.is_dir() else path.unlink()
+            raise
 
     def keep(self, name: str, content: bytes) -> str:
         """Keep a picture under a name that stands for its content."""
@@ -929,8 +939,10 @@ class Inputs:
         path = self.directory / name
         try:
             if not (path.exists() and path.read_bytes() == content):
+                self.made.extend(one for one in reversed(path.parents) if not one.exists())
                 self.directory.mkdir(parents=True, exist_ok=True)
                 files.replace(path, lambda temporary: temporary.write_bytes(content))
+                self.made.append(path)
         except OSError as error:
             raise StorageFailed(
                 f"Can't write the picture {path} ({error.strerror or error}). Nothing was sent for it. Free some space "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
@@ -126,9 +126,8 @@ class Findings:
 
     def add_cells(self, column: str, cells: Distinct, found: Sequence[Sequence[Finding]]) -> None:
         """Add the findings about each distinct cell, once for each row with such a cell."""
-        shown = cells.take(
-            [show(c) if of else None for c, of in zip(cells.cells, found, strict=True)], missing=None
-        )
+        texts = [show(cell) if of else None for cell, of in zip(cells.cells, found, strict=True)]
+        shown = cells.take(texts, missing=None)
         for depth in range(max(map(len, found), default=0)):
             layer = cells.take(
                 [of_cell[depth] if depth < len(of_cell) else None for of_cell in found], missing=None
@@ -162,15 +161,13 @@ class Findings:
             columns.ROW: [text_of(label) for label in self.of_table.index.take(positions)],
             columns.LINE: self.lines.array.take(positions),
             columns.COLUMN: names,
-            columns.SEVERITY: [finding.severity for finding in findings],
-            columns.CODE: [finding.code for finding in findings],
             columns.VALUE: shown,
-            columns.MESSAGE: [finding.message for finding in findings],
-            columns.FIX: [finding.fix for finding in findings],
-            columns.MODEL: [finding.model for finding in findings],
+        }
+        problems |= {
+            one.name: [getattr(finding, one.name) for finding in findings] for one in fields(Finding)
         }
         dtypes = columns.dtypes(columns.PROBLEMS)
-        return pd.DataFrame({name: pd.array(cells, dtype=dtypes[name]) for name, cells in problems.items()})
+        return pd.DataFrame({name: pd.array(problems[name], dtype=dtype) for name, dtype in dtypes.items()})
 
 
 def _objects(values: Sequence[Any]) -> NDArray[np.object_]:

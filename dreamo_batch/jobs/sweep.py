@@ -20,19 +20,20 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, file_given, names_given
+from dreamo_batch.errors import TableError, UsageError, check_count, file_given, names_given
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
 from dreamo_batch.jobs.references import matching
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, listed, quoted
+from dreamo_batch.text import counted, listed, type_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 _TEMPLATE: Final = "template"
+_OPTIONS: Final = ("n_seeds", "zip", "sample", "entropy", "max_rows")  # arguments of `sweep` that are no axes
 _WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
 # Iterable, but one value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, io.BufferedIOBase)
@@ -51,9 +52,8 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
         raise UsageError(f"{name}: the axis is empty. Pass at least one value, or omit it.")
     for text in (name, *values):
         if isinstance(text, str) and cells.printable(text) != text:
-            shown = cells.show(text)
             raise UsageError(
-                f"{cells.show(name)}: {shown} isn't valid Unicode; correct it, or rename the file."
+                f"{cells.show(name)}: {cells.show(text)} isn't valid Unicode; correct it, or rename the file."
             )
     return values
 
@@ -61,8 +61,18 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
 def _values(name: str, given: Any, most: int) -> list[Any]:
     if isinstance(given, (set, frozenset)):
         raise UsageError(f"{name}: a set has no order, so the rows would differ between runs. Pass a list.")
+    if isinstance(given, Zipped):
+        raise UsageError(
+            f"Pass zipped(...) without a name, before the others: sweep(zipped(...), ...), not {name}=."
+        )
+    if hasattr(given, "columns"):
+        raise UsageError(f"{name}: a table is no axis. Pass one of its columns, such as table[{name!r}].")
+    if isinstance(given, io.TextIOBase):
+        raise UsageError(f"{name}: pass the lines of a text file with dreamo.lines(path).")
     is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
-    is_array = len(getattr(given, "shape", ())) > _PAIR  # of levels, as a picture
+    n_sides = len(getattr(given, "shape", "?"))
+    is_array = n_sides > (1 if name == columns.IMAGE else _PAIR)  # of levels, as a picture
+    given = given if n_sides else given[()]
     if is_pair or is_array or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
     return list(itertools.islice(given, most + 1))
@@ -74,7 +84,7 @@ def _read(name: str, value: Any) -> Any:
     read, problem = _READERS[name]
     found = read(value)
     if found is None:
-        raise UsageError(f"{name}: {cells.show(value)} {problem}.")
+        raise UsageError(f"{name}: {cells.show(value) or repr(value)} {problem}.")
     return found
 
 
@@ -146,11 +156,13 @@ class Zipped:
     axes: dict[str, Any]
 
 
-def zipped(**axes: Any) -> Zipped:
+def zipped(*unnamed: Any, **axes: Any) -> Zipped:
     """Tie axes together for `sweep`: the first values of all make one row, then the second ones.
 
     Parameters
     ----------
+    *unnamed
+        Refused, because they belong to no column.
     **axes
         Iterables of equal length, by the names of their columns.
 
@@ -171,8 +183,8 @@ def zipped(**axes: Any) -> Zipped:
     >>> dreamo.sweep(pairs, image="data/mascot.png", template="a {animal} in a {place}")["prompt"].tolist()
     ['a fox in a beach', 'a owl in a forest']
     """
-    if len(axes) < _PAIR:
-        raise UsageError("zipped ties axes together: pass two or more, such as animal=[...], place=[...].")
+    if unnamed or len(axes) < _PAIR:
+        raise UsageError("zipped ties axes: pass two or more by name, such as animal=[...], place=[...].")
     return Zipped(axes)
 
 
@@ -302,26 +314,17 @@ def sweep(
     >>> places.summary()
     '4 rows: 2 seed x 2 place; 4 distinct jobs.'
     """
-    most = _read_count("max_rows", max_rows)
-    given = {
-        columns.IMAGE: image,
-        columns.PROMPT: prompt,
-        _TEMPLATE: template,
-        columns.SEED: _seeds(seed, n_seeds, most),
-        columns.SIZE: size,
-        columns.WIDTH: width,
-        columns.HEIGHT: height,
-        columns.USE_REPHRASER: use_rephraser,
-        columns.REPLICATE: replicate,
-        columns.MODEL: model,
-        columns.REF_TYPE: ref_type,
-        columns.GUIDANCE_SCALE1: guidance_scale1,
-    }
-    for name, value in (*given.items(), *user_axes.items()):
-        if isinstance(value, Zipped):
+    given = {name: value for name, value in locals().items() if name in (*columns.INPUTS, _TEMPLATE)}
+    check_count("max_rows", max_rows)
+    check_count("sample", 1 if sample is None else sample)
+    check_count("entropy", entropy, least=0)
+    if n_seeds is not None:
+        check_count("n_seeds", n_seeds)
+        if seed is not None:
             raise UsageError(
-                f"Pass zipped(...) without a name, before the others: sweep(zipped(...), ...), not {name}=."
+                "Pass seed or n_seeds, not both: seed for your own seeds, n_seeds for random ones."
             )
+        given[columns.SEED] = [None] * min(n_seeds, max_rows + 1)
     tied = [_ungrouped(group, given, user_axes) for group in groups]
     _refuse_taken_names(user_axes)
     given |= user_axes
@@ -331,20 +334,17 @@ def sweep(
     if given[text] is None:
         raise UsageError("prompt is missing or empty. Pass prompt=, or template= for names in braces.")
     axes = {
-        name: read_axis(name, value, most=most)
+        name: read_axis(name, value, most=max_rows)
         for name, value in given.items()
         if value is not None or name in {columns.IMAGE, text, *user_axes}
     }
     if text == _TEMPLATE:
         _check_names(axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes)
     ties = _groups(axes, zip, tied)
-    n_rows = None if sample is None else _read_count("sample", sample)
-    if cells.read_integer(entropy).value is None or entropy < 0:
-        raise UsageError(f"entropy is {quoted(entropy)}; expected a whole number from 0 to 2**63 - 1.")
-    _refuse_explosion(axes, ties, most, n_rows)
+    _refuse_explosion(axes, ties, max_rows, sample)
     lengths = [len(axes[tie[0]]) for tie in ties]
     places = (
-        _all_places(lengths) if n_rows is None else _sampled(lengths, n_rows, np.random.default_rng(entropy))
+        _all_places(lengths) if sample is None else _sampled(lengths, sample, np.random.default_rng(entropy))
     )
     table = pd.DataFrame(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
@@ -356,9 +356,9 @@ def sweep(
     made = " x ".join(
         f"{n:,} {' and '.join(tie)}" for tie, n in builtins.zip(ties, lengths, strict=True) if n > 1
     )
-    if n_rows is not None and n_rows < math.prod(lengths):
+    if sample is not None and sample < math.prod(lengths):
         made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
-        table.attrs[columns.SAMPLE] = {"rows": n_rows, "of": math.prod(lengths), "entropy": int(entropy)}
+        table.attrs[columns.SAMPLE] = {"rows": int(sample), "of": math.prod(lengths), "entropy": int(entropy)}
     return SweptTable.of(table, made_of=made or "one value each")
 
 
@@ -374,25 +374,12 @@ def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> 
     return tuple(group.axes)
 
 
-def _read_count(name: str, given: Any) -> int:
-    read = cells.read_integer(given)
-    if read.value is None or read.value < 1:
-        raise UsageError(f"{name} is {quoted(given)}; expected a whole number of at least 1.")
-    return int(read.value)
-
-
-def _seeds(seed: Any, n_seeds: int | None, most: int) -> Any:
-    if n_seeds is None:
-        return seed
-    if seed is not None:
-        raise UsageError("Pass seed or n_seeds, not both: seed for your own seeds, n_seeds for random ones.")
-    return [None] * min(_read_count("n_seeds", n_seeds), most + 1)
-
-
 def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
     for name in user_axes:
         if name == columns.PROMPT_TEMPLATE:
             raise UsageError(f"Pass prompts with names in braces as template=, not {name}=.")
+        if name in _OPTIONS:
+            raise UsageError(f"{name} is no axis; pass it to sweep itself, outside of zipped(...).")
         if name in columns.OUTPUTS:
             raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
         if name in {*columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED}:
@@ -475,10 +462,8 @@ def _column(name: str, values: list[Any]) -> Any:
         dtype = columns.STR
     if dtype not in {None, "object"}:
         return pd.array(values, dtype=dtype)
-    boxed = np.empty(len(values), dtype=object)
-    for number, value in enumerate(values):
-        boxed[number] = value  # one by one, because numpy would unpack lists and pictures
-    return boxed if dtype else pd.Series(boxed).infer_objects().array
+    boxed = pd.Series(values, dtype=object)
+    return boxed.array if dtype else boxed.infer_objects().array
 
 
 def lines(path: str | os.PathLike[str]) -> list[str]:
@@ -526,7 +511,7 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
     if unknown:
         name, known = unknown[0], f"; the axes are {', '.join(axes)}" if axes else ""
         # These already have a meaning, so passing them fills in nothing.
-        is_taken = name in (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)
+        is_taken = name in (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES, _TEMPLATE, *_OPTIONS)
         advice = "Use another name, such as {subject}, and pass subject=" if is_taken else f"Pass {name}="
         raise UsageError(
             f"template: {{{name}}} isn't an axis{known}. {advice}, or double the braces to keep them in the prompt."
@@ -546,9 +531,11 @@ def _fill(template: str, values: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    if cells.is_missing(value):
+    is_several = isinstance(value, Collection) and not isinstance(value, str)
+    if is_several or cells.is_missing(value):
+        what = type_of(value) if is_several else "missing"
         raise UsageError(
-            f"{name}: a value is missing, so the template can't be filled in. Pass a value, or omit it."
+            f"{name}: a value is {what}, so the template can't be filled in. Pass text or a number."
         )
     return str(value)
 

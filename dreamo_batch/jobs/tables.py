@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -186,15 +187,10 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
     frame = with_index_as_columns(frame)
     names = ("" if cells.is_missing(name) else cells.text_of(name) for name in frame.columns)
     frame = frame.set_axis(pd.Index(_unique([name or "unnamed" for name in names]), dtype=object), axis=1)
+    frame = _without_pictures(frame, is_flat=suffix in (*_DELIMITED, ".xlsx"))
     is_marked = excel_safe and suffix in _DELIMITED
     if is_marked:
         frame = _safe_for_spreadsheets(frame)
-    frame = _without_pictures(frame)
-    if suffix in (*_DELIMITED, ".xlsx"):
-        frame = _with(
-            frame,
-            {name: frame[name].map(_list_as_text) for name in frame if name in (*_LISTED, columns.SIZE)},
-        )
     if suffix in _DELIMITED:
         _write_delimited(frame, path, _DELIMITED[suffix], encoding="utf-8-sig" if is_marked else "utf-8")
     elif suffix == ".xlsx":
@@ -220,11 +216,9 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
         raise UsageError(
             f"rename: several new names for one of the columns {', '.join(map(repr, new_names))}."
         )
-    blank = [old for old, new in new_names.items() if not isinstance(new, str) or not new.strip()]
-    if blank:
-        raise UsageError(
-            f"rename: the new name of column {blank[0]!r} must be text, not {new_names[blank[0]]!r}."
-        )
+    for column, name in new_names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"rename: the new name of column {column!r} must be text, not {name!r}.")
     first: dict[str, Any] = {}
     for old in table.columns:
         new = new_names.get(old, old)
@@ -285,20 +279,26 @@ _LOST: Final = (Image.Image, io.IOBase)
 _ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
 
 
-def _without_pictures(frame: pd.DataFrame) -> pd.DataFrame:
-    """Replace pictures in memory by text: bytes by `data:` URIs, PIL images by a description."""
+def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
+    """Replace pictures in memory by text: bytes by `data:` URIs, PIL images and arrays by a description."""
     in_memory = [name for name in frame.columns if isinstance(frame[name].dtype, _ANY)]
-    lost = [str(name) for name in in_memory if any(isinstance(cell, _LOST) for cell in frame[name])]
-    if lost:
+    if lost := [str(name) for name in in_memory if any(map(_is_lost, frame[name]))]:
         warnings.warn(
-            f"PIL images or files in {', '.join(lost)} are written only as a description. Save the pictures first.",
+            f"PIL images, arrays or files in {', '.join(lost)} are written only as a description. Save them first.",
             stacklevel=6,
         )
     # Without the dtype, pandas would make columns of str, which can't hold half characters.
-    written = {
-        name: pd.Series([_as_text(cell) for cell in frame[name]], frame.index, object) for name in in_memory
-    }
-    return _with(frame, written)
+    as_text = (lambda cell: _list_as_text(_as_text(cell))) if is_flat else _as_text
+    series = {name: pd.Series(list(map(as_text, frame[name])), frame.index, object) for name in in_memory}
+    return _with(frame, series)
+
+
+def _is_lost(cell: Any) -> bool:
+    return (
+        any(map(_is_lost, cell))
+        if isinstance(cell, list | tuple)
+        else isinstance(cells.unwrapped(cell), _LOST)
+    )
 
 
 def _list_as_text(cell: Any) -> Any:
@@ -313,7 +313,7 @@ def _is_list(cell: Any) -> bool:
 def _as_text(cell: Any) -> Any:
     cell = cells.unwrapped(cell)
     if _is_list(cell):
-        return [_as_text(item) for item in cell]
+        return [_as_text(item) for item in (cell.tolist() if isinstance(cell, np.ndarray) else cell)]
     if isinstance(cell, str):
         return cells.printable(cell)
     if isinstance(cell, Image.Image):
@@ -342,7 +342,7 @@ _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
 _QUOTING: Final = (
-    "Put quotes around text with a separator (, ; | or tab), quote or line break, and double the quotes inside: "
+    'Put straight quotes (") right around text with a separator (, ; | tab), quote or line break; double those inside: '
     '"a ""big"" cat, asleep".'
 )
 
@@ -410,7 +410,7 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
         if len(row) > n_names > 0:  # unless the reader of the rows had a better reason to refuse this one
             raise TableError(
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
-                f"{counted(n_names, 'column')}. {_QUOTING}"
+                f"{counted(n_names, 'column')}, separated by {separator!r}. {_QUOTING}"
             )
     if short:
         warnings.warn(
@@ -576,13 +576,10 @@ def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
     if torn := [name for name in names if cells.printable(name) != name]:
         raise TableError(f"{path}: column {torn[0]!r} has half a character in its name. Rename it.")
     table = {
-        name: pd.Series(
-            [math.nan if cells.is_missing(cell := record.get(name)) else cell for record in records],
-            dtype=object,
-        )
+        name: [math.nan if cells.is_missing(cell := record.get(name)) else cell for record in records]
         for name in names
     }
-    return pd.DataFrame(table, index=pd.RangeIndex(len(records))), lines
+    return pd.DataFrame(table, pd.RangeIndex(len(records)), dtype=object), lines
 
 
 def _record(place: str, line: str) -> dict[str, Any]:
@@ -633,6 +630,8 @@ def _plain(cell: Any) -> Any:
         return str(cell) if isinstance(value, np.generic) else _plain(value)
     if _is_list(cell):
         return [_plain(item) for item in cell]
+    if isinstance(cell, dict):
+        return {str(name): _plain(item) for name, item in cell.items()}
     if isinstance(cell, float) and not math.isfinite(cell):
         return str(cell)
     return cell.isoformat() if isinstance(cell, pd.Timestamp) else cell
@@ -671,8 +670,9 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     except ImportError as error:  # pandas needs a newer openpyxl
         raise TableError(f"{path} can't be read here: {error} {_INSTALL}") from None
     except Exception as error:  # noqa: BLE001 - ZIP, XML and openpyxl each have their own errors
+        what = looks_like(path.read_bytes()) or f" ({error})"
         raise TableError(
-            f"{path} is not a readable Excel workbook ({error}). Save it as .xlsx without a password, or export a CSV."
+            f"{path} is not a readable Excel workbook{what}. Save it as .xlsx without a password, or export a CSV."
         ) from None
     if hidden:
         warnings.warn(
@@ -880,7 +880,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - Arrow and pandas raise almost anything for odd files
-        raise TableError(f"{path} is not a readable Parquet file: {error}") from None
+        guess = looks_like(path.read_bytes()) or f": {error}"
+        raise TableError(f"{path} is not a readable Parquet file{guess}") from None
     # Other programs store times and categories differently.
     return _restored(frame, lambda series: series) if is_result(frame) else frame
 
@@ -898,11 +899,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
             column = column.astype(columns.STR) if _survives(column) else column
         if not _survives(column):
-            column = pd.Series(
-                [None if cells.is_missing(cell) else cells.text_of(cell) for cell in column],
-                frame.index,
-                "str",
-            )
+            texts = [None if cells.is_missing(cell) else cells.text_of(cell) for cell in column]
+            column = pd.Series(texts, frame.index, columns.STR)
             changed.append(cells.text_of(name))
         if column is not given:
             stored.isetitem(place, column)
@@ -927,7 +925,7 @@ def _holds_text(column: pd.Series) -> bool:
     items = chain.from_iterable(
         [cell] if several is None else several for cell, several in zip(column, listed, strict=True)
     )
-    return all(isinstance(item, str) or cells.is_missing(item) for item in items)
+    return all(isinstance(item, str | os.PathLike) or cells.is_missing(item) for item in items)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -1024,13 +1022,8 @@ def as_input(name: str, column: pd.Series) -> pd.Series:
 
 def _converted(dtype: str, column: pd.Series) -> tuple[Integers, pd.Series]:
     """Convert to `Int64` or `boolean`; also return what was read."""
-    if dtype == columns.BOOL:
-        read = cells.booleans(column)
-        array: Any = pd.arrays.BooleanArray(read.numbers != 0, ~read.is_given)
-    else:
-        read = cells.integers(column)
-        array = pd.arrays.IntegerArray(read.numbers, ~read.is_given)
-    return read, pd.Series(array, index=column.index)
+    read = (cells.booleans if dtype == columns.BOOL else cells.integers)(column)
+    return read, pd.Series(read.numbers, column.index).astype(dtype).where(read.is_given)
 
 
 def _times(series: pd.Series) -> pd.Series:
