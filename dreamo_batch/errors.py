@@ -467,6 +467,12 @@ def check_flag(name: str, value: Any) -> bool:
     raise UsageError(f"{name} must be True or False, not {quoted(value)}")
 
 
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise unless the value of an argument is one of some words."""
+    if not isinstance(value, str) or value not in choices:
+        raise UsageError(f"{name}={quoted(value)}: expected one of {', '.join(map(repr, choices))}.")
+
+
 def check_text(name: str, value: Any) -> None:
     """Raise unless the value of an argument is text."""
     if not isinstance(value, str):

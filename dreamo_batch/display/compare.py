@@ -16,7 +16,15 @@ from dreamo_batch import columns as names
 from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import DreamoError, UsageError, check_count, file_given, names_given, new_file_given
+from dreamo_batch.errors import (
+    DreamoError,
+    UsageError,
+    check_choice,
+    check_count,
+    file_given,
+    names_given,
+    new_file_given,
+)
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import distinct
@@ -312,8 +320,7 @@ class PairedComparison:
         StorageFailed
             If it can't be written.
         """
-        if choice not in CHOICES:
-            raise UsageError(f"{choice!r}: expected one of {', '.join(map(repr, CHOICES))}.")
+        check_choice("choice", choice, CHOICES)
         waiting = self._open()
         if not waiting:
             more = "there are no more" if self._is_all else "pass a larger pairs= for more"

@@ -26,14 +26,13 @@ from dreamo_batch.display.grid import (
     small_pictures,
 )
 from dreamo_batch.engine.picture_cache import SIDE_PX, PictureFile
-from dreamo_batch.errors import UsageError, check_count, check_text, file_given, names_given, new_file_given
+from dreamo_batch.errors import check_choice, check_count, check_text, file_given, names_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import threads, ticking, working
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
-from dreamo_batch.text import quoted
 
 if TYPE_CHECKING:
     import os
@@ -344,8 +343,7 @@ def plan_layout(
     has_references_over: bool = False,
 ) -> Layout:
     """Lay out a grid on paper: how large its cells are, and how many a page takes."""
-    if paper not in PAPERS:
-        raise UsageError(f"paper={quoted(paper)}: expected one of {', '.join(PAPERS)}.")
+    check_choice("paper", paper, PAPERS)
     is_upright = n_columns <= _UPRIGHT_MAX
     width, height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
     across = _per_page(n_columns, _ACROSS_MAX[is_upright])

@@ -568,7 +568,21 @@ ARROW: Final = {
     columns.BOOL: pa.bool_(),
     columns.TIME: pa.timestamp("us", tz="UTC"),
 }
-SCHEMA: Final = pa.schema([(column.name, ARROW[column.dtype]) for column in columns.LEDGER.values()])
+
+
+def schema_of(described: Mapping[str, columns.Column]) -> pa.Schema:
+    """Return how a file keeps the columns described; objects are bytes."""
+    return pa.schema([(one.name, ARROW.get(one.dtype, pa.binary())) for one in described.values()])
+
+
+def rows_as_table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table of a schema."""
+    cells = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(cells, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+SCHEMA: Final = schema_of(columns.LEDGER)
 _NO_ROWS: Final = SCHEMA.empty_table()
 _TIMES: Final = frozenset(c.name for c in columns.LEDGER.values() if c.dtype == columns.TIME)
 _PANDAS: Final = {

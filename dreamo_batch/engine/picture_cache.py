@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
+from dreamo_batch.engine.attempts import rows_as_table, schema_of
 from dreamo_batch.errors import logger_named, warn
 from dreamo_batch.images import encoded, opened, reduced
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture, read_content
@@ -40,17 +41,7 @@ QUALITY: Final = 82
 # Change the version whenever the same picture gets another summary.
 _VERSION: Final = b"1"
 _VERSION_KEY: Final = b"dreamo_cache"
-_SCHEMA: Final = pa.schema(
-    [
-        (columns.SHA256, pa.string()),
-        (columns.BYTES, pa.int64()),
-        (columns.THUMBNAIL_WIDTH, pa.int32()),
-        (columns.THUMBNAIL_HEIGHT, pa.int32()),
-        (columns.FINGERPRINT, pa.binary()),
-        (columns.THUMBNAIL, pa.binary()),
-    ],
-    metadata={_VERSION_KEY: _VERSION},
-)
+_SCHEMA: Final = schema_of(columns.PICTURE_CACHE).with_metadata({_VERSION_KEY: _VERSION})
 _SHOWN: Final = (columns.BYTES, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
 _COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
@@ -281,12 +272,6 @@ def _write_table(path: Path, run_dir: Path) -> None:
             if fresh.get(row[0], number) == number:
                 rows.append(row)
             if len(rows) == _GROUP_ROWS:
-                writer.write_table(_table(rows))
+                writer.write_table(rows_as_table(rows, _SCHEMA))
                 rows.clear()
-        writer.write_table(_table(rows))
-
-
-def _table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    cells = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
-    arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+        writer.write_table(rows_as_table(rows, _SCHEMA))

@@ -29,7 +29,7 @@ from dreamo_batch.engine.attempts import (
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
-from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag, is_number
+from dreamo_batch.errors import DirectoryError, UsageError, check_choice, check_count, check_flag, is_number
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
@@ -385,10 +385,7 @@ class RunOptions:
                     raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
                 value = float(value)
             elif get_origin(hint) is Literal:
-                allowed = get_args(hint)
-                if not isinstance(value, str) or value not in allowed:
-                    words = ", ".join(map(repr, allowed))
-                    raise UsageError(f"{name} must be one of {words}, not {quoted(value)}")
+                check_choice(name, value, get_args(hint))
             elif hint == Amount | None:
                 amount_given(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):

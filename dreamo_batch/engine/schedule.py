@@ -234,11 +234,9 @@ class Schedule:
 
     def accepted(self, key: Key, *, now: float) -> None:
         """Add the task of an accepted create."""
-        self._busy[Do.CREATE].discard(key)
-        self._bodies.pop(key, None)
+        self.create_ended(key)
         is_scout = len(self._tasks) < _SCOUTS and not self.poll_times.is_settled
         self._tasks[key] = task = _Task(now, now, is_fresh=True, is_scout=is_scout)
-        self.quota.create_ended(key)
         self.quota.accepted(key, now=now, n_tasks=len(self._tasks))
         self.answered(is_create=True)
         # The very first may be done already.

@@ -180,7 +180,7 @@ class Endpoints:
         strike = self.plan.draw("create")
         if strike and not strike.fault.is_accepted:
             return await self._send(Response(), strike, "create", request)
-        payload = vary(created_payload(tasks.accept(create, strike)), strike, tasks.clock())
+        payload = vary(_head(tasks.accept(create, strike), "in_progress"), strike, tasks.clock())
         return await self._send(json_response(payload), strike, "create", request)
 
     async def precharge(self, request: Request) -> Response:
@@ -406,11 +406,6 @@ def json_response(payload: Any, status: int = 200, headers: Mapping[str, str] | 
     for number in numbers:
         text = text.replace(f'"{_MARK}"', number, 1)
     return Response(text, status, headers, "application/json")
-
-
-def created_payload(task: GatewayTask) -> Payload:
-    """Answer a create."""
-    return _head(task, "in_progress")
 
 
 def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Payload:

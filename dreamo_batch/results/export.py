@@ -28,7 +28,7 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import UsageError, file_given, names_given
+from dreamo_batch.errors import UsageError, check_choice, file_given, names_given
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
@@ -40,7 +40,7 @@ from dreamo_batch.parallel import each, working
 from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, quoted, spelled
+from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -229,8 +229,7 @@ def export(
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
     wanted = names_given("formats", formats, _FORMATS, "format", is_ordered=False)
-    if pictures not in _PICTURES:
-        raise UsageError(f"pictures={quoted(pictures)}: expected one of {', '.join(map(repr, _PICTURES))}.")
+    check_choice("pictures", pictures, _PICTURES)
     if text and pictures != "copy":
         raise UsageError(
             f"{option('text', value=True)} changes the exported files, so they can't be links. Pass "

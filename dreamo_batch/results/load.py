@@ -180,7 +180,8 @@ def stored_terms(directory: RunDirectory) -> Terms:
     if directory.is_sharded:
         manifest = directory.read_manifest()
         return NO_TERMS if manifest is None else Terms(cap=manifest.cap, budget=manifest.budget)
-    return _recovered(directory, ()).terms if directory.path.is_dir() else NO_TERMS
+    with ledger.reading(directory):
+        return ledger.read(directory.path, ()).terms if directory.path.is_dir() else NO_TERMS
 
 
 def read_state(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> State:
@@ -197,8 +198,8 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
         whole = joined({name: state for name, (state, _) in shards.items()}, stored_terms(directory))
         return whole, any(is_copy for _, is_copy in shards.values())
     is_worked_on = directory.is_locked()
-    recovered = _recovered(directory, names)
     with ledger.reading(directory):
+        recovered = ledger.read(directory.path, names)
         is_copy = ledger.is_copied(recovered, directory)
     state = recovered.state()
     return state if is_worked_on else _settled(state), is_copy
@@ -218,11 +219,6 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
             )
     whole.stored = StoredAttempts(pa.concat_tables(tables))
     return whole
-
-
-def _recovered(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> ledger.Recovered:
-    with ledger.reading(directory):
-        return ledger.read(directory.path, names)
 
 
 def _settled(state: State) -> State:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, likeness
 from dreamo_batch.engine import checkpoint, directory, picture_cache
+from dreamo_batch.engine.attempts import rows_as_table, schema_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import UsageError, logger_named, names_given, warn
@@ -27,7 +27,7 @@ from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, is_on_cluster, working
 from dreamo_batch.results.load import RunDir, folders_of, read_results
-from dreamo_batch.results.rating_log import read_kept, schema_of
+from dreamo_batch.results.rating_log import read_kept
 
 if TYPE_CHECKING:
     import os
@@ -723,9 +723,7 @@ class Cache:
         for run_dir, fresh in self._fresh.items():
             path = run_dir / NAME
             values = self._known[run_dir] | _read_values(path, is_quiet=True) | fresh
-            cells = zip(*((*key, *value) for key, value in values.items()), strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
-            table = pa.Table.from_arrays(arrays, schema=_SCHEMA)
+            table = rows_as_table([(*key, *value) for key, value in values.items()], _SCHEMA)
             try:
                 files.replace(path, functools.partial(pq.write_table, table, write_page_checksum=True))
             except OSError as error:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempts import ARROW
+from dreamo_batch.engine.attempts import schema_of
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError, warn
 from dreamo_batch.jobs.cells import text_of
@@ -34,11 +34,6 @@ NAME: Final = "ratings.parquet"
 RATING, PICK, REJECT, UNDO = "rating", "pick", "reject", "undo"
 RATER_VARIABLE: Final = "DREAMO_RATER"
 _LOCK_WAIT_S: Final = 30.0
-
-
-def schema_of(described: Mapping[str, columns.Column]) -> pa.Schema:
-    """Return how a file keeps the columns described; objects are bytes."""
-    return pa.schema([(one.name, ARROW.get(one.dtype, pa.binary())) for one in described.values()])
 
 
 def read_kept(path: Path, schema: pa.Schema) -> pa.Table:
