@@ -61,6 +61,7 @@ SETTLED = (COMPLETED, FAILED, INVALID, AMBIGUOUS)
 INPUTS_OF_SOME = ("model", "ref_type", "guidance_scale1", "guidance_scale2")
 
 ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
+_CATEGORIES = {"status": STATUSES, "action": ACTIONS, "phase": PHASES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,15 @@ def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
 
 
 def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    """Convert columns to their dtypes, or those of their descriptions; integers as `integers` does."""
+    """Convert columns to their dtypes, or those of their descriptions; integers as `integers` does.
+
+    Categories are the fixed ones of the column, in their order, whichever of them the table has.
+    """
     kinds = {name: one.dtype if isinstance(one, Column) else one for name, one in wanted.items()}
-    return table.assign(**{name: integers(table[name]) for name in kinds if kinds[name] == INT}).astype(kinds)
+    converted = {name: integers(table[name]) for name in kinds if kinds[name] == INT}
+    for name in (name for name in kinds if kinds[name] == CATEGORY):
+        converted[name] = table[name].astype(CATEGORY).cat.set_categories(_CATEGORIES[name])
+    return table.assign(**converted).astype(kinds)
 
 
 def integers(values: pd.Series[Any]) -> pd.Series[Any]:

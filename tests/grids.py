@@ -9,7 +9,6 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.results.load import output_dtypes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +21,7 @@ def results(own: dict[str, Any], index: Any = None, **outputs: Any) -> pd.DataFr
     user = pd.DataFrame(own, index=index)
     given = {"status": "completed", "seed_sent": user.get("seed"), **outputs}
     table = pd.DataFrame({name: given.get(name) for name in columns.OUTPUTS}, index=user.index)
-    return pd.concat([user, table.astype(output_dtypes())], axis=1)
+    return pd.concat([user, columns.typed(table, columns.OUTPUTS)], axis=1)
 
 
 def draw(

@@ -151,7 +151,7 @@ def table(
     cells = prepared.rows[[columns.JOB_ID, columns.DUPLICATE_OF, columns.ERROR_MESSAGE]]
     rows = [_row(decisions, prices, *row) for row in cells.itertuples(index=False, name=None)]
     frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
-    return columns.typed(frame, columns.PLAN | {columns.ACTION: pd.CategoricalDtype(columns.ACTIONS)})
+    return columns.typed(frame, columns.PLAN)
 
 
 def planned(

@@ -262,7 +262,7 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
         logger.warning("%s", error)
         return None
     own = [name for name in results.columns if name not in columns.OUTPUTS]
-    return columns.typed(results.reindex(columns=[*own, *columns.OUTPUTS]), output_dtypes())
+    return columns.typed(results.reindex(columns=[*own, *columns.OUTPUTS]), columns.OUTPUTS)
 
 
 def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFrame:
@@ -830,7 +830,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pa.Table) -> pd.D
     for name in (columns.JOB_ID, columns.DUPLICATE_OF, columns.SEED_SENT):
         outcome[name] = rows[name].array
     outcome[columns.RUN_DIR] = None  # a directory may be moved; `mark` fills it in
-    outcome = columns.typed(outcome[list(columns.OUTPUTS)], output_dtypes())
+    outcome = columns.typed(outcome[list(columns.OUTPUTS)], columns.OUTPUTS)
     outcome.index = user.index
     return pd.concat([user, outcome], axis=1)
 
@@ -852,7 +852,7 @@ def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFram
     left = assemble(own, rows, pa.Table.from_pandas(attempts, SCHEMA, preserve_index=False))
     left.index = _labels(results.index, [one.get(columns.ROW) for one in inputs])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
-    return columns.typed(_outputs_last(whole), output_dtypes())
+    return columns.typed(_outputs_last(whole), columns.OUTPUTS)
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -886,11 +886,6 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
 def plausible(seconds: Seconds) -> Seconds:
     """Make durations missing that only a changed clock explains: negative ones, and those of 30 days or more."""
     return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
-
-
-def output_dtypes() -> dict[str, object]:
-    """Return the dtypes of the result columns; the status is categorical with fixed categories."""
-    return {**columns.dtypes(columns.OUTPUTS), columns.STATUS: pd.CategoricalDtype(columns.STATUSES)}
 
 
 def _one_each(attempts: pa.Table) -> pa.Table:

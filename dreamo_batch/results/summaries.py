@@ -313,12 +313,10 @@ def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFra
         measured = {name: grouped.quantile(q) for name, q in _QUANTILES.items()}
         measured |= {columns.ATTEMPTS: grouped.size(), columns.MEAN_S: grouped.mean()}
         parts.append(pd.DataFrame(measured).assign(**{columns.PHASE: phase}))
-    table = pd.concat(parts).reset_index(names=_GROUP)
-    table[columns.PHASE] = pd.Categorical(table[columns.PHASE], columns.PHASES)
+    table = columns.typed(pd.concat(parts).reset_index(names=_GROUP), columns.LATENCY)
     table = table.sort_values([_GROUP, columns.PHASE], ignore_index=True)
-    dtypes = columns.dtypes(columns.LATENCY) | {columns.PHASE: pd.CategoricalDtype(columns.PHASES)}
     keys = groups.keys.take(table[_GROUP]).reset_index(drop=True)
-    return pd.concat([keys, columns.typed(table[list(columns.LATENCY)], dtypes)], axis=1)
+    return pd.concat([keys, table[list(columns.LATENCY)]], axis=1)
 
 
 def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
