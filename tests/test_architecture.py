@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 84
-N_CODE_LINES = 26_194
+N_CODE_LINES = 26_190
 N_LINES = 38_489
 
 
