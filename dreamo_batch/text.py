@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import errno
 import functools
 import re
 from contextlib import contextmanager
@@ -32,6 +33,12 @@ _GAP: Final = 2
 
 # Classes of HTML in which a notebook looks for no formulas: it would set two amounts with a dollar sign as one.
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
+
+
+def mending(error: OSError) -> str:
+    """Say what to do about a directory that can't be written."""
+    is_limit = error.errno in (errno.EMFILE, errno.ENFILE)
+    return "Raise the limit on open files (ulimit -n)" if is_limit else "Free some space or fix the directory"
 
 
 def harmless(text: str) -> str:

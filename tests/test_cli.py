@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import tomllib
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pandas as pd
@@ -22,7 +24,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.batch import plan_retry
 from dreamo_batch.cli import commands, main, options
-from dreamo_batch.cli.output import logging_to
+from dreamo_batch.cli.output import emit, logging_to
 from dreamo_batch.service.config import Settings
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
 
@@ -204,6 +206,17 @@ def test_a_log_file_on_a_full_disk_fails_no_run(table, run_dir, env, gateway):
     told = call("run", table, "--run-dir", run_dir, "--log-file", "/dev/full", env=env)
     assert told.exit_code == 0
     assert told.stderr.count("No space left on device") == 1
+
+
+def test_output_that_can_not_be_written_is_named(monkeypatch):
+    """The disk of the run is not the full one."""
+
+    def full(_text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=full))
+    with pytest.raises(OSError, match="standard output"):
+        emit("40 rows")
 
 
 def test_verbose_shows_the_log(table, run_dir, env, gateway):

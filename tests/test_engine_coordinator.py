@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from dataclasses import replace
 from decimal import Decimal
@@ -594,6 +595,13 @@ def test_an_outage_is_waited_out_behind_a_probe(make, clock):
     coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
     assert latest(coordinator).stage is Stage.COMPLETED
     assert coordinator.stopped is None
+
+
+def test_a_limit_on_open_files_is_no_full_disk(make):
+    """The message says which limit to raise."""
+    coordinator = make("a")
+    coordinator.take(OSError(errno.EMFILE, "Too many open files"))
+    assert "Raise the limit on open files (ulimit -n), then run the same call" in str(coordinator.stopped)
 
 
 def test_a_disk_that_fails_is_graver_than_any_other_reason(make):

@@ -11,6 +11,8 @@ from typing import ClassVar
 import pytest
 
 from dreamo_batch.engine.runner import Workers
+from dreamo_batch.errors import DreamoError
+from tests.flows import PATIENCE_S
 
 
 @pytest.fixture
@@ -20,6 +22,25 @@ def workers():
     pool.stop()
     for thread in pool.threads:
         thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_a_limit_on_threads_is_told_and_ends_those_that_began(monkeypatch):
+    """The message says which limits to raise, and what else helps."""
+    begun = []
+
+    class Limited(threading.Thread):
+        def start(self):
+            if len(begun) == 2:
+                raise RuntimeError("can't start new thread")
+            begun.append(self)
+            super().start()
+
+    monkeypatch.setattr("dreamo_batch.engine.runner.threading.Thread", Limited)
+    with pytest.raises(DreamoError, match=r"can't start new thread.*ulimit -u.*max_in_flight"):
+        Workers(4)
+    for thread in begun:
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,6 +199,39 @@ def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(pla
         assert service.counts["create"] == 3
     assert status_of(results) == ["completed"] * 3
     assert results["task_id"].tolist()[1] == "oddly-told"
+
+
+@pytest.mark.parametrize(
+    ("whose", "words", "status"),
+    [
+        ("its own", "%s was accepted", "ambiguous"),
+        ("another row's", "%s is running", "completed"),
+        ("nobody's", "%s was refused", "completed"),
+    ],
+)
+def test_a_rate_limit_whose_words_mention_a_task_is_sent_again_only_without_doubt(
+    monkeypatch, place, whose, words, status
+):
+    """Where the task exists and no other row has it, the row is held and names it; else the limit counts alone."""
+    speed_up(monkeypatch)
+    with HookedService() as service:
+        mentioned = {"its own": "oddly-told-1", "another row's": "task0001", "nobody's": "refused-01"}[whose]
+
+        def limited(params: dict[str, Any], n: int) -> bytes | None:
+            if n != 2:
+                return None
+            if whose == "its own":
+                service.tasks[mentioned] = params
+            said = {"message": f"Too many requests: task {words % mentioned}"}
+            return answer(json.dumps(said).encode(), 429)
+
+        service.on_create = limited
+        table = place.table(["a fox", "a dog", "a cat"])
+        results = place.run(service, table, max_in_flight=1)
+        assert place.run(service, table)["status"].tolist() == results["status"].tolist()
+        assert len(service.tasks) == 3
+    assert status_of(results) == ["completed", status, "completed"]
+    assert status == "completed" or mentioned in results["error_message"].tolist()[1]
 
 
 def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_told(place, caplog, monkeypatch):

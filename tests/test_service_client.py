@@ -318,6 +318,58 @@ def test_an_error_that_names_a_task_is_followed_up(server, client, status):
     assert [one.is_task_in_doubt for one in found] == [False] + [True] * (len(bodies) - 1)
 
 
+@pytest.mark.parametrize("status", [200, 400, 429, 500])
+@pytest.mark.parametrize("body", [b"", b'{"error": {"message": "slow down"}}'])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Location": "/model/v1/generation/task/cq0example?a=1"}, {"X_Task_Id": "cq0example"}],
+)
+def test_an_answer_whose_headers_alone_name_a_task_is_followed_up(server, client, status, body, headers):
+    """As one that names it in its body."""
+    server.script[:] = [answer(body, status, **headers)]
+    failure = failure_of(client, "create")
+    assert (failure.task_id, failure.is_task_in_doubt, failure.is_task_quoted) == ("cq0example", True, False)
+
+
+@pytest.mark.parametrize("status", [200, 400, 409, 429, 500])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "task cq0example1 accepted",
+        "Duplicate: task id=cq0example1 exists",
+        "see https://x.example/v1/generation/task/cq0example1",
+        "the generation 'cq0example1' is queued",
+        "<html><title>Busy</title><p>Task cq0example1 accepted</p></html>",
+    ],
+)
+def test_a_task_that_only_words_mention_is_shown(server, client, status, words):
+    """It may be anyone's; only a rate limit, which would be sent again, is followed up."""
+    server.script[:] = [
+        answer(words.encode(), status),
+        answer(json.dumps({"message": words}).encode(), status),
+    ]
+    for failure in (failure_of(client, "create"), failure_of(client, "create")):
+        is_limit = status == 429
+        assert (failure.task_id, failure.is_task_quoted) == (
+            ("cq0example1", True) if is_limit else (None, False)
+        )
+        assert "cq0example1" in str(failure)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "task creation failed: HTTP 400",
+        "too many tasks, try in 30 seconds",
+        "tasks cq0example1 and task cq0example2",
+    ],
+)
+def test_words_about_no_task_or_several_name_none(server, client, words):
+    """Neither says which task a create made."""
+    server.script[:] = [answer(words.encode(), 429)]
+    assert failure_of(client, "create").task_id is None
+
+
 @pytest.mark.parametrize("status", [200, 400, 402, 429, 500])
 @pytest.mark.parametrize(
     "said",

@@ -110,8 +110,17 @@ def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
 
 def test_an_internal_error_in_200_may_have_arrived():
     """As with HTTP 500: the service doesn't say that it refused."""
-    for code in (b"500", b'"503"'):
-        failure = from_response("create", 200, {}, b'{"code": %s, "message": "internal error"}' % code)
+    codes = (
+        b"500",
+        b'"503"',
+        b"408",
+        b"499",
+        b'"RequestTimeout"',
+        b'"DEADLINE_EXCEEDED"',
+        b'"internal_error"',
+    )
+    for code in codes:
+        failure = from_response("create", 200, {}, b'{"error": {"code": %s, "message": "oops"}}' % code)
         assert (failure.kind, failure.error_class) == (MAY_HAVE_ARRIVED, "server_error")
 
 

@@ -191,6 +191,9 @@ def emit(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def hint(text: str) -> None:

@@ -43,7 +43,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
-from dreamo_batch.text import counted, harmless, option, same_call, spelled
+from dreamo_batch.text import counted, harmless, mending, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -452,7 +452,7 @@ class Coordinator:
     def _create_ended(self, answer: effects.CreateAnswer) -> None:
         attempt = self._attempt(answer.key)
         if isinstance(answer.result, str):
-            answer = replace(answer, result=self._own_task(answer.key, answer.result))
+            answer = replace(answer, result=self._own_task(answer.key, answer.result, answer.said))
         if isinstance(answer.result, str):
             self._refusals.accepted()
         elif answer.result.error_class == failures.FORBIDDEN:
@@ -468,13 +468,16 @@ class Coordinator:
             self._create_failed(answer.key, answer.result, now)
         self._row_or_account()
 
-    def _own_task(self, key: Key, task_id: str) -> str | Failure:
-        """Accept a task id, unless another attempt has it: then the fate of this create is unknown."""
+    def _own_task(self, key: Key, task_id: str, said: Failure | None) -> str | Failure:
+        """Accept a task id, unless another attempt has it: an error may name it, else this create's fate is unknown."""
         owner = self._job_of.setdefault(hash(("task_id", task_id)), key[0])
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         if known is None or (known.job_id, known.attempt) == key:
-            return task_id
-        return Failure(
+            if said is None or not said.is_task_quoted:
+                return task_id
+            told = f"{said.message}; task {task_id}, which it mentions, exists and may be this one's"
+            return replace(said, kind=FailureKind.MAY_HAVE_ARRIVED, message=told)
+        return said or Failure(
             FailureKind.MAY_HAVE_ARRIVED,
             failures.OTHER_TASK,
             http_status=200,
@@ -842,8 +845,7 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
     if directory.is_in_place():
         return (
             f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "
-            f"submitted. Free some space or fix the directory, then run {same_call()} again to pick up the jobs "
-            "in flight."
+            f"submitted. {mending(error)}, then run {same_call()} again to pick up the jobs in flight."
         )
     return (
         f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "

@@ -156,10 +156,11 @@ _EXCERPT_CHARACTERS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class CreateAnswer:
-    """A create ended: a task id, or how it failed."""
+    """A create ended: a task id, or how it failed; `said` is the error that named the task, if one did."""
 
     key: Key
     result: str | Failure
+    said: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,17 +402,19 @@ class Effects:
         if late_s > self._create_within_s:
             why = f"delayed for {late_s:.0f} s, during which another process may have taken over; nothing was sent"
             return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
+        said = None
         try:
             result: str | Failure = self._client.create(request.pop())
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
             result = self._named_task(key, error.failure)
+            said = error.failure if error.failure.is_task_in_doubt else None
         except Exception as error:
             logger.exception("create of job %s failed unexpectedly", key[0])
             result = from_exception("create", error)
         if isinstance(result, str):
             self.taken[key] = result
-        return CreateAnswer(key, result)
+        return CreateAnswer(key, result, said)
 
     def _named_task(self, key: Key, failure: Failure) -> str | Failure:
         """Return the task that a failed create names; one that an error names is noted and asked for first."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Action, Do
-from dreamo_batch.errors import DirectoryLocked, StorageFailed, UsageError, logger_named
-from dreamo_batch.text import same_call
+from dreamo_batch.errors import DirectoryLocked, DreamoError, StorageFailed, UsageError, logger_named
+from dreamo_batch.text import mending, option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,8 +57,8 @@ def storing(directory: RunDirectory) -> Iterator[None]:
 
 def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     failed = StorageFailed(
-        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Free some "
-        f"space or fix the directory, then run {same_call()} again."
+        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. "
+        f"{mending(error)}, then run {same_call()} again."
     )
     failed.run_dir = directory.path
     return failed
@@ -75,8 +75,15 @@ class Workers:
         self.threads = [
             threading.Thread(target=self._loop, name=f"dreamo-io-{i}", daemon=True) for i in range(n)
         ]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError as error:
+            self.stop()
+            raise DreamoError(
+                f"{n} threads are needed ({error}). Raise the limits on processes and memory (ulimit -u, ulimit -v), "
+                f"or lower {option('max_in_flight')}, then run {same_call()} again."
+            ) from error
 
     def do(self, work: Callable[[], Any] | None) -> None:
         """Have a worker call `work`, or end for None; its result or exception goes to the mailbox."""

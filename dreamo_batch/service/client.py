@@ -26,7 +26,7 @@ from dreamo_batch.service.transport import Answer, Form, Transport, form_of, why
 from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dreamo_batch.service.messages import Price, Request, Task
 
@@ -47,7 +47,6 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
     FailureKind.STOP: errors.ServiceRefused,
     FailureKind.MAY_HAVE_ARRIVED: errors.RequestMayHaveArrived,
 }
-
 
 logger = logger_named(__name__)
 
@@ -135,7 +134,7 @@ def _target(url: str, answer: Answer | Failure) -> str | None:
     if isinstance(answer, Failure) or answer.status not in _REDIRECTS:
         return None
     # Latin-1 is how http.client reads headers, UTF-8 is what servers put there.
-    location = (answer.headers.get("Location") or "").encode("latin-1", "replace").decode("utf-8", "replace")
+    location = (answer.headers.get("location") or "").encode("latin-1", "replace").decode("utf-8", "replace")
     try:
         return urljoin(url, location) if location else None
     except ValueError:
@@ -555,8 +554,7 @@ class Client:
         return _ERRORS[failure.kind](self._masked_failure(failure))
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
-        found = messages.named_tasks_in(answer.body) if operation == "create" else []
-        named = [one for one in found if self._without_key(one) == one]
+        named, quoted = self._tasks_in(answer) if operation == "create" else ((), ())
         # With a reason, what is named may be the request alone.
         is_in_doubt = answer.broken is None and not messages.says_only_running(answer.body)
         if answer.broken is None:
@@ -570,8 +568,20 @@ class Client:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
         if len(named) == 1:
             return replace(failure, task_id=named[0], is_task_in_doubt=is_in_doubt)
-        told = f"{failure.message}; it names tasks {', '.join(named[:5])}"
-        return replace(failure, message=told) if named else failure
+        if (
+            len(quoted) == 1 and failure.error_class == failures.RATE_LIMITED
+        ):  # nothing else is sent again unasked
+            return replace(failure, task_id=quoted[0], is_task_in_doubt=True, is_task_quoted=True)
+        untold = named or [one for one in quoted if one not in (failure.message or "")]
+        told = f"{failure.message}; it names tasks {', '.join(untold[:5])}"
+        return replace(failure, message=told) if untold else failure
+
+    def _tasks_in(self, answer: Answer) -> Iterator[list[str]]:
+        """Yield the tasks that an answer names in its fields or headers, then those that its words mention instead."""
+        headers = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
+        named = messages.named_tasks_in(answer.body) or messages.tasks_in_words(headers)
+        for found in (named, [] if named else messages.tasks_in_words(answer.body.decode(errors="replace"))):
+            yield [one for one in found if self._without_key(one) == one]
 
     def _masked_failure(self, failure: Failure) -> Failure:
         return replace(
@@ -649,12 +659,10 @@ class Client:
                 f"the service answered with request_id {queue_id} and no id: it uses a queue protocol, which this "
                 "package can't poll; the attempt may run and be billed. Check the base URL"
             )
-            return Failure(
-                FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=self._masked(message)
-            )
-        if not isinstance(created, str):
-            raise messages.Unreadable("")
-        if self._without_key(created) == created:
-            return created
-        message = "the service answered with a task id that contains the API key; such an id isn't stored"
-        return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=message)
+        else:
+            if not isinstance(created, str):
+                raise messages.Unreadable("")
+            if self._without_key(created) == created:
+                return created
+            message = "the service answered with a task id that contains the API key; such an id isn't stored"
+        return Failure(FailureKind.MAY_HAVE_ARRIVED, failures.UNREADABLE, 200, message=self._masked(message))

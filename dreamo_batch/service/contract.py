@@ -252,13 +252,18 @@ MODERATION_WORDS: Final = (
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
-# What only the words of a message say, as regular expressions.
+# What only the words of a message say, as regular expressions; a task's id in them is assumed.
+TASK_IN_WORDS: Final = r"\b(?:task|generation)[^.\n]{0,40}?[^\w-]((?=[a-z_-]*\d)[\w-]{8,})(?![\w-])"
 TASK_MISSING_WORDS: Final = r"\btask\b.{0,80}\bnot (found|exist)"  # with any 4xx, not only 404 (sdk)
 HTTP_STATUS_IN_WORDS: Final = r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])"  # of 097; the first one counts (up)
 OUTPUT_REJECTED_IN_WORDS: Final = r"(?<![0-9])0*505(11|19)(?![0-9])"  # another seed may pass (up)
 UPSTREAM_BUSY_IN_WORDS: Final = r"(?<![0-9])504(29|30)(?![0-9])"  # too many requests (up)
 RATE_LIMIT_CODES: Final = r"429|504(29|30)|too ?many ?requests.*|.*rate ?limit.*|throttl.*"
-SERVER_ERRORS: Final = range(500, 600)  # HTTP statuses, also as codes (assumed)
+# HTTP statuses, or their names, as codes: the service failed or gave up waiting, whatever became of it (assumed).
+UNCLEAR_CODES: Final = (
+    r"408|425|499|5[0-9]{2}|((request|gateway|upstream|server|service) )?time(d )?out|deadline exceeded"
+    r"|bad gateway|(service |server )?(temporarily )?unavailable|internal( server)?( error)?|(server|unknown) error"
+)
 # At any HTTP status (cli); the words of services elsewhere are assumed, here and above.
 NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those of "InsufficientBalance" too
     r"((insufficient|not ?enough) ?([a-z]+ )?|(no|out ?of) ?((more|remaining|account|available) )?)"

@@ -109,6 +109,8 @@ class Failure:
         Of a create whose answer broke off after the id; unproven, but where to look.
     is_task_in_doubt : bool
         Whether the id came with an error, so that the task may not exist.
+    is_task_quoted : bool
+        Whether only the words of the error mention it, so that it may be anyone's.
     cause : {'certificate', 'host', 'proxy', 'scheme'} or None
         Why the connection failed, if waiting doesn't help.
 
@@ -128,6 +130,7 @@ class Failure:
     is_outage: bool = False
     task_id: str | None = None
     is_task_in_doubt: bool = False
+    is_task_quoted: bool = False
     cause: str | None = None
 
     def __str__(self) -> str:
@@ -252,7 +255,7 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
         return FailureKind.STOP, NO_CREDIT
     if (number := messages.code_number(said.code)) in contract.STOP_STATUSES.value:
         return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
-    if number in contract.SERVER_ERRORS:
+    if messages.says_unclear(said):
         return FailureKind.MAY_HAVE_ARRIVED, SERVER_ERROR
     return _judge_rejection("create", said)
 

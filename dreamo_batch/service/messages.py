@@ -250,14 +250,24 @@ def says_missing(said: ServiceMessage | None) -> bool:
 
 def says_busy(said: ServiceMessage | None) -> bool:
     """Return whether a code says that a request came too early."""
-    code = "" if said is None else WORD_ENDS.sub(" ", said.code or "").lstrip("0")
-    return _RATE_LIMIT.fullmatch(code) is not None
+    return _RATE_LIMIT.fullmatch(_bare_code(said)) is not None
+
+
+def says_unclear(said: ServiceMessage | None) -> bool:
+    """Return whether a code says that the service failed, which leaves open what became of a request."""
+    return _UNCLEAR.fullmatch(_bare_code(said)) is not None
+
+
+def _bare_code(said: ServiceMessage | None) -> str:
+    return "" if said is None else WORD_ENDS.sub(" ", said.code or "").lstrip("0")
 
 
 Status = Literal["in_progress", "completed", "failed"]
 
 WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 _RATE_LIMIT: Final = re.compile(contract.RATE_LIMIT_CODES, re.IGNORECASE)
+_TASK_IN_WORDS: Final = re.compile(contract.TASK_IN_WORDS, re.IGNORECASE | re.ASCII)
+_UNCLEAR: Final = re.compile(contract.UNCLEAR_CODES, re.IGNORECASE)
 _TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
 
 # Printable, and not a step in a path.
@@ -363,8 +373,7 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
     if says_missing(said) and not is_documented and status != "completed":
         return False
     if task_id_in(answer) is not None:
-        number = None if said is None else code_number(said.code)
-        if answer.get("status") is None and (number in contract.SERVER_ERRORS or says_busy(said)):
+        if answer.get("status") is None and (says_unclear(said) or says_busy(said)):
             return False  # the gateway's own
         return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
@@ -373,7 +382,7 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error = _status(answer), message_in(answer.get("error"))
-    progress = number(answer.get("progress"))
+    written, progress = _written(answer.get("status")), number(answer.get("progress"))
     pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
         word = None  # an unlisted word says less than a picture
@@ -398,7 +407,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         metadata=_metadata(answer.get("metadata")),
         is_completed_with_error=is_contradictory,
         is_cost_unreadable=is_cost_unreadable,
-        unlisted_status=None if word else (text(answer.get("status")) or "")[:_WORD_CHARACTERS_MAX] or None,
+        unlisted_status=None if word or not written else written[:_WORD_CHARACTERS_MAX],
         echo=_echo(answer),
     )
 
@@ -671,6 +680,11 @@ def named_tasks_in(body: bytes) -> list[str]:
         items = [("", one) for one in value] if isinstance(value, list) else []
         waiting += value.items() if isinstance(value, dict) else items
     return sorted(filter(is_task_id, named))
+
+
+def tasks_in_words(words: str) -> list[str]:
+    """Read the ids of tasks that a text mentions, which may be anyone's."""
+    return sorted(set(_TASK_IN_WORDS.findall(words)))
 
 
 def says_only_running(body: bytes) -> bool:

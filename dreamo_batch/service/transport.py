@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.proxy import connection_requires_http_tunnel
@@ -90,25 +89,19 @@ class Answer:
 def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int) -> tuple[Answer, bool]:
     """Read an answer, with a limit on its size; also return whether it was read to its end."""
     pieces: list[bytes] = []
-    if not failures.is_success(response.status):
-        is_whole = False
-        with suppress(Exception):  # whatever breaks it, the status counts
-            _collect(response, pieces, ERROR_BYTES_MAX)
-            is_whole = True
-        body = b"".join(pieces)[:ERROR_BYTES_MAX]
-        return Answer(response.status, CaseInsensitiveDict(response.headers.items()), body), is_whole
-    broken: Failure | None = None
+    broken, is_success = None, failures.is_success(response.status)
     try:
-        _collect(response, pieces, max_bytes)
+        _collect(response, pieces, max_bytes if is_success else ERROR_BYTES_MAX)
     except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
         broken = replace(
             failures.from_exception(operation, error, was_sent=True), http_status=response.status
         )
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
-    # Of an empty answer, the headers are all that it says.
-    headers = {} if pieces else CaseInsensitiveDict(response.headers.items())
-    return Answer(response.status, headers, b"".join(pieces), broken), broken is None
+    headers, body = dict(response.headers.items()), b"".join(pieces)
+    if is_success:
+        return Answer(response.status, headers, body, broken), broken is None
+    return Answer(response.status, headers, body[:ERROR_BYTES_MAX]), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
@@ -117,7 +110,7 @@ def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> Non
         raise AnswerTooLong(f"the answer has {response.length} bytes; the limit is {max_bytes} bytes")
     left_bytes, read = max_bytes, response.read_next
     if "content-encoding" in response.headers:
-        headers = urllib3.HTTPHeaderDict(response.headers.items())
+        headers = dict(response.headers.items())
         unpacking = urllib3.HTTPResponse(response, headers, response.status, preload_content=False)
         read = partial(unpacking.read1, decode_content=True)
     while piece := read(min(_PIECE_BYTES, left_bytes + 1)):
