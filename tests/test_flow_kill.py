@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
-from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine.attempts import SUBMITTED, Stage
+from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
+from tests.flows import IS_LONG, Flow, until
 from tests.fork_server import ForkServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import pandas as pd
-
     from tests.fork_server import Child
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 # In the long form 500 kills, 500 more amid other verbs and 200 interrupts, in rounds: a start takes the longer, the
 # longer the table.
 ROUNDS = range(20) if IS_LONG else range(1)
@@ -49,20 +45,16 @@ def fork_server() -> Iterator[ForkServer]:
         yield running
 
 
-class Sweep:
-    """A table of many cheap jobs in a CSV file, its run directory, and the command that works it off."""
+class Sweep(Flow):
+    """A table of many cheap jobs in a CSV file, and the command that works it off."""
 
     def __init__(
         self, folder: Path, gateway: dreamo.LocalGateway, fork_server: ForkServer, n_rows: int
     ) -> None:
-        self.gateway = gateway
+        super().__init__(folder, gateway, n_rows)
         self.fork_server = fork_server
-        self.run_dir = folder / "run"
         self.csv = folder / "jobs.csv"
-        table = dreamo.sweep(
-            image=_reference(folder), prompt="on a beach", seed=range(n_rows), size="512x512"
-        )
-        dreamo.write_table(table, self.csv)
+        dreamo.write_table(self.table, self.csv)
         self.n_rows = n_rows
 
     def start(self) -> Child:
@@ -77,53 +69,13 @@ class Sweep:
         return self.start().wait(1200)
 
     def wait_for_attempts(self, n: int, child: Child) -> None:
-        deadline = time.monotonic() + 60
-        while len(self.gateway.invoice()) < n and child.poll() is None:
-            assert time.monotonic() < deadline, "the run submitted nothing"
-            time.sleep(0.005)
+        until(lambda: len(self.invoice()) >= n or child.poll() is not None)
 
-    def results(self) -> pd.DataFrame:
-        return dreamo.load(self.run_dir)
-
-    def attempts(self) -> list:
-        from dreamo_batch.results.load import read_state
-
-        return [attempt for attempt in read_state(RunDirectory(self.run_dir)) if attempt.stage in SUBMITTED]
-
-
-def _reference(folder: Path) -> str:
-    from PIL import Image
-
-    path = folder / "reference.png"
-    Image.new("RGB", (64, 64), "orange").save(path)
-    return str(path)
-
-
-def assert_nothing_bought_twice(sweep: Sweep) -> None:
-    """At most one attempt per job; each is in the ledger, or its row is ambiguous."""
-    invoice = sweep.gateway.invoice()
-    per_seed = Counter(entry["seed"] for entry in invoice)
-    assert max(per_seed.values()) == 1
-    attempts = sweep.attempts()
-    known = {attempt.task_id for attempt in attempts if attempt.task_id is not None}
-    ambiguous_seeds = {attempt.seed_sent for attempt in attempts if attempt.stage is Stage.AMBIGUOUS}
-    unknown = [entry["seed"] for entry in invoice if entry["id"] not in known]
-    assert set(unknown) <= ambiguous_seeds
-    assert len(known) + len(unknown) == len(invoice)
-
-
-def assert_money_adds_up(sweep: Sweep) -> None:
-    """Ledger total + what ambiguous rows cost on the invoice = the invoice, to the last digit."""
-    attempts = sweep.attempts()
-    known = {attempt.task_id for attempt in attempts if attempt.task_id is not None}
-    ledger = sum((Decimal(attempt.cost) for attempt in attempts if attempt.cost), Decimal(0))
-    invoice = sweep.gateway.invoice()
-    total = sum((Decimal(entry["cost"] or 0) for entry in invoice), Decimal(0))
-    of_ambiguous = sum(
-        (Decimal(entry["cost"] or 0) for entry in invoice if entry["id"] not in known), Decimal(0)
-    )
-    assert ledger + of_ambiguous == total
-    assert Decimal(dreamo.status(sweep.run_dir)["spent_usd"]) == ledger
+    def assert_money_adds_up(self) -> None:
+        """As the status says, too."""
+        super().assert_money_adds_up()
+        spent = sum((Decimal(attempt.cost) for attempt in self.attempts() if attempt.cost), Decimal(0))
+        assert Decimal(dreamo.status(self.run_dir)["spent_usd"]) == spent
 
 
 @pytest.mark.parametrize("n_round", ROUNDS)
@@ -134,24 +86,23 @@ def test_kill_at_random_moments_buys_nothing_twice_and_loses_nothing(tmp_path, g
     n_ambiguous = 0
     for _ in range(N_KILLS):
         child = sweep.start()
-        sweep.wait_for_attempts(len(gateway.invoice()) + chance.randint(0, 4), child)
+        sweep.wait_for_attempts(len(sweep.invoice()) + chance.randint(0, 4), child)
         time.sleep(chance.uniform(0, 0.4))
         child.send_signal(signal.SIGKILL)
         child.wait(60)
         if RunDirectory(sweep.run_dir).exists():
-            assert_nothing_bought_twice(sweep)
+            sweep.assert_bought_once()
             now = sum(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())
             assert now - n_ambiguous <= MAX_IN_FLIGHT
             n_ambiguous = now
-    assert len(gateway.invoice()) < sweep.n_rows, "the kills came too late to prove anything"
+    assert len(sweep.invoice()) < sweep.n_rows, "the kills came too late to prove anything"
 
     code = sweep.finish()
 
-    assert_nothing_bought_twice(sweep)
-    assert_money_adds_up(sweep)
-    counts = sweep.results()["status"].value_counts()
+    sweep.assert_money_adds_up()
+    counts = dreamo.load(sweep.run_dir)["status"].value_counts()
     print(
-        f"{N_KILLS} kills, {len(gateway.invoice())} attempts compared with the invoice, {n_ambiguous} ambiguous"
+        f"{N_KILLS} kills, {len(sweep.invoice())} attempts compared with the invoice, {n_ambiguous} ambiguous"
     )
     assert counts["completed"] == sweep.n_rows - n_ambiguous
     assert counts["ambiguous"] == n_ambiguous
@@ -195,7 +146,7 @@ def settle_one(sweep: Sweep) -> None:
     held = [attempt for attempt in sweep.attempts() if attempt.stage is Stage.AMBIGUOUS]
     if held:
         known = {attempt.task_id for attempt in sweep.attempts()}
-        lost = {line["seed"]: line["id"] for line in sweep.gateway.invoice() if line["id"] not in known}
+        lost = {line["seed"]: line["id"] for line in sweep.invoice() if line["id"] not in known}
         task_id = lost.get(held[0].seed_sent)
         dreamo.resolve(
             sweep.run_dir, held[0].job_id, attempt=held[0].attempt, task_id=task_id, not_sent=task_id is None
@@ -217,17 +168,16 @@ def test_kill_amid_other_verbs_buys_nothing_twice_and_loses_nothing(tmp_path, ga
             str(chance.randrange(99)),
         ]
         child = fork_server.start(args, {}, tmp_path / "errors.txt", TOUCHED)
-        sweep.wait_for_attempts(len(gateway.invoice()) + chance.randint(1, 4), child)
+        sweep.wait_for_attempts(len(sweep.invoice()) + chance.randint(1, 4), child)
         time.sleep(chance.uniform(0, 0.6))
         assert child.poll() is None, child.errors.read_text()
         child.send_signal(signal.SIGKILL)
         child.wait(60)
         assert "Error" not in child.errors.read_text()
-        assert_nothing_bought_twice(sweep)
+        sweep.assert_bought_once()
         settle_one(sweep)
     assert sweep.finish() in (0, 1)
-    assert_nothing_bought_twice(sweep)
-    assert_money_adds_up(sweep)
+    sweep.assert_money_adds_up()
     assert dreamo.verify(sweep.run_dir) == []
 
 
@@ -241,18 +191,18 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
     sweep = Sweep(tmp_path, gateway, fork_server, N_INTERRUPTS * ROWS_PER_KILL)
     for _ in range(N_INTERRUPTS):
         child = sweep.start()
-        sweep.wait_for_attempts(len(gateway.invoice()) + 1, child)
+        sweep.wait_for_attempts(len(sweep.invoice()) + 1, child)
         time.sleep(chance.uniform(0, 0.4))
         child.send_signal(getattr(signal, signal_name))
         code, stderr = child.wait(40), child.errors.read_text()
         assert code == 3, stderr
         assert "Run the same command again to resume" in stderr
         assert "Traceback" not in stderr
-        assert_nothing_bought_twice(sweep)
+        sweep.assert_bought_once()
         assert not any(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())
 
     assert sweep.finish() == 0
 
-    assert_money_adds_up(sweep)
-    assert (sweep.results()["status"] == "completed").all()
-    assert sum(Counter(entry["seed"] for entry in gateway.invoice()).values()) == sweep.n_rows
+    sweep.assert_money_adds_up()
+    assert (dreamo.load(sweep.run_dir)["status"] == "completed").all()
+    assert len(sweep.invoice()) == sweep.n_rows
