@@ -55,7 +55,7 @@ STATUSES = ("pending", "submitting", "in_progress", "completed", "failed", "inva
 PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUSES
 # Rows that something more will happen to, and rows that nothing will happen to by itself.
 UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
-SETTLED = (COMPLETED, FAILED, INVALID, AMBIGUOUS)
+SETTLED = (COMPLETED, FAILED, AMBIGUOUS, INVALID)
 
 # Inputs that not every model has, or that most tables lack.
 INPUTS_OF_SOME = ("model", "ref_type", "guidance_scale1", "guidance_scale2")

@@ -81,21 +81,6 @@ def opened(
                     _trim_heap()
 
 
-def verify(
-    content: bytes,
-    formats: tuple[str, ...],
-    pixels_max: int,
-    *,
-    use: Callable[[Image.Image], object] | None = None,
-) -> tuple[str, int, int]:
-    """Decode a picture completely and let `use` look at it; return its format, width and height."""
-    with opened(io.BytesIO(content), formats=formats, pixels_max=pixels_max) as image:
-        image.load()
-        if use is not None:
-            use(image)
-        return str(image.format), image.width, image.height
-
-
 def small_picture(
     source: Path | io.BytesIO | bytes | Image.Image,
     side_px: int,

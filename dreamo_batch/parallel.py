@@ -145,13 +145,12 @@ def each(
     unit: str = "picture",
     n_workers: int | None = None,
     is_portable: bool = False,
-    is_batched: bool = False,
-    n_batch: int = _CHUNK,
+    n_batch: int | None = None,
 ) -> Iterator[tuple[Item, Any]]:
     """Do something with each item, several at once as `working` says, and yield the results in order.
 
     What is portable, which means that `do`, items and results can be pickled, is done by the cluster, if there is one.
-    What is batched takes several items, and returns as many results.
+    With `n_batch`, it takes so many items at once, and returns as many results.
     """
     if not items:
         return
@@ -161,8 +160,9 @@ def each(
     try:
         with ticking(len(items), f"{what} ({link})" if link else what, unit=unit) as tick:
             if cluster is not None:
-                results = _in_chunks(cluster, _chunks(items, n_batch), do, is_batched=is_batched)
-            elif is_batched:
+                work = functools.partial(_do_chunk, do) if n_batch is None else do
+                results = _in_chunks(cluster, _chunks(items, n_batch or _CHUNK), work)
+            elif n_batch is not None:
                 results = chain.from_iterable(pool.map(do, _chunks(items, n_batch)))
             else:
                 results = pool.map(do, items)
@@ -195,16 +195,13 @@ def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
     return [items[start : start + n] for start in range(0, len(items), n)]
 
 
-def _in_chunks(
-    cluster: Any, chunks: list[Sequence[Any]], do: Callable[..., Any], *, is_batched: bool
-) -> Iterator[Any]:
-    """Do something with each item on the cluster, and yield the results in order; both must be picklable.
+def _in_chunks(cluster: Any, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:
+    """Work on each chunk on the cluster, and yield the results in order; both must be picklable.
 
     A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
     done again.
     """
     left, n_lost = chunks, 0
-    work = do if is_batched else functools.partial(_do_chunk, do)
     while left:
         try:
             with executor_of(cluster) as executor:

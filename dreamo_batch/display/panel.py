@@ -364,15 +364,7 @@ _CENT: Final = Decimal("0.01")
 _RAISED: Final = Decimal("1.5")
 
 # In the order of the bar: what is settled, what is under way, what is to come.
-_ORDER: Final = (
-    columns.COMPLETED,
-    columns.FAILED,
-    columns.AMBIGUOUS,
-    columns.INVALID,
-    columns.IN_PROGRESS,
-    columns.SUBMITTING,
-    columns.PENDING,
-)
+_ORDER: Final = (*columns.SETTLED, *reversed(columns.UNSETTLED))
 _COLOURS: Final = {
     "running": PALETTE[columns.IN_PROGRESS].colour,
     "finished": PALETTE[columns.COMPLETED].colour,

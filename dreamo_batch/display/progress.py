@@ -30,8 +30,8 @@ _LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
 
-class _Spoken:
-    """Says how far a run is: at most every 30 s, and when rows first fail or are first in doubt."""
+class Silent:
+    """Shows nothing; lines go to the log, and how far the run is: at most every 30 s, or when rows first go wrong."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -40,8 +40,8 @@ class _Spoken:
         self._said = self._now = ""
 
     def say(self, text: str, level: int = logging.INFO) -> None:
-        """Show a line; `level` as in logging."""
-        raise NotImplementedError
+        """Log a line."""
+        logger.log(level, "%s", text)
 
     def update(self, snapshot: Snapshot) -> None:
         """Say how far it is, if that is due."""
@@ -59,16 +59,8 @@ class _Spoken:
             self.say(self._now)
 
 
-class Silent(_Spoken):
-    """Shows nothing; lines go to the log, and how far the run is at most every 30 s."""
-
-    def say(self, text: str, level: int = logging.INFO) -> None:
-        """Log the line."""
-        logger.log(level, "%s", text)
-
-
-class Lines(_Spoken):
-    """Dated lines on standard error, for a file or a journal: at most every 30 s, and whatever is said at once."""
+class Lines(Silent):
+    """Says the same on standard error, with dates, for a file or a journal."""
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError, new_file_given
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
+from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.parallel import bars
@@ -215,7 +216,7 @@ def render(facts: Sequence[Facts]) -> str:
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
         for number, run in enumerate(facts, 1)
     ]
-    formats = (code, counted, joined, known, literal, moment, seconds, short, usd, words)
+    formats = (code, counted, is_missing, joined, literal, moment, seconds, short, usd, words)
     return fill_template(
         "report.html.j2",
         runs=runs,
@@ -454,17 +455,12 @@ def _fitted(drawing: str, prefix: str, name: str) -> str:
 
 def words(value: object, n_max: int = _WORDS_MAX) -> str:
     """Return anybody's words on one harmless line."""
-    return one_line(value, n_max) if known(value) else "(none)"
+    return "(none)" if is_missing(value) else one_line(value, n_max)
 
 
 def code(line: str) -> str:
     """Return a line of code, harmless."""
     return shortened(harmless(line), _CODE_MAX)
-
-
-def known(value: Any) -> bool:
-    """Return whether a cell has a value."""
-    return not (value is None or (pd.api.types.is_scalar(value) and pd.isna(value)))
 
 
 def usd(amount: object) -> str:
@@ -474,7 +470,7 @@ def usd(amount: object) -> str:
 
 def short(amount: Any) -> str:
     """Return an amount for reading."""
-    exact = money(f"{amount:.10f}" if isinstance(amount, float) else amount) if known(amount) else None
+    exact = None if is_missing(amount) else money(f"{amount:.10f}" if isinstance(amount, float) else amount)
     return UNKNOWN if exact is None else dollars(exact)
 
 
@@ -486,11 +482,11 @@ def _sum(amounts: Iterable[object]) -> str:
 
 def seconds(value: Any) -> str:
     """Return a length of time."""
-    if not known(value):
+    if is_missing(value):
         return UNKNOWN
     return f"{value:.3g} s" if value < _MINUTE_S else duration(value)
 
 
 def moment(time: Any) -> str:
     """Return a time in UTC."""
-    return f"{time:%Y-%m-%d %H:%M:%S}" if known(time) else UNKNOWN
+    return UNKNOWN if is_missing(time) else f"{time:%Y-%m-%d %H:%M:%S}"

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import filecmp
 import hashlib
+import io
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.store import FIRST_SLICE, Replica, folder_of, is_url, place_given, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
-from dreamo_batch.images import is_jpeg, reduced, verify
+from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -447,12 +448,14 @@ def _cache_summary(run_dir: Path, sha256: str, content: bytes, small: list[Image
 def inspect_picture(
     content: bytes, *, use: Callable[[Image.Image], object] | None = None
 ) -> tuple[str, int, int]:
-    """Decode a picture once, let `use` look at it, and return its suffix, width and height in px."""
+    """Decode a picture completely, let `use` look at it, and return its suffix, width and height in px."""
+    formats = contract.OUTPUT_FORMATS.value
     try:
-        kind, width_px, height_px = verify(
-            content, contract.OUTPUT_FORMATS.value, PICTURE_PIXELS_MAX, use=use
-        )
-        return _SUFFIXES[kind], width_px, height_px
+        with opened(io.BytesIO(content), formats=formats, pixels_max=PICTURE_PIXELS_MAX) as picture:
+            picture.load()
+            if use is not None:
+                use(picture)
+            return _SUFFIXES[str(picture.format)], picture.width, picture.height
     except Exception:  # noqa: BLE001 - decoders raise all kinds of exceptions for bad bytes
         got = f"{len(content)} bytes starting {content[:_EXCERPT_BYTES]!r}"
         raise NotAPicture(f"expected JPEG, PNG or WEBP, got {got}") from None

@@ -565,7 +565,7 @@ def embedded(
     """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
     work = functools.partial(_embed, pickle.dumps(metric) if is_on_cluster() else metric, read)
     n = metric.batch_size
-    yield from each(items, work, what=metric.name, is_portable=True, is_batched=True, n_batch=n)
+    yield from each(items, work, what=metric.name, is_portable=True, n_batch=n)
 
 
 _embedding: Final = threading.Lock()  # not every model takes several threads
@@ -610,7 +610,7 @@ def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[
     work = functools.partial(_measure_several, by_name)
     try:
         n_batch = 32 if is_on_cluster() or any(metric.is_batched for metric in own) else 1
-        done = each(wanted, work, what="measuring", is_portable=True, is_batched=True, n_batch=n_batch)
+        done = each(wanted, work, what="measuring", is_portable=True, n_batch=n_batch)
         for (pair, _, _), fresh in done:
             measured[pair] |= fresh
             for name, one in fresh.items():
