@@ -120,25 +120,21 @@ def probe_seeds(
     n_new = int((planned[columns.ACTION] == _NEW).sum())
     if n_new:
         price = _price(planned, directory, Service.of(given), prepared)
-        sentence = say_what_it_costs(len(probe) // 2, n_new, price, cap)
         spent = Spending(attempts=read_state(directory).kinds()).spent
         if price is not None and (needed := total((spent, times(n_new, price)))) > cap:
             raise errors.UsageError(
                 f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass "
                 f"{option('max_cost', needed)} or more, which includes what was spent here, or probe fewer rows."
             )
-        say(sentence, show=progress)
+        cost = (
+            "at a price not known yet"
+            if price is None
+            else f"for up to {dollars(times(n_new, price))} in all"
+        )
+        sentence = f"Probing buys {len(probe) // 2} rows twice: {n_new} new attempts, {cost}"
+        say(f"{sentence}; no more than {dollars(cap)} is ever spent here.", show=progress)
     done = run(probe, run_dir, max_cost=cap, progress=progress, base_dir=base_dir, **options)
     return compare_replicates(done, progress=progress)
-
-
-def say_what_it_costs(n_rows: int, n_new: int, price: Decimal | None, cap: Decimal) -> str:
-    """Say what a probe buys, and what that can cost."""
-    cost = "at a price not known yet" if price is None else f"for up to {dollars(times(n_new, price))} in all"
-    return (
-        f"Probing buys {n_rows} rows twice: {n_new} new attempts, {cost}; no more than {dollars(cap)} "
-        "is ever spent here."
-    )
 
 
 def _probe(

@@ -414,15 +414,12 @@ def amount_given(name: str, value: Amount | None, *, unless: str = "") -> Decima
     return amount
 
 
-# What is bought is like what is in progress, a duplicate waits like what is pending.
-_COLOURS: Final = {
-    NEW: PALETTE[columns.IN_PROGRESS].colour,
-    REUSE: PALETTE[columns.COMPLETED].colour,
-    DUPLICATE: PALETTE[columns.PENDING].colour,
-    IN_FLIGHT: PALETTE[columns.SUBMITTING].colour,
-    AMBIGUOUS: PALETTE[columns.AMBIGUOUS].colour,
-    INVALID: PALETTE[columns.INVALID].colour,
-    FAILED: PALETTE[columns.FAILED].colour,
+# What is bought is like what is in progress, a duplicate waits like what is pending; others are statuses, too.
+_LIKE: Final = {
+    NEW: columns.IN_PROGRESS,
+    REUSE: columns.COMPLETED,
+    DUPLICATE: columns.PENDING,
+    IN_FLIGHT: columns.SUBMITTING,
 }
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
 _REASONS_MAX: Final = 5  # of one action; with more of them, one is shown for all
@@ -451,7 +448,9 @@ class Plan(HeadedFrame):
             return None
         counts = self[columns.ACTION].value_counts()
         told = tuple(
-            Count(word, int(counts[word]), _COLOURS[word]) for word in columns.ACTIONS if counts.get(word)
+            Count(word, int(counts[word]), PALETTE[_LIKE.get(word, word)].colour)
+            for word in columns.ACTIONS
+            if counts.get(word)
         )
         n_new = int(counts.get(NEW, 0))
         low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
