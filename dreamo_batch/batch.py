@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 from dreamo_batch import columns
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
 from dreamo_batch.cluster import shards
-from dreamo_batch.cluster.shared_budget import Budget
+from dreamo_batch.cluster.shared_budget import Budget, budget_of
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
@@ -372,7 +372,7 @@ def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str,
     Listeners("", given["notify"], given["on_event"])
     moment(given["not_before"], now=0.0)
     if given["budget"] is not None:
-        Budget.of(given["budget"])
+        budget_of(given["budget"])
     if directory is not None:
         directory.refuse_other_folder()
 

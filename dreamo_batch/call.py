@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
 
 from dreamo_batch import columns, errors
-from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, unreachable
+from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_of, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
@@ -189,7 +189,7 @@ class CallInputs:
     def __post_init__(self) -> None:
         """Read the budget, before anything is written."""
         if self.options.budget is not None:
-            object.__setattr__(self, "options", replace(self.options, budget=Budget.of(self.options.budget)))
+            object.__setattr__(self, "options", replace(self.options, budget=budget_of(self.options.budget)))
 
 
 class Call:
@@ -547,9 +547,9 @@ class Call:
         if place is None or ledger.is_copy or not (n or terms.budget):
             return
         try:
-            budget = given or Budget.of(place)
+            budget = given or budget_of(place)
             if self.inputs.options.adopt_copy:
-                budget.adopt()
+                adopt_budget(budget)
             share = BudgetShare(budget, ledger)
             if n:
                 granted = share.join(spending.wanted(n), spending, ledger.state)

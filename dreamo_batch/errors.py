@@ -538,6 +538,8 @@ def new_file_given(name: str, path: object, suffixes: Collection[str] = ()) -> P
     target = file_given(name, path)
     if suffixes and target.suffix.lower() not in suffixes:
         raise UsageError(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder. Pass the path of a file to write.")
     if not target.parent.is_dir():
         raise UsageError(f"No folder {target.parent.absolute()} to write {target.name} to. Create it first.")
     return target
@@ -657,9 +659,11 @@ for _name in ("asyncio", "filelock", "urllib3.connectionpool", "PIL.PngImagePlug
 
 def warn(text: str) -> None:
     """Warn, at the user's line, during work that continues: where warnings are errors log it, as it may be paid for."""
-    frames = enumerate(traceback.walk_stack(sys._getframe()), 1)  # noqa: SLF001 - one's own stack
-    ours = [n for n, (frame, _) in frames if str(frame.f_globals.get("__name__")).startswith("dreamo_batch.")]
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_stack(sys._getframe())]  # noqa: SLF001 - one's own stack
+    outermost = max(n for n, name in enumerate(modules, 1) if name.startswith("dreamo_batch."))
+    # A thread that the user started with our function has none of the user's lines.
+    has_caller = [name.partition(".")[0] not in sys.stdlib_module_names for name in modules[outermost:][:1]]
     try:
-        warnings.warn(text, stacklevel=ours[-1] + 1)
+        warnings.warn(text, stacklevel=outermost + any(has_caller))
     except Warning:
         logger_named(__name__).warning("%s", text)

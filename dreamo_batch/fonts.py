@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import ImageFont
 
 from dreamo_batch.errors import UsageError, logger_named
+from dreamo_batch.images import pillow_settings
 from dreamo_batch.text import option, shortened
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def _has(file: Path | None, letter: str) -> bool:
     font = _opened(file, 20)
     if font is None:
         return False
-    mask, lacking = font.getmask(letter), font.getmask(_LACKING)
+    with pillow_settings:  # the user's limit of pixels would also limit letters
+        mask, lacking = font.getmask(letter), font.getmask(_LACKING)
     return letter.isspace() or (mask.size, bytes(mask)) != (lacking.size, bytes(lacking))
 
 

@@ -35,12 +35,14 @@ def load_module(name: str) -> ModuleType:
 
 
 def load_extra(name: str, need: str, extra: str) -> Any:
-    """Import a module of an extra; raise `UsageError` with how to install it."""
+    """Import a module of an extra; raise `UsageError` with how to install it, or why it can't be loaded."""
+    package = name.partition(".")[0]
     try:
         return load_module(name)
     except ImportError as error:
-        package = name.partition(".")[0]
         raise UsageError(f"{need} {package} ({error}): pip install 'dreamo-batch[{extra}]'.") from None
+    except Exception as error:
+        raise UsageError(f"{need} {package}, which can't be loaded here: {error}") from error
 
 
 def refuse_at_exit() -> None:

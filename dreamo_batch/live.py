@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from contextvars import ContextVar
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -296,12 +296,9 @@ def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
 @contextmanager
 def in_front() -> Iterator[None]:
     """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
-    with errors.interrupts_without_our_lines():
-        if getattr(sys.stderr, "closed", False):
-            with redirect_stderr(None):
-                yield
-        else:
-            yield
+    is_closed = getattr(sys.stderr, "closed", False)
+    with errors.interrupts_without_our_lines(), redirect_stderr(None) if is_closed else nullcontext():
+        yield
 
 
 @contextmanager

@@ -29,9 +29,8 @@ def _parsed(written: str) -> Decimal | None:
         amount = Decimal(written.strip())
     except InvalidOperation:
         return None
-    if "_" in written:  # digits grouped as in Python, or a slip of the pen: 0_12 would be 12 dollars
-        return None
-    if not amount.is_finite() or amount < 0:
+    # Digits grouped as in Python may be a slip of the pen: 0_12 would be 12 dollars.
+    if "_" in written or not amount.is_finite() or amount < 0:
         return None
     exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
     return amount if abs(exponent) <= _DIGITS and amount.adjusted() <= _DIGITS else None

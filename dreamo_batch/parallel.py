@@ -49,10 +49,11 @@ _working = threading.Lock()
 
 @contextmanager
 def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Give a variable a value inside the block."""
+    """Give a variable a value inside the block, whose interrupts are shown at the user's line."""
     token = variable.set(value)
     try:
-        yield
+        with interrupts_without_our_lines():
+            yield
     finally:
         variable.reset(token)
 
@@ -96,7 +97,9 @@ def _bar_class_of(base: type[Any]) -> type[Any]:
         with nullcontext() if nolock else made.get_lock():
             return base.refresh(self, nolock=True)
 
-    made: type[Any] = type("DreamoBar", (base,), {"_lock": threading.RLock(), "refresh": refresh})
+    # A bar of a notebook that an interrupt left half made lacks `disp`, and would complain where it is deleted.
+    own = {"_lock": threading.RLock(), "refresh": refresh, "disp": lambda *_, **__: None}
+    made: type[Any] = type("DreamoBar", (base,), own)
     if hasattr(os, "register_at_fork"):  # another thread of the parent may hold it
         os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))
     return made
@@ -254,11 +257,9 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
             raise UsageError(
                 f"No process of cluster={cluster} could start, or it was killed at once. {_GUARD}"
             ) from error
-    elif isinstance(cluster, Executor):
-        yield cluster
     else:
         # Equal tasks are no cached results: what they read may have changed.
-        yield cluster.get_executor(pure=False)
+        yield cluster if isinstance(cluster, Executor) else cluster.get_executor(pure=False)
 
 
 def kill_workers(pool: Executor) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
@@ -35,6 +34,7 @@ from dreamo_batch.text import harmless, option, quoted
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection
+    from decimal import Decimal
 
     from dreamo_batch.verb_options import ProbeOptions
 
@@ -321,7 +321,7 @@ def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODEL
     except errors.ServiceError:
         return None
     known = [price for price in prices if price is not None]
-    return N_ATTEMPTS_MAX * sum(known, Decimal(0)) if len(known) == len(prices) else None
+    return times(N_ATTEMPTS_MAX, total(known)) if len(known) == len(prices) else None
 
 
 def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:

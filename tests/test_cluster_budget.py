@@ -60,6 +60,11 @@ def slice_of(run_dir):
     return read_state(RunDirectory(run_dir)).terms.slice
 
 
+def test_a_budget_offers_only_what_is_meant_for_its_users():
+    """What the engine does with it is no method."""
+    assert [name for name in dir(dreamo.Budget) if not name.startswith("_")] == ["status"]
+
+
 def test_directories_and_people_share_a_cap(tmp_path, gateway, place):
     """Each its part, and a user no more than theirs."""
     dreamo.Budget(place, cap=PRICE * 7, per_user=PRICE * 4)

@@ -189,9 +189,20 @@ def test_axes_that_can_not_be_are_refused(rows, across, words):
 
 
 def test_a_table_without_results_is_refused():
-    """What run() and load() give is asked for."""
+    """What run() and load() give is asked for, each column once."""
     with pytest.raises(UsageError, match="no 'status' column"):
         lay_out(pd.DataFrame(SWEEP))
+    table = results(SWEEP)
+    with pytest.raises(UsageError, match="Two columns are named 'seed'"):
+        lay_out(pd.concat([table, table[["seed"]]], axis=1))
+
+
+def test_half_characters_tell_cells_apart():
+    """Pandas can't make text of them."""
+    notes = pd.Series([f"\ud83d{n}" for n in range(len(results(SWEEP)))], dtype=object)
+    grid = lay_out(results(SWEEP).assign(note=notes), "note", "seed")
+    assert grid.rows.labels[0] == ("\\ud83d0",)
+    assert len(grid.rows) == len(notes)
 
 
 VALUES = st.one_of(

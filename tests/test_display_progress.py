@@ -11,12 +11,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tqdm.std
 
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
+from dreamo_batch.display import progress
 from dreamo_batch.display.progress import Bar, Lines, Shown, Silent, postfix
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.money import dollars
@@ -55,6 +57,22 @@ def test_a_row_submitted_again_takes_the_bar_back():
     bar.update(snapshot(failed=1, completed=1))
     assert bar._bar.n == 2
     bar.close()
+
+
+def test_a_bar_that_an_interrupt_left_half_made_is_no_matter_in_a_notebook(monkeypatch, capsys):
+    """Whoever holds its traceback keeps it alive, and tqdm would draw it with every line that is said."""
+    widgets = pytest.importorskip("tqdm.notebook").tqdm_notebook
+    monkeypatch.setattr(progress, "bar_class", lambda: parallel._bar_class_of(widgets))
+    monkeypatch.setattr(progress, "is_in_notebook", lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(widgets, "status_printer", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            Bar(snapshot(pending=2))
+    bar = Bar(snapshot(pending=2))
+    bar.say("All is well.")
+    bar.close()
+    assert capsys.readouterr().out.splitlines()[-1] == "All is well."
+    assert stopped.traceback
 
 
 class Terminal(io.StringIO):

@@ -72,6 +72,18 @@ def test_captions_are_whole(run_dir, prompt):
     assert next(drawn.pages(lambda: None)).height >= 320 + 18 * len(lines)
 
 
+def test_what_is_no_table_of_results_or_no_file_is_refused(run_dir):
+    """In words; a sheet without axes needs the pictures only."""
+    table = results("red.png")
+    with pytest.raises(UsageError, match="no 'output_path' column"):
+        contact_sheet(table[["prompt"]], run_dir / "sheet.png")
+    (run_dir / "folder.png").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        contact_sheet(table, run_dir / "folder.png")
+    few = table.drop(columns="seed_sent")
+    assert contact_sheet(few, run_dir / "sheet.png", run_dir=run_dir) == 1
+
+
 def test_nothing_to_show_is_no_file(run_dir):
     """Neither an empty sheet nor a half one is left behind."""
     assert contact_sheet(results("gone.png"), run_dir / "sheet.png", run_dir=run_dir) == 0
@@ -320,5 +332,7 @@ def test_a_long_legend_makes_the_page_longer(tmp_path, no_fonts):
 @pytest.mark.parametrize("axes", [{}, {"rows": ..., "columns": ...}])
 def test_the_limit_of_pixels_of_the_user_changes_nothing(tmp_path, monkeypatch, axes):
     """Neither a picture nor a caption is too large for a sheet."""
+    fonts._has.cache_clear()
+    fonts.machine_fonts.cache_clear()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert contact_sheet(sweep(tmp_path), tmp_path / "s.png", run_dir=tmp_path, **axes) == 6

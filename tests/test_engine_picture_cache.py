@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import threading
 import warnings
@@ -73,8 +74,12 @@ def made_up(number: int, n_bytes: int = 1) -> tuple[str, PictureSummary]:
     )
 
 
+def fingerprints(run_dir, digests):
+    return picture_cache._read(run_dir, digests, (columns.BYTES, columns.FINGERPRINT))
+
+
 def kept(run_dir) -> set[str]:
-    return set(picture_cache.read_fingerprints(run_dir, [made_up(number)[0] for number in range(600)]))
+    return set(fingerprints(run_dir, [made_up(number)[0] for number in range(600)]))
 
 
 def test_a_run_keeps_the_look_of_each_picture_it_saves(finished):
@@ -132,10 +137,8 @@ def test_a_look_made_on_saving_is_that_of_the_file(tmp_path, kind):
     content = encoded(noisy(900, 700), kind)
     saved = directory.save(content, "a" * 32, tmp_path)
     of_file = picture_cache.summarise_picture(content)
-    assert picture_cache.read_fingerprints(tmp_path, [saved.sha256]) == {
-        saved.sha256: (len(content), of_file.fingerprint)
-    }
     picture = PictureFile(tmp_path, tmp_path / saved.path, saved.sha256)
+    assert picture_cache.read_fingerprints([picture]) == {saved.sha256: of_file.fingerprint}
     assert picture_cache.read_thumbnails([picture]) == [of_file.thumbnail]
 
 
@@ -190,7 +193,7 @@ def test_a_small_tail_waits_beside_a_large_table(tmp_path):
     picture_cache.merge(tmp_path)
     assert (tmp_path / picture_cache.NAME).read_bytes() == before
     assert len(kept(tmp_path)) == 501
-    assert picture_cache.read_fingerprints(tmp_path, [made_up(0)[0]])[made_up(0)[0]] == (2, b"print")
+    assert fingerprints(tmp_path, [made_up(0)[0]])[made_up(0)[0]] == (2, b"print")
     for number in range(600):
         picture_cache.keep(tmp_path, *made_up(number, n_bytes=3))
     picture_cache.merge(tmp_path)
@@ -214,10 +217,35 @@ def test_many_threads_keep_looks_at_once(tmp_path):
     assert len(kept(tmp_path)) == 600
 
 
-def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
-    """A summary belongs to bytes, not to a name; whoever shows it is warned."""
+def replaced(path, way):
+    """Replace a picture, or only its times, in one of the ways in which that happens."""
+    content, before = path.read_bytes(), path.stat()
+    if way != "touched":
+        small = encoded(Image.new("RGB", (40, 20), "red"), "JPEG")
+        path.write_bytes(small if way == "of another size" else small.ljust(len(content), b"\0"))
+    if way != "of another size":
+        at = before.st_mtime_ns + (-1 if way == "of the same size, and older" else 1) * 10**9
+        os.utime(path, ns=(at, at))
+
+
+@pytest.mark.usefixtures("_no_decoding")
+def test_a_picture_that_was_only_touched_or_copied_is_the_same(run_dir):
+    """Nothing is said, and nothing decoded again."""
+    for picture in pictures(run_dir):
+        replaced(picture.path, "touched")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "changed" not in dreamo.gallery(run_dir).to_html(**QUIET)
+        assert dreamo.diversity(run_dir, **QUIET)["pictures"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "way", ["of another size", "of the same size, and newer", "of the same size, and older"]
+)
+def test_a_changed_picture_is_shown_as_it_is_now(run_dir, way):
+    """A summary belongs to bytes, not to a name; whoever shows it is warned, once, and it is marked."""
     first = pictures(run_dir)[0]
-    Image.new("RGB", (40, 20), "red").save(first.path, "JPEG")
+    replaced(first.path, way)
     assert picture_cache.read_thumbnails([first]) == [None]
     with pytest.warns(UserWarning, match=f"1 picture changed since saved .*{first.path.name}"):
         drawn = grid.thumbnails_of([first])
@@ -229,7 +257,9 @@ def test_a_changed_picture_is_shown_as_it_is_now(run_dir):
     ):
         with pytest.warns(UserWarning, match="changed since saved") as told:
             show()
-        assert {one.filename for one in told} == {__file__}  # at the user's line, and nothing of ours
+        assert [one.filename for one in told] == [__file__]  # at the user's line, and nothing of ours
+    for page in ("page.html", "report.html"):
+        assert (run_dir.parent / page).read_text("utf-8").count(">changed since saved<") == 1
     assert "was changed" in dreamo.measure(run_dir, **QUIET)["problem"][0]
 
 
@@ -251,7 +281,7 @@ def test_a_directory_that_can_not_be_written_to_is_looked_at_all_the_same(run_di
     with pytest.warns(UserWarning, match=r"picture-cache\.parquet can't be written \(Permission denied\)"):
         dreamo.measure(run_dir, **QUIET)
     monkeypatch.undo()
-    assert len(picture_cache.read_fingerprints(run_dir, digests(run_dir))) == 6
+    assert len(fingerprints(run_dir, digests(run_dir))) == 6
 
 
 def test_the_ledger_never_believes_the_looks(run_dir):

@@ -550,6 +550,13 @@ def test_places_and_tables_that_do_not_do(run_dir, folder):
         dreamo.export(run_dir, folder)
     with pytest.raises(dreamo.UsageError, match="Not a results table"):
         dreamo.export(pd.DataFrame({"prompt": ["a"]}), folder)
+    with pytest.raises(
+        dreamo.UsageError, match="folder is empty"
+    ):  # not a temporary folder that is gone by then
+        dreamo.export(run_dir, "")
+    (nowhere := folder.with_name("nowhere")).symlink_to("missing")
+    with pytest.raises(dreamo.UsageError, match="not a folder"):
+        dreamo.export(run_dir, nowhere)
 
 
 def test_an_empty_table_is_an_empty_export(tmp_path, folder):

@@ -284,6 +284,15 @@ def test_results_of_unknown_origin_and_other_tables_are_refused(run_dir):
         assert len(function(done, run_dir=run_dir, **QUIET)) >= 0
         with pytest.raises(UsageError, match="Not a results table"):
             function(pd.DataFrame({"prompt": ["a"]}))
+    with_run_dir = dreamo.load(run_dir).rename(columns={"prompt": "text"})
+    for function in (
+        dreamo.measure,
+        lambda table: dreamo.rank(table, within=None),
+        lambda table: dreamo.export(table, run_dir / "none"),
+        lambda table: dreamo.compare(table, by="seed", within=None),
+    ):
+        with pytest.raises(UsageError, match="no 'prompt' column"):
+            function(with_run_dir)
 
 
 def test_several_runs_in_one_table_are_measured_each_in_its_own_directory(run_dir, tmp_path):

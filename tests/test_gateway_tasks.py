@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from dreamo_batch.gateway.tasks import (
     Slots,
     TaskStore,
     price_of,
+    price_of_time,
     read_latency,
     retry_hint,
     size_price,
@@ -34,6 +35,9 @@ def test_prices_are_plain_decimals_that_grow_with_the_picture(width, height):
     """The price is readable by Decimal, exact, and monotonic in the number of pixels."""
     assert Decimal(size_price(width, height)) < Decimal(size_price(width + 1, height))
     assert "E" not in size_price(width, height)
+    exact = size_price(width, height), price_of_time("0.00123456", width / 7)
+    with localcontext(prec=2):  # the user's, in the same process
+        assert exact == (size_price(width, height), price_of_time("0.00123456", width / 7))
 
 
 @pytest.mark.parametrize("price", ["-1", "1e3", "NaN", "", ".", "٣", " 1", -1, 0.03])

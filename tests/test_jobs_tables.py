@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import datetime as dt
+import functools
 import importlib.util
+import inspect
 import itertools
 import json
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -787,6 +790,21 @@ def test_bytes_become_data_uris_and_stay_the_same_picture(tmp_path):
         back = read_table(tmp_path / f"jobs{suffix}")
         assert back["image"][0] == "data:image/png;base64," + base64.b64encode(content).decode()
         assert validate(back).empty
+
+
+def test_a_warning_in_a_thread_names_the_package_rather_than_the_library_of_threads(tmp_path):
+    """Nothing of the user's is on its stack, unless the thread calls a function of theirs."""
+
+    def write():
+        write_table(pd.DataFrame({5: [1]}), tmp_path / "jobs.parquet")
+
+    ours = functools.partial(write_table, pd.DataFrame({5: [1]}), tmp_path / "jobs.parquet")
+    for target, file in ((write, __file__), (ours, inspect.getfile(write_table))):
+        thread = threading.Thread(target=target)
+        with warnings.catch_warnings(record=True, action="always") as told:
+            thread.start()
+            thread.join()
+        assert [one.filename for one in told] == [file]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl", ".xlsx"])

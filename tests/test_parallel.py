@@ -238,6 +238,13 @@ def test_what_is_no_cluster_is_refused(finished):
             dreamo.measure(finished, cluster=wrong, **QUIET)
 
 
+def test_an_interrupt_of_work_is_shown_at_the_users_line():
+    """As that of a run is."""
+    with pytest.raises(KeyboardInterrupt) as stopped, parallel.working():
+        raise KeyboardInterrupt
+    assert hasattr(stopped.value, "_render_traceback_")
+
+
 def test_the_bar_names_the_dashboard(monkeypatch, capsys):
     """So that people see where Dask shows its work."""
 

@@ -487,10 +487,9 @@ def stop(run_dir: str, *, format_: str) -> int:
         warn(
             f"It was killed: {counted(len(lost), 'attempt')} may have been accepted and billed, and is held."
         )
-    elif n_left:
-        hint(f"Stopped with {counted(n_left, 'row')} left. The same command again resumes.")
     else:
-        hint("It had finished: no row is left.")
+        stopped = f"Stopped with {counted(n_left, 'row')} left. The same command again resumes."
+        hint(stopped if n_left else "It had finished: no row is left.")
     return NOT_ALL if lost else DONE
 
 
@@ -737,7 +736,7 @@ def gallery(
     By default prompts against seeds, beside the reference picture; failed and open rows have a cell that says so. At
     any time, also during a run. Prints the file's path.
     """
-    from dreamo_batch.display.report import PAGES
+    from dreamo_batch.display.gallery import PAGES
     from dreamo_batch.display.sheet import FORMATS
     from dreamo_batch.results.load import existing
 

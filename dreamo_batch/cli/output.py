@@ -91,7 +91,9 @@ def show_frame(
         emit(f"[\n{lines}\n]\n" if lines else "[]\n")
     elif len(frame):
         rows = records(frame, with_labels=with_labels)
-        emit(aligned(list(rows[0]), [list(row.values()) for row in rows], width=_width()) + "\n")
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if is_terminal else None
+        emit(aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n")
     else:
         emit(f"{if_empty}\n")
 
@@ -175,11 +177,6 @@ def _csv(frame: pd.DataFrame, *, excel_safe: bool) -> str:
         dreamo.write_table(frame, path, excel_safe=excel_safe)
         with path.open(encoding="utf-8", newline="") as file:
             return file.read()
-
-
-def _width() -> int | None:
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return shutil.get_terminal_size().columns if is_terminal else None
 
 
 def emit(text: str) -> None:

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service, T
-from dreamo_batch.cluster.shared_budget import Budget, BudgetShare, Slices, slices_at, unreachable, used_up
+from dreamo_batch.cluster import shared_budget
+from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at, unreachable, used_up
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
@@ -396,10 +397,10 @@ class ShardedCall(Call):
         self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
         self.spending = self.budget(self._planned, state, self.told_price())
         team = inputs.options.budget or state.terms.budget
-        self._team = None if team is None else Budget.of(team)
+        self._team = None if team is None else budget_of(team)
         self._refuse_two_caps()
         if self._team is not None and inputs.options.adopt_copy:
-            self._team.adopt()
+            shared_budget.adopt_budget(self._team)
         submitted = {job_id for job_id, _ in self._planned.to_submit}
         self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
         self.warnings = self.warned_of(state, self._planned)
@@ -600,7 +601,7 @@ class ShardedCall(Call):
             last.callback(shard.unlock)
             ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
             last.callback(ledger.abandon)
-            share = BudgetShare(Budget.of(place), ledger)
+            share = BudgetShare(budget_of(place), ledger)
             spending = Spending(price=self.spending.price, attempts=ledger.state.kinds())
             granted = share.join(spending.committed, spending, ledger.state)
             ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))

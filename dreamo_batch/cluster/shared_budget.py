@@ -144,11 +144,6 @@ class Budget:
         except OSError as error:
             raise unreachable(self.place, error) from error
 
-    @classmethod
-    def of(cls, given: Budget | str | os.PathLike[str]) -> Budget:
-        """Return the budget that was passed as itself, its path or its URL."""
-        return given if isinstance(given, cls) else cls(given)  # type: ignore[arg-type]  # mypy takes it for a Budget still
-
     def __repr__(self) -> str:
         return f"Budget({self.place!r}, user={self.user!r})"
 
@@ -183,12 +178,6 @@ class Budget:
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
         return BudgetStatus.of(frame, shown=_headline(self.place, slices))
 
-    def adopt(self) -> None:
-        """Make a copied budget independent."""
-        slices = slices_at(self.place)
-        slices.read()
-        slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=_identity(self.place))
-
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
         if is_url(self.place):
@@ -208,6 +197,18 @@ class Budget:
             theirs = [share for share in shares if share.owner == user]
             _refuse_lowered("per_user", per_user, slices.per_owner, theirs, f" to {user}")
         slices.limit(cap=cap, per_owner=per_user, identity=identity)
+
+
+def budget_of(given: Budget | str | os.PathLike[str]) -> Budget:
+    """Return the budget that was passed as itself, its path or its URL."""
+    return given if isinstance(given, Budget) else Budget(given)
+
+
+def adopt_budget(budget: Budget) -> None:
+    """Make a copied budget independent."""
+    slices = slices_at(budget.place)
+    slices.read()
+    slices.limit(cap=slices.cap, per_owner=slices.per_owner, identity=_identity(budget.place))
 
 
 class BudgetStatus(HeadedFrame):
@@ -328,7 +329,7 @@ def give_back_rest(ledger: Ledger, at: float) -> None:
     if terms.budget is None or ledger.is_copy or (money(terms.slice) or ZERO) <= spending.committed:
         return
     try:
-        share = BudgetShare(Budget.of(terms.budget), ledger)
+        share = BudgetShare(budget_of(terms.budget), ledger)
         ledger.set_terms(at, slice=exact_text(spending.committed))
         ledger.commit()
         share.give_back(spending, ledger.state)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch.display.gallery import page_with_script, widget_class, write_page
+from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import (
@@ -166,7 +166,7 @@ class PairedComparison:
         rater: str | None,
     ) -> None:
         self.rater = rater_named(rater)
-        results = read_results(source)
+        results = read_results(source, names.PROMPT)
         known = [*results, names.SEED]
         self._by, same = names_given("by", by, known), names_given("within", within, known)
         if not self._by:
@@ -211,7 +211,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = new_file_given("path", path)
+        target = new_file_given("path", path, PAGES)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))

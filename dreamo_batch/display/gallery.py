@@ -30,6 +30,7 @@ from dreamo_batch.errors import (
     UsageError,
     check_count,
     check_text,
+    interrupts_without_our_lines,
     new_file_given,
 )
 from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.picture_cache import Thumbnail
 
 
+PAGES: Final = (".html", ".htm")
 PAGE_ROWS: Final = 12
 PAGE_COLUMNS: Final = 12
 _CELL_PX: Final = ((3, 216), (4, 176), (6, 144), (9, 112), (10**9, 88))
@@ -140,14 +142,9 @@ def gallery(
     check_count("page_rows", page_rows)
     check_count("page_columns", page_columns)
     check_text("title", title)
-    return Gallery(
-        source,
-        axes=(rows, columns),
-        run_dir=run_dir,
-        page_size=(page_rows, page_columns),
-        title=title,
-        rater=rater,
-    )
+    axes, page_size = (rows, columns), (page_rows, page_columns)
+    with interrupts_without_our_lines():
+        return Gallery(source, axes=axes, run_dir=run_dir, page_size=page_size, title=title, rater=rater)
 
 
 class Gallery:
@@ -354,7 +351,7 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else new_file_given("path", path)
+        target = None if path is None else new_file_given("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
             fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", page=target)
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
@@ -412,11 +409,8 @@ class Gallery:
             case {"type": "full", "position": int(position)} if 0 <= position < len(self.results):
                 entry = self._whole.entry(position)
                 found = None if entry.path is None else full_picture(self._path_of(entry))
-                answer = {"type": "full", "position": position}
-                if found is None:
-                    widget.send(answer)
-                else:
-                    widget.send({**answer, "media": found[0]}, [found[1]])
+                media, content = ({}, None) if found is None else ({"media": found[0]}, [found[1]])
+                widget.send({"type": "full", "position": position, **media}, content)
 
     def _rate(self, widget: Any, position: int, value: int | str) -> None:
         """Keep what a key said; what is shown is what is kept."""
@@ -427,7 +421,6 @@ class Gallery:
             widget.send({"type": "problem", "text": str(error)})
 
     def _marks(self) -> dict[str, list[float | bool | None]]:
-        """Return what the rater said, by position."""
         return {str(position): list(said) for position, said in self._said(self.rater).items()}
 
     def _said(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:

@@ -23,11 +23,12 @@ from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thu
 from dreamo_batch.errors import UsageError, names_given
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
-from dreamo_batch.jobs.cells import is_missing, items_of
+from dreamo_batch.jobs.cells import is_missing, items_of, printable
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.references import FILE, URL, Source, read_source
 from dreamo_batch.money import dollars, money
-from dreamo_batch.parallel import bars, threads, ticking
+from dreamo_batch.parallel import threads, ticking
+from dreamo_batch.results.load import check_results
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def key_of(value: Any) -> str | None:
     items = None if isinstance(value, str) else items_of(value)
     if items is not None:
         return " ".join(str(key_of(item)) for item in items)
-    return None if is_missing(value) else str(value)
+    return None if is_missing(value) else printable(str(value))
 
 
 def removed_rows_notice(n: int) -> str:
@@ -323,8 +324,7 @@ def lay_out(
     otherwise share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead.
     With `is_spread`, jobs that would share a cell are counted across.
     """
-    if not isinstance(results, pd.DataFrame) or columns.STATUS not in results.columns:
-        raise UsageError("Not a results table (no 'status' column). Pass what run() or load() returned.")
+    check_results(results, columns.STATUS)
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
     places = _places(down, along)
@@ -458,7 +458,6 @@ def _labels(values: pd.Series, codes: NDArray[np.intp], *, is_picture: bool) -> 
 
 
 def _sizes(results: pd.DataFrame, name: Any) -> pd.Series:
-    """Return sizes from widths and heights."""
     pair = next((pair for pair in _SIZES if set(pair) <= set(results.columns)), None)
     if name == columns.SEED or pair is None:
         raise UsageError(f"rows or columns: the table has no {name}; name one of its columns.")
@@ -690,7 +689,7 @@ _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 
 def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX) -> list[Thumbnail | None]:
     """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
-    picture_cache.complete(pictures)
+    changed = picture_cache.complete(pictures)
     found: list[Thumbnail | None] = []
     with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
         for start in range(0, len(pictures), _AT_ONCE):
@@ -698,8 +697,9 @@ def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX
             made = pool.map(
                 lambda one, kept: _of_file(one.path, kept, bytes_max), part, read_thumbnails(part)
             )
-            for thumbnail in made:
-                found.append(thumbnail)
+            for one, thumbnail in zip(part, made, strict=True):
+                is_changed = one.path in changed
+                found.append(replace(thumbnail, is_changed=True) if thumbnail and is_changed else thumbnail)
                 tick()
     return found
 
@@ -731,8 +731,6 @@ def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int
 
 def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
     """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
-    with bars(wanted=False):  # the sheet has one
-        picture_cache.complete(pictures)
     kept = read_thumbnails(pictures) if side_px <= SIDE_PX else [None] * len(pictures)
     sources = [
         picture.path if thumbnail is None else thumbnail.content

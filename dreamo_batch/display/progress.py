@@ -132,7 +132,9 @@ class Bar:
 
     def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
         """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        self._tqdm.write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
+        # With widgets, tqdm would only draw all bars again, which fails for one that an interrupt left half made.
+        write = print if hasattr(self._bar, "container") else self._tqdm.write
+        write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
 
     def close(self) -> None:
         """Leave the bar as it is; in a notebook also in the file that is saved."""

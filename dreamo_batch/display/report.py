@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import __version__, columns
-from dreamo_batch.display.gallery import gallery, write_page
+from dreamo_batch.display.gallery import PAGES, gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
@@ -26,7 +26,7 @@ from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.money import ZERO, dollars, exact_text, money, total
+from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
 from dreamo_batch.results.comparison import Threshold, compare_all, list_near_duplicates, summarise_diversity
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from dreamo_batch.results.load import History
 
 NAME: Final = "report.html"
-PAGES: Final = (".html", ".htm")
 N_ROWS_MAX: Final = 1_000
 """Rows whose pictures a report shows; a gallery shows all."""
 _BYTES_MAX: Final = 2_100_000  # of pictures as JPEG; as text of the page they take a third more
@@ -259,12 +258,11 @@ def _money(facts: Facts) -> dict[str, Any]:
     """Add up what was spent, reserved, wasted and saved."""
     names = ("max_cost_usd", "spent_usd", "reserved_usd", "possibly_billed_usd")
     cap, spent, reserved, billed = (money(facts.summary[name]) for name in names)
+    left = None if cap is None else minus(cap, total(filter(None, (spent, reserved))))
     return {
         "whole": costs(facts.history).iloc[0].to_dict(),
         "may_be_billed": billed is None or bool(billed),
-        "left": None
-        if cap is None or spent is None or reserved is None
-        else exact_text(max(cap - spent - reserved, ZERO)),
+        "left": None if left is None else exact_text(max(left, ZERO)),
         "groups": [table for by in _GROUPED if (table := _grouped(facts, by))],
     }
 
@@ -358,7 +356,6 @@ def _ratings(facts: Facts) -> dict[str, Any] | None:
 
 
 def _methods(facts: Facts) -> dict[str, Any]:
-    """Return how the pictures were made."""
     made = Methods.of(facts.jobs, facts.first_rows[columns.STATUS], facts.manifest, __version__)
     spent = money(facts.summary["spent_usd"])
     return {
@@ -417,7 +414,7 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
         return {}
     cap, spent = (money(facts.summary[name]) for name in ("max_cost_usd", "spent_usd"))
     # A cap far above the money spent would flatten its curve.
-    shown_cap = exact_text(cap) if cap and spent and cap <= _CAP_TIMES_MAX * spent else None
+    shown_cap = exact_text(cap) if cap and spent and cap <= times(_CAP_TIMES_MAX, spent) else None
     charts: dict[str, Callable[[Axes], object]] = {
         "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
         "latency": lambda ax: plots.plot_latency(latency(facts.history), ax=ax),

@@ -25,14 +25,15 @@ from dreamo_batch.display.grid import (
     removed_rows_notice,
     small_pictures,
 )
+from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import SIDE_PX, PictureFile
 from dreamo_batch.errors import check_choice, check_count, check_text, file_given, names_given, new_file_given
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.parallel import threads, ticking, working
-from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left
+from dreamo_batch.parallel import bars, threads, ticking, working
+from dreamo_batch.results.load import RunDir, as_paths, check_results, folders_of, load, pictures_left
 
 if TYPE_CHECKING:
     import os
@@ -171,13 +172,14 @@ def contact_sheet(
         run_dirs = as_paths(source)
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
+    check_results(source, names.OUTPUT_PATH)
     labels = names_given("labels", labels, source)
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_given("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:
             plain = _PlainSheet(source, folders, labels, fonts, n_across=n_across, notice=notice)
-            if not plain.has_pictures():
+            if not any(small_pictures([file], 1)[0] for file in plain.files):
                 return 0
             sheet: _PlainSheet | _GridSheet = plain
         else:
@@ -187,7 +189,7 @@ def contact_sheet(
         with ticking(len(sheet), "contact sheet", unit="row") as tick:
             _write_pages(sheet.pages(tick), target, kind, title or target.stem)
         _write_legend(target, sheet.codes)
-        return sheet.n_drawn
+        return len(sheet.drawn)
 
 
 def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str) -> None:
@@ -204,16 +206,13 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
         writing: list[Future[None]] = []
         for number, page in enumerate(pages, 1):
             target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-            writing.append(pool.submit(_write_picture, target, page, kind))
+            save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
+            save = functools.partial(_save_png, page) if kind == _PNG else save
+            writing.append(pool.submit(files.replace, target, save))
             if len(writing) > _WRITERS:  # few pages are in memory at once
                 writing.pop(0).result()
         for written in writing:
             written.result()
-
-
-def _write_picture(path: Path, page: Image.Image, kind: str) -> None:
-    save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
-    files.replace(path, save if kind != _PNG else functools.partial(_save_png, page))
 
 
 def _save_png(page: Image.Image, path: Path) -> None:
@@ -237,12 +236,15 @@ def _write_legend(path: Path, codes: dict[str, str]) -> None:
     if not codes:
         target.unlink(missing_ok=True)
         return
-
     legend = pd.DataFrame({"code": codes.values(), "label": codes.keys()})
-    files.replace(
-        target,
-        lambda temporary: legend.to_csv(temporary, index=False, encoding="utf-8-sig", lineterminator="\r\n"),
-    )
+    written = functools.partial(legend.to_csv, index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    files.replace(target, written)
+
+
+def _complete(pictures: Sequence[PictureFile]) -> set[Path]:
+    """Make what isn't kept of pictures; return which were changed since they were saved."""
+    with bars(wanted=False):  # the sheet has one
+        return picture_cache.complete(pictures)
 
 
 class _Pen:
@@ -267,11 +269,8 @@ class _Pen:
         if not text:
             return 0
         size_px, lines = fitted(text, self._fonts, room, sizes_px)
-        left, anchor = {
-            "left": (at[0], "la"),
-            "center": (at[0] + room[0] // 2, "ma"),
-            "right": (at[0] + room[0], "ra"),
-        }[align]
+        n_halves, anchor = {"left": (0, "la"), "center": (1, "ma"), "right": (2, "ra")}[align]
+        left = at[0] + n_halves * room[0] // 2
         top = at[1] - len(lines) * line_px(size_px) if is_above else at[1]
         font = self._fonts.font_or_default(text, size_px)
         self.lines((left, top), ((line, font) for line in lines), line_px(size_px), fill=ink, anchor=anchor)
@@ -309,6 +308,12 @@ class _Pen:
         self.page.paste(
             fitting, (at[0] + (size[0] - fitting.width) // 2, at[1] + (down if is_low else down // 2))
         )
+
+    def mark_changed(self, at: tuple[int, int], width: int) -> None:
+        """Say at the top of a picture that it isn't the one that was saved."""
+        room = width, line_px(_SMALL_PX[-1]) + 4
+        self.box(at, room, "white", ON_LIGHT.open)
+        self.write(at, "changed since saved", _SMALL_PX[-1:], room, align="center")
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,11 +404,6 @@ class _GridSheet:
         caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
         self.layout = plan(caption=caption)
 
-    @property
-    def n_drawn(self) -> int:
-        """How many pictures were drawn so far."""
-        return len(self.drawn)
-
     def __len__(self) -> int:
         return len(self.grid.results)
 
@@ -464,6 +464,7 @@ class _GridSheet:
         """Read the pictures of a page, several at once."""
         entries = [entry for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
         found = [PictureFile(self.folders[one.position], self._path(one), one.digest) for one in entries]
+        self.changed = _complete(found)
         read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
         self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
 
@@ -512,6 +513,8 @@ class _GridSheet:
             pen.status(corner, size, kind, self._label(note, "M"), _LABEL_PX)
         else:
             pen.picture(corner, size, picture)
+            if path in self.changed:
+                pen.mark_changed(corner, width)
             self.drawn.add(path)
         room = width, self.layout.caption - _CAPTION_GAP
         text = self._label(_caption(grid, cell), "D", room)
@@ -604,21 +607,14 @@ class _PlainSheet:
         placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
-        self._files = [
-            PictureFile(
-                folder := row[names.RUN_DIR], folder / row[names.OUTPUT_PATH], row.get(names.OUTPUT_SHA256)
-            )
-            for row in self._rows
-        ]
+        paths = [row[names.RUN_DIR] / row[names.OUTPUT_PATH] for row in self._rows]
+        digests = [row.get(names.OUTPUT_SHA256) for row in self._rows]
+        self.files = list(map(PictureFile, saved[names.RUN_DIR], paths, digests))
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)
         self._labels, self._fonts = labels, fonts
         self._n_across = min(n_across, max(1, len(self._rows)))
-        self.n_drawn = 0
+        self.drawn: set[Path] = set()
         self.codes: dict[str, str] = {}  # letters that no font has are left out
-
-    def has_pictures(self) -> bool:
-        """Return whether there is anything to draw."""
-        return any(small_pictures([file], 1)[0] is not None for file in self._files)
 
     def __len__(self) -> int:
         """Count the files to draw."""
@@ -635,15 +631,14 @@ class _PlainSheet:
 
     def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
         rows, n, step = self._rows[part], self._n_across, _PLAIN_CELL + _PLAIN_GAP
-        pictures = small_pictures(self._files[part], _PLAIN_CELL)
+        files, changed = self.files[part], _complete(self.files[part])
+        pictures = small_pictures(files, _PLAIN_CELL)
         captions = [self.caption(row) for row in rows]
         starts = range(0, len(rows), n)
         heights = [max(map(_plain_height, pictures[start : start + n])) for start in starts]
         n_lines = [max(map(len, captions[start : start + n])) for start in starts]
-        steps = [
-            h + max(_PLAIN_LABEL, 4 + k * _PLAIN_LINE) + _PLAIN_GAP
-            for h, k in zip(heights, n_lines, strict=True)
-        ]
+        labels = (max(_PLAIN_LABEL, 4 + k * _PLAIN_LINE) for k in n_lines)
+        steps = [height + label + _PLAIN_GAP for height, label in zip(heights, labels, strict=True)]
         foot_lines = self._lines(foot, n * step - _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
         *tops, bottom = itertools.accumulate(steps, initial=_PLAIN_GAP)
@@ -652,13 +647,14 @@ class _PlainSheet:
         for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True)):
             line, across = divmod(number, n)
             left, top, height = _PLAIN_GAP + across * step, tops[line], heights[line]
+            room = _PLAIN_CELL, height
             if picture is None:
-                pen.status(
-                    (left, top), (_PLAIN_CELL, height), GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX]
-                )
+                pen.status((left, top), room, GONE, str(row[names.OUTPUT_PATH]), [_PLAIN_TEXT_PX])
             else:
-                pen.picture((left, top), (_PLAIN_CELL, height), picture, is_low=True)
-                self.n_drawn += 1
+                pen.picture((left, top), room, picture, is_low=True)
+                self.drawn.add(files[number].path)
+            if files[number].path in changed:
+                pen.mark_changed((left, top), _PLAIN_CELL)
             pen.lines((left + 2, top + height + 2), caption, _PLAIN_LINE)
             tick()
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)
@@ -668,7 +664,8 @@ class _PlainSheet:
         """Return the lines below a picture."""
         texts = (self._fonts.drawable(label_of(str(row[name]))) for name in self._labels)
         label = ": ".join(text for text in texts if text)
-        return self._lines([label, f"seed {row[names.SEED_SENT]}"], _PLAIN_CELL - 4)
+        seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
+        return self._lines([label, *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
         return _broken(texts, self._fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)

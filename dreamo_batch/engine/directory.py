@@ -410,7 +410,7 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
     path.parent.mkdir(exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_bytes(content))
     digest = hashlib.sha256(content).hexdigest()
-    _cache_summary(run_dir, digest, content, small)
+    _cache_summary(run_dir, path, digest, content, small)
     return Saved(path.relative_to(run_dir).as_posix(), digest, len(content), width_px, height_px)
 
 
@@ -438,9 +438,10 @@ def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:
         logger.info("a picture can't be reduced: %s", error)
 
 
-def _cache_summary(run_dir: Path, sha256: str, content: bytes, small: list[Image.Image]) -> None:
+def _cache_summary(run_dir: Path, path: Path, sha256: str, content: bytes, small: list[Image.Image]) -> None:
     try:
-        picture_cache.keep(run_dir, sha256, picture_cache.summarise_picture(content, *small))
+        summary = picture_cache.summarise_picture(content, *small)
+        picture_cache.keep(run_dir, sha256, summary._replace(modified_ns=path.stat().st_mtime_ns))
     except Exception as error:  # noqa: BLE001 - the picture is saved, and its summary can be made at any time
         logger.info("the summary of picture %s isn't kept: %s", sha256, error)
 

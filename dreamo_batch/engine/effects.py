@@ -290,9 +290,8 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
 
 def is_retryable(attempt: Attempt) -> bool:
     """Whether a failed task is worth a new attempt and is known to have cost nothing."""
-    if attempt.stage is not Stage.FAILED or attempt.task_id is None:
-        return False
-    if attempt.may_have_been_billed or money(attempt.cost):
+    is_failed = attempt.stage is Stage.FAILED and attempt.task_id is not None
+    if not is_failed or attempt.may_have_been_billed or money(attempt.cost):
         return False
     return failures.is_unbilled_and_retryable(
         Failure(

@@ -8,6 +8,7 @@ short is skipped. Once the tail is large beside `picture-cache.parquet`, both be
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import os
 import zlib
@@ -28,7 +29,7 @@ from dreamo_batch.parallel import each
 from dreamo_batch.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -39,11 +40,12 @@ TAIL: Final = "picture-cache.tail"
 SIDE_PX: Final = 320
 QUALITY: Final = 82
 # Change the version whenever the same picture gets another summary.
-_VERSION: Final = b"1"
+_VERSION: Final = b"2"
 _VERSION_KEY: Final = b"dreamo_cache"
 _SCHEMA: Final = schema_of(columns.PICTURE_CACHE).with_metadata({_VERSION_KEY: _VERSION})
-_SHOWN: Final = (columns.BYTES, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
-_COMPARED: Final = (columns.BYTES, columns.FINGERPRINT)
+_STATE: Final = (columns.BYTES, columns.MODIFIED_NS)
+_SHOWN: Final = (*_STATE, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
+_COMPARED: Final = (*_STATE, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
 # The tail is merged once it has this fraction of the table; its lines are a third larger than the same there.
 _TAIL_SHARE: Final = 3
@@ -51,11 +53,12 @@ _TAIL_SHARE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small JPEG and its size in pixels."""
+    """A small JPEG, its size in pixels, and whether its picture was changed since it was saved."""
 
     content: bytes
     width: int
     height: int
+    is_changed: bool = False
 
     @property
     def data_uri(self) -> str:
@@ -64,11 +67,12 @@ class Thumbnail:
 
 
 class PictureSummary(NamedTuple):
-    """What is kept of a picture of `n_bytes`."""
+    """What is kept of a picture of `n_bytes`, and when its file was written, if that is known."""
 
     n_bytes: int
     thumbnail: Thumbnail
     fingerprint: bytes
+    modified_ns: int = 0
 
 
 class PictureFile(NamedTuple):
@@ -92,8 +96,8 @@ def summarise_picture(content: bytes, small: Image.Image | None = None) -> Pictu
 def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:
     """Append a summary under the digest of its picture; raise OSError if it can't be written."""
     small, packed = summary.thumbnail, base64.b64encode
-    sizes = sha256.encode(), summary.n_bytes, small.width, small.height
-    line = b"%b %b %d %d %d %b %b" % (_VERSION, *sizes, packed(summary.fingerprint), packed(small.content))
+    sizes = sha256.encode(), summary.n_bytes, summary.modified_ns, small.width, small.height
+    line = b"%b %b %d %d %d %d %b %b" % (_VERSION, *sizes, packed(summary.fingerprint), packed(small.content))
     fd = os.open(run_dir / TAIL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         # The line break comes first, to part it from what a crash cut short.
@@ -107,7 +111,7 @@ def merge(run_dir: Path) -> None:
 
     What another process appends at this moment may be lost, and is then made again.
     """
-    n_tail, n_table = (n_bytes_of(run_dir / name) for name in (TAIL, NAME))
+    n_tail, n_table = (_state_of(run_dir / name)[0] for name in (TAIL, NAME))
     if n_tail and n_tail * _TAIL_SHARE >= n_table:
         files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir), is_durable=False)
         (run_dir / TAIL).unlink(missing_ok=True)
@@ -121,13 +125,12 @@ def try_merge(run_dir: Path) -> None:
 
 def read_thumbnails(pictures: Sequence[PictureFile]) -> list[Thumbnail | None]:
     """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
-    kept = {run_dir: _read(run_dir, here.keys(), _SHOWN) for run_dir, here in _by_dir(pictures).items()}
-    return [_thumbnail(picture, kept.get(picture.run_dir, {})) for picture in pictures]
-
-
-def _thumbnail(picture: PictureFile, kept: Mapping[str, tuple[Any, ...]]) -> Thumbnail | None:
-    n_bytes, *size, jpeg = kept.get(picture.sha256, (0, 0, 0, b""))
-    return Thumbnail(jpeg, *size) if jpeg and n_bytes == n_bytes_of(picture.path) else None
+    known = {run_dir: _read(run_dir, here.keys(), _SHOWN) for run_dir, here in _by_dir(pictures).items()}
+    kept = [known.get(one.run_dir, {}).get(one.sha256, (0, 0, 0, 0, b"")) for one in pictures]
+    return [
+        Thumbnail(jpeg, *size) if _is_unchanged(picture, n_bytes, modified_ns) else None
+        for picture, (n_bytes, modified_ns, *size, jpeg) in zip(pictures, kept, strict=True)
+    ]
 
 
 def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile]]:
@@ -138,24 +141,45 @@ def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile
     return found
 
 
-def read_fingerprints(run_dir: Path, digests: Collection[str]) -> dict[str, tuple[int, bytes]]:
-    """Return the fingerprints that are kept, each with the bytes of its picture, by digest."""
-    return _read(run_dir, digests, _COMPARED)
+def _is_unchanged(picture: PictureFile, n_bytes: int, modified_ns: int) -> bool:
+    """Whether a file is as it was when its summary was made; one that was copied or touched is read to know."""
+    found = _state_of(picture.path)
+    if not n_bytes or found[0] != n_bytes:
+        return False
+    return found[1] == modified_ns or _has_digest(picture.path, picture.sha256, *found)
 
 
-def complete(pictures: Iterable[PictureFile]) -> None:
-    """Make the summaries that aren't kept of pictures that are there; warn of those that were changed."""
+@functools.lru_cache(maxsize=2**16)
+def _has_digest(path: Path, sha256: str, *_state: int) -> bool:
+    try:
+        return bool(read_content(path, sha256))
+    except UnreadablePicture:
+        return False
+
+
+def read_fingerprints(pictures: Iterable[PictureFile]) -> dict[str, bytes]:
+    """Return the kept fingerprints, by digest, of pictures that are there and were not changed."""
+    return {
+        sha256: fingerprint
+        for run_dir, here in _by_dir(pictures).items()
+        for sha256, (*state, fingerprint) in _read(run_dir, here.keys(), _COMPARED).items()
+        if _is_unchanged(here[sha256], *state)
+    }
+
+
+def complete(pictures: Iterable[PictureFile]) -> set[Path]:
+    """Make the summaries that aren't kept of pictures that are there; warn of those that changed, and return them."""
     wanted, changed = list[PictureFile](), list[PictureFile]()
     for run_dir, here in _by_dir(pictures).items():
-        kept = _read(run_dir, here.keys(), (columns.BYTES,))
+        kept = _read(run_dir, here.keys(), _STATE)
         for sha256, picture in here.items():
-            n_bytes = n_bytes_of(picture.path)
-            if n_bytes and (n_bytes,) != kept.get(sha256):
+            if _state_of(picture.path)[0] and not _is_unchanged(picture, *kept.get(sha256, (0, 0))):
                 (changed if sha256 in kept else wanted).append(picture)
     for _ in summarise_pictures(wanted, what="making thumbnails"):
         pass
     if changed:
         warn(f"{counted(len(changed), 'picture')} changed since saved ({changed[0].path}); shown as found")
+    return {picture.path for picture in changed}
 
 
 def summarise_pictures(
@@ -180,8 +204,9 @@ def summarise_pictures(
 
 
 def _made(picture: PictureFile) -> PictureSummary | str:
+    modified_ns = _state_of(picture.path)[1]
     try:
-        return summarise_picture(read_content(picture.path, picture.sha256))
+        return summarise_picture(read_content(picture.path, picture.sha256))._replace(modified_ns=modified_ns)
     except UnreadablePicture as unreadable:
         return str(unreadable)
     except Exception as error:  # noqa: BLE001 - decoders raise anything at all over damaged files
@@ -196,12 +221,12 @@ def _tried(write: Callable[..., None], run_dir: Path, *args: Any) -> dict[Path, 
     return {}
 
 
-def n_bytes_of(path: Path) -> int:
-    """Return the size of a file; 0 if there is none."""
+def _state_of(path: Path) -> tuple[int, int]:
     try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+        found = path.stat()
+    except (OSError, ValueError):  # an impossible name
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:

@@ -395,9 +395,7 @@ class RunOptions:
 
     def cap(self, stored: str | None) -> Decimal | None:
         """Return the cap in force: given now, else the stored one; infinity lifts it."""
-        if self.max_cost is None:
-            return money(stored)
-        return money(self.max_cost)  # None for infinity
+        return money(stored if self.max_cost is None else self.max_cost)  # None for infinity
 
     def as_settings(self) -> dict[str, Any]:
         """Return the options as JSON values, for `run.json`."""

@@ -199,9 +199,7 @@ class Schedule:
         """Whether nothing is under way or left to do."""
         if self.is_halted:
             return not self._busy[Do.CREATE]
-        if any(self._busy.values()) or self._to_save:
-            return False
-        if self.is_polling and (self._tasks or self._due):
+        if any(self._busy.values()) or self._to_save or (self.is_polling and (self._tasks or self._due)):
             return False
         # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
         return not self._waiting or not self.is_submitting or not self.budget.may_send()
@@ -387,9 +385,8 @@ class Schedule:
 
     def _may_create(self) -> bool:
         """Whether the next create needs only time."""
-        if not self._waiting or not self.is_submitting or self.is_paused:
-            return False
-        if self.sends_one_at_a_time and self._busy[Do.CREATE]:
+        is_held_back = self.is_paused or (self.sends_one_at_a_time and self._busy[Do.CREATE])
+        if not self._waiting or not self.is_submitting or is_held_back:
             return False
         # One create tries whether the service is back, after a poll or probe was answered.
         may_try = not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
@@ -410,9 +407,8 @@ class Schedule:
         return self._next_body[1]
 
     def _next_due(self, now: float) -> Action | None:
-        if not self._due or self._due[0][0] > now or not self.is_polling:
-            return None
-        if self.outage.mood == "down" or not self.quota.is_open(now):
+        is_open = self.is_polling and self.outage.mood != "down" and self.quota.is_open(now)
+        if not self._due or self._due[0][0] > now or not is_open:
             return None
         self._put_off(now)
         if not self._due or self._due[0][0] > now or not self._bucket.take(now):

@@ -204,8 +204,6 @@ def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
 
 @dataclass(slots=True)
 class _Prices:
-    """Prices seen."""
-
     n: int = 0
     sum_usd: Decimal = ZERO
     low: Decimal = ZERO

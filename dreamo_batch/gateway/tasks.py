@@ -458,8 +458,7 @@ def _outcome(problem: Problem | None, strike: Strike | None) -> tuple[Fate, str 
 
 def size_price(width: int, height: int) -> str:
     """Scale the page's price of a picture of the default size by the number of pixels."""
-    share = Decimal(width * height) / contract.SIDE_DEFAULT_PX.value**2
-    return format((DEFAULT_USD * share).quantize(SMALLEST_USD).normalize(), "f")
+    return _price(DEFAULT_USD, _EXACT.divide(width * height, contract.SIDE_DEFAULT_PX.value**2))
 
 
 def price_of(request: DrawRequest, setting: PriceSetting) -> str:
@@ -471,9 +470,11 @@ def price_of(request: DrawRequest, setting: PriceSetting) -> str:
 
 def price_of_time(price_per_second: str, seconds: float) -> str:
     """Return the price of a picture by the time that it took."""
-    return format(
-        (Decimal(price_per_second) * Decimal(repr(seconds))).quantize(SMALLEST_USD).normalize(), "f"
-    )
+    return _price(Decimal(price_per_second), Decimal(repr(seconds)))
+
+
+def _price(unit: Decimal, n: Decimal) -> str:
+    return format(_EXACT.multiply(unit, n).quantize(SMALLEST_USD, context=_EXACT).normalize(_EXACT), "f")
 
 
 def check_decimal(text: str, name: str = "price") -> str:

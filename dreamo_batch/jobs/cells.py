@@ -258,8 +258,8 @@ def groupable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hashable(cell: Any) -> Any:
-    if isinstance(cell, list | tuple | np.ndarray):
-        return text_of(list(cell))
+    if isinstance(cell, str | list | tuple | np.ndarray):
+        return text_of(cell if isinstance(cell, str) else list(cell))
     return cell if isinstance(cell, Hashable) else text_of(cell)
 
 

@@ -209,10 +209,8 @@ def _line(group: pd.DataFrame) -> str:
         return f"{first[columns.CODE]} in {unit} {first[unit]} ({where}): {text}"
     which = which_rows(rows[unit].astype(columns.STR).tolist(), rows[columns.POSITION].tolist())
     which = f"lines {which}" if unit == columns.LINE else which
-    if len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates()) == 1:
-        which = f"({which}; {where})"
-    else:
-        which = f"({which}), for example {unit} {first[unit]} ({where})"
+    is_alike = len(group[[columns.VALUE, columns.MESSAGE]].drop_duplicates()) == 1
+    which = f"({which}; {where})" if is_alike else f"({which}), for example {unit} {first[unit]} ({where})"
     return f"{first[columns.CODE]} in {counted(len(rows), 'row')} {which}: {text}"
 
 

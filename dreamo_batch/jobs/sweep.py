@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, check_count, file_given, names_given
+from dreamo_batch.errors import TableError, UsageError, check_count, file_given, names_given, warn
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, told_apart
@@ -130,10 +129,9 @@ def _images(value: Any) -> list[Any]:
             f"image: no file matches {value!r} (searched in {Path.cwd()}).{hint} Check the pattern, or pass a path."
         )
     if near:
-        warnings.warn(
+        warn(
             f"image: {value!r} misses {counted(len(near), 'file')} that would match in other letter case: {named}. "
-            "Pass a list of patterns to include them.",
-            stacklevel=2,
+            "Pass a list of patterns to include them."
         )
     return found
 

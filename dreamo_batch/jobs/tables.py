@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, check_flag, file_given
+from dreamo_batch.errors import TableError, UsageError, check_flag, file_given, warn
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
@@ -181,7 +181,7 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
     if suffix == ".parquet":
         stored, changed = storable(frame)
         if changed:
-            warnings.warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.", stacklevel=5)
+            warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.")
         stored.to_parquet(path, engine="pyarrow")
         return
     frame = with_index_as_columns(frame)
@@ -283,9 +283,8 @@ def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
     """Replace pictures in memory by text: bytes by `data:` URIs, PIL images and arrays by a description."""
     in_memory = [name for name in frame.columns if isinstance(frame[name].dtype, _ANY)]
     if lost := [str(name) for name in in_memory if any(map(_is_lost, frame[name]))]:
-        warnings.warn(
-            f"PIL images, arrays or files in {', '.join(lost)} are written only as a description. Save them first.",
-            stacklevel=6,
+        warn(
+            f"PIL images, arrays or files in {', '.join(lost)} are written only as a description. Save them first."
         )
     # Without the dtype, pandas would make columns of str, which can't hold half characters.
     as_text = (lambda cell: _list_as_text(_as_text(cell))) if is_flat else _as_text
@@ -413,10 +412,9 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
                 f"{counted(n_names, 'column')}, separated by {separator!r}. {_QUOTING}"
             )
     if short:
-        warnings.warn(
+        warn(
             f"{path}: {counted(len(short), 'row')} with fewer cells than the first line has names; the last cells are "
-            f"taken as empty ({_places('line', short)}). Was the file cut off?",
-            stacklevel=5,
+            f"taken as empty ({_places('line', short)}). Was the file cut off?"
         )
 
 
@@ -479,7 +477,7 @@ def _without_blank_rows(
         raise TableError(f"{path}{part} is empty. Its first {unit} must name the columns.")
     if between := blank[:n_between]:
         places = _places(unit, between)
-        warnings.warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).", stacklevel=4)
+        warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).")
     return kept
 
 
@@ -675,9 +673,8 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
             f"{path} is not a readable Excel workbook{what}. Save it as .xlsx without a password, or export a CSV."
         ) from None
     if hidden:
-        warnings.warn(
-            f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out.",
-            stacklevel=3,
+        warn(
+            f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out."
         )
     _write_faults(path, rows, faults)
     return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
@@ -716,9 +713,8 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
             if any(_n_inputs(row) >= _N_SURE for row in islice(sheet.values, _N_ABOVE))
         ]
     if others:
-        warnings.warn(
-            f"{path}: only the first sheet is read, not {', '.join(map(repr, others))}. Save each as its own file.",
-            stacklevel=4,
+        warn(
+            f"{path}: only the first sheet is read, not {', '.join(map(repr, others))}. Save each as its own file."
         )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]

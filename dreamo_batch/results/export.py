@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -195,11 +195,12 @@ def export(
         raise UsageError(
             f"Pass a folder to export into, or {option('to', 'hf://datasets/OWNER/NAME')} to upload it."
         )
-    results = read_results(source)
+    results = read_results(source, columns.PROMPT)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
     results = with_ratings(results, folders)
-    with ExitStack() as stack, working(cluster=cluster, progress=progress):
-        target = _target(folder or stack.enter_context(tempfile.TemporaryDirectory()), folders)
+    place = tempfile.TemporaryDirectory() if folder is None else nullcontext(folder)
+    with place as given, working(cluster=cluster, progress=progress):
+        target = _target(given, folders)
         decided = decided_for(results, folders, _DECIDED)
         table = _flat(results, decided, folders)
         counts: dict[str, Any] = {} if folder is None else {"folder": str(target)}
@@ -242,7 +243,7 @@ def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
     target = file_given("folder", folder).absolute()
     if target.resolve() in {RunDirectory(run_dir).path.resolve() for run_dir in dict.fromkeys(run_dirs)}:
         raise UsageError(f"{target} is the run directory itself. Export into another folder.")
-    if target.exists() and not target.is_dir():
+    if (target.exists() or target.is_symlink()) and not target.is_dir():
         raise UsageError(f"{target} is not a folder. Pass another one.")
     return target
 
@@ -454,7 +455,6 @@ def _references(decided: pd.DataFrame) -> Iterator[Item]:
 
 
 def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: bool) -> Iterator[Item]:
-    """Return the picture of each line."""
     lines = pictures.lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records")
     for path, line in zip(pictures.originals, lines, strict=True):
         words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])} if has_text else None

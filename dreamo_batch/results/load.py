@@ -502,16 +502,23 @@ def from_results(results: pd.DataFrame) -> History:
     return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_submitted.to_numpy()))
 
 
-def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir]) -> pd.DataFrame:
+def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir], *needed: str) -> pd.DataFrame:
     """Return results, loaded from run directories if necessary; raise for other tables."""
     source = as_frame(source)
     results = source if isinstance(source, pd.DataFrame) else load(source)
-    absent = [name for name in columns.OUTPUTS if name not in results.columns and name != columns.RUN_DIR]
-    if absent:
+    check_results(results, *(name for name in columns.OUTPUTS if name != columns.RUN_DIR), *needed)
+    return as_result(results)
+
+
+def check_results(table: Any, *needed: str) -> None:
+    """Raise unless it is a table with certain columns, and no name has two."""
+    own = pd.Index(getattr(table, "columns", []))
+    if absent := [name for name in needed if name not in own]:
         raise UsageError(
             f"Not a results table (no {absent[0]!r} column). Pass what run() or load() returned."
         )
-    return as_result(results)
+    if not own.is_unique:
+        raise UsageError(f"Two columns are named {own[own.duplicated()][0]!r}. Rename or drop one.")
 
 
 def concatenated(histories: Mapping[str, History]) -> History:

@@ -26,7 +26,7 @@ from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
 from dreamo_batch.parallel import each, is_on_cluster, working
-from dreamo_batch.results.load import RunDir, folders_of, read_results
+from dreamo_batch.results.load import RunDir, check_results, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept
 
 if TYPE_CHECKING:
@@ -369,20 +369,10 @@ def take_fingerprints(
     subjects: Iterable[Subject | None], *, what: str = "comparing"
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
     """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
-    by_digest = _by_digest(subjects)
-    by_dir: dict[Path, list[Subject]] = {}
-    for subject in by_digest.values():
-        by_dir.setdefault(subject.run_dir, []).append(subject)
-    found, problems, wanted = {}, {}, []
-    for run_dir, here in by_dir.items():
-        kept = picture_cache.read_fingerprints(run_dir, [subject.sha256 for subject in here])
-        for subject in here:
-            n_bytes, fingerprint = kept.get(subject.sha256, (None, b""))
-            # A picture that is gone or was changed can't be compared, whatever is kept of it.
-            if n_bytes and picture_cache.n_bytes_of(subject.path) == n_bytes:
-                found[subject.sha256] = Fingerprint.from_bytes(fingerprint)
-            else:
-                wanted.append(PictureFile(run_dir, subject.path, subject.sha256))
+    pictures = [PictureFile(one.run_dir, one.path, one.sha256) for one in _by_digest(subjects).values()]
+    kept = picture_cache.read_fingerprints(pictures)
+    found, problems = {sha256: Fingerprint.from_bytes(one) for sha256, one in kept.items()}, {}
+    wanted = [picture for picture in pictures if picture.sha256 not in found]
     for picture, summary in picture_cache.summarise_pictures(wanted, what=what):
         if isinstance(summary, str):
             problems[picture.sha256] = summary
@@ -404,6 +394,7 @@ def measure_likeness(
     results: pd.DataFrame, folders: Sequence[Path], metrics: Sequence[Metric | VectorMetric]
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Measure pictures as `dreamo_batch.measure`; with it, what failed of the last metric, by positions of rows."""
+    check_results(results, columns.PROMPT)
     subjects, problems = find_subjects(results, folders)
     # A line for each reference of each row.
     lines = [
