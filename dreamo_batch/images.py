@@ -66,6 +66,8 @@ def opened(
     source: Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, pixels_max: int = PIXELS_MAX
 ) -> Iterator[Image.Image]:
     """Open a picture for decoding, independent of the user's Pillow settings and within bounded memory."""
+    if not isinstance(source, io.BytesIO) and not source.is_file():  # nobody may ever write to a pipe
+        raise FileNotFoundError(source)
     with pillow_settings, Image.open(source, formats=formats) as image:
         n_pixels = image.width * image.height
         if n_pixels > pixels_max:

@@ -552,6 +552,13 @@ def test_threads_decode_so_many_pixels_at_a_time(monkeypatch):
 BROKEN = encoded(noisy(400, 300), "JPEG")[:-4000]
 
 
+def test_a_pipe_or_device_is_never_waited_for(tmp_path):
+    """Rows that name one are invalid; reports and galleries draw their references all the same."""
+    os.mkfifo(tmp_path / "cat.png")
+    assert images.small_picture(tmp_path / "cat.png", 64) is None
+    assert images.small_picture(Path("/dev/zero"), 64) is None
+
+
 @pytest.mark.parametrize(
     "content", [BROKEN, encoded(noisy(80, 60))[:-300], encoded(noisy(80, 60), "WEBP")[:-300]]
 )

@@ -225,6 +225,8 @@ def test_pictures_in_memory_are_single_values():
         assert table["image"].dtype == object
         assert table["image"][1] is picture
     assert len(sweep(image=[plain(), URL], prompt="a", seed=range(2))) == 4
+    assert len(sweep(image=np.array([["a.png", "b.png"], ["c.png", "d.png"]]), prompt="a")) == 2
+    assert sweep(image=URL, prompt="a", seed=np.array(7))["seed"].tolist() == [7]
     data_uri = "data:image/png;base64,*?["
     assert sweep(image=data_uri, prompt="a")["image"].tolist() == [data_uri]
 
@@ -321,6 +323,10 @@ def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
         ({"prompt": "a", "sample": 1, "entropy": -1}, "entropy=-1"),
         ({"prompt": "a", "sample": 1, "entropy": "x"}, "entropy='x'"),
         ({"prompt": ["a", "b"], "sample": 1, "entropy": 1.5}, "entropy=1.5"),
+        (
+            {"prompt": ["a", "b"], "seed": [1, 2], "zip": {"prompt": "seed"}},
+            "zip: expected one name, or a list",
+        ),
         ({"prompt": ""}, "^prompt: '' is not a prompt"),
         ({"prompt": pd.DataFrame({"prompt": ["a"]})}, r"^prompt: a table is no axis.*table\['prompt'\]"),
         ({"prompt": io.StringIO("a\nb\n")}, r"^prompt: .*dreamo\.lines\(path\)"),

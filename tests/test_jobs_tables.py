@@ -826,11 +826,11 @@ def test_what_a_file_can_not_hold_is_written_as_text_with_one_warning(suffix, pi
 def test_arrays_and_paths_in_lists_come_back(suffix, tmp_path):
     """As numbers and paths, not as how Python shows these; also inside of objects."""
     images, own = pd.Series([[Path("a.png"), Path("b.png")]]), pd.Series([np.array([1.5, 2])])
-    write_table(
-        pd.DataFrame({"image": images, "own": own, "more": [{"x": np.array([1])}]}),
-        tmp_path / f"jobs{suffix}",
-    )
+    table = pd.DataFrame({"image": images, "own": own, "more": [{"x": np.array([1])}]})
+    table["times"] = pd.Series([np.array(["2024-05-01"], dtype="datetime64[ns]")])
+    write_table(table, tmp_path / f"jobs{suffix}")
     back = read_table(tmp_path / f"jobs{suffix}")
+    assert str(items_of(back["times"][0])[0]).startswith("2024-05-01")
     assert items_of(back["image"][0]) == ["a.png", "b.png"]
     assert items_of(back["own"][0]) == [1.5, 2]
     assert suffix != ".jsonl" or back["more"][0] == {"x": [1]}

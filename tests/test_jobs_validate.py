@@ -202,6 +202,7 @@ def test_other_words_for_inputs_are_asked_about(name, meant):
         ),
         (["cat.png", "a cat"], r"Is the first line a job\? It must name the columns"),
         (["https://h.example/1", "a cat"], r"Is the first line a job\? It must name the columns"),
+        (["prompt_of_image", "x"], "it has prompt_of_image, x. Every row"),
         (["image prompt seed"], r"Is that several columns\?"),
         (["image\uff0cprompt"], r"Is that several columns\?"),
         (["image,prompt"], r"Is that several columns\? Name what separates them, with sep=\."),

@@ -272,7 +272,7 @@ def _refuse_absent(table: pd.DataFrame) -> None:
         for name in absent
         for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
         or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
-        or [one for one in names if name in re.split(r"[\W_]+", one)][:1]
+        or [one for one in names if {name} == {*absent} & {*re.split(r"[\W_]+", one)}][:1]
     )
     if not set(absent).isdisjoint(table.index.names):
         hints = "It is in the index: call .reset_index() first. "

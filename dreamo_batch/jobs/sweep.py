@@ -70,7 +70,8 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
         raise UsageError(f"{name}: pass the lines of a text file with dreamo.lines(path).")
     is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
     n_sides = len(getattr(given, "shape", "?"))
-    is_array = n_sides > (1 if name == columns.IMAGE else _PAIR)  # of levels, as a picture
+    is_grey = name == columns.IMAGE and n_sides == _PAIR and given.dtype == np.uint8
+    is_array = is_grey or n_sides > _PAIR  # of levels, as a picture
     given = given if n_sides else given[()]
     if is_pair or is_array or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
@@ -388,7 +389,7 @@ def _groups(
     axes: dict[str, list[Any]], tied: Iterable[Any], zipped: list[tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
     """Return the axes in groups that vary together: those tied by name, those in `zipped`, and each other one."""
-    listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str) else [tied]
+    listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str | Mapping) else [tied]
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
     groups = [tuple(names_given("zip", group, is_ordered=False)) for group in (*listed, *zipped)]

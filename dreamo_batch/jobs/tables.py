@@ -312,7 +312,8 @@ def _is_list(cell: Any) -> bool:
 def _as_text(cell: Any) -> Any:
     cell = cells.unwrapped(cell)
     if _is_list(cell):
-        return [_as_text(item) for item in (cell.tolist() if isinstance(cell, np.ndarray) else cell)]
+        is_plain = isinstance(cell, np.ndarray) and cell.dtype.kind not in "mM"  # times become numbers
+        return [_as_text(item) for item in (cell.tolist() if is_plain else cell)]
     if isinstance(cell, str):
         return cells.printable(cell)
     if isinstance(cell, Image.Image):
@@ -624,8 +625,7 @@ def _plain(cell: Any) -> Any:
     if cells.is_missing(cell):
         return None
     if isinstance(cell, np.generic):
-        value = cell.item()
-        return str(cell) if isinstance(value, np.generic) else _plain(value)
+        return str(cell) if cell.dtype.char in "mMgG" else _plain(cell.item())  # times become numbers, too
     if _is_list(cell):
         return [_plain(item) for item in cell]
     if isinstance(cell, dict):
