@@ -33,7 +33,10 @@ def test_keys_rate_pick_reject_and_undo(shop, notebook, screen):
     entries = gallery.locator("td .dg-entry")
     entries.nth(0).locator("summary").focus()
     said = entries.nth(0).locator(".dg-said")
-    for key, text in (("4", "★ 4"), ("5", "★ 5"), ("p", "✓ picked ★ 5"), ("u", "★ 5"), ("u", "★ 4")):
+    for _ in range(3):  # held down: the browser repeats it
+        book.page.keyboard.down("4")
+    book.page.keyboard.up("4")
+    for key, text in (("5", "★ 5"), ("p", "✓ picked ★ 5"), ("u", "★ 5"), ("u", "★ 4")):
         book.page.keyboard.press(key)
         expect(said).to_have_text(text)
     book.page.keyboard.press("ArrowRight")
@@ -74,6 +77,25 @@ def test_a_key_on_a_row_without_a_picture_says_so(shop, notebook, screen):
     expect(gallery.get_by_role("status")).to_contain_text("No picture to rate")
     assert dreamo.ratings(shop.run_dir).empty
     screen.take("gallery-nothing-to-rate", gallery)
+
+
+def test_after_a_restart_keys_say_that_nobody_listens(shop, notebook):
+    """In the grid, enlarged, and in a comparison; the error was the console's alone."""
+    book, gallery = opened(notebook, shop, "dreamo.compare(done, rater='ann')")
+    book.run(AFTER)
+    book.restart()
+    gallery.locator("td summary").first.focus()
+    book.page.keyboard.press("4")
+    expect(gallery.get_by_role("status")).to_contain_text("The kernel that made this gallery is gone")
+    gallery.locator("td img").first.click()
+    expect(gallery.get_by_role("dialog").get_by_role("status")).to_contain_text("is gone")
+    book.page.keyboard.press("Escape")
+    pairs = book.output(AFTER).locator(".dreamo-compare").first
+    for key in ("ArrowLeft", "u"):
+        pairs.focus()
+        book.page.keyboard.press(key)
+        expect(pairs.get_by_role("status")).to_contain_text("is gone")
+    assert dreamo.ratings(shop.run_dir).empty
 
 
 def test_what_another_rater_said_is_not_shown_before_one_has_spoken(shop, notebook):

@@ -12,19 +12,23 @@ const CHOICES = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 function render({ model, el }) {
   const root = create("div", el, "dreamo-compare");
   root.tabIndex = 0;
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves the keys to it
+  // Jupyter leaves the keys to the focused element, which it asks first.
+  root.addEventListener("focusin", event => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   let isWaiting = false; // until Python has kept the last choice
 
-  const choose = choice => {
-    if (isWaiting || !model.get("content").left) return;
-    isWaiting = true;
-    model.send({ type: "choose", choice, number: model.get("content").number });
-  };
-  const undo = () => {
+  const send = message => {
     if (isWaiting) return;
     isWaiting = true;
-    model.send({ type: "undo" });
+    try {
+      model.send(message);
+    } catch { // after a restart
+      receive({ type: "problem", text: "The kernel that showed this pair is gone. Run its cell again." });
+    }
   };
+  const choose = choice => {
+    if (model.get("content").left) send({ type: "choose", choice, number: model.get("content").number });
+  };
+  const undo = () => send({ type: "undo" });
   const button = (parent, text, label, onClick) => {
     const element = create("button", parent, "", text);
     element.type = "button";

@@ -115,12 +115,13 @@ class Gallery {
     button(nav, "\u2192", "next", () => this.step(1));
     if (this.model) button(nav, "", "choose", () => this.toggle(entry)).classList.add("dg-choose");
     button(nav, "close", "close", () => this.dialog.close());
+    create("span", about, "dg-problem").setAttribute("role", "status"); // what is behind the view can't be seen
     create("h2", about, "", this.heading(entry));
     about.append(entry.querySelector(".dg-facts").cloneNode(true));
     if (this.model) {
       this.mark();
       this.showMarks();
-      if (entry.dataset.kind === "picture") this.model.send({ type: "full", position: +entry.dataset.position });
+      if (entry.dataset.kind === "picture") this.send({ type: "full", position: +entry.dataset.position });
     }
     if (!this.dialog.open) this.dialog.showModal();
   }
@@ -162,8 +163,9 @@ class Gallery {
   rate(entry, event) {
     const value = SAYS[event.key.toLowerCase()];
     if (!this.model || !entry || value === undefined || event.ctrlKey || event.altKey || event.metaKey) return false;
+    if (event.repeat) return true; // a key held down says it once
     this.tell("");
-    this.model.send({ type: "rate", position: +entry.dataset.position, value });
+    this.send({ type: "rate", position: +entry.dataset.position, value });
     return true;
   }
   showMarks() {
@@ -183,14 +185,22 @@ class Gallery {
     if (text) create("span", parent, picked === false ? "dg-said dg-rejected" : "dg-said", text);
     return text;
   }
+  send(message) {
+    try {
+      this.model.send(message);
+    } catch { // after a restart
+      this.tell("The kernel that made this gallery is gone. Run its cell again.");
+    }
+  }
   tell(text) {
-    if (this.problem) this.problem.textContent = text;
+    for (const place of this.root.querySelectorAll(".dg-problem")) place.textContent = text;
   }
 
   // Choosing rows, in the widget.
   offerChoice() {
     this.root.classList.add("dg-live");
-    this.root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves the keys to the gallery
+    // Jupyter leaves the keys to the gallery; it asks the focused element first: else X would cut the cell.
+    this.root.addEventListener("focusin", event => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
     const table = this.root.querySelector("table");
     if (table) { table.setAttribute("role", "listbox"); table.setAttribute("aria-multiselectable", "true"); }
     for (const [number, summary] of this.root.querySelectorAll("tbody .dg-entry > summary").entries()) {
@@ -312,16 +322,15 @@ function render({ model, el }) {
   const fillBar = () => {
     const { number, pages, live } = model.get("content"), bar = gallery.bar;
     if (pages > 1) {
-      const turn = by => model.send({ type: "turn", number: number + by });
+      const turn = by => gallery.send({ type: "turn", number: number + by });
       button(bar, "\u2190", "previous page", () => turn(-1)).disabled = number <= 1;
       create("span", bar, "", `page ${number} of ${pages}`);
       button(bar, "\u2192", "next page", () => turn(1)).disabled = number >= pages;
     }
-    if (live) button(bar, "refresh", "read the run directory again", () => model.send({ type: "refresh" }));
+    if (live) button(bar, "refresh", "read the run directory again", () => gallery.send({ type: "refresh" }));
     gallery.chosenCount = create("b", bar);
     gallery.clearButton = button(bar, "clear", "clear the choice", () => gallery.choose([]));
-    gallery.problem = create("span", bar, "dg-problem");
-    gallery.problem.setAttribute("role", "status");
+    create("span", bar, "dg-problem").setAttribute("role", "status");
     create("span", bar, "dg-hint", "click: enlarge \u00b7 tick, Space or Shift-click: choose \u00b7 arrows: move \u00b7 "
       + "1\u20135: rate, P: pick, X: reject, U: undo");
   };
