@@ -725,14 +725,14 @@ class Renderer:
         return self._threads.submit(self._render_next)
 
     def _render_next(self) -> None:
-        """Render what waits, up to a batch of one size; what an earlier call has rendered is done."""
+        """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
         batch: list[tuple[GatewayTask, Sequence[str]]] = []
-        while self._batch and len(batch) < self._batch_size:
-            first, following = (batch or self._batch)[0][0], self._batch[0][0]
-            sizes = [(one.request.model, one.request.width, one.request.height) for one in (first, following)]
-            if sizes[0] != sizes[1]:
-                break
-            batch.append(self._batch.popleft())
+        for one in list(self._batch):
+            first, other = (batch or [one])[0][0].request, one[0].request
+            is_alike = (first.model, first.width, first.height) == (other.model, other.width, other.height)
+            if is_alike and len(batch) < self._batch_size:
+                batch.append(one)
+                self._batch.remove(one)
         if batch:
             self._render(batch)
 
@@ -772,5 +772,5 @@ def _failure(error: BaseException) -> dict[str, str]:
     codes = {FetchError: UPSTREAM, ValueError: INVALID, BaseException: INTERNAL}
     code = next(code for kind, code in codes.items() if isinstance(error, kind))
     named = ": ".join(dict.fromkeys([type(error).__name__, first_line(error)]))
-    detail = named if code == INTERNAL else str(error)
+    detail = named if code == INTERNAL else first_line(error)
     return {"error_code": code, "error_message": f"{contract.ERROR_CODES[code].meaning}: {detail}"}
