@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import pandas as pd
 
@@ -75,8 +75,7 @@ ON_LIGHT: Final = Theme(
 ON_DARK: Final = Theme("#ececec", "#4a4a4a", PALETTE[columns.IN_PROGRESS].colour, "#f0a04b", "#a8a8a8")
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """How many rows are of a kind, and the kind's colour."""
 
     word: str

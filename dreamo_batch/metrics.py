@@ -19,6 +19,7 @@ import re
 import tomllib
 import unicodedata
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -29,11 +30,11 @@ from PIL import Image
 
 from dreamo_batch.errors import UsageError, check_count, file_given, is_number
 from dreamo_batch.importing import load_extra
-from dreamo_batch.text import first_line, joined, quoted
+from dreamo_batch.text import first_line, joined, one_line, quoted
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -51,6 +52,7 @@ _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _EXTRA: Final = "identity"
 _ANSWER_WITHIN_S: Final = 4.0
+_REASON_MAX: Final = 600  # a runtime names its own source first
 
 # YuNet and SFace, as OpenCV's FaceDetectorYN and FaceRecognizerSF use them (modules/objdetect/src of OpenCV 4 and 5).
 _DETECTED_PX: Final = 640
@@ -235,6 +237,15 @@ def _refuse_unreachable(url: str) -> None:
         raise ConnectionError(f"can't connect to {url}") from error
 
 
+@contextmanager
+def _unusable(path: Path, how: str) -> Iterator[None]:
+    """Raise what a library says of a file in one line; its errors have no common class."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as it says
+        raise UsageError(f"{path} can't be {how} ({one_line(error, _REASON_MAX)}).") from None
+
+
 class _Network:
     """An ONNX model, loaded when it first runs."""
 
@@ -247,25 +258,27 @@ class _Network:
         """Run the model on named inputs, of which it gets those that it has, or on its only one."""
         session = self._loaded()
         names = [one.name for one in session.get_inputs()]
-        try:
+        with _unusable(self._path, f"run as the {self._file} model of {self._weights.name!r}"):
             feed = {name: inputs[name] for name in names} if isinstance(inputs, dict) else {names[0]: inputs}
             found: list[NDArray[Any]] = session.run(list(outputs) or None, feed)
-        except Exception as error:  # noqa: BLE001 - as below
-            path = self._weights.path(self._file)
-            raise UsageError(
-                f"{path} can't be run as the {self._file} model of {self._weights.name!r} ({first_line(error)})."
-            ) from None
+        return found
+
+    def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> NDArray[Any]:
+        """Run the model, and return its vector of each of `n` inputs."""
+        found = self.run([output] if output else [], inputs)[0]
+        # A transformer gives a vector for each patch; that of the whole picture comes first.
+        found = found[:, 0] if found.ndim == 3 else found  # noqa: PLR2004 - pictures, patches, numbers
+        if found.ndim != 2 or len(found) != n:  # noqa: PLR2004 - pictures, numbers
+            raise UsageError(f"{self._path} gave an array of {found.shape} for {n}, not a vector for each.")
         return found
 
     def _loaded(self) -> Any:
         if self._session is None:
             runtime = load_extra("onnxruntime", "Embeddings need", _EXTRA)
-            path = self._weights.path(self._file)
+            self._path = self._weights.path(self._file)
             providers = [name for name in _PROVIDERS if name in runtime.get_available_providers()]
-            try:
-                self._session = runtime.InferenceSession(str(path), providers=providers)
-            except Exception as error:  # noqa: BLE001 - the runtime's errors have no common class
-                raise UsageError(f"{path} can't be loaded as an ONNX model ({error}).") from None
+            with _unusable(self._path, "loaded as an ONNX model"):
+                self._session = runtime.InferenceSession(str(self._path), providers=providers)
         return self._session
 
     def __getstate__(self) -> dict[str, Any]:
@@ -306,6 +319,8 @@ class VectorMetric(Bounded, ABC):
 
 def cosine(one: Vector, other: Vector) -> float:
     """Return the cosine of the angle between two vectors, NaN if one has no finite length."""
+    if one.shape != other.shape:
+        raise UsageError(f"Vectors of {one.size} and {other.size} numbers: are all files of one model?")
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / lengths if lengths and math.isfinite(lengths) else math.nan
 
@@ -328,7 +343,7 @@ class Embedding(VectorMetric):
         A folder with the model's files, for machines without internet or files of your own; default: fetched from
         the Hugging Face hub at first use, by revision and digest.
     batch_size : int
-        Pictures given to the model at once.
+        Pictures given to the model at once; 1 for a model that was exported for one.
 
     Raises
     ------
@@ -366,9 +381,7 @@ class Embedding(VectorMetric):
             return []
         how = self._weights.preset["image"]
         prepared = np.stack([prepare(picture, how) for picture in pictures])
-        (found,) = self._network.run([how["output"]], prepared)
-        # A transformer gives a vector for each patch; that of the whole picture comes first.
-        return list(found[:, 0] if found.ndim == 3 else found)  # noqa: PLR2004 - pictures, patches, numbers
+        return list(self._network.vectors(how["output"], prepared, len(pictures)))
 
 
 def prepare(picture: Image.Image, how: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -431,13 +444,15 @@ class PromptMatch(Embedding):
             return None
         ids = np.array([self._tokens(prompt)], dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        vector: Vector = self._text.run([self._weights.preset["text"]["output"]], inputs)[0][0]
+        vector: Vector = self._text.vectors(self._weights.preset["text"]["output"], inputs, 1)[0]
         return vector
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer is None:
             library = load_extra("tokenizers", "Prompts need", _EXTRA)
-            self._tokenizer = library.Tokenizer.from_file(str(self._weights.path("tokenizer")))
+            path = self._weights.path("tokenizer")
+            with _unusable(path, "read as a tokenizer"):
+                self._tokenizer = library.Tokenizer.from_file(str(path))
             self._tokenizer.enable_truncation(self._weights.preset["text"]["n_tokens"])
         ids: list[int] = self._tokenizer.encode(prompt).ids
         return ids
@@ -517,7 +532,8 @@ class Face(VectorMetric):
         if landmarks is None:
             return None
         aligned = np.asarray(align(picture, landmarks), dtype=np.float32)
-        return np.asarray(self._recogniser.run([], aligned.transpose(2, 0, 1)[None])[0][0], dtype=np.float32)
+        found = self._recogniser.vectors("", aligned.transpose(2, 0, 1)[None], 1)
+        return np.asarray(found[0], dtype=np.float32)
 
     def _find_largest(self, picture: Image.Image) -> NDArray[np.float64] | None:
         """Return the landmarks of the largest face, in pixels of the picture."""

@@ -6,6 +6,8 @@ import base64
 import difflib
 import errno
 import functools
+import getpass
+import os
 import re
 from contextlib import contextmanager
 from datetime import datetime
@@ -56,6 +58,14 @@ def shortened(text: str, n_max: int) -> str:
     if len(text) <= n_max:
         return text
     return "…" + text[1 - n_max :].lstrip() if _PATH.fullmatch(text) else text[: n_max - 1].rstrip() + "…"
+
+
+def user_name() -> str:
+    """Return the name of the user who runs this process, or a number: a container may have no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def type_of(value: object) -> str:

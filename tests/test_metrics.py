@@ -12,6 +12,7 @@ import sys
 import threading
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -277,6 +278,80 @@ def test_a_folder_without_the_files_is_told(tmp_path, run_dir):
         dreamo.measure(run_dir, Embedding(path=tmp_path), **QUIET)
 
 
+def whole_batch(folder):
+    """A mean over all pictures: one vector where each has one."""
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["pixel_values"], ["last_hidden_state"], axes=[0, 1], keepdims=0)
+    ]
+    inputs, outputs = (
+        {name: (tiny_models.FLOAT, shape)}
+        for name, shape in (("pixel_values", ["n", 3, 224, 224]), ("last_hidden_state", [224, 224]))
+    )
+    tiny_models.save(folder / "model.onnx", nodes, inputs, outputs)
+
+
+def with_four_dimensions(folder, n="n"):
+    nodes = [onnx.helper.make_node("GlobalAveragePool", ["pixel_values"], ["last_hidden_state"])]
+    inputs, outputs = (
+        {name: (tiny_models.FLOAT, [n, 3, side, side])}
+        for name, side in (("pixel_values", 224), ("last_hidden_state", 1))
+    )
+    tiny_models.save(folder / "model.onnx", nodes, inputs, outputs)
+
+
+def of_a_later_format(folder):
+    model = onnx.load(folder / "model.onnx")
+    model.ir_version = 99
+    onnx.save(model, folder / "model.onnx")
+
+
+def with_shorter_words(folder):
+    model = onnx.load(folder / "text_model.onnx")
+    words = onnx.numpy_helper.to_array(model.graph.initializer[0])[:, :32]
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(words, "words"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 32
+    onnx.save(model, folder / "text_model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("metric", "spoil", "words"),
+    [
+        (
+            Embedding,
+            whole_batch,
+            r"model.onnx gave an array of \(224, 224\) for 7, not a vector for each",
+        ),
+        (Embedding, with_four_dimensions, r"array of \(7, 3, 1, 1\) for 7, not a vector for each"),
+        (Embedding, lambda folder: with_four_dimensions(folder, 1), r"can't be run as .*Got: 7 Expected: 1"),
+        (Embedding, of_a_later_format, r"can't be loaded as an ONNX model \(.*version: 99"),
+        (PromptMatch, with_shorter_words, "Vectors of 48 and 32 numbers"),
+        (
+            PromptMatch,
+            lambda at: (at / "tokenizer.json").write_text("{}"),
+            r"tokenizer.json can't be read as a token",
+        ),
+        (
+            PromptMatch,
+            lambda at: (at / "tokenizer.json").write_bytes(b"\xff"),
+            r"can't be read as a tokenizer \(",
+        ),
+    ],
+)
+def test_files_that_are_no_such_model_are_told_in_one_line(metric, spoil, words, run_dir, models):
+    """By `measure`, and by `search` before anything is bought."""
+    folder = shutil.copytree(models, run_dir.with_name("spoilt"))
+    spoil(folder)
+    made = metric(path=folder)
+    with pytest.raises(UsageError, match=words) as told:
+        dreamo.measure(run_dir, made, **QUIET)
+    assert "\n" not in str(told.value)
+    if metric is PromptMatch:
+        jobs = dreamo.sweep(image="data/mascot.png", prompt="a red picture", size="512x512")
+        with pytest.raises(UsageError, match=words):
+            dreamo.search(jobs, run_dir / "new", accept=made >= 0.1, max_cost=1, gateway="local", **QUIET)
+        assert not (run_dir / "new").exists()
+
+
 @pytest.mark.parametrize(("missing", "metric"), [("onnxruntime", Embedding), ("tokenizers", PromptMatch)])
 def test_a_missing_extra_is_named(missing, metric, models, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
@@ -487,5 +562,11 @@ def test_several_references_are_measured_each_and_their_mean_leaves_styles_out(t
     assert found["problem"].isna().all()
     alone = dreamo.measure(done.assign(colour=1.0).iloc[2:], "colour", **QUIET)
     assert "colour_1" not in alone
+    with pytest.raises(
+        UsageError, match=r"To rank by a column that measure\(\) returned, join it to the results"
+    ):
+        dreamo.rank(done, by="colour_1", **QUIET)
+    by_first = dreamo.rank(done.join(found["colour_1"]), by="colour_1", within=None, **QUIET)
+    assert by_first["colour_1"].tolist() == sorted(found["colour_1"], reverse=True)
     best = dreamo.rank(done.iloc[:2], by="colour", within=None, **QUIET)
     assert best["colour"].tolist() == sorted(found["colour"][:2], reverse=True)

@@ -229,6 +229,17 @@ def test_costs_tell_what_a_kept_picture_costs(run_dir):
     assert by_seed["usd_per_kept"].isna().tolist() == [True, True, False]
 
 
+def test_a_kept_picture_whose_row_has_left_is_kept_as_it_is_paid(run_dir, tmp_path):
+    """Spent and pictures are those of the directory, and so are the kept ones, each once."""
+    dreamo.rate(run_dir, ["b", "c", "d"], "pick")
+    jobs = dreamo.load(run_dir)[["image", "prompt", "seed", "size"]]
+    dreamo.run(jobs.loc[["a", "b"]], run_dir, gateway="local", progress=False)
+    whole = dreamo.costs(run_dir)
+    assert whole[["usable", "kept", "usd_per_kept"]].to_numpy().tolist() == [[3, 2, pytest.approx(0.045)]]
+    assert dreamo.costs(run_dir, by="seed")["kept"].tolist() == [0, 1, 1]
+    assert dreamo.costs([run_dir, run_dir])["kept"].item() == dreamo.costs(run_dir)["kept"].item()
+
+
 def test_a_column_of_the_users_own_stays_theirs(tmp_path):
     """Who has stars in a column `rating` keeps them, in results and in ranks, whatever is said in the gallery."""
     jobs = dreamo.sweep(image="data/mascot.png", prompt="a", seed=[1, 2], size="512x512").assign(

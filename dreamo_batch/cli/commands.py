@@ -10,11 +10,10 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -83,8 +82,7 @@ _CONSENT_DIGITS: Final = 9  # float sums are wrong only beyond these
 # Consent.
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """How many attempts would be bought, and the most they can cost in USD; NaN where no price is known."""
 
     n_attempts: int

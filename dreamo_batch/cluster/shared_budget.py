@@ -14,10 +14,8 @@ before, because only that keeps out a record which is still on its way to the st
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import os
 import secrets
 import socket
 import time
@@ -52,9 +50,10 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
-from dreamo_batch.text import aligned, option, quoted, same_call, spelled
+from dreamo_batch.text import aligned, option, quoted, same_call, spelled, user_name
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping
     from decimal import Decimal
 
@@ -125,7 +124,7 @@ class Budget:
         user: str | None = None,
     ) -> None:
         self.place = _place(place)
-        self.user = _login() if user is None else user.strip() if isinstance(user, str) else ""
+        self.user = user_name() if user is None else user.strip() if isinstance(user, str) else ""
         if not self.user:
             raise UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
@@ -380,13 +379,6 @@ def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
     text = place_given("budget", given)
     return text.rstrip("/") if is_url(text) else str(Path(text).expanduser().absolute())
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's number without a name
-        return str(os.getuid())
 
 
 def _sums(share: Share) -> tuple[dict[str, Decimal], Decimal, Decimal]:

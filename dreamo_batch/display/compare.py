@@ -6,8 +6,7 @@ import csv
 import hashlib
 import itertools
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -122,8 +121,7 @@ def compare(
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two pictures of different groups, as positions of rows."""
 
     left: int

@@ -6,9 +6,8 @@ import base64
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 from urllib.parse import quote
 
 import numpy as np
@@ -527,8 +526,7 @@ class Gallery:
         return f"{self.fragment()}<p><small>{hint}</small></p>"
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
+class Pictures(NamedTuple):
     """The thumbnails of a page, by position and by key of the reference, and the links to full pictures."""
 
     thumbnails: Mapping[int, Thumbnail]

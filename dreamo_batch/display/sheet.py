@@ -7,8 +7,8 @@ import itertools
 import math
 import struct
 import zlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -316,8 +316,7 @@ class _Pen:
         self.write(at, "changed since saved", _SMALL_PX[-1:], room, align="center")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """A page of a grid, in pixels."""
 
     width: int

@@ -815,8 +815,7 @@ def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return the attempts as a DataFrame with the dtypes of `dreamo_batch.columns.LEDGER`."""
-    frame: pd.DataFrame = table.to_pandas(types_mapper=_PANDAS.get)
-    return frame
+    return table.to_pandas(types_mapper=_PANDAS.get)
 
 
 def _without_pending(table: pa.Table) -> pa.Table:

@@ -22,7 +22,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, Terms, next_number
 from dreamo_batch.engine.directory import identity_of_file, is_same_file, refuse_newer
@@ -339,8 +339,7 @@ _NOT_TAKEN: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """The content of a file of strays: service and entropy of its run, and the last state of its attempts.
 
     `n_bytes` is the size when it was read.

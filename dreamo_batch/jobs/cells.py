@@ -223,8 +223,7 @@ class Distinct:
         """Return one value per position from one value per distinct cell; `missing` decides the dtype."""
         listed = np.empty(len(self.cells) + 1, dtype=object if missing is None else type(missing))
         listed[:] = [*values, missing]
-        taken: NDArray[Any] = listed[self.codes]
-        return taken
+        return listed[self.codes]
 
     def within(self, is_chosen: NDArray[np.bool_]) -> Distinct:
         """Return the same column with all cells missing but those chosen by position."""

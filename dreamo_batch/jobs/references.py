@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -757,8 +757,7 @@ def _numbers(mode: str, low: float, high: float) -> Finding:
     return Finding.of("image-numbers", kind=kind, low=f"{low:.6g}", high=f"{high:.6g}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """A picture's bytes and digest.
 
     `kind` is ``"bytes"`` if the digest is that of `content`; ``"pixels"`` if it is that of a PIL image's mode, size and

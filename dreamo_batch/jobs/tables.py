@@ -807,12 +807,8 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
             for cell in row:
                 if cell.data_type in {"f", "e"}:
                     cell.data_type = "s"
-    _write_undated(written, path)
-
-
-def _write_undated(workbook: io.BytesIO, path: Path) -> None:
-    """Write a workbook without the times of its making, so that equal tables make equal files."""
-    with zipfile.ZipFile(workbook) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Without the times of its making, so that equal tables make equal files.
+    with zipfile.ZipFile(written) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in made.namelist():
             content = made.read(name)
             if name == _PROPERTIES:

@@ -87,8 +87,7 @@ class Threshold(NamedTuple):
     delta_e: float = DELTA_E_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class PictureGroups:
+class PictureGroups(NamedTuple):
     """The pictures of each group, as positions of rows, with their fingerprints by digest."""
 
     rows: pd.DataFrame
@@ -105,8 +104,7 @@ class PictureGroups:
             yield (block, (block.bits <= self.threshold.bits) & (block.delta_e <= self.threshold.delta_e))
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(NamedTuple):
     """One measure to rank by: a column of the results, or a metric."""
 
     name: str
@@ -619,7 +617,8 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
             f"by={quoted(one)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
         )
     raise UsageError(
-        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, NAMED))}, or a function)."
+        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, NAMED))}, or a "
+        "function). To rank by a column that measure() returned, join it to the results."
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -389,8 +389,7 @@ Directories: TypeAlias = RunDir | Iterable[RunDir] | History
 Source: TypeAlias = pd.DataFrame | Directories
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+class Groups(NamedTuple):
     """The keys of groups, and the number of the group of each row and of each attempt."""
 
     keys: pd.DataFrame
@@ -461,7 +460,10 @@ def _read_directory(run_dir: RunDir) -> History:
             results[columns.STORED_PREFIX + name] = decided[name].array
             if name not in results.columns:
                 results[name] = decided[name].array
-    return from_ledger(results, to_frame(to_arrow(read_state(directory))))
+    attempts = to_frame(to_arrow(read_state(directory)))
+    if rating_columns(results):
+        add_ratings(attempts, directory.path)
+    return from_ledger(results, attempts)
 
 
 def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
@@ -873,8 +875,7 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_inputs(text: object) -> dict[str, Any]:
     """Read what was submitted; empty if the attempt doesn't say."""
-    read: dict[str, Any] = json.loads(text) if isinstance(text, str) else {}
-    return read
+    return json.loads(text) if isinstance(text, str) else {}
 
 
 def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:

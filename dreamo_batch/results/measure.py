@@ -324,7 +324,9 @@ def load_model(metric: Metric | VectorMetric) -> None:
     if isinstance(metric, Metric):
         _function_of(metric)
     elif metric.version:  # reads all files
-        metric.embed([Image.new("RGB", (64, 64))])
+        (vector,) = metric.embed([Image.new("RGB", (64, 64))])
+        if isinstance(metric, PromptMatch):
+            _cosine(metric, "", vector, metric.embed_prompt("a picture"))
 
 
 def find_subjects(

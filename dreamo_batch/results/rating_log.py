@@ -7,7 +7,6 @@ and replaces the file durably. In an object store, what is appended at once is a
 from __future__ import annotations
 
 import functools
-import getpass
 import os
 import time
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from dreamo_batch.engine.directory import UNREADABLE, RunDirectory
 from dreamo_batch.errors import DirectoryError, StorageFailed, UsageError, warn
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.text import quoted
+from dreamo_batch.text import quoted, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -81,8 +80,7 @@ class GrowingTable:
 
     def frame(self) -> pd.DataFrame:
         """Return all lines, oldest first."""
-        read: pd.DataFrame = self._read().to_pandas().astype(self._dtypes)
-        return read
+        return self._read().to_pandas().astype(self._dtypes)
 
     def _read(self) -> pa.Table:
         paths = [self._path] if self._replica is None else self._replica.parts(self._path.name)
@@ -111,10 +109,7 @@ def rater_named(rater: str | None) -> str:
         if not isinstance(rater, str) or not rater.strip():
             raise UsageError(f"rater must be a name, not {quoted(rater)}.")
         return text_of(rater.strip())
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may have no name for its user
-        return "anonymous"
+    return user_name()
 
 
 def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
@@ -172,8 +167,6 @@ def with_ratings(
 
 def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
     """Add the columns `rating` and `picked`, if the directory has ratings and the table has no such columns."""
-    if any(name in results for name in columns.RATED):
-        return
     found = with_ratings(results, [run_dir] * len(results))
-    for name in columns.RATED if columns.RATING in found else ():
+    for name in columns.RATED if found is not results else ():
         results[name] = found[name].array

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError, is_number
-from dreamo_batch.results.load import RunDir, as_paths, existing, folders_of, labelled, load, row_mask
+from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, folders_of, labelled, load, row_mask
 from dreamo_batch.results.rating_log import (
     PICK,
     RATING,
@@ -81,12 +81,11 @@ def rate(
     results = load(run_dir)
     positions = np.flatnonzero(row_mask(results.index, rows, results[columns.JOB_ID])).tolist()
     rate_positions(results, positions, value, folders=folders_of(results), rater=rater)
-    folder, name = existing(run_dir).path, rater_named(rater)
     chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)
-    said = by_job(folder, name).reindex(chosen[columns.JOB_ID])
+    said = by_job(existing(run_dir).path, rater_named(rater)).reindex(chosen[columns.JOB_ID])
     return pd.DataFrame(
         {
-            columns.ROW: [str(results.index[position]) for position in chosen.index],
+            columns.ROW: chosen[LABEL].array,
             columns.JOB_ID: chosen[columns.JOB_ID].array,
             **{one: said[one].array for one in columns.RATED},
         }
@@ -171,10 +170,8 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
 
 
 def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
-    results = load(run_dir)
+    rows = labelled(load(run_dir)).dropna(subset=columns.JOB_ID).drop_duplicates(columns.JOB_ID)
     log = rating_table(existing(run_dir).path).frame()
-    first = results[~results[columns.JOB_ID].duplicated() & results[columns.JOB_ID].notna()]
-    row_of = dict(zip(first[columns.JOB_ID], map(str, first.index), strict=True))
-    log[columns.ROW] = log[columns.JOB_ID].map(row_of)
+    log[columns.ROW] = log[columns.JOB_ID].map(rows.set_index(columns.JOB_ID)[LABEL])
     log[columns.STANDS] = log.index.isin(stands(log))
     return columns.typed(log[list(columns.RATINGS_READ)], columns.RATINGS_READ)

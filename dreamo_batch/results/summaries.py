@@ -6,10 +6,9 @@ import json
 import math
 import re
 import tomllib
-from dataclasses import dataclass
 from decimal import localcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -191,7 +190,7 @@ def _known_sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Seri
 def _saved(history: History, groups: Groups) -> pd.Series:
     """Add up what duplicates of completed jobs would have cost again."""
     rows, attempts = history.rows, history.attempts
-    keys = [columns.JOB_ID] if columns.RUN_DIR not in attempts else [columns.RUN_DIR, columns.JOB_ID]
+    keys = _job_keys(attempts)
     usable = attempts.loc[_is_usable(attempts), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
     is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
     saved = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
@@ -202,6 +201,10 @@ def _saved(history: History, groups: Groups) -> pd.Series:
     return sums(prices[columns.COST], numbers, len(groups.keys)).mask(n_unknown > 0)
 
 
+def _job_keys(attempts: pd.DataFrame) -> list[str]:
+    return [columns.JOB_ID] if columns.RUN_DIR not in attempts else [columns.RUN_DIR, columns.JOB_ID]
+
+
 def _n_kept(history: History, groups: Groups) -> pd.Series:
     """Count the pictures that were picked, each once; missing where none is rated."""
     rows = history.rows
@@ -210,6 +213,10 @@ def _n_kept(history: History, groups: Groups) -> pd.Series:
         return n_kept
     is_kept = rows[columns.PICKED].fillna(value=False).astype(bool) & rows[columns.DUPLICATE_OF].isna()
     n_kept[:] = _count(groups.of_rows[is_kept.to_numpy()], groups)
+    if columns.PICKED in history.attempts:  # of jobs that have left the table, whose cost is counted, too
+        left = history.attempts[history.places < 0]
+        is_kept = left[columns.PICKED].fillna(value=False) & ~left.duplicated(_job_keys(left))
+        n_kept += _count(groups.of_attempts[left.index[is_kept]], groups)
     return n_kept
 
 
@@ -560,8 +567,7 @@ def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:
 NOT_SAVED: Final = "not_saved"
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(NamedTuple):
     """What a failure means, and what to do; see failure_groups.toml."""
 
     meaning: str
@@ -593,8 +599,7 @@ _PARTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(NamedTuple):
     """How to try rows again: a retry of a class, or another run if there is none; all of the class, or some rows."""
 
     run_dir: str | None
