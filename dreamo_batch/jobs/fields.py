@@ -335,16 +335,8 @@ def read_models(findings: Findings) -> RowModels:
     return RowModels(np.maximum(numbers, 0), numbers >= 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OwnParameters:
-    """What only some models take: `numbers` is each row's place in `pairs`, (parameter, value) as sent."""
-
-    numbers: NDArray[np.intp]
-    pairs: list[tuple[tuple[str, Any], ...]]
-
-
-def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> OwnParameters:
-    """Read the parameters that only some models take; `counts` are the rows' numbers of reference pictures."""
+def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
+    """Read what only some models take, as pairs of parameter and value as sent; `counts` are the rows' pictures."""
     types = _read_ref_types(findings, models, counts)
     scales = {name: _read_scale(name, findings, models) for name in _SCALES}
     codes = [types.codes, *(pd.factorize(values, use_na_sentinel=False)[0] for values in scales.values())]
@@ -355,7 +347,7 @@ def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[n
         tuple(_own(listed[of_rows[at]], int(counts[at]), types, {n: v[at] for n, v in scales.items()}, at))
         for at in firsts
     ]
-    return OwnParameters(numbers, values)
+    return Distinct(numbers, values)
 
 
 def _own(
@@ -552,14 +544,6 @@ _PAIR: Final = 2
 _SIDES: Final = (columns.WIDTH, columns.HEIGHT)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sizes:
-    """Width and height of every row in pixels; placeholders where they can't be read."""
-
-    widths: NDArray[np.int64]
-    heights: NDArray[np.int64]
-
-
 def read_size(cell: Any) -> tuple[int, int] | None:
     """Read one cell of `size`; None if it can't be read."""
     if isinstance(cell, str) and (match := _WIDTH_X_HEIGHT.fullmatch(cell.strip())):
@@ -572,8 +556,8 @@ def read_size(cell: Any) -> tuple[int, int] | None:
     return (sides[0], sides[1]) if len(sides) == _PAIR and None not in sides else None
 
 
-def read_sizes(findings: Findings, models: RowModels) -> Sizes:
-    """Read the sizes of a whole table."""
+def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Read width and height of every row in pixels; placeholders where they can't be read."""
     named = _read_named(findings)
     sides = tuple(_read(name, findings, cells.integers) for name in _SIDES)
     has_size = named[0].is_given | named[0].is_faulty
@@ -591,10 +575,9 @@ def read_sizes(findings: Findings, models: RowModels) -> Sizes:
         np.where(meant.is_given, meant.numbers, np.where(side.is_given, side.numbers, default))
         for meant, side in zip(named, sides, strict=True)
     )
-    sizes = Sizes(widths, heights)
     is_readable = ~np.logical_or.reduce([read.is_faulty for read in (*named, *sides)])
-    _find_wrong_sizes(sizes, named[0].is_given, is_readable, findings, models)
-    return sizes
+    _find_wrong_sizes((widths, heights), named[0].is_given, is_readable, findings, models)
+    return widths, heights
 
 
 def _read_named(findings: Findings) -> Both:
@@ -617,28 +600,32 @@ def _read_named(findings: Findings) -> Both:
 
 
 def _find_wrong_sizes(
-    sizes: Sizes, has_size: Mask, is_readable: Mask, findings: Findings, models: RowModels
+    sides: Sequence[NDArray[np.int64]],
+    has_size: Mask,
+    is_readable: Mask,
+    findings: Findings,
+    models: RowModels,
 ) -> None:
     low, high, product = map(models.take, ("side_min_px", "side_max_px", "product_max_px"))
     limits = {"low": low, "high": high, "product": product, "model": models.names}
-    for name, side in zip(_SIDES, (sizes.widths, sizes.heights), strict=True):
+    for name, side in zip(_SIDES, sides, strict=True):
         is_small = is_readable & (side < low)
         findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=side, **limits)
         findings.add("side-too-small", name, is_small & ~has_size, side=name, n=side, **limits)
-    longest = np.maximum(sizes.widths, sizes.heights)
-    shortest = np.minimum(sizes.widths, sizes.heights)
+    widths, heights = sides
+    longest, shortest = np.maximum(widths, heights), np.minimum(widths, heights)
     # As floats, because sides can have any length here and their product must not overflow.
-    is_full = sizes.widths.astype(np.float64) * sizes.heights >= product
+    is_full = widths.astype(np.float64) * heights >= product
     is_beyond = longest > high
     is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
     is_possible = shortest >= low
-    is_wide = sizes.widths >= sizes.heights
+    is_wide = widths >= heights
     for code, is_broken in (
         ("product-too-large", is_readable & is_beyond & is_full),
         ("size-risky", is_readable & (is_beyond ^ is_full)),
         ("size-extreme-ratio", is_readable & is_possible & is_extreme & ~(is_beyond & is_full)),
     ):
-        details = {"width": sizes.widths, "height": sizes.heights, **limits}
+        details = {"width": widths, "height": heights, **limits}
         findings.add(code, columns.SIZE, is_broken & has_size, **details)
         findings.add(code, columns.WIDTH, is_broken & ~has_size & is_wide, **details)
         findings.add(code, columns.HEIGHT, is_broken & ~has_size & ~is_wide, **details)

@@ -56,11 +56,12 @@ class Reading:
     images: Images
     prompts: Distinct
     seeds: Integers
-    sizes: fields.Sizes
+    widths: NDArray[np.int64]
+    heights: NDArray[np.int64]
     use_rephraser: NDArray[np.bool_]
     replicates: NDArray[np.int64]
     models: fields.RowModels
-    own: fields.OwnParameters
+    own: Distinct
     is_valid: NDArray[np.bool_]
     is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
@@ -75,11 +76,11 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     images = read_images(findings, replace(how, n_rows=len(table)), models)
     prompts = fields.read_prompts(findings, models)
     seeds = fields.read_seeds(findings)
-    sizes = fields.read_sizes(findings, models)
+    widths, heights = fields.read_sizes(findings, models)
     use_rephraser = fields.read_rephraser(findings, models)
     replicates = fields.read_replicates(findings)
     own = fields.read_own_parameters(findings, models, images.counts)
-    rest = (seeds.numbers, sizes.widths, sizes.heights, use_rephraser, replicates, own.numbers)
+    rest = (seeds.numbers, widths, heights, use_rephraser, replicates, own.codes)
     _find_lookalikes(findings, prompts, rest)
     last = columns.IMAGE_NUMBERED[-1]
     said = [
@@ -94,13 +95,14 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     for name, what, near in said:
         findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
     is_rephrased_sweep = fields.find_rephrased_sweeps(
-        findings, seeds, use_rephraser, (prompts.codes, sizes.widths, sizes.heights, own.numbers)
+        findings, seeds, use_rephraser, (prompts.codes, widths, heights, own.codes)
     )
     return Reading(
         images=images,
         prompts=prompts,
         seeds=seeds,
-        sizes=sizes,
+        widths=widths,
+        heights=heights,
         use_rephraser=use_rephraser,
         replicates=replicates,
         models=models,
@@ -377,7 +379,7 @@ def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
 
 
 def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
-    images, owns, names = reading.images.identities, reading.own.pairs, list(contract.MODELS)
+    images, owns, names = reading.images.identities, reading.own.cells, list(contract.MODELS)
     prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
 
     @functools.cache  # there are few different ones
@@ -387,7 +389,7 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     places = zip(
         reading.models.numbers[positions].tolist(),
         reading.images.numbers[positions].tolist(),
-        reading.own.numbers[positions].tolist(),
+        reading.own.codes[positions].tolist(),
         strict=True,
     )
     in_prompt = reading.prompts.codes[positions].tolist()
@@ -397,8 +399,8 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     )
     tails = map(
         functools.cache(tail_of),
-        reading.sizes.widths[positions].tolist(),
-        reading.sizes.heights[positions].tolist(),
+        reading.widths[positions].tolist(),
+        reading.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
     )
@@ -450,14 +452,14 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
         ids,
         map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
         itertools.compress(wanted.seeds, is_first),
-        reading.sizes.widths[positions].tolist(),
-        reading.sizes.heights[positions].tolist(),
+        reading.widths[positions].tolist(),
+        reading.heights[positions].tolist(),
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
         (one[0] for one in images),
         (one[1:] for one in images),
         map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),
-        map(reading.own.pairs.__getitem__, reading.own.numbers[positions].tolist()),
+        map(reading.own.cells.__getitem__, reading.own.codes[positions].tolist()),
     )
     return dict(zip(ids, map(Job, *fields), strict=True))
 
