@@ -63,6 +63,8 @@ def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:
 
     # In the middle of an import another thread could wait for a module that only this one can finish.
     try:
+        if sys.is_finalizing():  # a thread would be waited for that never begins
+            refuse_at_exit()
         if threading.current_thread() is threading.main_thread() and not _is_importing():
             thread = threading.Thread(target=keep, name="dreamo-importing", daemon=True)
             thread.start()

@@ -102,6 +102,14 @@ def test_a_completed_task_keeps_what_it_says():
     assert json.loads(fields["metadata"]) == {"upload_at": 3.5}
 
 
+def test_a_failed_task_with_a_picture_says_where_it_is():
+    """It isn't saved, and its link soon expires; the reason is still the service's."""
+    task = Task("t", "failed", urls=("https://h/1",), cost="0.03", error=ServiceMessage("003011095", "torn"))
+    fields = effects.task_ended(KEY, task, 9.0, 3).fields
+    assert (fields["cost"], fields["output_url"]) == ("0.03", "https://h/1")
+    assert fields["error_message"].startswith("torn; it came with a picture: open output_url")
+
+
 def test_a_completed_task_without_a_cost_may_have_been_billed():
     """A picture that was made and names no price leaves the money open."""
     event = effects.task_ended(KEY, Task("t", "completed", excerpt="{}"), 9.0, 1)

@@ -340,13 +340,17 @@ def late():
     dreamo.run(jobs, sys.argv[1], gateway="local", progress=False)
 atexit.register(dreamo.run, jobs, sys.argv[1], gateway="local", progress=False)
 threading.Thread(target=late).start()
+class Last:
+    def __del__(self):
+        dreamo.load(sys.argv[1])  # not loaded before
+last = Last()
 """
 
 
 def test_nothing_is_bought_while_python_shuts_down(tmp_path):
-    """In a thread that the script doesn't wait for, or in an exit handler, it says so; nothing is left behind."""
+    """In a thread that the script doesn't wait for, an exit handler or a finalizer, it says so; nothing is left."""
     command = [sys.executable, "-c", AT_EXIT, tmp_path / "run"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.stderr.count("UsageError: Python is shutting down") == 2, ran.stderr
+    assert ran.stderr.count("UsageError: Python is shutting down") == 3, ran.stderr
     assert "RuntimeError" not in ran.stderr
     assert not (tmp_path / "run").exists()

@@ -178,6 +178,7 @@ PRIVATE = [
     "fc00::1",
     "fd00:ec2::254",
     "64:ff9b::a9fe:a9fe",
+    "::ffff:0:a9fe:a9fe",
     "2002:a9fe:a9fe::1",
     "ff02::1",
     "fec0::1",

@@ -281,6 +281,8 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             may_have_been_billed=task.cost is None,
         )
     told = _told(failures.from_task(task))
+    if task.urls:
+        told["error_message"] += "; it came with a picture: open output_url before the link expires"
     code = contract.ERROR_CODES.get(told["error_code"] or "")
     is_open = bool(task.urls) or task.is_cost_unreadable or code is None or not code.is_unbilled
     return Event.of(

@@ -124,7 +124,7 @@ _IPV4: Final = 4
 # Addresses that contain another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
 _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "192.88.99.0/24")
 # Not public either, and taken for public by some versions of Python.
-_RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64")
+_RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
 _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
