@@ -32,7 +32,7 @@ from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import Plan, RunOptions, planned
-from dreamo_batch.engine.runner import storing
+from dreamo_batch.engine.runner import live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -269,6 +269,10 @@ def _call(
     refusal: Exception | None = None
     try:
         service.check()
+        earlier = live(directory.path) if is_kept else None
+        with storing(directory):
+            if earlier is not None:  # what it bought would be bought again in a new directory
+                earlier.directory.refuse_loss()
     except Exception as error:  # noqa: BLE001 - whatever it is
         refusal = error
     kept = Inputs(directory.inputs if is_kept and refusal is None else None)

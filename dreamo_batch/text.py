@@ -39,8 +39,9 @@ NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 def mending(error: OSError) -> str:
     """Say what to do about a directory that can't be written."""
-    is_limit = error.errno in (errno.EMFILE, errno.ENFILE)
-    return "Raise the limit on open files (ulimit -n)" if is_limit else "Free some space or fix the directory"
+    files = "Raise the limit on open files (ulimit -n)"
+    known = {errno.EMFILE: files, errno.ENFILE: files, errno.ENOENT: "Put the directory back"}
+    return known.get(error.errno or 0, "Free some space or fix the directory")
 
 
 def harmless(text: str) -> str:

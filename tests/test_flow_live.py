@@ -457,6 +457,20 @@ def test_a_watched_directory_that_is_deleted_says_so(flow, slow, tmp_path):
     until(is_told)
 
 
+def test_a_live_run_whose_directory_was_moved_does_not_begin_in_a_new_one(flow, start, slow, tmp_path):
+    """What it bought would be bought again; once the directory is back, the same call picks that up."""
+    live = start()
+    until(lambda: live.results()["status"].eq("in_progress").sum() == 2)
+    flow.run_dir.rename(tmp_path / "elsewhere")
+    with pytest.raises(errors.StorageFailed, match=r"moved or deleted.*Put the directory back"):
+        flow.run()
+    assert not flow.run_dir.exists()
+    (tmp_path / "elsewhere").rename(flow.run_dir)
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    slow.speed_up()
+    flow.assert_finishes()
+
+
 def test_the_key_is_in_nothing_that_a_batch_shows(flow, start):
     """Neither repr nor status holds the key."""
     live = start()
