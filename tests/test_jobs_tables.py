@@ -1009,6 +1009,18 @@ def rewritten(path: Path, part: str, old: bytes, new: bytes) -> Path:
     return path
 
 
+def test_pictures_in_a_sheet_are_said_to_be_ignored(tmp_path):
+    """Their cells are empty, whatever they cover."""
+    path = saved(tmp_path, [None, "a cat", 7, None])
+    assert read_table(path)["Prompt"].tolist() == ["a cat"]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("xl/media/image1.png", encoded(plain()))
+    with pytest.warns(UserWarning, match="pictures in the workbook aren't read") as caught:
+        table = read_table(path)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "image-missing" in validate(table)["code"].tolist()
+
+
 def test_what_a_sheet_hides_is_counted(tmp_path):
     """Rows hidden by hand or by a filter would be bought by surprise; blank ones, and the header, are nothing."""
     path = saved(tmp_path, *([URL, "a", n, "x"] for n in range(1, 12)))

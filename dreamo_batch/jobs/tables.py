@@ -646,6 +646,7 @@ _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
+_MEDIA: Final = "xl/media/"
 _PROPERTIES: Final = "docProps/core.xml"
 _MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
 _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
@@ -675,6 +676,13 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     if hidden:
         warn(
             f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out."
+        )
+    with zipfile.ZipFile(path) as archive:
+        has_pictures = any(name.startswith(_MEDIA) for name in archive.namelist())
+    if has_pictures:
+        warnings.warn(
+            f"{path}: pictures in the workbook aren't read. Write the path or link of each into its cell.",
+            stacklevel=3,
         )
     _write_faults(path, rows, faults)
     return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
