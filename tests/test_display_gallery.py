@@ -208,6 +208,14 @@ def test_a_page_needs_no_network_and_may_not_use_one(shown):
     assert not re.search(r"https?:|url\(|@import|(src|href)=\"(?!data:)", text)
 
 
+@pytest.mark.parametrize("name", ["results.csv", "folder.html"])
+def test_a_page_replaces_nothing_but_a_page(shown, tmp_path, name):
+    """A table of the user's would be lost."""
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UsageError, match=r"a name that ends in \.html|is a folder"):
+        shown.to_html(tmp_path / name)
+
+
 def test_pictures_are_linked_where_the_page_moves_with_them(shown, tmp_path):
     """From within the run directory only."""
     inside = Page(shown.to_html(tmp_path / "gallery.html").read_text(encoding="utf-8"))

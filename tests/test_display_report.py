@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, Inexact, localcontext
 from html.parser import HTMLParser
 
 import matplotlib as mpl
@@ -160,6 +160,15 @@ def test_money_is_that_of_the_invoice(run, page):
     assert f"unpriced attempts {dreamo.status(run_dir)['possibly_billed_usd']} Reserved" in page.text
     assert f"{dollars(known)} spent" in page.text
     assert f"at a known cost of {dollars(Decimal(spent))}." in page.text
+
+
+def test_the_users_decimal_context_changes_no_amount(run):
+    """Nor does one that raises end the report."""
+    facts = read_facts(run[0])
+    exact = sections(facts)["money"]
+    assert exact["left"] is not None
+    with localcontext(prec=2, traps=[Inexact]):
+        assert sections(facts)["money"]["left"] == exact["left"]
 
 
 def test_money_by_prompt_is_that_of_costs(run):

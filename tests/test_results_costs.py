@@ -52,6 +52,13 @@ def test_money_is_told_apart():
     assert line["usd_per_picture"] == pytest.approx(0.0672)
 
 
+def test_half_characters_group_as_they_are_shown():
+    """Pandas can't make text of them."""
+    made = results(["a", "b"], [completed("a"), completed("b")])
+    notes = pd.Series(["\ud83d", "\ud83e"], made.index, dtype=object)
+    assert dreamo.costs(made.assign(note=notes), by="note")["note"].tolist() == ["\\ud83d", "\\ud83e"]
+
+
 def test_lists_and_pictures_group_alike_from_memory_and_from_disk(tmp_path):
     """A run directory keeps some of them as text."""
     listed, one = ["data/mascot.png", "data/chelsea.jpg"], Image.open("data/mascot.png")

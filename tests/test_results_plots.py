@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns, fonts
+from dreamo_batch import columns, fonts, importing
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import plots
 from tests.histories import NOON, ambiguous, completed, failed, history_of
@@ -213,6 +214,9 @@ def test_without_matplotlib_the_way_out_is_said(monkeypatch):
     """A missing extra is a clear error, not an ImportError from deep inside."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(UsageError, match=r"dreamo-batch\[plots\]"):
+        plots._prepare(None, pd.DataFrame(), {}, "costs")
+    monkeypatch.setattr(importing, "load_module", Mock(side_effect=ValueError("Key backend: 'none such'")))
+    with pytest.raises(UsageError, match="Plots need matplotlib, which can't be loaded here: Key backend"):
         plots._prepare(None, pd.DataFrame(), {}, "costs")
 
 
