@@ -412,7 +412,7 @@ def test_the_static_form_loads_no_widgets():
     code = (
         "import sys\nfrom dreamo_batch.display.panel import mimebundle\n"
         "from tests.fakes import small_run\n"
-        "class Batch: status = small_run()\n"
+        "class Batch: status, can_control = small_run(), True\n"
         "assert set(mimebundle(Batch())) == {'text/plain', 'text/html'}\n"
         "assert not {'ipywidgets', 'IPython'} & set(sys.modules)"
     )

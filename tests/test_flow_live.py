@@ -398,6 +398,7 @@ def test_a_run_of_another_process_is_followed_and_left_alone(flow, slow):
         until(lambda: are_two_under_way(live))
         assert live.status.phase == "running"
         assert not live.can_control
+        assert "so far" not in live._repr_mimebundle_()["text/plain"]  # nobody knows since when
         with pytest.raises(errors.UsageError, match="stop: this only follows"):
             live.stop()
         until(lambda: slow.let_tasks_end() or live.status.is_over)

@@ -50,7 +50,9 @@ def panel(batch: Batch) -> Any:
 
 def mimebundle(batch: Batch) -> dict[str, Any]:
     """Return what a notebook displays of a run: the panel, and the same as static HTML and as text."""
-    return _panel_of(batch).bundle() if can_show_widgets() else static_bundle(batch.status)
+    if can_show_widgets():
+        return _panel_of(batch).bundle()
+    return static_bundle(batch.status, is_ours=batch.can_control)
 
 
 def show(batch: Batch) -> None:
@@ -60,17 +62,20 @@ def show(batch: Batch) -> None:
     else:
         from IPython.display import display
 
-        display(static_bundle(batch.status), raw=True)  # type: ignore[no-untyped-call]
+        display(static_bundle(batch.status, is_ours=batch.can_control), raw=True)  # type: ignore[no-untyped-call]
 
 
-def static_bundle(status: Status) -> dict[str, str]:
+def static_bundle(status: Status, *, is_ours: bool) -> dict[str, str]:
     """Return both static forms by MIME type."""
-    return {"text/plain": status_text(status), "text/html": status_html(status)}
+    return {
+        "text/plain": status_text(status, is_ours=is_ours),
+        "text/html": status_html(status, is_ours=is_ours),
+    }
 
 
-def status_html(status: Status) -> str:
+def status_html(status: Status, *, is_ours: bool = True) -> str:
     """Return a run at one moment as HTML that needs no scripts and no network."""
-    view = view_of(status)
+    view = view_of(status, can_control=is_ours)
     thumbnails = {caption.path: panel_jpeg(caption.path) for caption in view.pictures}
     return fill_template("panel.html.j2", view=view, blocks=html_blocks(), thumbnails=thumbnails)
 
@@ -83,9 +88,9 @@ def html_blocks() -> Any:
     )
 
 
-def status_text(status: Status) -> str:
+def status_text(status: Status, *, is_ours: bool = True) -> str:
     """Return a run at one moment as lines of text, harmless to a terminal."""
-    view = view_of(status)
+    view = view_of(status, can_control=is_ours)
     bar = "".join(part.style.sign * round(part.share * _BAR_CHARACTERS) for part in view.segments)
     money = view.money
     amounts = [f"spent {money.spent}", f"reserved {money.reserved}" if money.reserved else ""]
@@ -305,8 +310,9 @@ class Panel:
         over. A notebook that is opened again without its kernel shows it, where it would not show the widget.
         """
         status = self.batch.status
-        controls = view_of(status, can_control=self.batch.can_control).controls
-        bundle = static_bundle(status)
+        is_ours = self.batch.can_control
+        controls = view_of(status, can_control=is_ours).controls
+        bundle = static_bundle(status, is_ours=is_ours)
         if self._is_only_run or self.is_closed or (status.is_over and not controls.has_any):
             return bundle
         return {**bundle, VIEW_TYPE: {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}}
