@@ -475,7 +475,7 @@ class FencedLog:
                 self.epoch = max(self.epoch, slots[number].epoch + 1)
                 number += 1
             else:
-                if _newest_checkpoint(self._store)[0] == found.covers:
+                if self._is_newest(found.covers):
                     self.last, self.committed_at = number, self._clock()
                     self._kinds = {at: slot.kind for at, slot in slots.items()}
                     return Content(found.checkpoint, found.covers, slots, self.epoch)
@@ -529,6 +529,10 @@ class FencedLog:
     def _is_put(self, number: int, written: bytes) -> bool:
         """Put an object in a free slot; False if another's is there. Raises OSError if nobody can tell."""
         return is_put(self._store, _slot(number), written, self._pause)
+
+    def _is_newest(self, covers: int) -> bool:
+        # A method, because the simulation shows what happens without it.
+        return _newest_checkpoint(self._store)[0] == covers
 
 
 # A run directory in a store.
