@@ -54,6 +54,13 @@ def blue_share(image: Image.Image) -> float:
     return float(((blue > 120) & (red < 40) & (green < 40)).mean())
 
 
+def test_the_limit_of_pixels_of_the_user_changes_nothing(monkeypatch):
+    """The gateway draws in the user's process."""
+    expected = engine_named("preview").generate(REQUEST, MASCOT).content
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert engine_named("preview").generate(REQUEST, MASCOT).content == expected
+
+
 @pytest.mark.parametrize("engine", ["flat", "preview"])
 def test_equal_requests_give_equal_files(engine):
     """A repeated request gets the same bytes, from another engine object and another thread too."""

@@ -181,12 +181,14 @@ class Preview:
         scale = min(1.0, (_PAINTED_PX / (width * height)) ** 0.5)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         painter = _Painter(size, rng, words)
-        image = painter.paint().resize((width, height), Image.Resampling.BICUBIC)
-        for style in styles:
-            image = Image.blend(image, _wash(style, image.size), 0.4)
-        for number, figure in enumerate(figures):
-            painter.put(image, figure, number, len(figures))
-        _sign(image, banner(request.seed))
+        # The user's limit of pixels, in the same process, would also limit what is drawn.
+        with images.pillow_settings:
+            image = painter.paint().resize((width, height), Image.Resampling.BICUBIC)
+            for style in styles:
+                image = Image.blend(image, _wash(style, image.size), 0.4)
+            for number, figure in enumerate(figures):
+                painter.put(image, figure, number, len(figures))
+            _sign(image, banner(request.seed))
         return labelled(self.name, _as_jpeg(self.name, image, _JPEG_QUALITY), request, reference, *further)
 
 
