@@ -23,10 +23,11 @@ from dreamo_batch.errors import (
     logger_named,
 )
 from dreamo_batch.importing import load_module, refuse_at_exit
-from dreamo_batch.text import quoted
+from dreamo_batch.text import first_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Event
 
 Item = TypeVar("Item")
@@ -247,25 +248,35 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
         # Spawned: a process forked beside running threads may hang.
         refuse_in_import()
         context = multiprocessing.get_context("spawn")
-        begun = context.Event()
+        begun = None
         try:
+            begun = context.Event()
             with _Processes(cluster, context, _begin, (begun, begin)) as pool:
-                yield pool
-        except BrokenProcessPool as error:
-            if begun.is_set():
+                try:
+                    yield pool
+                except BrokenProcessPool:  # it has told the others to end, which a suspended one doesn't
+                    kill_workers(pool)
+                    raise
+        except (BrokenProcessPool, OSError) as error:
+            if begun is not None and begun.is_set():
                 raise
             raise UsageError(
-                f"No process of cluster={cluster} could start, or it was killed at once. {_GUARD}"
+                f"No process of cluster={cluster} could start, or it was killed at once ({first_line(error)}). {_GUARD}"
             ) from error
     else:
         # Equal tasks are no cached results: what they read may have changed.
         yield cluster if isinstance(cluster, Executor) else cluster.get_executor(pure=False)
 
 
+def live_workers(pool: Executor) -> list[BaseProcess]:
+    """Return the processes that run for a pool of this machine."""
+    return [one for one in list(getattr(pool, "_processes", {}).values()) if one.is_alive()]
+
+
 def kill_workers(pool: Executor) -> None:
     """Kill the processes of a local pool, which waits for them at its end, also for suspended ones."""
     # It has a method for that since Python 3.14.
-    for process in list(getattr(pool, "_processes", {}).values()):
+    for process in live_workers(pool):
         process.kill()
 
 

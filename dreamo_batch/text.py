@@ -39,9 +39,12 @@ NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 def mending(error: OSError) -> str:
     """Say what to do about a directory that can't be written."""
-    files = "Raise the limit on open files (ulimit -n)"
-    known = {errno.EMFILE: files, errno.ENFILE: files, errno.ENOENT: "Put the directory back"}
-    return known.get(error.errno or 0, "Free some space or fix the directory")
+    files, store = (
+        "Raise the limit on open files (ulimit -n)",
+        "Check the network, the store and its credentials",
+    )
+    known = {None: store, errno.EMFILE: files, errno.ENFILE: files, errno.ENOENT: "Put the directory back"}
+    return known.get(error.errno, "Free some space or fix the directory")
 
 
 def harmless(text: str) -> str:

@@ -399,7 +399,10 @@ def n_writes(monkeypatch):
 def test_nothing_is_bought_without_a_slice(tmp_path, gateway, place, n_writes):
     dreamo.Budget(place, cap=1)
     n_writes[0] = 0
-    with pytest.raises(dreamo.DirectoryError, match=r"Can't use the budget .*Nothing was submitted"):
+    with pytest.raises(
+        dreamo.DirectoryError,
+        match=r"Can't use the budget .* \(No space left on device\)\. Nothing was submitted",
+    ):
         flow(tmp_path, gateway, "a").run(budget=place)
     assert gateway.invoice() == []
 

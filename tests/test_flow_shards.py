@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 
 import pandas as pd
@@ -119,6 +119,23 @@ def test_an_idle_process_may_be_killed_beside_a_busy_one(flow, slow):
     settle(flow, done)
 
 
+def test_a_suspended_process_beside_a_killed_one_is_waited_for_only_while_it_is_heard(
+    flow, slow, monkeypatch
+):
+    """Python's pool ends it when it finds the other dead, and would wait until it wakes up."""
+    batch = flow.start(cluster=2, max_in_flight=IN_FLIGHT)
+    until(lambda: len(flow.invoice()) == IN_FLIGHT and batch.status.n_in_flight == IN_FLIGHT)
+    monkeypatch.setattr(store, "STILL_S", 2.0)
+    killed, suspended = (one for one in active_children() if one.name.startswith("Spawn"))
+    os.kill(suspended.pid, signal.SIGSTOP)
+    killed.kill()
+    slow.speed_up()
+    done = batch.wait(PATIENCE_S, progress=False)
+    assert f"Process {suspended.pid} was killed: nothing heard for 2 s." in batch.status.notices
+    flow.assert_money_adds_up()
+    settle(flow, done)
+
+
 def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     run = Background(flow, cluster=dask)
     until(some_are_in_flight(flow))
@@ -128,6 +145,42 @@ def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     assert run.error is None, run.error
     flow.assert_money_adds_up()
     settle(flow, run.done)
+
+
+class Engine(Executor):
+    """An executor whose own failures come back from it, or which never starts anything."""
+
+    def __init__(self, error=None):
+        self.error, self.futures = error, []
+
+    def submit(self, *_args):
+        future = Future()
+        self.futures.append(future)
+        if self.error is not None:
+            future.set_exception(self.error)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(CancelledError(), "CancelledError"), (ModuleNotFoundError("No module\nnamed so"), "No module")],
+)
+def test_what_an_engine_raises_is_told_in_words(flow, error, said):
+    """Such as that it was restarted or closed, or that its workers can't read what they are sent."""
+    with pytest.raises(dreamo.RunStopped, match=rf"have failed \({said}\).* to resume; nothing is bought"):
+        flow.run(cluster=Engine(error))
+    assert flow.invoice() == []
+
+
+def test_workers_that_are_never_heard_of_are_named(flow, monkeypatch):
+    """An engine may wait for workers, so the run does, too, until it is stopped."""
+    monkeypatch.setattr(store, "STILL_S", 2.0)
+    monkeypatch.setattr(shards, "_PATIENCE_S", 2.0)
+    batch = flow.start(cluster=(engine := Engine()))
+    until(lambda: any("Nothing heard yet from some workers" in line for line in batch.status.notices))
+    batch.stop()
+    batch.wait(PATIENCE_S, progress=False)
+    assert all(future.cancelled() for future in engine.futures)
 
 
 def be_another_machine():

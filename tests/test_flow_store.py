@@ -346,7 +346,9 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     clock.speed_up()
     with (
         pytest.warns(UserWarning, match="can't be listed"),  # the ratings, which are nothing to stop for
-        pytest.raises(dreamo.StorageFailed, match="Can't write to the run directory"),
+        pytest.raises(
+            dreamo.StorageFailed, match=rf"Can't write to the run directory {URL} .* Check the network"
+        ),
     ):
         batch.wait()
     n_before = len(slow_gateway.invoice())

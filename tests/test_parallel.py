@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -13,6 +14,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import current_process, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +27,7 @@ from dreamo_batch.errors import DreamoError, UsageError
 from dreamo_batch.results import measure as measuring
 from dreamo_batch.service.failures import Failure, FailureKind
 from tests import tiny_models
-from tests.flows import PATIENCE_S, dask_client
+from tests.flows import PATIENCE_S, dask_client, until
 
 QUIET = {"progress": False}
 
@@ -40,6 +42,18 @@ def doubled_after_a_death(mark: Path, number: int) -> int:
     if number == 40 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def doubled_beside_a_suspended_process(mark: Path, number: int) -> int:
+    """Double a number; the first process that is asked for 40 waits until another is suspended, and is killed."""
+    if number == 40 and not mark.exists():
+        until(lambda: mark.with_suffix(".pid").exists() and mark.with_suffix(".pid").read_text())
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 0 and not mark.exists():
+        mark.with_suffix(".pid").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
     return 2 * number
 
 
@@ -195,13 +209,26 @@ def test_pages_and_sheets_have_their_thumbnails_made_elsewhere(finished, tmp_pat
     assert len(pd.read_parquet(run_dir / picture_cache.NAME)) == 6
 
 
-def test_a_killed_process_costs_only_its_work(tmp_path):
+@pytest.mark.parametrize("doubling", [doubled_after_a_death, doubled_beside_a_suspended_process])
+def test_a_killed_process_costs_only_its_work(tmp_path, doubling):
     """Of local processes and of Dask; results come in order."""
-    do = functools.partial(doubled_after_a_death, tmp_path / "mark")
+    do = functools.partial(doubling, tmp_path / "mark")
     with parallel.working(cluster=2):
         done = list(parallel.each(range(100), do, what="doubling", is_portable=True))
     assert done == [(number, 2 * number) for number in range(100)]
     assert (tmp_path / "mark").exists()
+
+
+def test_a_process_that_cannot_start_is_told(monkeypatch):
+    def refuse(_process):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(BaseProcess, "start", refuse)
+    with (
+        pytest.raises(UsageError, match=r"No process of cluster=2 could start.* \(.*Resource temporarily"),
+        parallel.working(cluster=2),
+    ):
+        list(parallel.each(range(2), doubled, what="doubling", is_portable=True))
 
 
 def test_the_death_of_the_last_process_is_noticed_while_the_others_work():
@@ -299,7 +326,7 @@ def test_a_script_that_each_process_would_run_again_is_told_what_to_do(tmp_path)
     script.write_text(SCRIPT)
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     *_, last = ran.stderr.splitlines()
-    assert "UsageError: No process of cluster=2 could start, or it was killed at once." in last
+    assert "UsageError: No process of cluster=2 could start, or it was killed at once (" in last
     assert last.endswith('belong under `if __name__ == "__main__":`.')
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import pickle
 import signal
 import threading
 import time
 import uuid
+import zlib
 from collections import Counter, defaultdict, deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -21,9 +22,6 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service, T
@@ -31,7 +29,7 @@ from dreamo_batch.cluster import shared_budget
 from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at, unreachable, used_up
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
-from dreamo_batch.engine.checkpoint import StoredTable, read_jobs, read_stored, write_jobs
+from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
 from dreamo_batch.engine.coordinator import SystemClock, snapshot_of, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
@@ -40,14 +38,15 @@ from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.engine.store import is_url, read_anew
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
+from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.live import begin_held, interrupts
 from dreamo_batch.money import ZERO, dollars, exact_text, money, total
 from dreamo_batch.results.load import composed, joined, mark, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
-from dreamo_batch.text import clock_time, counted, option, same_call, spelled
+from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     import pandas as pd
 
@@ -63,6 +62,7 @@ _PATIENCE_S: Final = 10.0
 _AT_ONCE: Final = 8  # shards, by one worker
 _USED: Final = 0.9  # of what a worker may have in flight, at least, as each of its shards has as many
 _SHARE: Final = 2  # a worker is given this part of the shards that are left, as others may be faster
+_UNHEARD: Final = "Nothing heard yet from some workers. Check that they start, and have the same packages."
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are restarted
 SIGNAL: Final = "call.json"
 _PULSE: Final = "pulse.json"
@@ -79,9 +79,9 @@ def beat_s(run_dir: str) -> float:
 class ShardTask:
     """What a worker needs to know; it may be done any number of times, and buys nothing that was bought.
 
-    `pulse_id` tells what this worker says from what another says of the same shard. `table` is a Parquet file of the
-    shard's rows. `chosen` are the jobs to submit although they have failed or are ambiguous, each with the number that
-    this attempt would have. `service` has no key of the user's.
+    `pulse_id` tells what this worker says from what another says of the same shard. `table` holds the shard's rows, as
+    `_table_of` packs them. `chosen` are the jobs to submit although they have failed or are ambiguous, each with the
+    number that this attempt would have. `service` has no key of the user's.
     """
 
     run_dir: str
@@ -170,14 +170,8 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
                 is_ending.wait(beat_s(task.run_dir))
                 continue
             table = table or parent.table(task)
-            inputs = CallInputs(
-                table.user,
-                table.prepared,
-                task.options,
-                frozenset(task.chosen),
-                task.fetched,
-                numbers=task.chosen,
-            )
+            chosen = frozenset(task.chosen)
+            inputs = CallInputs(*table, task.options, chosen, task.fetched, numbers=task.chosen)
             call = _ShardCall(RunDirectory(f"{task.run_dir}/{task.name}"), inputs, task.entropy, task.service)
             outcome = _work(call, parent)
         except errors.DirectoryLocked:  # whoever works on it, its ledger says afterwards what is left
@@ -235,21 +229,22 @@ class _Parent:
         told = Signal("") if content is None else Signal(**json.loads(content))
         return told if told.call_id == self._call_id else replace(told, is_stopped=True)
 
-    def table(self, task: ShardTask) -> StoredTable:
+    def table(self, task: ShardTask) -> tuple[pd.DataFrame, Prepared]:
         """Return the rows of a shard; its reference pictures are here then."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f".table-{os.getpid()}-{threading.get_native_id()}.parquet"
-        try:
-            path.write_bytes(task.table)
-            if self._replica is not None:
-                images = [one for job in read_jobs(path).prepared.jobs.values() for one in job.images]
-                wanted = {stem for one in images for stem in (one.sent_digest, Path(one.sent_location).stem)}
-                kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
-                with parallel.bars(wanted=False):
-                    self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
-            return read_jobs(path)
-        finally:
-            path.unlink(missing_ok=True)
+        user, prepared = pickle.loads(zlib.decompress(task.table))  # noqa: S301 - it came within a pickled task
+        images = {one for job in prepared.jobs.values() for one in job.images}
+        if self._replica is not None:
+            wanted = {stem for one in images for stem in (one.sent_digest, Path(one.sent_location).stem)}
+            kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
+            with parallel.bars(wanted=False):
+                self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
+        at = partial(kept_at, self._folder)
+        here = {one: replace(one, sent_location=at(one.sent_location, one.sent_digest)) for one in images}
+        jobs = {
+            job_id: job._replace(image=here[job.image], further=tuple(here[one] for one in job.further))
+            for job_id, job in prepared.jobs.items()
+        }
+        return user, replace(prepared, jobs=jobs)
 
     def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
         """Say how far a shard is."""
@@ -269,8 +264,7 @@ class _Parent:
 def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapshot, Pulse] | None:
     """Return how far the worker of a shard said that it is, and which one and when; None if it has said nothing."""
     try:
-        path = f"{name}/{_PULSE}"
-        replica = directory.replica
+        path, replica = f"{name}/{_PULSE}", directory.replica
         content = (directory.path / path).read_bytes() if replica is None else replica.read(path)
         told = json.loads(content or "{}")
     except (OSError, ValueError):
@@ -309,6 +303,7 @@ class _HandedOut:
     pulse_id: str
     last: Pulse | None = None
     silent_s: float = 0.0
+    unheard_s: float = 0.0
 
 
 class _ShardRunner(Runner):
@@ -405,9 +400,8 @@ class ShardedCall(Call):
         self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
         self.warnings = self.warned_of(state, self._planned)
         self._store(manifest)
-        self._table = read_stored(directory.jobs)
-        ids = self._table[columns.STORED_PREFIX + columns.JOB_ID].to_pylist()
-        self._shard_of_row = np.array([one and shard_of(one) for one in ids])
+        self._user, decided = read_outcomes(directory.jobs)  # as stored: without pictures from memory
+        self._shard_of_row = decided[columns.JOB_ID].map(shard_of, na_action="ignore").to_numpy(object)
         self._snapshots = self._as_it_stands(shards)
         to_save = (key for key, _ in self._planned.to_save)
         keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
@@ -544,8 +538,7 @@ class ShardedCall(Call):
 
     def _signal(self, *, is_stopped: bool = False) -> None:
         """Say to all workers which call is current, and whether it was stopped or paused."""
-        is_stopped |= self.is_halted
-        signal = Signal(self._table_id, is_stopped=is_stopped, is_paused=self._is_paused)
+        signal = Signal(self._table_id, is_stopped or self.is_halted, self._is_paused)
         text = json.dumps(asdict(signal))
         try:
             self.directory.refuse_loss(is_asked=True)
@@ -612,24 +605,26 @@ class ShardedCall(Call):
     def work(self) -> None:
         """Have every shard worked on that has something to do."""
         waiting = deque(name for name, _ in self._work_of.most_common())
+        begin = partial(begin_worker, self._environment)
         n_lost = 0
         while waiting and not self.is_halted:
             n_before = len(waiting)
             self._signal()
             try:
-                with parallel.executor_of(
-                    self._cluster, partial(begin_worker, self._environment)
-                ) as executor:
+                with parallel.executor_of(self._cluster, begin) as executor:
                     self._hand_out(waiting, executor)
                     if parallel.is_count(self._cluster) and not all(one.done() for one in self._silent):
                         parallel.kill_workers(executor)
-            except BrokenExecutor as error:
+            except DreamoError:
+                raise
+            except Exception as error:
                 n_lost = n_lost + 1 if len(waiting) == n_before else 1
-                if not parallel.is_count(self._cluster) or n_lost > _LOST_MAX:
-                    self._stopped = errors.RunStopped(
-                        f"The workers have died ({error}). Run {same_call()} again to resume; nothing is bought twice."
-                    )
-                    return
+                is_local = parallel.is_count(self._cluster) and isinstance(error, BrokenExecutor)
+                if not is_local or n_lost > _LOST_MAX:
+                    raise errors.RunStopped(
+                        f"The workers have failed ({first_line(error)}). Check that they are running, with the same "
+                        f"packages, and run {same_call()} again to resume; nothing is bought twice."
+                    ) from error
                 self.notices.append(f"A worker died; restarting {counted(len(waiting), 'shard')}.")
             self.runner.listen()
             if not waiting and self._may_go_on():
@@ -651,9 +646,8 @@ class ShardedCall(Call):
         room, whole = self._slices.room(), self.snapshot()
         committed = total((whole.spent_usd, whole.reserved_usd))
         is_room = room is None or room >= self.spending.price  # None once the cap was lifted
-        is_more = is_room and committed != self._committed_before
-        self._committed_before = committed
-        return is_more
+        before, self._committed_before = self._committed_before, committed
+        return is_room and committed != before
 
     def _hand_out(self, waiting: deque[str], executor: Executor) -> None:
         """Keep every worker busy; a shard stays in `waiting` until it is done."""
@@ -674,30 +668,48 @@ class ShardedCall(Call):
                 if not running:  # paused, and `wait` returns at once
                     time.sleep(_LOOK_EVERY_S)
                 for future in done:
-                    for name, outcome in zip(running.pop(future).names, future.result(), strict=True):
+                    for name, outcome in zip(running[future].names, future.result(), strict=True):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
+                    del running[future]
                 self._hear(running.values())
-                for future in [one for one, work in running.items() if work.silent_s >= store.STILL_S]:
+                for future in [one for one, work in running.items() if self._is_lost(work)]:
                     left.extend(self._give_up(future, running.pop(future)))
-                self._tell_news()
-        except BaseException:  # whatever it is, no worker may keep buying
+                self._tell_news(running.values())
+        except BaseException as error:  # whatever it is, no worker may keep buying
             self._signal(is_stopped=True)
             for future in running:
                 future.cancel()
+            if isinstance(error, BrokenExecutor) and parallel.is_count(self._cluster):
+                self._see_off(executor, running.values())
             raise
+
+    def _see_off(self, executor: Executor, running: Collection[_HandedOut]) -> None:
+        """Wait for processes of this machine that were told to end, as long as anything is heard of them."""
+        silent_s = 0.0
+        while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
+            time.sleep(_LOOK_EVERY_S)
+            before = [work.last for work in running]
+            self._hear(running)
+            silent_s = silent_s + _LOOK_EVERY_S if before == [work.last for work in running] else 0.0
+        if left:
+            pids = listed(one.pid for one in left)
+            self.notices.append(f"Process {pids} was killed: nothing heard for {store.STILL_S:.0f} s.")
+
+    def _is_lost(self, work: _HandedOut) -> bool:
+        """Whether nothing more is heard of a worker, or nothing at all, and it would only find that it is to stop."""
+        return work.silent_s >= store.STILL_S or (self.is_halted and work.unheard_s >= _PATIENCE_S)
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that nothing is heard of any more, for another one."""
         self._silent.append(future)
         future.cancel()
-        last = work.last
-        assert last is not None  # noqa: S101 - who was never heard doesn't fall silent
-        where = "on another machine, or " if is_url(self.directory.name) else ""
-        self.notices.append(
-            f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
-            f"{', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is killed."
-        )
+        if (last := work.last) is not None:
+            where = "on another machine, or " if is_url(self.directory.name) else ""
+            self.notices.append(
+                f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
+                f"{', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is killed."
+            )
         return work.names
 
     def _task(self, name: str, max_in_flight: int, pulse_id: str) -> ShardTask:
@@ -726,14 +738,15 @@ class ShardedCall(Call):
         )
 
     def _table_of(self, name: str) -> bytes:
-        """Return the rows of a shard as a Parquet file; a duplicate names the place of its first row there."""
+        """Return the rows of a shard, packed; a duplicate names the place of its first row there."""
         places = np.flatnonzero(self._shard_of_row == name)
-        rows, again = self._table.take(places), columns.STORED_PREFIX + columns.DUPLICATE_OF
-        moved = pc.index_in(rows[again].cast(pa.int64()), pa.array(places))
-        at = rows.schema.get_field_index(again)
-        table = io.BytesIO()
-        pq.write_table(rows.set_column(at, rows.schema.field(at), moved.cast(pa.int64())), table)
-        return table.getvalue()
+        prepared = self.inputs.prepared
+        rows = prepared.rows.iloc[places].reset_index(drop=True)
+        firsts = rows[columns.DUPLICATE_OF].dropna()
+        rows.loc[firsts.index, columns.DUPLICATE_OF] = np.searchsorted(places, firsts)
+        jobs = {job_id: prepared.jobs[job_id] for job_id in rows[columns.JOB_ID].unique()}
+        parts = (self._user.iloc[places], Prepared(jobs, rows, prepared.problems.head(0)))
+        return zlib.compress(pickle.dumps(parts), 1)
 
     def _take_outcome(self, name: str, outcome: ShardOutcome) -> None:
         """Keep what a shard came to; what stops one for any other reason than its slice stops all."""
@@ -759,9 +772,9 @@ class ShardedCall(Call):
             pulse = max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None)
             is_at_work = any(one.n_settled < one.n_rows for one, _ in told.values())
             work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
-            work.last = pulse
+            work.last, work.unheard_s = pulse, 0.0 if pulse else work.unheard_s + beat
 
-    def _tell_news(self) -> None:
+    def _tell_news(self, running: Iterable[_HandedOut]) -> None:
         """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""
         now = self.snapshot()
         if now.n_held.bit_length() > self._n_held.bit_length():
@@ -770,10 +783,11 @@ class ShardedCall(Call):
                 f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
                 "is sent again unless you ask.",
             )
-        if now.outage and not self._is_out:
-            self.notices.append(now.outage)
-            self.tell("outage", now.outage)
-        self._n_held, self._is_out = now.n_held, bool(now.outage)
+        outage = now.outage or (_UNHEARD if any(one.unheard_s >= store.STILL_S for one in running) else "")
+        if outage and not self._is_out:
+            self.notices.append(outage)
+            self.tell("outage", outage)
+        self._n_held, self._is_out = now.n_held, bool(outage)
 
     def snapshot(self) -> Snapshot:
         """Add up all shards."""

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from dreamo_batch.engine.ledger import Ledger
-    from dreamo_batch.engine.store import Records
 
 logger = logger_named(__name__)
 
@@ -488,7 +487,7 @@ class Slices:
 
     def __init__(
         self,
-        store: Records,
+        store: ObjectStore | FolderStore,
         *,
         place: str = "the store",
         pause: Callable[[float], object] = time.sleep,

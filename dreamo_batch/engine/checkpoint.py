@@ -8,9 +8,10 @@ import math
 import numbers
 import zlib
 from dataclasses import asdict, astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain, starmap
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,7 +31,6 @@ from dreamo_batch.jobs.tables import storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
 
 
 logger = logger_named(__name__)
@@ -368,13 +368,12 @@ def _further(texts: pd.Series) -> pd.DataFrame:
 
 
 def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
-    if texts.isna().all():
-        return texts
-    further = _further(texts).rename_axis(None)
-    labels, further = further.index, further.reset_index(drop=True)
-    further[columns.IMAGE_SENT] = _kept_here(further, folder)
-    found = {label: json.dumps(rows.to_numpy().tolist()) for label, rows in further.groupby(labels)}
-    return pd.Series(found, dtype=columns.STR).reindex(texts.index)
+    now = cache(partial(kept_at, folder))
+
+    def moved(text: str) -> str:
+        return json.dumps([(*image, now(sent, digest), digest) for *image, sent, digest in json.loads(text)])
+
+    return texts.map(moved, na_action="ignore")
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
@@ -402,15 +401,6 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
         raise DirectoryError(
             f"{path} can't be read ({error}). Run the table again on this directory; purchases are reused."
         ) from error
-
-
-def read_stored(path: Path) -> pa.Table:
-    """Read a frame that `write_frame` wrote as the table it is stored as, of which any rows are one, too."""
-    frame, _ = read_frame(path)
-    table = pa.Table.from_pandas(frame, preserve_index=True)
-    return table.replace_schema_metadata(
-        table.schema.metadata | {_META: pq.read_schema(path).metadata[_META]}
-    )
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
@@ -441,14 +431,17 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
 
 def _kept_here(images: pd.DataFrame, folder: Path) -> pd.Series:
     """Return where kept pictures are now, because the run directory may have been moved."""
-    locations, digests = images[columns.IMAGE_SENT], images[columns.IMAGE_SENT_DIGEST]
-    copies = {digest: kept_copy(folder / INPUTS, digest) for digest in digests.dropna().unique()}
-    copied = digests.map({digest: str(copy) for digest, copy in copies.items() if copy is not None})
-    locations = copied.astype(columns.STR).fillna(locations)
-    is_kept = locations.str.contains(f"/{INPUTS}/", regex=False, na=False)
-    kept = locations[is_kept].str.rsplit("/", n=1).str[-1].map(lambda name: folder / INPUTS / name)
-    there = kept[kept.map(lambda path: path.is_file())].map(str)
-    return locations.where(~locations.index.isin(there.index), there.reindex(locations.index))
+    known = images.loc[images[columns.IMAGE_SENT].notna(), [columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    found = starmap(cache(partial(kept_at, folder)), known.itertuples(index=False, name=None))
+    return pd.Series(list(found), known.index, columns.STR).reindex(images.index)
+
+
+def kept_at(folder: Path, location: str, digest: str) -> str:
+    """Return where a picture is that was sent from a place: in the run directory, if that has it."""
+    copy = kept_copy(folder / INPUTS, digest)
+    if copy is None and f"/{INPUTS}/" in location:
+        copy = folder / INPUTS / Path(location).name
+    return location if copy is None or not copy.is_file() else str(copy)
 
 
 def _job_columns(prepared: Prepared) -> pd.DataFrame:

@@ -844,8 +844,9 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
         )
     if directory.is_in_place():
         return (
-            f"Can't write to the run directory {directory.path} ({error.strerror or error}). No more jobs are "
-            f"submitted. {mending(error)}, then run {same_call()} again to pick up the jobs in flight."
+            f"Can't write to the run directory {directory.path if error.errno else directory.name} "
+            f"({error.strerror or error}). No more jobs are submitted. {mending(error)}, then run {same_call()} again "
+            "to pick up the jobs in flight."
         )
     return (
         f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "

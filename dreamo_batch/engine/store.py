@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import filelock
 
@@ -89,19 +89,6 @@ class Taken(Exception):  # noqa: N818 - it says what was found
     """There is an object of this name already, or the store says so."""
 
 
-class Records(Protocol):
-    """What a log of records that never change needs of a store; any method may raise OSError, which tells nothing."""
-
-    def get(self, name: str) -> bytes | None:
-        """Return an object's content; None if there is none."""
-
-    def put_new(self, name: str, content: bytes) -> None:
-        """Write an object unless there is one, and raise `Taken` if there is."""
-
-    def names(self, prefix: str) -> list[str]:
-        """List the names that begin with a prefix, in order."""
-
-
 class ObjectStore:
     """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
 
@@ -130,11 +117,10 @@ class ObjectStore:
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
         try:
-            return bytes(self._obstore.get(self._store, name).bytes())
+            with self._said(name, "read"):
+                return bytes(self._obstore.get(self._store, name).bytes())
         except FileNotFoundError:
             return None
-        except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{name} can't be read ({first_line(error)})") from None
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
@@ -146,44 +132,35 @@ class ObjectStore:
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
-        return self._listed(
-            prefix,
-            lambda: [one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk],
-        )
+        with self._said(prefix, "listed"):
+            return sorted(one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk)
 
     def folders(self, folder: str) -> list[str]:
         """List the folders in one that hold any object, however many those are."""
-        return self._listed(
-            folder, lambda: self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"]
-        )
-
-    def _listed(self, prefix: str, ask: Callable[[], Iterable[str]]) -> list[str]:
-        try:
-            return sorted(ask())
-        except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{prefix} can't be listed ({first_line(error)})") from None
+        with self._said(folder, "listed"):
+            return sorted(self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"])
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that are gone don't matter."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError), self._said(name, "deleted"):
                 self._obstore.delete(self._store, name)
-            except FileNotFoundError:
-                continue
-            except self._failures.BaseError as error:
-                raise OSError(f"{self.url}/{name} can't be deleted ({first_line(error)})") from None
 
     def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
-        try:
+        with self._said(name, "written"):
             self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+
+    @contextmanager
+    def _said(self, name: str, how: str) -> Iterator[None]:
+        """Say what can't be done with an object."""
+        try:
+            yield
         except self._failures.AlreadyExistsError:
             raise Taken(name) from None
         except self._failures.NotSupportedError:
-            raise DirectoryError(
-                f"{self.url} can't refuse to overwrite an object, which a run directory there relies on."
-            ) from None
+            raise DirectoryError(f"{self.url} can't refuse to overwrite an object, as it must.") from None
         except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{name} can't be written ({first_line(error)})") from None
+            raise OSError(f"{self.url}/{name} can't be {how} ({first_line(error)})") from None
 
 
 class FolderStore:
@@ -227,7 +204,9 @@ class FolderStore:
         return sorted(prefix + path.name for path in found if not path.name.startswith("."))
 
 
-def is_put(store: Records, name: str, written: bytes, pause: Callable[[float], object] = time.sleep) -> bool:
+def is_put(
+    store: ObjectStore | FolderStore, name: str, written: bytes, pause: Callable[[float], object] = time.sleep
+) -> bool:
     """Put an object, unlike any other, where none is; False if another's is there, OSError if nobody can tell."""
     problem: Exception | None = None
     for attempt in range(_TRIES):
@@ -247,6 +226,8 @@ def is_put(store: Records, name: str, written: bytes, pause: Callable[[float], o
             continue
         if found is not None:
             return found == written
+    if isinstance(problem, OSError) and problem.errno:  # a disk knows, and says what is wrong
+        raise problem
     raise OSError(f"the store doesn't say whether {name} has arrived ({problem})")
 
 
@@ -282,11 +263,9 @@ def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
     def put(writer: int) -> list[str]:
         won = []
         for name in names:
-            try:
+            with suppress(Taken, OSError):
                 store.put_new(name, b"%d" % writer)
-            except (Taken, OSError):
-                continue
-            won.append(name)
+                won.append(name)
         return won
 
     with threads(n_writers) as pool:
