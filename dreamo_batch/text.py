@@ -37,14 +37,12 @@ _GAP: Final = 2
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 
-def mending(error: OSError) -> str:
-    """Say what to do about a directory that can't be written."""
-    files, store = (
-        "Raise the limit on open files (ulimit -n)",
-        "Check the network, the store and its credentials",
-    )
+def remedy(error: OSError, *, is_in_store: bool) -> str:
+    """Say what to do about a run directory that can't be written."""
+    files, space = "Raise the limit on open files (ulimit -n)", "Free some space or fix the directory"
+    store = "Check the network, the store and its credentials" if is_in_store else space
     known = {None: store, errno.EMFILE: files, errno.ENFILE: files, errno.ENOENT: "Put the directory back"}
-    return known.get(error.errno, "Free some space or fix the directory")
+    return known.get(error.errno, space)
 
 
 def harmless(text: str) -> str:

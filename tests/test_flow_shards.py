@@ -131,7 +131,7 @@ def test_a_suspended_process_beside_a_killed_one_is_waited_for_only_while_it_is_
     killed.kill()
     slow.speed_up()
     done = batch.wait(PATIENCE_S, progress=False)
-    assert f"Process {suspended.pid} was killed: nothing heard for 2 s." in batch.status.notices
+    assert f"Killed process {suspended.pid}: not heard from for 2 s." in batch.status.notices
     flow.assert_money_adds_up()
     settle(flow, done)
 

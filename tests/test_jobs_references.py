@@ -1028,8 +1028,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("$HOME/cat.png", "Variables such as $HOME aren't filled in"),
         ("${DATA}/cat.png", "Variables such as $HOME aren't filled in"),
         ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't filled in"),
-        ("iVBORw0KGgoAAAANSUhEUg" * 300, "write data:image/png;base64, before it"),
-        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "write data:image/png;base64, before it"),
+        ("iVBORw0KGgoAAAANSUhEUg" * 300, "put data:image/png;base64, before it"),
+        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "put data:image/png;base64, before it"),
         (repr(encoded(plain()))[:3000], "It is how Python shows bytes"),
         (repr(encoded(plain(), "JPEG"))[:100], "It is how Python shows bytes"),
         ("My%20Page%20ab12/cat.png", "My%20Page%20ab12/cat.png."),  # Notion

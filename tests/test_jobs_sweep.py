@@ -328,7 +328,10 @@ def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
             "zip: expected one name, or a list",
         ),
         ({"prompt": ""}, "^prompt: '' is not a prompt"),
-        ({"prompt": pd.DataFrame({"prompt": ["a"]})}, r"^prompt: a table is no axis.*table\['prompt'\]"),
+        (
+            {"prompt": pd.DataFrame({"prompt": ["a"]})},
+            r"^prompt: a table can't be an axis.*table\['prompt'\]",
+        ),
         ({"prompt": io.StringIO("a\nb\n")}, r"^prompt: .*dreamo\.lines\(path\)"),
         ({"template": "{sample}"}, r"Use another name, such as \{subject\}"),
         ({"template": "{x}", "x": [["a", "b"]]}, "x: a value is a list, so the template"),
@@ -358,7 +361,7 @@ def test_axes_tied_together_are_one_axis():
     for unnamed, named in (([], {"a": [1]}), ([["a"], [1]], {})):
         with pytest.raises(UsageError, match="two or more by name"):
             dreamo.zipped(*unnamed, **named)
-    with pytest.raises(UsageError, match="sample is no axis; pass it to sweep itself"):
+    with pytest.raises(UsageError, match="sample isn't an axis; pass it to sweep itself"):
         dreamo.sweep(dreamo.zipped(sample=[1, 2], prompt=["a", "b"]), image=URL)
     with pytest.raises(UsageError, match=r"Pass zipped\(...\) without a name"):
         dreamo.sweep(dreamo.zipped(prompt=["a"], more=dreamo.zipped(a=[1], b=[2])), image=URL)

@@ -681,10 +681,10 @@ class ShardedCall(Call):
             for future in running:
                 future.cancel()
             if isinstance(error, BrokenExecutor) and parallel.is_count(self._cluster):
-                self._see_off(executor, running.values())
+                self._wait_for_ended(executor, running.values())
             raise
 
-    def _see_off(self, executor: Executor, running: Collection[_HandedOut]) -> None:
+    def _wait_for_ended(self, executor: Executor, running: Collection[_HandedOut]) -> None:
         """Wait for processes of this machine that were told to end, as long as anything is heard of them."""
         silent_s = 0.0
         while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
@@ -694,7 +694,7 @@ class ShardedCall(Call):
             silent_s = silent_s + _LOOK_EVERY_S if before == [work.last for work in running] else 0.0
         if left:
             pids = listed(one.pid for one in left)
-            self.notices.append(f"Process {pids} was killed: nothing heard for {store.STILL_S:.0f} s.")
+            self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
 
     def _is_lost(self, work: _HandedOut) -> bool:
         """Whether nothing more is heard of a worker, or nothing at all, and it would only find that it is to stop."""

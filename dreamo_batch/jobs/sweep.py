@@ -65,7 +65,7 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
             f"Pass zipped(...) without a name, before the others: sweep(zipped(...), ...), not {name}=."
         )
     if hasattr(given, "columns"):
-        raise UsageError(f"{name}: a table is no axis. Pass one of its columns, such as table[{name!r}].")
+        raise UsageError(f"{name}: a table can't be an axis. Pass one of its columns: table[{name!r}].")
     if isinstance(given, io.TextIOBase):
         raise UsageError(f"{name}: pass the lines of a text file with dreamo.lines(path).")
     is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
@@ -298,8 +298,8 @@ def sweep(
     ------
     UsageError
         If an axis is empty or has an invalid value, axes that vary together differ in length, an axis is named like an
-        output column, a template names what is no axis or not each axis of yours, or there would be more than
-        `max_rows` rows.
+        output column, a template names something that isn't an axis or leaves out one of yours, or there would be more
+        than `max_rows` rows.
 
     Examples
     --------
@@ -378,7 +378,7 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
         if name == columns.PROMPT_TEMPLATE:
             raise UsageError(f"Pass prompts with names in braces as template=, not {name}=.")
         if name in _OPTIONS:
-            raise UsageError(f"{name} is no axis; pass it to sweep itself, outside of zipped(...).")
+            raise UsageError(f"{name} isn't an axis; pass it to sweep itself, outside of zipped(...).")
         if name in columns.OUTPUTS:
             raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
         if name in {*columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED}:
@@ -504,7 +504,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _check_names(templates: Sequence[str], axes: Collection[str], own: Collection[str]) -> None:
-    """Refuse names that are no axis, and axes of the user's own that no template names."""
+    """Refuse names that aren't an axis, and axes of the user's own that no template names."""
     named = {name for template in templates for _, name in _template_parts(template) if name is not None}
     unknown = sorted(named - set(axes))
     if unknown:
