@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import difflib
-import errno
 import functools
 import getpass
 import os
@@ -35,14 +34,6 @@ _GAP: Final = 2
 
 # Classes of HTML in which a notebook looks for no formulas: it would set two amounts with a dollar sign as one.
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
-
-
-def remedy(error: OSError, *, is_in_store: bool) -> str:
-    """Say what to do about a run directory that can't be written."""
-    files, space = "Raise the limit on open files (ulimit -n)", "Free some space or fix the directory"
-    store = "Check the network, the store and its credentials" if is_in_store else space
-    known = {None: store, errno.EMFILE: files, errno.ENFILE: files, errno.ENOENT: "Put the directory back"}
-    return known.get(error.errno, space)
 
 
 def harmless(text: str) -> str:

@@ -74,6 +74,7 @@ class Sweep(Flow):
     def assert_money_adds_up(self) -> None:
         """As the status says, too."""
         super().assert_money_adds_up()
+        assert self.invoice()
         spent = sum((Decimal(attempt.cost) for attempt in self.attempts() if attempt.cost), Decimal(0))
         assert Decimal(dreamo.status(self.run_dir)["spent_usd"]) == spent
 

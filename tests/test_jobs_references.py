@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import logging
@@ -378,6 +379,20 @@ def test_a_relative_folder_gives_absolute_places(tmp_path, monkeypatch):
     inputs = Inputs(directory.RunDirectory("runs/a").inputs)
     prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), entropy="e", inputs=inputs)
     assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "runs" / "a" / "inputs"
+
+
+def test_a_refused_call_takes_away_only_what_it_made(tmp_path):
+    """A picture that other rows were bought with stays, also if it had to be made again."""
+    folder = tmp_path / "run" / "inputs"
+    folder.mkdir(parents=True)
+    (folder / "old.png").write_bytes(b"altered since")
+    inputs = Inputs(folder)
+    with contextlib.suppress(KeyboardInterrupt), inputs.undone_if_refused():
+        for name in ("old.png", "new.png"):
+            inputs.keep(name, encoded(plain()))
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["old.png"]
+    assert (folder / "old.png").read_bytes() == encoded(plain())
 
 
 def test_what_is_sent_is_what_stands_there(tmp_path):

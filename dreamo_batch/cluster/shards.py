@@ -617,7 +617,7 @@ class ShardedCall(Call):
                         parallel.kill_workers(executor)
             except DreamoError:
                 raise
-            except Exception as error:
+            except Exception as error:  # an engine raises anything, and what a worker raised comes with it
                 n_lost = n_lost + 1 if len(waiting) == n_before else 1
                 is_local = parallel.is_count(self._cluster) and isinstance(error, BrokenExecutor)
                 if not is_local or n_lost > _LOST_MAX:

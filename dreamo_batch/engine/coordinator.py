@@ -43,7 +43,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
-from dreamo_batch.text import counted, harmless, option, remedy, same_call, spelled
+from dreamo_batch.text import counted, harmless, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -843,11 +843,10 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
             "once the other has ended: what is in flight is picked up."
         )
     if directory.is_in_place():
-        what = remedy(error, is_in_store=directory.replica is not None)
         return (
             f"Can't write to the run directory {directory.path if error.errno else directory.name} "
-            f"({error.strerror or error}). No more jobs are submitted. {what}, then run {same_call()} again "
-            "to pick up the jobs in flight."
+            f"({error.strerror or error}). No more jobs are submitted. {directory.remedy(error)}, then run "
+            f"{same_call()} again to pick up the jobs in flight."
         )
     return (
         f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "

@@ -19,7 +19,7 @@ from dreamo_batch.engine import effects, events
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Action, Do
 from dreamo_batch.errors import DirectoryLocked, DreamoError, StorageFailed, UsageError, logger_named
-from dreamo_batch.text import option, remedy, same_call
+from dreamo_batch.text import option, same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def storing(directory: RunDirectory) -> Iterator[None]:
 def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     failed = StorageFailed(
         f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. "
-        f"{remedy(error, is_in_store=directory.replica is not None)}, then run {same_call()} again."
+        f"{directory.remedy(error)}, then run {same_call()} again."
     )
     failed.run_dir = directory.path
     return failed

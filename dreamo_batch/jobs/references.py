@@ -938,10 +938,9 @@ class Inputs:
         path = self.directory / name
         try:
             if not (path.exists() and path.read_bytes() == content):
-                self.made.extend(one for one in reversed(path.parents) if not one.exists())
+                self.made.extend(one for one in (*reversed(path.parents), path) if not one.exists())
                 self.directory.mkdir(parents=True, exist_ok=True)
                 files.replace(path, lambda temporary: temporary.write_bytes(content))
-                self.made.append(path)
         except OSError as error:
             raise StorageFailed(
                 f"Can't write the picture {path} ({error.strerror or error}). Nothing was sent for it. Free some space "

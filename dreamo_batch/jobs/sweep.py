@@ -313,6 +313,7 @@ def sweep(
     >>> places.summary()
     '4 rows: 2 seed x 2 place; 4 distinct jobs.'
     """
+    # Those of the arguments that are columns, in their order here.
     given = {name: value for name, value in locals().items() if name in (*columns.INPUTS, _TEMPLATE)}
     check_count("max_rows", max_rows)
     check_count("sample", 1 if sample is None else sample)

@@ -568,9 +568,8 @@ class Client:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
         if len(named) == 1:
             return replace(failure, task_id=named[0], is_task_in_doubt=is_in_doubt)
-        if (
-            len(quoted) == 1 and failure.error_class == failures.RATE_LIMITED
-        ):  # nothing else is sent again unasked
+        # Nothing but a rate limit is sent again unasked.
+        if len(quoted) == 1 and failure.error_class == failures.RATE_LIMITED:
             return replace(failure, task_id=quoted[0], is_task_in_doubt=True, is_task_quoted=True)
         untold = named or [one for one in quoted if one not in (failure.message or "")]
         told = f"{failure.message}; it names tasks {', '.join(untold[:5])}"

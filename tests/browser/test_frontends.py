@@ -31,6 +31,7 @@ def rate_and_choose(tab, shop):
     expect(enlarged.locator(".dg-said")).to_have_text("✕ rejected ★ 4")
     tab.keyboard.press("Escape")
     assert dreamo.ratings(shop.run_dir)["kind"].tolist() == ["rating", "reject", "undo", "reject"]
+    assert dreamo.ratings(shop.run_dir)["value"].tolist()[0] == 4
     assert dreamo.compare(shop.run_dir).scores()["tied"].sum() == 2
 
 
