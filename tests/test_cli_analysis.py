@@ -117,14 +117,16 @@ def test_latency_tells_phases_and_advises(run_dir):
 
 
 def test_failures_print_advice_and_the_command_that_retries(run_dir):
-    """Each class with its meaning, its rows, advice and shell commands; ambiguous rows stand apart."""
+    """Each class with its meaning, its rows, advice and shell commands; ambiguous rows come last and say so."""
     lines = json.loads(call("failures", run_dir, "--format", "json").stdout)
     assert {line["error_class"] for line in lines} == {"creation_error", "no_answer"}
     assert all(line["call"].startswith(f"dreamo-batch retry {run_dir} --classes ") for line in lines)
-    failed, ambiguous = call("failures", run_dir).stdout.split("Ambiguous: may have been accepted and billed")
+    failed, ambiguous = call("failures", run_dir).stdout.split("no_answer: ")
     assert f"dreamo-batch retry {run_dir} --classes creation_error\n" in failed
     assert "Retry: nothing was generated." in failed
-    assert f"dreamo-batch resolve {run_dir} ROW --task-id ID  # accepted" in ambiguous
+    assert ambiguous.startswith("1 row, 1 attempt, may have been billed (example rows: ")
+    assert "It may have been accepted and billed" in ambiguous
+    assert "settle it with resolve" in ambiguous
     assert f"dreamo-batch retry {run_dir} --classes ambiguous  # may be paid twice" in ambiguous
     assert "dreamo.retry" not in failed + ambiguous
 

@@ -107,17 +107,28 @@ def test_plain_reads_dates_and_strange_objects():
     assert plain(pd.NaT) is None
 
 
-def test_an_empty_frame_is_an_empty_json_list(capsys):
+@pytest.fixture
+def shown_as():
+    """Choose the format, as `--format` does, until the test is over."""
+    token = output.shown_as.set(output.TABLE)
+    yield output.shown_as.set
+    output.shown_as.reset(token)
+
+
+def test_an_empty_frame_is_an_empty_json_list(capsys, shown_as):
     """No rows are no records, and a sentence on a terminal."""
-    output.show_frame(pd.DataFrame({"a": []}), "json")
+    shown_as("json")
+    output.show_frame(pd.DataFrame({"a": []}))
     assert json.loads(capsys.readouterr().out) == []
-    output.show_frame(pd.DataFrame({"a": []}), "table", if_empty="No attempts.")
+    shown_as("table")
+    output.show_frame(pd.DataFrame({"a": []}), if_empty="No attempts.")
     assert capsys.readouterr().out == "No attempts.\n"
 
 
-def test_a_summary_as_csv_has_every_status(capsys):
+def test_a_summary_as_csv_has_every_status(capsys, shown_as):
     """Columns don't depend on what happened."""
-    output.show_summary({"rows": 1, "by_status": {"failed": 1}, "damage": ["a is gone", "b is gone"]}, "csv")
+    shown_as("csv")
+    output.show_summary({"rows": 1, "by_status": {"failed": 1}, "damage": ["a is gone", "b is gone"]})
     head, *rest = capsys.readouterr().out.split("\n", 1)
     assert head == "rows,pending,submitting,in_progress,completed,failed,invalid,ambiguous,damage"
     assert rest == ['1,0,0,0,0,1,0,0,"a is gone\nb is gone"\n']
@@ -125,7 +136,7 @@ def test_a_summary_as_csv_has_every_status(capsys):
 
 def test_a_summary_as_lines_lists_every_damage(capsys):
     """A list takes a line for each of its entries."""
-    output.show_summary({"rows": 1, "by_status": {}, "damage": ["a", "b"], "max_cost_usd": None}, "table")
+    output.show_summary({"rows": 1, "by_status": {}, "damage": ["a", "b"], "max_cost_usd": None})
     assert capsys.readouterr().out == "rows    1\ndamage  a\ndamage  b\n"
 
 

@@ -25,14 +25,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.gateway import LocalGateway
 from tests.local_client import CREATE, FakeEngine, LocalClient, body
 
-SERVE = """
-import json, sys
-from dreamo_batch.gateway.gateway import serve
-from tests.local_client import FakeEngine
-def tell(gateway):
-    print(json.dumps([gateway.base_url, gateway.api_key]), flush=True)
-serve(on_ready=tell, engine=FakeEngine(), **json.loads(sys.argv[1]))
-"""
+SERVE = ("-m", "dreamo_batch", "serve", "--engine", "tests.local_client:FakeEngine", "--state-dir")
 
 
 class GatedEngine(FakeEngine):
@@ -47,11 +40,11 @@ class GatedEngine(FakeEngine):
 
 
 @contextlib.contextmanager
-def served(**options):
+def served(state_dir):
     """Run a gateway in its own process; yield the process and a client."""
-    command = [sys.executable, "-c", SERVE, json.dumps(options)]
+    command = [sys.executable, *SERVE, str(state_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        base_url, api_key = json.loads(process.stdout.readline())
+        base_url, api_key = json.loads(process.stdout.readline()).values()
         try:
             with requests.Session() as session:
                 session.trust_env = False
@@ -296,7 +289,7 @@ def test_the_engines_need_no_web_server():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_served_gateway_ends_by_a_signal(tmp_path, number):
     """Exit code 0, no words, and the signal mask of before."""
-    with served(state_dir=str(tmp_path)) as (process, base_url, session):
+    with served(tmp_path) as (process, base_url, session):
         assert session.post(base_url + CREATE, json=body(), timeout=20).status_code == 200
         process.send_signal(number)
         assert process.wait(20) == 0
@@ -317,7 +310,7 @@ def test_a_kill_loses_no_task_that_was_answered(tmp_path):
                 with lock:
                     answered.append(answer.json()["id"])
 
-    with served(state_dir=str(tmp_path)) as (process, base_url, session):
+    with served(tmp_path) as (process, base_url, session):
         threads = [threading.Thread(target=work, args=(base_url, dict(session.headers))) for _ in range(4)]
         for thread in threads:
             thread.start()

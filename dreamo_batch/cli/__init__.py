@@ -13,8 +13,7 @@ import threading
 import traceback
 import warnings
 from contextvars import copy_context
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -30,19 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# Verbs of Python that the shell has under another name.
-_IN_THE_SHELL: Final = {
-    "verify": "status --verify RUN_DIR",
-    "load": "results RUN_DIR",
-    "start": "run TABLE --detach",
-    "resume": "run TABLE",
-    "download": "run TABLE",
-    "check_service": "check",
-    "contact_sheet": "gallery RUN_DIR --output sheet.png",
-}
-# Modules that come with an extra.
-_EXTRAS: Final = {"fastapi": "local", "uvicorn": "local", "openpyxl": "excel", "matplotlib": "plots"}
-
 
 class CommandGroup(click.Group):
     """The group of all commands; runs one and exits with its code."""
@@ -56,34 +42,11 @@ class CommandGroup(click.Group):
         cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
         super().add_command(cmd, name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; say how a verb that only Python has is called here."""
-        import dreamo_batch as dreamo
-
-        name = args[0].replace("-", "_")
-        if name in dreamo.__all__ and name not in self.commands:
-            here = _IN_THE_SHELL.get(name)
-            ctx.fail(
-                f"No command {args[0]!r}; "
-                + (f"use `dreamo-batch {here}`." if here else f"it is only in Python, as dreamo.{name}.")
-            )
-        return super().resolve_command(ctx, args)
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(  # type: ignore[override] # only as a command
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         """Run a command and exit with its code."""
         with shell_words():  # in its own context, so that nothing is remembered once it is over
-            if not standalone_mode:
-                call = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
-                return copy_context().run(call)
             sys.exit(copy_context().run(self._run, args, prog_name, **extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
@@ -149,10 +112,8 @@ def _print_error(error: BaseException) -> None:
             _print_usage(error)
         case OSError(strerror=str(reason)):
             _print_line(reason if error.filename is None else f"{error.filename}: {reason}")
-        case DreamoError() | OSError():
+        case DreamoError() | OSError() | ModuleNotFoundError():  # the last names the extra
             _print_line(str(error))
-        case ModuleNotFoundError(name=str(name)) if name in _EXTRAS:
-            _print_line(f"{name} is not installed; run pip install 'dreamo-batch[{_EXTRAS[name]}]'")
         case _:
             warn(_without_key("".join(traceback.format_exception(error))))
 

@@ -201,9 +201,7 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
         )
     if process is None:
         return f"Nothing is running in {directory.name}."
-    is_another = _started(process.pid) is not None
-    more = ", and its process id now belongs to another process" if is_another else ""
-    return f"Nothing is running in {directory.name}: {process} was killed{more}."
+    return f"Nothing is running in {directory.name}: {process} was killed."
 
 
 # Putting a command in the background.

@@ -8,8 +8,10 @@ import io
 import json
 import math
 import shlex
+import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
@@ -31,7 +33,6 @@ from dreamo_batch.cli.options import (
     NOT_OPTIONS,
     ROWS,
     RUN_DIR,
-    RUN_DIR_OPTION,
     RUN_DIRS,
     TABLE,
     YES,
@@ -40,7 +41,7 @@ from dreamo_batch.cli.options import (
     of,
     option,
     read_table,
-    run_dir_of,
+    run_dir_and,
     split,
     verbosity_words,
 )
@@ -52,8 +53,8 @@ from dreamo_batch.cli.output import (
     code_of_results,
     emit,
     hint,
+    is_for_people,
     is_quiet,
-    plain,
     show_frame,
     show_summary,
     warn,
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.plan import Plan
-    from dreamo_batch.gateway import LocalGateway
     from dreamo_batch.results.summaries import Remedy
     from dreamo_batch.service.config import Settings
 
@@ -228,7 +228,7 @@ _HINTS: Final = {
     keywords=of("run", "fix_images", "base_dir"),
 )
 def validate(
-    table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, format_: str, **options: Any
+    table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, **options: Any
 ) -> int:
     """List every problem of every row of TABLE.
 
@@ -240,16 +240,16 @@ def validate(
     del run_dir
     frame = read_table(table, options)
     problems = dreamo.validate(frame, base_dir=base_dir or _folder_of(table), fix_images=fix_images)
-    if format_ == "table":
+    if is_for_people():
         emit("".join(f"{harmless(line)}\n" for line in distinct_lines(problems)))
     else:
-        show_frame(problems, format_)
+        show_frame(problems)
     hint(problems.summary())
     return UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else DONE
 
 
 @command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
-def plan(table: str, run_dir: str | None, *, rows: bool, format_: str, **options: Any) -> int:
+def plan(table: str, run_dir: str | None, *, rows: bool, **options: Any) -> int:
     """Print what `run` would buy, and why.
 
     Rows with the same action and reason share a line; --rows lists each. Sends nothing. Takes every option of `run`,
@@ -259,7 +259,7 @@ def plan(table: str, run_dir: str | None, *, rows: bool, format_: str, **options
         del options[name]
     frame = read_table(table, options)
     planned = dreamo.plan(frame, run_dir, **_with_base_dir(options, table))
-    return _show_plan(planned, format_, rows=rows, on_invalid=options["on_invalid"])
+    return _show_plan(planned, rows=rows, on_invalid=options["on_invalid"])
 
 
 @command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
@@ -272,7 +272,6 @@ def run(
     yes: bool,
     no_cap: bool,
     detach: bool,
-    format_: str,
     **options: Any,
 ) -> int:
     """Run the jobs in TABLE, or resume them.
@@ -287,16 +286,16 @@ def run(
     options = _with_base_dir(options, table)
     planned = functools.partial(dreamo.plan, frame, run_dir, **options)
     if dry_run:
-        return _show_plan(planned(), format_, rows=rows, on_invalid=options["on_invalid"])
+        return _show_plan(planned(), rows=rows, on_invalid=options["on_invalid"])
     at = moment(options["not_before"], now=time.time())
     # The same time for a process in the background.
     options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
     options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)
     if not detach:
-        return _finish(dreamo.run, (frame, run_dir), options, format_)
+        return _finish(dreamo.run, (frame, run_dir), options)
     given = {"table": table, "about_file": about_file, "options": options}
     pid, log, code = background.detach(run_dir, verbosity_words(), given)
-    show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)}, format_)
+    show_summary({"run_dir": run_dir, "pid": pid, "log": str(log)})
     if code is not None:
         return code if code >= 0 else STOPPED
     place = shlex.quote(run_dir)
@@ -309,7 +308,7 @@ def in_background(run_dir: str) -> int:
     """Go on with what `run --detach` has checked, as its standard input says."""
     given = background.take_over(run_dir)
     frame = read_table(given["table"], given["about_file"])
-    return _finish(dreamo.run, (frame, run_dir), given["options"], "table")
+    return _finish(dreamo.run, (frame, run_dir), given["options"])
 
 
 in_background.hidden = True
@@ -331,7 +330,7 @@ in_background.hidden = True
     FORMAT,
     keywords=of("run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
 )
-def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, format_: str, **options: Any) -> int:
+def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, **options: Any) -> int:
     """Submit failed or ambiguous rows again.
 
     Each once; ambiguous ones only if named, since they may be paid twice. Asks before it spends money, as `run`
@@ -344,28 +343,26 @@ def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, format_: str,
         options["gateway"] = "local"
     planned = functools.partial(plan_retry, run_dir, **options)
     if dry_run:
-        return _show_plan(planned(), format_, rows=False, on_invalid="skip")
+        return _show_plan(planned(), rows=False, on_invalid="skip")
     options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)
-    return _finish(dreamo.retry, (run_dir,), options, format_)
+    return _finish(dreamo.retry, (run_dir,), options)
 
 
 @command(
-    click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROW"),
-    RUN_DIR_OPTION,
+    *run_dir_and("words", nargs=-1, metavar="[RUN_DIR] ROW"),
     FORMAT,
     keywords=of("resolve", "attempt", "task_id", "not_sent", "force"),
 )
-def resolve(words: Sequence[str], run_dir_option: str | None, *, format_: str, **answer: Any) -> None:
+def resolve(words: Sequence[str], **answer: Any) -> None:
     """Settle an ambiguous row by hand.
 
     Check your bill first: was the attempt accepted? ROW is the label of the row, or its job_id.
     """
-    if len(words) + (run_dir_option is not None) != 2:  # noqa: PLR2004 - a directory and a row
+    if len(words) != 2:  # noqa: PLR2004 - a directory and a row
         raise click.UsageError("name a run directory and one row: RUN_DIR ROW")
-    *named, row = words
-    path = run_dir_of(named[0] if named else None, run_dir_option)
+    path, row = words
     dreamo.resolve(path, row, **answer)
-    show_summary(dreamo.status(path), format_)
+    show_summary(dreamo.status(path))
     hint(f"row {row} is settled; run the table again to continue.")
 
 
@@ -378,18 +375,16 @@ def _folder_of(table: str) -> str:
     return str(file_given("TABLE", table).absolute().parent)
 
 
-def _show_plan(planned: Any, format_: str, *, rows: bool, on_invalid: str) -> int:
-    shown = planned if format_ != "table" else planned[_PLAN_COLUMNS] if rows else planned.changes()
-    show_frame(shown, format_, with_labels=rows)
+def _show_plan(planned: Any, *, rows: bool, on_invalid: str) -> int:
+    shown = planned if not is_for_people() else planned[_PLAN_COLUMNS] if rows else planned.changes()
+    show_frame(shown, with_labels=rows)
     _show_warnings(planned)
     hint(f"{planned.summary()} Nothing was sent.")
     is_refused = on_invalid == "raise" and (planned[columns.ACTION] == INVALID).any()
     return UNUSABLE if is_refused else DONE
 
 
-def _finish(
-    verb: Callable[..., pd.DataFrame], given: tuple[Any, ...], options: Mapping[str, Any], format_: str
-) -> int:
+def _finish(verb: Callable[..., pd.DataFrame], given: tuple[Any, ...], options: Mapping[str, Any]) -> int:
     """Call a verb that buys, print the summary and what to do next, and return the exit code."""
     run_dir, with_pictures = given[-1], options.get("download", True)
     try:
@@ -397,9 +392,9 @@ def _finish(
             results = verb(*given, progress=not is_quiet(), **options)
     except RunStopped as stopped:
         if stopped.results is not None:
-            show_summary(dreamo.status(run_dir), format_)
+            show_summary(dreamo.status(run_dir))
         raise
-    show_summary(dreamo.status(run_dir), format_)
+    show_summary(dreamo.status(run_dir))
     counts = results[columns.STATUS].value_counts()
     for status, text in _HINTS.items():
         if n := int(counts.get(status, 0)):
@@ -430,7 +425,7 @@ _NOT_IN_TABLES: Final = (columns.SPENT_USD, columns.ESTIMATED, columns.GRANTED_U
     option("--verify", is_flag=True, help="Check the ledger and every picture; exit code 1 if damaged."),
     FORMAT,
 )
-def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
+def status(run_dirs: Sequence[str], *, verify: bool) -> int:
     """Count rows and add up money, at any time, also during a run.
 
     Over one run directory or several.
@@ -445,14 +440,14 @@ def status(run_dirs: Sequence[str], *, verify: bool, format_: str) -> int:
         for line in damage:
             warn(line)
         raise
-    show_summary(summary | ({"damage": damage} if verify else {}), format_)
+    show_summary(summary | ({"damage": damage} if verify else {}))
     if verify:
         hint(f"damage: {len(damage)}" if damage else "nothing is damaged")
     return NOT_ALL if damage else DONE
 
 
 @command(*RUN_DIR, FORMAT)
-def watch(run_dir: str, *, format_: str) -> int:
+def watch(run_dir: str) -> int:
     """Follow the run in RUN_DIR until it ends.
 
     Ctrl-C stops only the watching. Exits with the code of `run`.
@@ -460,12 +455,12 @@ def watch(run_dir: str, *, format_: str) -> int:
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
     hint(background.sentence(run_dir))  # where its log continued
-    show_summary(dreamo.status(run_dir), format_)
+    show_summary(dreamo.status(run_dir))
     return code_of_results(results)
 
 
 @command(*RUN_DIR, FORMAT)
-def stop(run_dir: str, *, format_: str) -> int:
+def stop(run_dir: str) -> int:
     """Interrupt the `run` or `retry` on RUN_DIR, and wait for its end.
 
     Answers to requests already sent are awaited and kept. Exit code 0 once it has ended, 1 if it was killed meanwhile
@@ -478,7 +473,7 @@ def stop(run_dir: str, *, format_: str) -> int:
         hint("It was waiting; nothing was sent.")
         return DONE
     summary = dreamo.status(run_dir)
-    show_summary(summary, format_)
+    show_summary(summary)
     lost = interrupted(read(RunDirectory(run_dir).path).state())
     n_left = sum(summary["by_status"].get(status, 0) for status in columns.UNSETTLED)
     if lost:
@@ -498,9 +493,7 @@ def stop(run_dir: str, *, format_: str) -> int:
     FORMAT,
     keywords=of("load", "all"),
 )
-def results(
-    run_dirs: Sequence[str], *, output: str | None, excel_safe: bool, format_: str, **which: bool
-) -> None:
+def results(run_dirs: Sequence[str], *, output: str | None, excel_safe: bool, **which: bool) -> None:
     """Print or write the table with its results.
 
     The table of the last run in RUN_DIR, or in several: your columns, then status, pictures, costs and errors.
@@ -509,51 +502,47 @@ def results(
     if output is not None:
         dreamo.write_table(frame, output, excel_safe=excel_safe)
         hint(f"{counted(len(frame), 'row')} written to {output}")
-    elif format_ != "table":
-        show_frame(frame, format_, excel_safe=excel_safe)
+    elif not is_for_people():
+        show_frame(frame, excel_safe=excel_safe)
     else:
         names = [name for name in frame.columns if name not in columns.OUTPUTS]
         names += [name for name in _RESULT_COLUMNS if frame[name].notna().any()]
         if len(frame[columns.RUN_DIR].unique()) > 1:
             names.append(columns.RUN_DIR)
-        show_frame(
-            frame[names], format_, with_labels=True, if_empty="No attempts." if which["all"] else "No rows."
-        )
+        show_frame(frame[names], with_labels=True, if_empty="No attempts." if which["all"] else "No rows.")
         hint("--format json or csv, or --output PATH, include every column.")
 
 
 @command(
-    click.Argument(["words"], nargs=-1, metavar="[RUN_DIR] ROWS... VALUE"),
-    RUN_DIR_OPTION,
+    *run_dir_and("words", nargs=-1, metavar="[RUN_DIR] ROWS... VALUE"),
     option("--rater", metavar="NAME", help="Who rates; default: DREAMO_RATER, else the name of the user."),
     FORMAT,
 )
-def rate(words: Sequence[str], run_dir_option: str | None, *, rater: str | None, format_: str) -> None:
+def rate(words: Sequence[str], *, rater: str | None) -> None:
     """Rate, pick or reject pictures; kept at once in RUN_DIR.
 
     ROWS are labels as `results` shows them, ranges of them or job ids: 3,7 or 3-7. VALUE is 1 to 5, pick,
     reject, or undo, which removes your last rating of each picture. Prints your ratings as they stand now.
     """
-    *named, value = [*filter(None, [run_dir_option]), *words] or [""]
-    if len(named) < 2:  # noqa: PLR2004 - a directory and rows
+    if len(words) < 3:  # noqa: PLR2004 - a directory, rows and a value
         raise click.UsageError("name a run directory, rows and a value: RUN_DIR ROWS... VALUE")
-    path, *rows = named
+    path, *rows, value = words
     said = dreamo.rate(path, split(rows) or (), int(value) if value.isdecimal() else value, rater=rater)
-    show_frame(said, format_)
+    show_frame(said)
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def costs(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
+def costs(run_dirs: Sequence[str], *, by: list[str] | None) -> None:
     """Print what attempts cost, by group.
 
     Over one run directory or several: rows, attempts, spent, cost per usable picture, waste, what may have been billed
     on top, and what duplicates saved. Sums are exact; unknown amounts are missing, never 0.
     """
-    _show_rounded(dreamo.costs(run_dirs, by=by), format_)
+    _show_rounded(dreamo.costs(run_dirs, by=by))
 
 
 @command(click.Argument(["place"]), FORMAT, keywords=of("Budget", "cap", "per_user"))
-def budget(place: str, *, format_: str, **amounts: str | None) -> None:
+def budget(place: str, **amounts: str | None) -> None:
     """Print what was spent from a shared budget, or set its cap.
 
     PLACE is the folder or URL passed to runs as --budget. Shows by user, directory and month what was spent, reserved,
@@ -561,91 +550,42 @@ def budget(place: str, *, format_: str, **amounts: str | None) -> None:
     """
     status = dreamo.Budget(place, **amounts).status()
     hint(status.summary())
-    _show_rounded(status, format_, if_empty="Nothing was spent yet.")
+    _show_rounded(status, if_empty="Nothing was spent yet.")
 
 
 @command(*RUN_DIRS, BY, FORMAT)
-def latency(run_dirs: Sequence[str], *, by: list[str] | None, format_: str) -> None:
+def latency(run_dirs: Sequence[str], *, by: list[str] | None) -> None:
     """Print how long each phase of an attempt took.
 
     Mean and quantiles in seconds, and on standard error which --max-in-flight suits the service.
     """
-    _show_rounded(dreamo.latency(run_dirs, by=by), format_, if_empty="No attempts.")
+    _show_rounded(dreamo.latency(run_dirs, by=by), if_empty="No attempts.")
     hint(dreamo.pace(run_dirs)["advice"])
 
 
-def _show_rounded(table: pd.DataFrame, format_: str, *, if_empty: str = "No rows.") -> None:
-    if format_ == "table":
+def _show_rounded(table: pd.DataFrame, *, if_empty: str = "No rows.") -> None:
+    if is_for_people():
         filled = [name for name in table.columns if name not in _NOT_IN_TABLES and table[name].notna().any()]
         floats = [name for name in filled if table[name].dtype == columns.FLOAT]
         # Adding 0 turns -0.0 into 0.0.
         table = table[filled].assign(**{name: table[name].round(_DIGITS) + 0.0 for name in floats})
-    show_frame(table, format_, if_empty=if_empty)
+    show_frame(table, if_empty=if_empty)
 
 
 @command(*RUN_DIRS, FORMAT)
-def failures(run_dirs: Sequence[str], *, format_: str) -> int:
+def failures(run_dirs: Sequence[str]) -> None:
     """Explain what failed, and print the commands that try it again.
 
     By class, code and message: what each means, whether it may have been billed, and what to do. Ambiguous rows,
     which may have been accepted and billed, come last.
     """
-    from dreamo_batch.results.summaries import CLASSES, summarise_failures
+    from dreamo_batch.results.summaries import FailureGroups, summarise_failures
 
-    retries_of_held = set()
-
-    def spelled(remedy: Remedy) -> str | None:
-        command = _retry_command(remedy)
-        if remedy.classes == columns.AMBIGUOUS:
-            retries_of_held.add(command)
-        return command
-
-    found = summarise_failures(run_dirs, spelled=spelled)
-    if format_ != "table" or not len(found):
-        show_frame(found, format_, if_empty="No failures.")
-        return DONE
-    is_held = found[columns.CALL].isin(retries_of_held - {None})
-    is_held |= found[columns.CALL].isna() & found[columns.ERROR_CLASS].isin(
-        [name for name, known in CLASSES.items() if known.is_ambiguous]
-    )
-    is_held &= found[columns.N_ROWS] > 0
-    failed = [_failure(one, is_held=False) for one in found[~is_held].to_dict("records")]
-    held = [_failure(one, is_held=True) for one in found[is_held].to_dict("records")]
-    for title, kinds in (("Failed", failed), ("Ambiguous: may have been accepted and billed", held)):
-        if kinds:
-            emit("\n".join([f"{title}\n", *kinds, ""]))
-    return DONE
-
-
-def _failure(kind: dict[str, Any], *, is_held: bool) -> str:
-    """Return one kind of failure as lines for a terminal."""
-    known = {name: plain(value) for name, value in kind.items()}
-    name = " ".join(filter(None, (known[columns.ERROR_CLASS], known[columns.ERROR_CODE])))
-    labels = known[columns.EXAMPLE_ROWS]
-    spent = Decimal(known[columns.SPENT] or 0)
-    billed = [f"{dollars(spent)} spent"] if spent else []
-    billed += ["may have been billed"] if known[columns.MAY_HAVE_BEEN_BILLED] else []
-    n_rows, meaning = known[columns.N_ROWS], known[columns.MEANING].rstrip(".")
-    which = (
-        "" if not labels else f" ({labels})" if n_rows == labels.count(", ") + 1 else f" (such as {labels})"
-    )
-    lines = [
-        f"{name}: {counted(n_rows, 'row')}{which}, {counted(known[columns.ATTEMPTS], 'attempt')}, "
-        + (", ".join(billed) or "not billed"),
-        f"  {meaning}. {known[columns.ADVICE]}",
-    ]
-    if (known[columns.EXAMPLE] or meaning) != meaning:
-        lines.append(f"  Message: {known[columns.EXAMPLE]}")
-    commands = [(known[columns.CALL], "may be paid twice" if is_held else "")]
-    if is_held and labels:
-        resolve = f"dreamo-batch resolve {shlex.quote(known[columns.RUN_DIR])} ROW"
-        commands = [
-            (f"{resolve} --task-id ID", "accepted"),
-            (f"{resolve} --not-sent", "not accepted"),
-            *commands,
-        ]
-    lines += [f"    {command}{f'  # {note}' if note else ''}" for command, note in commands if command]
-    return "\n".join(map(harmless, lines)) + "\n"
+    found = summarise_failures(run_dirs, spelled=_retry_command)
+    if is_for_people() and len(found):
+        emit(f"{FailureGroups(found).in_full()}\n")
+    else:
+        show_frame(found, if_empty="No failures.")
 
 
 def _retry_command(remedy: Remedy) -> str:
@@ -658,7 +598,7 @@ def _retry_command(remedy: Remedy) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="").writerow(names)
         words += ["--rows", shlex.quote(text.getvalue())]
-    return " ".join(words)
+    return " ".join(words) + ("  # may be paid twice" if remedy.classes == columns.AMBIGUOUS else "")
 
 
 @command(
@@ -667,7 +607,7 @@ def _retry_command(remedy: Remedy) -> str:
     FORMAT,
     keywords=of("export", "to", "formats", "pictures", "text", "excel_safe"),
 )
-def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **options: Any) -> int:
+def export(run_dirs: Sequence[str], *, output: str | None, **options: Any) -> int:
     """Write results and pictures of runs for other tools.
 
     The table as Parquet and CSV with a data dictionary, and an image folder with metadata.csv that the Hugging Face
@@ -677,7 +617,7 @@ def export(run_dirs: Sequence[str], *, output: str | None, format_: str, **optio
     if output is None and options["to"] is None:
         raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")
     counts = dreamo.export(run_dirs, output, **options)
-    show_summary(counts, format_)
+    show_summary(counts)
     return NOT_ALL if counts.get("missing") else DONE
 
 
@@ -788,18 +728,20 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> None:
     Prints one line of JSON once ready: base_url and api_key.
     """
     from dreamo_batch.engine.directory import RunDirectory
-    from dreamo_batch.gateway import gateway as local
+    from dreamo_batch.gateway import LocalGateway
     from dreamo_batch.service.config import environment_key
 
     if state_dir is not None and run_dir is not None:
         raise click.UsageError("pass --state-dir or --run-dir, not both")
-
-    def print_address(gateway: LocalGateway) -> None:
-        emit(json.dumps({"base_url": gateway.base_url, "api_key": gateway.api_key}) + "\n")
-
     folder = state_dir if run_dir is None else RunDirectory(run_dir).gateway
     try:
-        local.serve(on_ready=print_address, state_dir=folder, api_key=environment_key(), **options)
+        with (
+            suppress(KeyboardInterrupt),
+            LocalGateway(folder, api_key=environment_key(), **options) as gateway,
+        ):
+            emit(json.dumps({"base_url": gateway.base_url, "api_key": gateway.api_key}) + "\n")
+            while True:
+                signal.pause()
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -814,7 +756,7 @@ def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> None:
     ),
     FORMAT,
 )
-def demo(run_dir: str, format_: str) -> int:
+def demo(run_dir: str) -> int:
     """Run a small sweep on the local gateway.
 
     No key, no cost; a second demo buys nothing.
@@ -822,7 +764,7 @@ def demo(run_dir: str, format_: str) -> int:
     folder = demo_folder()
     table = dreamo.read_table(folder / _TABLE)
     n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_attempts
-    code = _finish(dreamo.run, (table, run_dir), {"gateway": "local", "base_dir": folder}, format_)
+    code = _finish(dreamo.run, (table, run_dir), {"gateway": "local", "base_dir": folder})
     hint(
         f"{counted(n_new, 'picture')} drawn; the local gateway makes up its prices."
         if n_new
@@ -862,9 +804,7 @@ def demo_folder() -> Path:
     FORMAT,
     keywords=of("run", "base_url"),
 )
-def check(
-    *, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool, format_: str
-) -> int:
+def check(*, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool) -> int:
     """Check that a service keeps its contract.
 
     Without --live this checks the embedded local gateway, at no cost. With it the real service gets up to two
@@ -875,11 +815,11 @@ def check(
     if store is not None:
         return _check_store(store)
     if live:
-        return _check(base_url, None, models, format_, is_agreed=yes)
+        return _check(base_url, None, models, is_agreed=yes)
     if base_url is not None:
         raise click.UsageError("--base-url names a service that may cost money: add --live")
     with LocalGateway(engine="flat") as gateway:
-        return _check(gateway.base_url, gateway.api_key, models, format_, is_agreed=yes)
+        return _check(gateway.base_url, gateway.api_key, models, is_agreed=yes)
 
 
 def _check_store(url: str) -> int:
@@ -901,9 +841,7 @@ def _check_store(url: str) -> int:
     return DONE
 
 
-def _check(
-    base_url: str | None, api_key: str | None, models: tuple[str, ...], format_: str, *, is_agreed: bool
-) -> int:
+def _check(base_url: str | None, api_key: str | None, models: tuple[str, ...], *, is_agreed: bool) -> int:
     from dreamo_batch.call import with_key
     from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, known_models, most_it_costs
     from dreamo_batch.service.client import Client
@@ -918,7 +856,7 @@ def _check(
         if not (is_agreed or settings.is_loopback):
             _ask(sentence)
         checks = check_service(client=client, models=chosen)
-    show_frame(checks, format_)
+    show_frame(checks)
     n_failed = int((~checks[columns.PASSED].fillna(value=False)).sum())
     hint(f"{len(checks) - n_failed} of {len(checks)} checks passed.")
     return NOT_ALL if n_failed else DONE

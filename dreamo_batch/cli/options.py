@@ -48,22 +48,8 @@ class VerbCommand(click.Command):
 def command(
     *params: click.Parameter, keywords: Callable[[], Mapping[str, click.Option]] = dict
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Declare a command; its run directories are arguments, options, or both; `keywords` makes options of a verb's."""
-
-    def declare(function: Callable[..., int | None]) -> click.Command:
-        @functools.wraps(function)
-        def call(**values: Any) -> int | None:
-            if {"run_dir", "run_dir_option"} <= values.keys():
-                values["run_dir"] = run_dir_of(values["run_dir"], values.pop("run_dir_option"))
-            if "run_dirs" in values:
-                values["run_dirs"] = [*values["run_dirs"], *values.pop("run_dirs_option")]
-                if not values["run_dirs"]:
-                    raise click.UsageError("name a run directory: as RUN_DIR or with --run-dir RUN_DIR")
-            return function(**values)
-
-        return click.command(cls=VerbCommand, params=list(params), keywords=keywords)(call)
-
-    return declare
+    """Declare a command; `keywords` makes options of a verb's."""
+    return click.command(cls=VerbCommand, params=list(params), keywords=keywords)
 
 
 # What metavar a keyword has: by its name, else by the first of these words that is in its annotation.
@@ -144,19 +130,40 @@ ABOUT_FILE: Final = (
     option("--decimal", type=click.Choice([".", ","]), help="Decimal mark in CSV; default: detected."),
     option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
 )
-# A run directory is an argument or an option; `command` accepts either.
-RUN_DIR_OPTION: Final = option("--run-dir", "run_dir_option", metavar="RUN_DIR", help="The run directory.")
-RUN_DIR: Final = (click.Argument(["run_dir"], required=False), RUN_DIR_OPTION)
-RUN_DIRS: Final = (
-    click.Argument(["run_dirs"], nargs=-1, metavar="[RUN_DIR]..."),
-    option(
-        "--run-dir",
-        "run_dirs_option",
-        multiple=True,
-        metavar="RUN_DIR",
-        help="A run directory; may be repeated.",
-    ),
-)
+_OF_OPTION: Final = "dreamo_batch.run_dirs"
+
+
+def _note_run_dirs(context: click.Context, _: click.Parameter, given: Sequence[str]) -> None:
+    """Note what `--run-dir` names, for the argument that comes after it."""
+    context.meta[_OF_OPTION] = given
+
+
+def _named(context: click.Context, argument: click.Parameter, given: Any) -> str | list[str]:
+    """Return what `--run-dir` names and, behind it, what the argument does."""
+    named = [*context.meta[_OF_OPTION], *([given] if isinstance(given, str) else given or ())]
+    if not named or (argument.nargs == 1 and len(named) > 1):
+        raise click.UsageError("name the run directory once, as RUN_DIR or with --run-dir RUN_DIR")
+    return named[0] if argument.nargs == 1 else named
+
+
+def run_dir_and(name: str, **attributes: Any) -> tuple[click.Parameter, ...]:
+    """Declare an argument that begins with a run directory, and the option that names it as well."""
+    given: dict[str, Any] = {
+        "multiple": True,
+        "expose_value": False,
+        "is_eager": True,
+        "callback": _note_run_dirs,
+    }
+    return (
+        click.Argument([name], required=False, callback=_named, **attributes),
+        option(
+            "--run-dir", "named", metavar="RUN_DIR", help="A run directory, instead of the argument.", **given
+        ),
+    )
+
+
+RUN_DIR: Final = run_dir_and("run_dir")
+RUN_DIRS: Final = run_dir_and("run_dirs", nargs=-1, metavar="[RUN_DIR]...")
 LOCAL: Final = option(
     "--local",
     "gateway",
@@ -169,10 +176,11 @@ NO_CAP: Final = option(
 )
 FORMAT: Final = option(
     "--format",
-    "format_",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
+    type=click.Choice(output.FORMATS),
+    default=output.TABLE,
     show_default=True,
+    expose_value=False,
+    callback=lambda _, __, value: output.shown_as.set(value),
     help="Format of standard output.",
 )
 
@@ -219,21 +227,8 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     for old, equals, new in pairs:
         if not (old and equals and new):
             raise click.UsageError(f"--rename takes OLD=NEW, not {old + equals + new!r}")
-    new_names = {old: new for old, _, new in pairs}
-    if len(new_names) < len(pairs):
-        olds = [old for old, _, _ in pairs]
-        doubled = next(old for old in olds if olds.count(old) > 1)
-        raise click.UsageError(f"--rename renames column {doubled!r} twice")
     sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
-    return dreamo.read_table(path, sep=sep, decimal=decimal, rename=new_names)
-
-
-def run_dir_of(argument: str | None, option: str | None) -> str:
-    """Return the run directory, named as an argument or with `--run-dir`."""
-    named = argument if option is None else option
-    if named is None or (argument is not None and option is not None):
-        raise click.UsageError("name the run directory once: as RUN_DIR or with --run-dir RUN_DIR")
-    return named
+    return dreamo.read_table(path, sep=sep, decimal=decimal, rename={old: new for old, _, new in pairs})
 
 
 def split(given: Sequence[str]) -> list[str] | None:

@@ -47,6 +47,8 @@ _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
 _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
+FORMATS = TABLE, JSON, CSV = ("table", "json", "csv")
+shown_as: ContextVar[str] = ContextVar("shown_as", default=TABLE)
 
 
 def code_of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
@@ -75,18 +77,18 @@ def code_of_error(error: BaseException) -> int:
             return STOPPED
 
 
+def is_for_people() -> bool:
+    """Whether data is shown as text for a terminal, the default of `--format`."""
+    return shown_as.get() == TABLE
+
+
 def show_frame(
-    frame: pd.DataFrame,
-    format_: str,
-    *,
-    with_labels: bool = False,
-    if_empty: str = "No rows.",
-    excel_safe: bool = False,
+    frame: pd.DataFrame, *, with_labels: bool = False, if_empty: str = "No rows.", excel_safe: bool = False
 ) -> None:
     """Print a table; as text with its row labels if wanted, and an empty one as a sentence."""
-    if format_ == "csv":
+    if shown_as.get() == CSV:
         emit(_csv(frame, excel_safe=excel_safe))
-    elif format_ == "json":
+    elif shown_as.get() == JSON:
         lines = ",\n".join(map(_json, records(frame)))
         emit(f"[\n{lines}\n]\n" if lines else "[]\n")
     elif len(frame):
@@ -98,11 +100,11 @@ def show_frame(
         emit(f"{if_empty}\n")
 
 
-def show_summary(summary: Mapping[str, Any], format_: str) -> None:
+def show_summary(summary: Mapping[str, Any]) -> None:
     """Print counts and money."""
-    if format_ == "json":
+    if shown_as.get() == JSON:
         emit(_json(summary) + "\n")
-    elif format_ == "csv":
+    elif shown_as.get() == CSV:
         import pandas as pd
 
         flat = _flat(summary, dict.fromkeys(columns.STATUSES, 0))

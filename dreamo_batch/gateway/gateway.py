@@ -1,4 +1,4 @@
-"""The local gateway: started and stopped inside a process, or served as a process, and its HTTP server."""
+"""The local gateway: started and stopped inside a process, and its HTTP server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 import secrets
-import signal
 import socket
 import sqlite3
 import tempfile
@@ -22,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dreamo_batch.gateway.app import Endpoints, make_app
 from dreamo_batch.gateway.engines import Engine, check_engine, engine_named
 from dreamo_batch.gateway.faults import FaultPlan, is_whole
-from dreamo_batch.gateway.tasks import GatewaySettings, Latency, Renderer, Tasks, TaskStore, read_latency
+from dreamo_batch.gateway.tasks import GatewaySettings, Renderer, Tasks, TaskStore, read_latency
 from dreamo_batch.text import option, quoted
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ KEEP_ALIVE_S: Final = 3600
 # What a request under way may still take when the server stops.
 GRACE_S: Final = 0.1
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what links say instead of these
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _BEGAN_AT: Final = time.time() - time.monotonic()
 
@@ -70,7 +68,7 @@ class LocalGateway:
     engine : str or Engine
         What makes the pictures: ``"preview"``, ``"flat"``, or an engine of your own: ``"package.module:Class"``, or in
         Python an object with `name` and `generate(request, *references)`; see the guide's page on engines.
-    latency : str, float or Latency
+    latency : str or float
         How long tasks take: ``"instant"`` (the first poll waits for the picture), ``"fixed:3"`` (seconds),
         ``"lognormal:3,0.5"`` (median, sigma).
     faults : FaultPlan, mapping, str, Path or None
@@ -132,7 +130,7 @@ class LocalGateway:
         port: int = 0,
         api_key: str | None = None,
         engine: str | Engine = "preview",
-        latency: str | float | Latency = "instant",
+        latency: str | float = "instant",
         faults: FaultPlan | Mapping[str, Any] | str | Path | None = None,
         clock: Callable[[], float] = steady_time,
         price: PriceSetting = None,
@@ -322,34 +320,6 @@ class _Running:
     base_url: str
     server: ThreadedServer
     tasks: Tasks
-
-
-def serve(*, on_ready: Callable[[LocalGateway], None], **options: Any) -> None:
-    """Run a gateway until SIGINT, SIGTERM or SIGHUP; call it in the main thread of a separate process."""
-    with contextlib.suppress(_Ended), _ended_by_signals(), LocalGateway(**options) as gateway:
-        on_ready(gateway)
-        while True:
-            signal.pause()
-
-
-class _Ended(BaseException):
-    """A signal has asked the process to end: no error, and nothing on the way out may catch it as one."""
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    def end(*_: object) -> None:
-        # The first is enough; further ones must not interrupt the closing.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        raise _Ended
-
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

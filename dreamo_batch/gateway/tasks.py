@@ -73,27 +73,8 @@ _EXACT: Final = Context(prec=1000)
 LATENCY_FORMS: Final = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """A log-normal latency; fixed if sigma is 0, and instant if the median is 0."""
-
-    median_s: float
-    sigma: float = 0.0
-
-    @property
-    def is_instant(self) -> bool:
-        """Whether a task is done as soon as someone asks."""
-        return self.median_s == 0
-
-    def draw_s(self, rng: random.Random) -> float:
-        """Draw the latency of one task."""
-        return self.median_s * math.exp(rng.gauss(0.0, self.sigma)) if self.sigma else self.median_s
-
-
-def read_latency(value: str | float | Latency) -> Latency:
-    """Read a latency as it is written on a command line."""
-    if isinstance(value, Latency):
-        return value
+def read_latency(value: str | float) -> tuple[float, float]:
+    """Read a latency as it is written on a command line: the median in seconds, and sigma of a log-normal one."""
     kind, _, numbers = (value if isinstance(value, str) else f"fixed:{value}").strip().lower().partition(":")
     try:
         values = [float(number) for number in numbers.split(",")] if numbers else []
@@ -102,19 +83,25 @@ def read_latency(value: str | float | Latency) -> Latency:
     if all(0 <= number < math.inf for number in values):
         match kind, values:
             case ("instant", []):
-                return Latency(0.0)
+                return 0.0, 0.0
             case ("fixed", [median_s]):
-                return Latency(median_s)
+                return median_s, 0.0
             case ("lognormal", [median_s, sigma]):
-                return Latency(median_s, sigma)
+                return median_s, sigma
     raise ValueError(f"Can't read the latency {quoted(value)}; write {LATENCY_FORMS}.")
+
+
+def draw_s(latency: tuple[float, float], rng: random.Random) -> float:
+    """Draw the latency of one task."""
+    median_s, sigma = latency
+    return median_s * math.exp(rng.gauss(0.0, sigma)) if sigma else median_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """The options of `LocalGateway` that stay as they are while it runs."""
 
-    latency: Latency = Latency(0.0)
+    latency: tuple[float, float] = (0.0, 0.0)
     price: PriceSetting = None
     price_per_second: str | None = None
     discount: str = "1"
@@ -394,7 +381,7 @@ class Tasks:
     def accept(self, create: Create, strike: Strike | None) -> GatewayTask:
         """Accept a create: from here on it is on the invoice."""
         now, request = self.clock(), create.request
-        duration_s = self.settings.latency.draw_s(self._rng)
+        duration_s = draw_s(self.settings.latency, self._rng)
         starts_at = self._slots.take(now, duration_s)
         price = self.price(request) or "0"
         fate, code, message = _outcome(create.problem, strike)
@@ -428,7 +415,8 @@ class Tasks:
         task = self._store.get(task_id)
         if task is None or task.fate == "forgotten":
             return None
-        if task.needs_picture and self.settings.latency.is_instant and self.clock() >= task.due_at:
+        is_instant = self.settings.latency[0] == 0
+        if task.needs_picture and is_instant and self.clock() >= task.due_at:
             await self._renderer.wait_for([task_id], PATIENCE_S)
             task = self._store.get(task_id)
         return task

@@ -623,15 +623,20 @@ class FailureGroups(HeadedFrame):
             return None
         return Headline(f"{counted(len(self), 'kind')} of failure." if len(self) else "No failures.")
 
-    def _text(self) -> str:
-        """Return what a cut table would hide: messages, advice and calls."""
+    def in_full(self) -> str:
+        """Return what a cut table would hide: rows, messages, advice and calls; what may have been billed is last."""
         kinds = []
-        for kind in self.astype(object).where(self.notna(), None).to_dict("records"):
+        table = self.sort_values(columns.MAY_HAVE_BEEN_BILLED, kind="stable").astype(object)
+        for kind in table.where(table.notna(), None).to_dict("records"):
             name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
             counts = f"{counted(kind[columns.N_ROWS], 'row')}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
+            counts += ", may have been billed" if kind[columns.MAY_HAVE_BEEN_BILLED] else ""
+            counts += f" (example rows: {kind[columns.EXAMPLE_ROWS]})" if kind[columns.EXAMPLE_ROWS] else ""
             said = (kind[columns.EXAMPLE], kind[columns.MEANING], kind[columns.ADVICE], kind[columns.CALL])
             kinds.append("\n  ".join([f"{name}: {counts}", *(harmless(one) for one in said if one)]))
         return "\n".join(kinds)
+
+    _text = in_full
 
 
 def failures(source: Source) -> pd.DataFrame:
