@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CREATE = "/model/v1/generation"
 PRECHARGE = f"{CREATE}/precharge"
+SPEC = "/api/v1/skill/models/spark_dreamo/spec"
 
 
 def picture_file(width: int = 8, height: int = 6, kind: str = "PNG") -> bytes:

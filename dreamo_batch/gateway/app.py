@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX: Final = max(model.images_max.value for model in contract.MODELS.values()) * 7 * 2**20 + 2**20
 # Larger bodies are read beside the event loop.
 SMALL_BODY_BYTES: Final = 64 * 1024
-PAGE_SIZE_MAX: Final = 100
 
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
 _MEDIA_TYPES: Final = {suffix: media_type for media_type, suffix in SUFFIXES.items()}
@@ -57,20 +56,6 @@ _CONSTRAINTS: Final = {
     "maxLength": "max_length",
     "maxItems": "max_items",
 }
-
-
-def _listed(model: contract.Model) -> dict[str, Any]:
-    """Describe a model in the list of models."""
-    most = model.images_max.value
-    pictures = "one reference picture of a subject" if most == 1 else f"1 to {most} reference pictures"
-    return {
-        "id": model.name,
-        "name": f"{model.title} (local preview)",
-        "type": "image",
-        "description": f"Makes a picture from a prompt and {pictures}.",
-        "input_modalities": ["text", "image"],
-        "output_modalities": ["image"],
-    }
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +98,6 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
         ("download", "GET", "/files/{name}"),
         ("create", "POST", contract.CREATE_PATH.value),
         ("precharge", "POST", contract.PRECHARGE_PATH.value),
-        ("models", "GET", contract.MODELS_PATH.value),
         ("spec", "GET", contract.SPEC_PATH.value),
         ("invoice", "GET", "/local/invoice"),
         ("faults", "GET", "/local/faults"),
@@ -228,30 +212,6 @@ class Endpoints:
         media_type = _MEDIA_TYPES.get(match[1], "application/octet-stream")
         return await self._send(Response(content, media_type=media_type), strike, "download", request)
 
-    async def models(
-        self,
-        page: Annotated[int, Query(ge=1)] = 1,
-        page_size: Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)] = 20,
-        type: str | None = None,  # noqa: A002 - the service's spelling
-        keywords: str | None = None,
-    ) -> Response:
-        """List the models."""
-        wanted = [
-            listed
-            for listed in map(_listed, contract.MODELS.values())
-            if type in (None, "", "image")
-            and (keywords or "").lower() in f"{listed['id']} {listed['name']} {listed['description']}".lower()
-        ]
-        return _found(
-            {
-                "models": wanted[(page - 1) * page_size : page * page_size],
-                "total": len(wanted),
-                "page": page,
-                "page_size": page_size,
-                "total_pages": -(-len(wanted) // page_size),
-            }
-        )
-
     async def spec(self, model: str) -> Response:
         """Describe one model and its parameters."""
         rules = contract.MODELS.get(model)
@@ -260,7 +220,7 @@ class Endpoints:
             return json_response({"status": status, "data": None}, 404)
         headers = {"Authorization": "Bearer {api_key}", "Content-Type": "application/json"}
         endpoint = f"{self.base_url}{contract.CREATE_PATH.value}"
-        schema, listed = PARAMS[model].model_json_schema(), _listed(rules)
+        schema = PARAMS[model].model_json_schema()
         which = {"model": {"type": "string", "description": "Which model draws.", "enum": [model]}}
         parameters = [
             {
@@ -275,17 +235,16 @@ class Endpoints:
                 (name, _without_null(field)) for name, field in (which | schema["properties"]).items()
             )
         ]
-        return _found(
-            {
-                "model_id": model,
-                "name": listed["name"],
-                "vendor": "local",
-                "type": "image",
-                "api": {"endpoint": endpoint, "method": "POST", "headers": headers},
-                "parameters": parameters,
-                "agent_prompt": listed["description"],
-            }
-        )
+        data = {
+            "model_id": model,
+            "name": f"{rules.title} (local preview)",
+            "vendor": "local",
+            "type": "image",
+            "api": {"endpoint": endpoint, "method": "POST", "headers": headers},
+            "parameters": parameters,
+            "agent_prompt": "Makes a picture from a prompt and reference pictures.",
+        }
+        return json_response({"status": {"code": 200, "message": "success"}, "data": data})
 
     async def invoice(self, request: Request) -> Response:
         """List every create accepted, with its cost."""
@@ -376,36 +335,19 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _found(data: dict[str, Any]) -> Response:
-    return json_response({"status": {"code": 200, "message": "success"}, "data": data})
-
-
 UPLOAD_S: Final = 0.05
 NOT_FOUND: Final = "Task not found"
 RESULT_ERROR: Final = contract.ERROR_CODES["003011096"]
-# Stands for an exact number until the JSON is written; answers with numbers hold no text of a client.
-_MARK: Final = "#exact#"
-
-
-@dataclass(frozen=True, slots=True)
-class ExactNumber:
-    """A decimal number that goes into JSON digit for digit."""
-
-    text: str
 
 
 def json_response(payload: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Make a response of a payload."""
-    numbers: list[str] = []
+    return Response(json.dumps(payload, ensure_ascii=False), status, headers, "application/json")
 
-    def mark(value: ExactNumber) -> str:
-        numbers.append(value.text)
-        return _MARK
 
-    text = json.dumps(payload, ensure_ascii=False, default=mark)
-    for number in numbers:
-        text = text.replace(f'"{_MARK}"', number, 1)
-    return Response(text, status, headers, "application/json")
+def _number(text: str) -> float:
+    """Return an amount as a number, which has few enough digits for one."""
+    return int(text) if text.isdigit() else float(text)
 
 
 def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Payload:
@@ -416,7 +358,7 @@ def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Pa
         return payload | {"progress": round(task.progress(now), 2)}
     completed_s = task.due_at - task.accepted_at
     payload["metadata"] |= {"completed_at": round(completed_s, 3)}
-    payload["usage"] = {"cost": task.cost(now), "discount": ExactNumber(discount)}
+    payload["usage"] = {"cost": task.cost(now), "discount": _number(discount)}
     if state == "completed":
         payload["metadata"] |= {"upload_at": round(completed_s + UPLOAD_S, 3)}
         content = {"type": "image", "url": url, "size": task.picture_bytes, "jobId": task.task_id}
@@ -434,7 +376,7 @@ def price_payload(model: str, cost: str, discount: str, digest: str, now: float)
         "billing_model": "per_image",
         "cost": cost,
         "currency": "USD",
-        "discount": ExactNumber(discount),
+        "discount": _number(discount),
         "hash": digest,
         "model": model,
         "sample_count": 1,
@@ -528,7 +470,7 @@ def _reprice(payload: Payload, word: str) -> Payload:
     if word == "missing":
         return payload | {place: _without(payload[place], "cost")}
     cost = payload[place]["cost"]
-    values = {"empty": "", "null": None, "unreadable": "n/a", "number": ExactNumber(cost) if cost else cost}
+    values = {"empty": "", "null": None, "unreadable": "n/a", "number": _number(cost) if cost else cost}
     return payload | {place: payload[place] | {"cost": values[word]}}
 
 

@@ -154,7 +154,7 @@ def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
 
 def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
     """Add the request as a JPEG comment in JSON, without encoding the file again."""
-    own = ("ref_types", "guidance_scale1", "guidance_scale2")  # of one model only
+    own = ("ref_types", *contract.SCALES)  # of one model only
     asked = {name: value for name, value in asdict(request).items() if name not in own or value}
     label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
     comment = json.dumps(label | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}).encode()
@@ -244,8 +244,6 @@ class _Painter:
             near = 0.5 + 0.5 * place / len(layers)
             hazy = _mix(self.horizon, self.lit(self.hue(colour)), near)
             self.layer(outline, hazy, float(top), float(relief))
-        if self.scene == "room":
-            self.room()
         for x, y, near in self.spots(170) if weather in {"rain", "snow", "petals"} else ():
             reach = (0.004 + 0.006 * near) * self.side
             if weather == "rain":
@@ -264,16 +262,7 @@ class _Painter:
         radius = self.side * self.rng.uniform(0.05, 0.11)
         self.glow(self.sun, at, radius * 4)
         self.pen.circle(at, radius, self.sun)
-        if self.scene == "space":
-            at = self.rng.uniform() * self.width, self.rng.uniform(0.7, 1) * self.height
-            radius = self.side * 0.3
-            ball, colour = Image.new("L", self.image.size), self.hue("c8745a", 180)
-            ImageDraw.Draw(ball).circle(at, radius, 255)
-            bands = ((30, 10, 50), (255, 240, 220))
-            stripes = [_mix(colour, bands[k % 2], 0.12 + 0.05 * k) for k in range(9)]
-            self.glow(colour, at, radius * 2)
-            self.image.paste(_bands(self.image.size, stripes), (0, 0), ball)
-        elif self.hour != "night":
+        if self.hour != "night":
             self.clouds(9 if self.scene == "sky" else 3)
 
     def clouds(self, n_clouds: int) -> None:
@@ -316,30 +305,6 @@ class _Painter:
             elif row > line[int(a / self.width * 320)] + 4:
                 glass = _mix(colour, (255, 226, 150), 0.25 if self.hour in {"day", "dawn"} else 0.85)
                 self.pen.rectangle((a, row, a + self.width * 0.006, row + self.height * 0.009), glass)
-
-    def room(self) -> None:
-        """Put a wall around what was painted: a window onto it, a shelf with books, and a lamp."""
-        view, (width, height) = self.image.copy(), self.image.size
-        wall = self.lit(_mix(self.hue("d8b08c", 60), (255, 224, 180), 0.2))
-        wood, bar = _mix(wall, (70, 40, 24), 0.65), max(2, round(self.side * 0.014))
-        left, shelf = (0.08, 0.7) if self.rng.uniform() < 0.5 else (0.44, 0.04)  # noqa: PLR2004 - either side
-        x, right = round(left * width), round((left + 0.48) * width)
-        top, sill = round(0.1 * height), round(0.56 * height)
-        self.image.paste(wall, (0, 0, width, height))
-        self.image.paste(view.resize((right - x, sill - top)), (x, top))
-        self.pen.rectangle((x, top, right, sill), outline=wood, width=bar * 2)
-        self.pen.line(((x + right) / 2, top, (x + right) / 2, sill), wood, bar)
-        self.pen.rectangle((0, 0.78 * height, width, height), _mix(wall, (90, 50, 30), 0.6))
-        self.pen.rectangle((shelf * width, 0.5 * height, (shelf + 0.26) * width, 0.515 * height), wood)
-        for place, tall in enumerate(self.rng.uniform(0.06, 0.13, 9)):
-            at = (shelf + 0.02 + place * 0.025) * width
-            book = at, (0.5 - tall) * height, at + 0.02 * width, 0.5 * height
-            self.pen.rectangle(book, self.hue("b4523a", 180))
-        lamp_x, lamp_y = (shelf + 0.13) * width, 0.16 * height
-        self.glow((255, 232, 170), (lamp_x, lamp_y), self.side * 0.34)
-        self.pen.line((lamp_x, 0, lamp_x, lamp_y), wood, bar // 2 or 1)
-        shade = lamp_x - bar * 4, lamp_y - bar * 3, lamp_x + bar * 4, lamp_y + bar * 5
-        self.pen.pieslice(shade, 180, 360, wood)
 
     def glow(self, colour: Rgb, at: tuple[float, float], radius: float) -> None:
         reach = max(2, round(radius))

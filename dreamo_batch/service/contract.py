@@ -40,7 +40,6 @@ SPEC_URL: Final = Fact(
     "cli",
     "describes models, without a key; in the build files of both CLIs",
 )
-MODELS_PATH: Final = Fact("/api/v1/skill/models", "cli", "needs no key")
 
 PROMPT_CHARACTERS_ADVISED: Final = Fact(300, "page", "longer may have no effect or cause errors")
 PROMPT_CHARACTERS_OF_SIBLINGS: Final = Fact(
@@ -184,6 +183,9 @@ MODELS: Final[dict[str, Model]] = {
         ),
     )
 }
+
+# The numbers that only some models take.
+SCALES: Final = tuple(dict.fromkeys(name for model in MODELS.values() for name in model.scales))
 
 
 def _by_word(**words: tuple[str, ...]) -> dict[str, str]:

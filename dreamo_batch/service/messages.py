@@ -634,12 +634,9 @@ def pieces_of(request: Request) -> list[bytes]:
         "width": request.width,
         "height": request.height,
     }
-    optional = {
-        contract.REF_TYPES_PARAMETER.value: request.ref_type or None,
-        "guidance_scale1": request.guidance_scale1,
-        "guidance_scale2": request.guidance_scale2,
-        "image_urls": request.image_urls or None,
-    }
+    optional = {name: getattr(request, name) for name in contract.SCALES}
+    optional[contract.REF_TYPES_PARAMETER.value] = request.ref_type or None
+    optional["image_urls"] = request.image_urls or None
     params |= {name: value for name, value in optional.items() if value is not None}
     written = b'{"model": %b, "input": [{"params": %b' % tuple(
         json.dumps(part).encode() for part in (request.model, params)
