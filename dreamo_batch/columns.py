@@ -57,9 +57,6 @@ PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUS
 UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
 SETTLED = (COMPLETED, FAILED, AMBIGUOUS, INVALID)
 
-# Inputs that not every model has, or that most tables lack.
-INPUTS_OF_SOME = ("model", "ref_type", "guidance_scale1", "guidance_scale2")
-
 ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
 _CATEGORIES = {"status": STATUSES, "action": ACTIONS, "phase": PHASES}
 
@@ -119,7 +116,10 @@ def _read_tables() -> dict[str, dict[str, Column]]:
 
 _TABLES = _read_tables()
 globals().update({name.upper(): name for table in _TABLES.values() for name in table})
-INPUTS, OUTPUTS, RATED, PROBLEMS = map(_TABLES.__getitem__, ("inputs", "outputs", "rated", "problems"))
+# Inputs that not every model has, or that most tables lack.
+INPUTS_OF_SOME = tuple(_TABLES["inputs_of_some"])
+INPUTS = _TABLES["inputs"] = _TABLES["inputs"] | _TABLES.pop("inputs_of_some")
+OUTPUTS, RATED, PROBLEMS = map(_TABLES.__getitem__, ("outputs", "rated", "problems"))
 PLAN, LEDGER, ATTEMPTS_MADE, COSTS = map(_TABLES.__getitem__, ("plan", "ledger", "attempts_made", "costs"))
 COSTS_PLANNED, LATENCY, THROUGHPUT = map(_TABLES.__getitem__, ("costs_planned", "latency", "throughput"))
 FAILURES, MEASURES, DIVERSITY = map(_TABLES.__getitem__, ("failures", "measures", "diversity"))

@@ -30,7 +30,7 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import counted, listed, spelled, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -159,17 +159,11 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
     lacking = {slip: name for plain, name in lacking.items() for slip in _slips(plain)} | lacking
     lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
     near = {name: lacking.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
+    if any(name in near for name in columns.IMAGE_NUMBERED):  # no model takes further ones
+        beyond = near.keys() - {*columns.IMAGE_NUMBERED}
+        last = columns.IMAGE_NUMBERED[-1]
+        near |= {name: last for name in beyond if _NUMBERED.fullmatch(plain_name(name))}
     return {name: one for name, one in near.items() if one is not None and one != columns.IMAGE}
-
-
-def pictures_beyond(table: pd.DataFrame) -> list[str]:
-    """Find columns such as `image_6`, which no model takes, beside numbered ones that are read."""
-    if not any(name in table for name in columns.IMAGE_NUMBERED):
-        return []
-    names = [name for name in user_columns(table) if isinstance(name, str)]
-    return [
-        name for name in names if _NUMBERED.fullmatch(plain_name(name)) and name not in columns.IMAGE_NUMBERED
-    ]
 
 
 def plain_name(name: str) -> str:
@@ -276,18 +270,11 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     )
     if not set(absent).isdisjoint(table.index.names):
         hints = "It is in the index: call .reset_index() first. "
-    if any(isinstance(cell, dict) for cell in table[:1].to_numpy().ravel()):
-        hints += "If they are inside of objects, flatten these with pandas.json_normalize. "
-    if re.search(r"\.(?:png|jpe?g|webp)\b|\bhttps?:", " ".join(names)):
-        hints = "Is the first line a job? It must name the columns. "
-    if len(names) == 1 and re.search(
-        r"[,;:|\t\uff0c\uff1b]|  |\b(?:image|prompt)\b \w", "".join(names.values())
-    ):
-        hints = f"Is that several columns? Name what separates them, with {spelled('sep=', '--delimiter')}. "
     aliases = f" (or {listed(columns.IMAGE_ALIASES)})" if columns.IMAGE in absent else ""
     raise TableError(
         f"The table has no column {' and no column '.join(map(repr, absent))}{aliases}; it has "
-        f"{listed(table.columns) or 'no columns at all'}. {hints}Every row needs a picture and a prompt."
+        f"{listed(table.columns) or 'no columns at all'}. {hints}Every row needs a picture and a prompt; the first "
+        f"line of a file names the columns, separated as {spelled('sep=', '--delimiter')} says."
     )
 
 
@@ -338,28 +325,19 @@ def read_models(findings: Findings) -> RowModels:
 def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
     """Read what only some models take, as pairs of parameter and value as sent; `counts` are the rows' pictures."""
     types = _read_ref_types(findings, models, counts)
-    scales = {name: _read_scale(name, findings, models) for name in _SCALES}
+    scales = {name: _read_scale(name, findings, models) for name in contract.SCALES}
     codes = [types.codes, *(pd.factorize(values, use_na_sentinel=False)[0] for values in scales.values())]
     numbers = numbered([models.numbers, counts, *codes])
-    firsts = np.unique(numbers, return_index=True)[1].tolist()
-    of_rows, listed = models.numbers, list(contract.MODELS.values())
-    values = [
-        tuple(_own(listed[of_rows[at]], int(counts[at]), types, {n: v[at] for n, v in scales.items()}, at))
-        for at in firsts
-    ]
-    return Distinct(numbers, values)
-
-
-def _own(
-    model: contract.Model, n_images: int, types: Distinct, scales: Mapping[str, float], at: int
-) -> Iterator[tuple[str, Any]]:
-    if known := model.ref_types.value:
-        code = types.codes[at]
-        yield columns.REF_TYPE, types.cells[code] if code >= 0 else known[:1] * n_images
-    for name, scale in model.scales.items():
-        value = scale.default.value if math.isnan(scales[name]) else float(scales[name])
-        if value is not None:
-            yield name, value
+    listed, found = list(contract.MODELS.values()), []
+    for at in np.unique(numbers, return_index=True)[1].tolist():
+        model, own = listed[models.numbers[at]], dict[str, Any]()
+        if known := model.ref_types.value:
+            code = types.codes[at]
+            own[columns.REF_TYPE] = types.cells[code] if code >= 0 else known[:1] * int(counts[at])
+        for name, scale in model.scales.items():
+            own[name] = scale.default.value if math.isnan(scales[name][at]) else float(scales[name][at])
+        found.append(tuple((name, value) for name, value in own.items() if value is not None))
+    return Distinct(numbers, found)
 
 
 def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
@@ -369,7 +347,7 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         return Distinct(np.full(n_rows, -1, dtype=np.intp), [])
     cells_ = cells.distinct(findings.of_table[name])
     read = [_words(cell) for cell in cells_.cells]
-    n_types = cells_.take([len(words or ()) for words in read], missing=0)
+    n_types = cells_.take(list(map(len, read)), missing=0)
     is_given = n_types > 0
     pictures = np.array([counted(n, "reference picture") for n in counts.tolist()], dtype=object)
     _find_foreign(name, is_given, findings, models)
@@ -377,11 +355,13 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         known = model.ref_types.value
         if not known:
             continue
-        findings.add_cells(
-            name,
-            cells_.within(is_of_model),
-            [_judge_ref_types(cell, known, model.name) for cell in cells_.cells],
-        )
+        shown = ", ".join(known[:-1]) + f" or {known[-1]}"
+        other = [[word for word in words if word not in known][:1] for words in read]
+        judged = [
+            [Finding.of("ref_type-unknown", word=word, known=shown, model=model.name) for word in words]
+            for words in other
+        ]
+        findings.add_cells(name, cells_.within(is_of_model), judged)
         is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
         findings.add(
             "ref_type-count",
@@ -392,16 +372,15 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
             default=known[0],
             model=model.name,
         )
-    return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words or ())) for words in read])
+    return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words)) for words in read])
 
 
-def _words(cell: Any) -> list[Any] | None:
-    """Return the types in a cell, in capitals; empty if it is blank, None if it is neither text nor a list."""
+def _words(cell: Any) -> list[Any]:
+    """Return the types in a cell, in capitals; empty if it is blank."""
     items = cells.items_of(cell)
     if items is None:
-        if not isinstance(cell, str):
-            return None
-        items = _BETWEEN_WORDS.split(cell.strip()) if cell.strip() else []
+        text = cell.strip() if isinstance(cell, str) else None
+        items = [cell] if text is None else _BETWEEN_WORDS.split(text) if text else []
     return [
         unicodedata.normalize("NFKC", item).strip().upper() if isinstance(item, str) else item
         for item in items
@@ -409,15 +388,6 @@ def _words(cell: Any) -> list[Any] | None:
 
 
 _BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")
-
-
-def _judge_ref_types(cell: Any, known: tuple[str, ...], model: str) -> list[Finding]:
-    words = _words(cell)
-    if words is None:
-        return [Finding.of("ref_type-not-text", type=type_of(cell), model=model)]
-    shown = ", ".join(known[:-1]) + f" or {known[-1]}"
-    other = [word for word in words if word not in known]
-    return [Finding.of("ref_type-unknown", word=word, known=shown, model=model) for word in other[:1]]
 
 
 def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.float64]:
@@ -452,8 +422,6 @@ def _find_foreign(name: str, is_given: Mask, findings: Findings, models: RowMode
     is_foreign = is_given & models.is_known & ~np.array(list(has_it.values()))[models.numbers]
     findings.add("parameter-not-of-model", name, is_foreign, name=name, others=others, model=models.names)
 
-
-_SCALES: Final = tuple(dict.fromkeys(name for model in contract.MODELS.values() for name in model.scales))
 
 # Prompts, seeds, replicates, rephraser
 

@@ -82,16 +82,12 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
     own = fields.read_own_parameters(findings, models, images.counts)
     rest = (seeds.numbers, widths, heights, use_rephraser, replicates, own.codes)
     _find_lookalikes(findings, prompts, rest)
-    last = columns.IMAGE_NUMBERED[-1]
     said = [
         (near, f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}.", near)
         for name, near in renamed.items()
     ]
     for name, near in fields.misnamed(table).items():
         said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
-    for name in fields.pictures_beyond(table):
-        what = f"Ignored column {show(name)!r}; numbered pictures are image_1 to {last}."
-        said += [(name, what, "one of these that is free")]
     for name, what, near in said:
         findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
     is_rephrased_sweep = fields.find_rephrased_sweeps(

@@ -60,7 +60,7 @@ def _read_rules() -> Iterator[Rule]:
     text = Path(__file__).with_name("rules.toml").read_text(encoding="utf-8")
     for severity, rules in tomllib.loads(text).items():
         for code, texts in rules.items():
-            for column in texts.pop("columns", [""]):
+            for column in contract.SCALES if texts.pop("of_scales", False) else texts.pop("columns", [""]):
                 facts = _FACTS | {"COLUMN": column}
                 filled = {name: Template(text).substitute(facts) for name, text in texts.items()}
                 yield Rule(Template(code).substitute(facts), severity, **filled)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _TEMPLATE: Final = "template"
 _OPTIONS: Final = ("n_seeds", "zip", "sample", "entropy", "max_rows")  # arguments of `sweep` that are no axes
-_WHOLE = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE)
 # Iterable, but one value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, io.BufferedIOBase)
 _MAGIC = "*?["
@@ -45,8 +44,8 @@ def read_axis(name: str, given: Any, *, most: int) -> list[Any]:
     values = _values(name, given, most)
     if name == columns.IMAGE:
         values = [path for value in values for path in _images(value)]
-    elif name in _READERS:
-        values = [_read(name, value) for value in values]
+    elif reader := _reader_of(name):
+        values = [_read(name, value, *reader) for value in values]
     if not values:
         raise UsageError(f"{name}: the axis is empty. Pass at least one value, or omit it.")
     for text in (name, *values):
@@ -78,10 +77,14 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
     return list(itertools.islice(given, most + 1))
 
 
-def _read(name: str, value: Any) -> Any:
+def _reader_of(name: str) -> tuple[Callable[[Any], Any], str] | None:
+    """Return how a value of a column is read, None if it can't be, and what is wrong then."""
+    return _READERS.get(name) or _READERS.get(columns.INPUTS[name].dtype if name in columns.INPUTS else "")
+
+
+def _read(name: str, value: Any, read: Callable[[Any], Any], problem: str) -> Any:
     if cells.is_missing(value) and name not in {columns.PROMPT, _TEMPLATE}:
         return None
-    read, problem = _READERS[name]
     found = read(value)
     if found is None:
         raise UsageError(f"{name}: {cells.show(value) or repr(value)} {problem}.")
@@ -94,17 +97,14 @@ def _size(value: Any) -> str | None:
     return size and (value if isinstance(value, str) else f"{size[0]}x{size[1]}")
 
 
-# How a value is read, None if it can't be; and what is wrong then.
 _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(
-        _WHOLE, (lambda value: cells.read_integer(value).value, "is not a whole number (64 bits)")
-    ),
-    columns.USE_REPHRASER: (lambda value: cells.read_boolean(value).value, "is neither true nor false"),
+    columns.INT: (lambda value: cells.read_integer(value).value, "is not a whole number (64 bits)"),
+    columns.BOOL: (lambda value: cells.read_boolean(value).value, "is neither true nor false"),
+    columns.FLOAT: (lambda value: cells.read_number(value).value, "is not a number"),
     columns.MODEL: (
         lambda value: next((name for name in contract.MODELS if name == str(value).strip().lower()), None),
         f"is no model; expected {' or '.join(contract.MODELS)}",
     ),
-    columns.GUIDANCE_SCALE1: (lambda value: cells.read_number(value).value, "is not a number"),
     columns.SIZE: (_size, "is neither WIDTHxHEIGHT nor an advised ratio such as 16:9"),
     **dict.fromkeys(
         (columns.PROMPT, _TEMPLATE),

@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from decimal import Decimal
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from dreamo_batch.errors import TableError, UsageError, check_flag, file_given, 
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means, plain_name
+from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, quoted, shortened, spelled, type_of
@@ -210,13 +210,10 @@ def _known_suffix(path: Path, hint: str = "") -> str:
 
 def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) -> pd.DataFrame:
     """Rename columns, all at once, so that names may be swapped; each name must still mean one column."""
-    pairs = [(_named(path, table, old), new) for old, new in (rename or {}).items()]
-    new_names = dict(pairs)
-    if len(new_names) < len(pairs):
-        raise UsageError(
-            f"rename: several new names for one of the columns {', '.join(map(repr, new_names))}."
-        )
+    new_names = dict(rename or {})
     for column, name in new_names.items():
+        if column not in table.columns:
+            raise TableError(f"{path} has no column {column!r} to rename; {meant(column, table.columns)}")
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"rename: the new name of column {column!r} must be text, not {name!r}.")
     first: dict[str, Any] = {}
@@ -230,16 +227,6 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
                 "name, or drop one of them from the file."
             )
     return table.rename(columns=new_names) if new_names else table
-
-
-def _named(path: Path, table: pd.DataFrame, name: str) -> Any:
-    """Return the column with a name, spelled exactly or, if only one is, nearly so."""
-    if name in table.columns:
-        return name
-    near = [one for one in table.columns if plain_name(str(one)) == plain_name(str(name))]
-    if len(near) != 1:
-        raise TableError(f"{path} has no column {name!r} to rename; {meant(name, table.columns)}")
-    return near[0]
 
 
 def with_index_as_columns(frame: pd.DataFrame, further_names: Iterable[str] = ()) -> pd.DataFrame:
@@ -338,8 +325,6 @@ _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
 # What a spreadsheet would read as a formula, also after apostrophes, of which one is added and taken away.
 _GUARD: Final = re.compile(r"^'(?='*[=+\-@\t\r])")
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-# By how many names of inputs, of how many letters, and within how many rows, a row is known to name columns.
-_N_SURE, _NAME_CHARACTERS, _N_ABOVE = 2, 40, 20
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
 _QUOTING: Final = (
     'Put straight quotes (") right around text with a separator (, ; | tab), quote or line break; double those inside: '
@@ -459,16 +444,9 @@ def _without_blank_rows(
     """Return the rows with any text or value by their numbers; warn of blank ones between them."""
     kept: dict[int, list[Any]] = {}
     blank: list[int] = []
-    names: list[Any] = []
-    n_between = n_first = 0
+    n_between = 0
     for number, row in rows:
         if _has_text(row):
-            n_first, names = (n_first, names) if kept else (_n_inputs(row), row)
-            is_again = n_first >= _N_SURE and kept and row[1:] == names[1:]
-            if is_again or (n_first < _N_SURE and 0 < len(kept) < _N_ABOVE and _n_inputs(row) >= _N_SURE):
-                below = f", which the first {unit} must do. Delete the {unit}s above it."
-                rest = f" again. Were files joined? Delete the {unit}." if is_again else below
-                raise TableError(f"{path}: {unit} {number} names the columns{rest}")
             kept[number] = row
             n_between = len(blank)
         elif kept:
@@ -480,12 +458,6 @@ def _without_blank_rows(
         places = _places(unit, between)
         warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).")
     return kept
-
-
-def _n_inputs(row: Iterable[Any]) -> int:
-    """Count the names of inputs in a row of cells."""
-    texts = (cell for cell in row if isinstance(cell, str) and len(cell) < _NAME_CHARACTERS)
-    return sum(means(text) is not None for text in texts)
 
 
 def _places(unit: str, numbers: list[int]) -> str:
@@ -646,7 +618,6 @@ _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
 _FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
-_MEDIA: Final = "xl/media/"
 _PROPERTIES: Final = "docProps/core.xml"
 _MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
 _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
@@ -676,13 +647,6 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     if hidden:
         warn(
             f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out."
-        )
-    with zipfile.ZipFile(path) as archive:
-        has_pictures = any(name.startswith(_MEDIA) for name in archive.namelist())
-    if has_pictures:
-        warnings.warn(
-            f"{path}: pictures in the workbook aren't read. Write the path or link of each into its cell.",
-            stacklevel=3,
         )
     _write_faults(path, rows, faults)
     return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
@@ -715,15 +679,6 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
                         formula = str(getattr(formula, "text", "of a table"))
                     what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
                     faults.append((row, column, source.coordinate, what))
-        others = [
-            sheet.title
-            for sheet in values.parent.worksheets[1:]
-            if any(_n_inputs(row) >= _N_SURE for row in islice(sheet.values, _N_ABOVE))
-        ]
-    if others:
-        warn(
-            f"{path}: only the first sheet is read, not {', '.join(map(repr, others))}. Save each as its own file."
-        )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]
     return rows, faults, _hidden(path, values, rows)
