@@ -127,14 +127,11 @@ def in_strips(
     if factor <= 1 or image.width * image.height <= _LARGE_PX:
         return converted(image)
     n_rows = factor * max(1, _STRIP_PX // (factor * image.width))
-    small = None
+    mode = converted(image.crop((0, 0, 1, 1))).mode
+    small = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
     for top in range(0, image.height, n_rows):
         strip = image.crop((0, top, image.width, min(top + n_rows, image.height)))
-        rows = converted(strip).reduce(factor)
-        if small is None:
-            small = Image.new(rows.mode, (rows.width, -(-image.height // factor)))
-        small.paste(rows, (0, top // factor))
-    assert small is not None  # noqa: S101 - a picture has rows
+        small.paste(converted(strip).reduce(factor), (0, top // factor))
     return small
 
 

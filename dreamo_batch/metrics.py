@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from PIL import Image
@@ -132,15 +132,6 @@ def written(text: str) -> Criterion:
 # Models.
 
 
-class _WeightsFile(NamedTuple):
-    """A file of a model on the Hugging Face hub."""
-
-    path: str
-    repository: str
-    revision: str
-    sha256: str
-
-
 class _Weights:
     """The files of a preset: in a folder of the user's, or fetched by revision and digest when first used."""
 
@@ -148,13 +139,12 @@ class _Weights:
         self.preset = _preset(preset, kind)
         self.name = preset
         self._folder = None if folder is None else file_given("path", folder)
-        self._files = {name: _WeightsFile(**entry) for name, entry in self.preset["files"].items()}
+        self._files: Mapping[str, Mapping[str, str]] = self.preset["files"]
 
     def digest(self, *names: str) -> str:
         """Return the digest of these files: that of the preset, or of the bytes in the folder."""
-        digests = (
-            self._files[name].sha256 if self._folder is None else _digest(self._find(name)) for name in names
-        )
+        is_preset = self._folder is None
+        digests = (self._files[name]["sha256"] if is_preset else _digest(self._find(name)) for name in names)
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def path(self, name: str) -> Path:
@@ -163,27 +153,27 @@ class _Weights:
             return self._find(name)
         wanted = self._files[name]
         hub = load_extra("huggingface_hub", f"The weights of {self.name!r} are fetched with", _EXTRA)
-        given = (wanted.repository, wanted.path)
+        given = (wanted["repository"], wanted["path"])
         try:
-            if not isinstance(hub.try_to_load_from_cache(*given, revision=wanted.revision), str):
+            if not isinstance(hub.try_to_load_from_cache(*given, revision=wanted["revision"]), str):
                 _refuse_unreachable(hub.constants.ENDPOINT)
-            path = Path(hub.hf_hub_download(*given, revision=wanted.revision))
+            path = Path(hub.hf_hub_download(*given, revision=wanted["revision"]))
         except Exception as error:  # the hub's errors are of many kinds: offline, refused, gone, a full disk
             raise UsageError(
-                f"{wanted.path} of {self.name!r} can't be fetched from {wanted.repository} on the Hugging Face hub "
+                f"{given[1]} of {self.name!r} can't be fetched from {given[0]} on the Hugging Face hub "
                 f"({first_line(error)}). On a machine without internet, put "
                 f"{self._listed()} into a folder and pass path=FOLDER."
             ) from error
-        if _digest(path) != wanted.sha256:
+        if _digest(path) != wanted["sha256"]:
             raise UsageError(
-                f"{path} isn't the file that {self.name!r} was made with (SHA-256 {wanted.sha256} was expected). "
+                f"{path} isn't the file that {self.name!r} was made with (SHA-256 {wanted['sha256']} was expected). "
                 "Delete it to fetch it again, or pass path=FOLDER to use files of your own."
             )
         return path
 
     def _find(self, name: str) -> Path:
         assert self._folder is not None  # noqa: S101 - both callers know
-        inner = Path(self._files[name].path)
+        inner = Path(self._files[name]["path"])
         for path in (self._folder / inner, self._folder / inner.name):
             if path.is_file():
                 return path
@@ -192,12 +182,8 @@ class _Weights:
         raise UsageError(f"There is no {inner.name} in {self._folder}. {self.name!r} needs {self._listed()}.")
 
     def _listed(self) -> str:
-        return joined(
-            [
-                f"{Path(file.path).name} (huggingface.co/{file.repository}, {file.path})"
-                for file in self._files.values()
-            ]
-        )
+        places = [(file["path"], file["repository"]) for file in self._files.values()]
+        return joined([f"{Path(path).name} (huggingface.co/{hub}, {path})" for path, hub in places])
 
 
 @functools.cache
@@ -260,8 +246,7 @@ class _Network:
         names = [one.name for one in session.get_inputs()]
         with _unusable(self._path, f"run as the {self._file} model of {self._weights.name!r}"):
             feed = {name: inputs[name] for name in names} if isinstance(inputs, dict) else {names[0]: inputs}
-            found: list[NDArray[Any]] = session.run(list(outputs) or None, feed)
-        return found
+            return list(session.run(list(outputs) or None, feed))
 
     def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> NDArray[Any]:
         """Run the model, and return its vector of each of `n` inputs."""
@@ -444,8 +429,7 @@ class PromptMatch(Embedding):
             return None
         ids = np.array([self._tokens(prompt)], dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        vector: Vector = self._text.vectors(self._weights.preset["text"]["output"], inputs, 1)[0]
-        return vector
+        return np.asarray(self._text.vectors(self._weights.preset["text"]["output"], inputs, 1)[0])
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer is None:
@@ -454,8 +438,7 @@ class PromptMatch(Embedding):
             with _unusable(path, "read as a tokenizer"):
                 self._tokenizer = library.Tokenizer.from_file(str(path))
             self._tokenizer.enable_truncation(self._weights.preset["text"]["n_tokens"])
-        ids: list[int] = self._tokenizer.encode(prompt).ids
-        return ids
+        return list(self._tokenizer.encode(prompt).ids)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tokenizer": None}
@@ -549,8 +532,7 @@ class Face(VectorMetric):
         if not kept:
             return None
         largest = max(kept, key=lambda one: boxes[one, 2] * boxes[one, 3])
-        of_face: NDArray[np.float64] = landmarks[largest] / factor
-        return of_face
+        return np.asarray(landmarks[largest] / factor)
 
 
 def decode_faces(

@@ -12,7 +12,7 @@ from PIL import Image, ImageFont
 
 from dreamo_batch import fonts
 from dreamo_batch.display import sheet as sheets
-from dreamo_batch.display.sheet import MARGIN, contact_sheet, plan_layout
+from dreamo_batch.display.sheet import MARGIN, Layout, contact_sheet
 from dreamo_batch.errors import UsageError
 from tests.grids import draw
 from tests.grids import results as grid_results
@@ -212,7 +212,7 @@ def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
 @pytest.mark.parametrize("aspect", [0.1, 0.43, 1.0, 2.3, 9.0])
 def test_a_page_holds_what_it_is_to_hold(paper, n_columns, aspect):
     """Nothing reaches over an edge, and cells stay large enough to see."""
-    layout = plan_layout(50, n_columns, aspect=aspect, paper=paper, head=266, caption=56)
+    layout = Layout(50, n_columns, aspect=aspect, paper=paper, head=266, caption=56)
     assert layout.left(layout.n_columns - 1) + layout.cell_width <= layout.width - MARGIN
     assert layout.top + layout.n_rows * layout.row_step <= layout.height - MARGIN
     assert layout.cell_width >= 200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamo_batch.display.panel import about, message, rate, view_of
+from dreamo_batch.display.panel import about, html_blocks, message, rate, view_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.text import duration, one_line
@@ -180,18 +180,17 @@ def test_words_of_others_are_harmless_and_short():
     )
     error = view.errors[0]
     words = (error.error_class, error.row, error.message)
-    texts = [view.problem, *view.notices, *words, view.pictures[0].prompt]
+    caption = html_blocks().picture(view.pictures[0], None)
+    texts = [view.problem, *view.notices, *words, caption]
     assert all(len(text) <= 2010 and "\x1b" not in text for text in texts)
-    assert (view.pictures[0].label, view.pictures[0].seed) == ("row (1, '雪')", "")
+    assert "row (1, &#39;雪&#39;)<div></div>" in caption
     assert view.notices[1] == "first", "the newest notice comes first"
 
 
 def test_a_picture_tells_its_row_cost_and_seed():
     """A caption is enough to find the row."""
-    caption = view_of(
-        small_run(newest=(Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286")),))
-    ).pictures[0]
-    assert (caption.label, caption.seed) == ("row 7 · $0.0286", "seed 1099511627776")
+    picture = Picture(7, "a", "p", 2**40, Path("a.png"), Decimal("0.0286"))
+    assert "row 7 · $0.0286<div>seed 1099511627776</div>" in html_blocks().picture(picture, None)
 
 
 def test_every_name_has_a_colour():

@@ -473,9 +473,8 @@ def comparison_table(run_dir: Path) -> GrowingTable:
 
 def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int], list[int]]:
     """Number the combinations of some columns; returns each row's number, and the first row of each number."""
-    if not columns:
-        return [0] * len(results), [0] if len(results) else []
-    numbers = numbered([distinct(_column(results, name).map(key_of)).codes for name in columns])
+    codes = [distinct(_column(results, name).map(key_of)).codes for name in columns]
+    numbers = numbered([np.zeros(len(results), np.int64), *codes])
     return numbers.tolist(), np.unique(numbers, return_index=True)[1].tolist()
 
 

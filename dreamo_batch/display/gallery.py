@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import quote
 
 import numpy as np
@@ -17,13 +17,12 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import (
     BYTES_MAX,
+    ReferencePlacement,
     References,
     lay_out,
-    place_references,
     removed_rows_notice,
     thumbnails_of,
 )
-from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import (
     DreamoError,
     UsageError,
@@ -44,10 +43,9 @@ from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import fill_template
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePlacement
-    from dreamo_batch.engine.picture_cache import Thumbnail
+    from dreamo_batch.display.grid import Entry, Grid, Names
 
 
 PAGES: Final = (".html", ".htm")
@@ -315,7 +313,7 @@ class Gallery:
             One `div` with its own styles.
         """
         with bars(progress):
-            return self._html(self.grid, bytes_max)
+            return self._html(self.grid, bytes_max, heading=self.title, said=self._said(), has_style=True)
 
     @overload
     def to_html(self, path: None = None, *, cluster: Any = None, progress: bool = True) -> str: ...
@@ -352,7 +350,10 @@ class Gallery:
         """
         target = None if path is None else new_file_given("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
-            fragment = self._html(self._whole, _PAGE_BYTES_MAX, heading="", page=target)
+            said = self._said()
+            fragment = self._html(
+                self._whole, _PAGE_BYTES_MAX, heading="", said=said, has_style=True, page=target
+            )
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
         page = page_with_script(
             "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
@@ -383,7 +384,7 @@ class Gallery:
     def _content(self) -> dict[str, Any]:
         """Return what the widget shows: the page as HTML, and what its buttons need."""
         with bars(wanted=False):
-            html = self._html(self.grid, _DISPLAY_BYTES_MAX, has_style=False, said={})
+            html = self._html(self.grid, _DISPLAY_BYTES_MAX, heading=self.title, said={}, has_style=False)
         return {
             "html": html,
             "number": self._number,
@@ -407,7 +408,7 @@ class Gallery:
                 self._rate(widget, position, value)
             case {"type": "full", "position": int(position)} if 0 <= position < len(self.results):
                 entry = self._whole.entry(position)
-                found = None if entry.path is None else full_picture(self._path_of(entry))
+                found = None if entry.path is None else full_picture(entry.file_in(self._folders).path)
                 media, content = ({}, None) if found is None else ({"media": found[0]}, [found[1]])
                 widget.send({"type": "full", "position": position, **media}, content)
 
@@ -431,68 +432,32 @@ class Gallery:
         said = (tuple(None if is_missing(cell) else cell for cell in pair) for pair in cells)
         return {position: pair for position, pair in enumerate(said) if pair != (None, None)}
 
-    def _html(
-        self,
-        grid: Grid,
-        bytes_max: int,
-        *,
-        heading: str | None = None,
-        has_style: bool = True,
-        page: Path | None = None,
-        said: Mapping[int, tuple[Any, ...]] | None = None,
-    ) -> str:
-        pictures, references = self._pictures(grid, bytes_max)
-        if page is not None:
-            shown = (entry for entry in grid.shown(n_max=UNFOLDED_MAX) if entry.kind == PICTURE)
-            pictures.links.update(
-                {entry.position: found for entry in shown if (found := self._link(page, entry))}
-            )
+    def _html(self, grid: Grid, bytes_max: int, *, page: Path | None = None, **shown: Any) -> str:
+        """Fill in the template; with a page that is written there, pictures link to the full ones."""
+        references = ReferencePlacement(grid, self._references)
+        pictures = Pictures(grid, references, self._folders, bytes_max)
+        linked = grid.shown(n_max=UNFOLDED_MAX if page else 0)
         kinds = [pictures.kind_of(entry) for entry in grid.shown()]
         return fill_template(
             "gallery.html.j2",
             grid=grid,
             pictures=pictures,
             placement=references,
-            said=self._said() if said is None else said,
+            links={one.position: link for one in linked if page and (link := self._link(page, one))},
             palette=PALETTE,
             counts={kind: n for kind in PALETTE if (n := kinds.count(kind))},
-            heading=self.title if heading is None else heading,
             notice=self._notice,
             is_prompt_on_axis=names.PROMPT in (*grid.rows.names, *grid.columns.names),
             cell_px=next(width for n_max, width in _CELL_PX if len(grid.shown_columns) <= n_max),
             n_at_once=_AT_ONCE,
             n_unfolded=UNFOLDED_MAX,
-            has_style=has_style,
+            **shown,
         )
-
-    def _pictures(self, grid: Grid, bytes_max: int) -> tuple[Pictures, ReferencePlacement]:
-        """Make the thumbnails of a page, within a limit for all of them together."""
-        n_max = max(1, min(EMBEDDED_MAX, bytes_max // _THUMBNAIL_BYTES_MIN))
-        at_once, unfolded = grid.shown(n_max=_AT_ONCE), grid.shown(n_first=_AT_ONCE, n_max=UNFOLDED_MAX)
-        embedded = [entry for entry in (*at_once, *unfolded) if entry.kind == PICTURE][:n_max]
-        references = place_references(grid, self._references)
-        each = bytes_max // max(1, len(embedded) + len(references.all))
-        each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
-        files = [PictureFile(self._folders[one.position], self._path_of(one), one.digest) for one in embedded]
-        thumbnails = thumbnails_of(files, bytes_max=each)
-        places = {entry.position for entry in embedded}
-        others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
-        small = {one.key: one.thumbnail(each) for one in references.all}
-        pictures = Pictures(
-            {entry.position: one for entry, one in zip(embedded, thumbnails, strict=True) if one is not None},
-            {key: one for key, one in small.items() if one is not None},
-            frozenset(entry.position for entry in others if os.path.isfile(self._path_of(entry))),  # noqa: PTH113 - an impossible name has none
-            {},
-        )
-        return pictures, references
-
-    def _path_of(self, entry: Entry) -> Path:
-        return self._folders[entry.position] / (entry.path or "")
 
     def _link(self, page: Path, entry: Entry) -> str | None:
         """Return the address of the full picture relative to a page that moves with it; None for another page."""
         folder, root = os.path.abspath(page.parent), os.path.abspath(self._folders[entry.position])  # noqa: PTH100 - resolve() would follow symlinks
-        if entry.path is None or os.path.commonpath([folder, root]) != root:
+        if entry.kind != PICTURE or entry.path is None or os.path.commonpath([folder, root]) != root:
             return None
         return quote(os.path.relpath(os.path.join(root, entry.path), folder).replace(os.sep, "/"))  # noqa: PTH118
 
@@ -526,17 +491,29 @@ class Gallery:
         return f"{self.fragment()}<p><small>{hint}</small></p>"
 
 
-class Pictures(NamedTuple):
-    """The thumbnails of a page, by position and by key of the reference, and the links to full pictures."""
+class Pictures:
+    """The thumbnails of a page, by position and by key of the reference, within a limit for all of them together."""
 
-    thumbnails: Mapping[int, Thumbnail]
-    references: Mapping[str, Thumbnail]
-    not_embedded: frozenset[int]
-    links: dict[int, str]
+    def __init__(
+        self, grid: Grid, placement: ReferencePlacement, folders: Sequence[Path], bytes_max: int
+    ) -> None:
+        n_max = max(1, min(EMBEDDED_MAX, bytes_max // _THUMBNAIL_BYTES_MIN))
+        at_once, unfolded = grid.shown(n_max=_AT_ONCE), grid.shown(n_first=_AT_ONCE, n_max=UNFOLDED_MAX)
+        embedded = [entry for entry in (*at_once, *unfolded) if entry.kind == PICTURE][:n_max]
+        each = bytes_max // max(1, len(embedded) + len(placement.all))
+        each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
+        thumbnails = thumbnails_of([one.file_in(folders) for one in embedded], bytes_max=each)
+        made = zip(embedded, thumbnails, strict=True)
+        self.thumbnails = {entry.position: one for entry, one in made if one is not None}
+        small = {one.key: one.thumbnail(each) for one in placement.all}
+        self.references = {key: one for key, one in small.items() if one is not None}
+        places = {entry.position for entry in embedded}
+        others = (one for one in grid.shown() if one.kind == PICTURE and one.position not in places)
+        self._not_embedded = {one.position for one in others if os.path.isfile(one.file_in(folders).path)}  # noqa: PTH113 - an impossible name has none
 
     def kind_of(self, entry: Entry) -> str:
         """Return how a row is drawn: as its kind, or as one whose file is missing."""
-        is_there = entry.position in self.thumbnails or entry.position in self.not_embedded
+        is_there = entry.position in self.thumbnails or entry.position in self._not_embedded
         return entry.kind if entry.kind != PICTURE or is_there else GONE
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +33,7 @@ from dreamo_batch.results.load import check_results
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import EllipsisType
 
     from numpy.typing import NDArray
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 NUMBER: Final = "number"
 """Name of an axis that only counts."""
 _CELLS_MAX: Final = 2  # per row of the table; with more, a grid is mostly gaps
-_LABELS_COMPARED_MAX: Final = 1_000
 _ROWS_COMPARED_MAX: Final = 2_000
 _ENTRIES_KEPT_MAX: Final = 20_000
 _ALT_MAX: Final = 120
@@ -77,11 +77,7 @@ _SIZES: Final = ((columns.WIDTH, columns.HEIGHT), (columns.OUTPUT_WIDTH, columns
 def label_of(value: Any, *, is_picture: bool = False) -> str:
     """Return any value as one line of text; of a picture's location its last part."""
     if is_picture and (items := items_of(value)):
-        return " + ".join(_label_of_one(item, is_picture=True) for item in items)
-    return _label_of_one(value, is_picture=is_picture)
-
-
-def _label_of_one(value: Any, *, is_picture: bool) -> str:
+        return " + ".join(label_of(item, is_picture=True) for item in items)
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
         return PICTURE
     if is_missing(value):
@@ -89,7 +85,7 @@ def _label_of_one(value: Any, *, is_picture: bool) -> str:
     if isinstance(value, tuple):  # a label of an index with several levels
         return ", ".join(map(label_of, value))
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+        value = int(value)
     if is_picture and isinstance(value, str | os.PathLike):
         return _file_name(os.fspath(value))
     return harmless(" ".join(str(value).split()))
@@ -144,28 +140,33 @@ class Entry:
         parts = (self.alt, self.caption, self.note or self.kind, self.cost)
         return ", ".join(part for part in parts if part)
 
+    def file_in(self, folders: Sequence[Path]) -> PictureFile:
+        """Return its picture, which may be missing; `folders` are the run directories of all rows."""
+        folder = folders[self.position]
+        return PictureFile(folder, folder / (self.path or ""), self.digest)
 
-@dataclass(frozen=True, slots=True, eq=False)
+
 class Entries:
-    """Reads rows of a table as entries, when they are asked for.
+    """Reads rows of a table as entries, when they are asked for."""
 
-    `distinct` are the columns that tell apart what shares a cell, `listed` those among the facts, and `shows_seed`
-    says of each row whether its seed can't be seen from the axes.
-    """
-
-    results: pd.DataFrame
-    distinct: Sequence[Any]
-    listed: Sequence[Any]
-    pictures: Sequence[Any]
-    shows_seed: Sequence[bool]
-    _known: dict[int, Entry] = field(default_factory=dict, repr=False)
+    def __init__(
+        self, results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
+    ) -> None:
+        self._results, self._pictures = results, image_columns(results)
+        self._distinct = _distinct_columns(results, places, on_axes)
+        own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
+        if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
+            own.append(columns.RUN_DIR)
+        self._listed = sorted(own, key=lambda name: _INPUTS.index(name) if name in _INPUTS else len(_INPUTS))
+        self._shows_seed = _shows_seed(results, on_axes)
+        self._known: dict[int, Entry] = {}
 
     def read(self, positions: Sequence[int]) -> list[Entry]:
         """Read rows, all at once, which costs far less than one by one."""
         if len(self._known) > _ENTRIES_KEPT_MAX:
             self._known.clear()
         if unread := [position for position in positions if position not in self._known]:
-            block = self.results.iloc[unread]
+            block = self._results.iloc[unread]
             cells = [block.iloc[:, place].tolist() for place in range(block.shape[1])]
             for position, values in zip(unread, zip(*cells, strict=True), strict=True):
                 self._known[position] = self._entry(position, dict(zip(block.columns, values, strict=True)))
@@ -176,16 +177,16 @@ class Entries:
             _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
         )
         cost = None if (amount := money(cost)) is None else dollars(amount)
-        kind, label = _kind(row), label_of(self.results.index[position])
+        kind, label = _kind(row), label_of(self._results.index[position])
         alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
-        values = [(name, label_of(row[name], is_picture=name in self.pictures)) for name in self.distinct]
+        values = [(name, label_of(row[name], is_picture=name in self._pictures)) for name in self._distinct]
         caption = [
             f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
         ]
-        has_seed = self.shows_seed[position] and seed is not None
+        has_seed = self._shows_seed[position] and seed is not None
         sides = [_text(row, name) for name in (columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT)]
         facts = [
-            *((str(name), _fact(row[name], is_picture=name in self.pictures)) for name in self.listed),
+            *((str(name), _fact(row[name], is_picture=name in self._pictures)) for name in self._listed),
             (columns.SEED, seed),
             (columns.COST, cost),
             (PICTURE, None if None in sides else f"{sides[0]} x {sides[1]} px"),
@@ -237,13 +238,22 @@ def _text(row: dict[Any, Any], name: str) -> str | None:
     return None if is_missing(value) else label_of(value)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Axis:
     """One axis: its columns, a label in parts for each line, and the line of each row of the table."""
 
-    names: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
-    of_rows: NDArray[np.intp]
+    def __init__(self, n_rows: int, parts: dict[Any, _AxisColumn]) -> None:
+        self.names = tuple(map(str, parts))
+        codes = np.column_stack([np.zeros(n_rows, int), *(part.codes for part in parts.values())])
+        lines, of_rows = np.unique(codes, axis=0, return_inverse=True)
+        self.of_rows = of_rows.reshape(-1)
+        has_names = len(parts) > 1
+        self.labels = tuple(
+            tuple(
+                f"{name} {part.labels[code]}" if part.is_bare and has_names else part.labels[code]
+                for (name, part), code in zip(parts.items(), line[1:], strict=True)
+            )
+            for line in lines
+        )
 
     def __len__(self) -> int:
         """Count the lines."""
@@ -328,17 +338,7 @@ def lay_out(
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
     places = _places(down, along)
-    on_axes = [*names[0], *names[1]]
-    own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
-    if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
-        own.append(columns.RUN_DIR)
-    entries = Entries(
-        results,
-        _distinct_columns(results, places, on_axes),
-        sorted(own, key=lambda name: _INPUTS.index(name) if name in _INPUTS else len(_INPUTS)),
-        image_columns(results),
-        _shows_seed(results, on_axes),
-    )
+    entries = Entries(results, places, [*names[0], *names[1]])
     if is_spread:
         down, along = _read_axes(results, *names, is_spread=True)
         places = _places(down, along)
@@ -402,8 +402,8 @@ def _read_axes(
     for name in names:
         if _is_seed(results, name):
             parts[name] = _seeds(results, [part.codes for part in parts.values()])
-    down = _axis(len(results), {name: parts[name] for name in rows})
-    along = _axis(len(results), {name: parts[name] for name in across})
+    down = Axis(len(results), {name: parts[name] for name in rows})
+    along = Axis(len(results), {name: parts[name] for name in across})
     if across and not is_spread:
         return down, along
     cells = numbered([down.of_rows, along.of_rows])
@@ -412,26 +412,7 @@ def _read_axes(
     numbers = _AxisColumn(codes, [str(n + 1) for n in range(int(codes.max(initial=-1)) + 1)], is_bare=True)
     if across and len(numbers.labels) <= 1:
         return down, along
-    return down, _axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
-
-
-def _axis(n_rows: int, parts: dict[Any, _AxisColumn]) -> Axis:
-    names = tuple(map(str, parts))
-    if not n_rows:
-        return Axis(names, (), np.zeros(0, dtype=np.intp))
-    if not parts:
-        return Axis((), ((),), np.zeros(n_rows, dtype=np.intp))
-    codes = np.column_stack([part.codes for part in parts.values()])
-    lines, of_rows = np.unique(codes, axis=0, return_inverse=True)
-    has_names = len(parts) > 1
-    labels = tuple(
-        tuple(
-            f"{name} {part.labels[code]}" if part.is_bare and has_names else part.labels[code]
-            for (name, part), code in zip(parts.items(), line, strict=True)
-        )
-        for line in lines
-    )
-    return Axis(names, labels, of_rows.reshape(-1))
+    return down, Axis(len(results), {**{name: parts[name] for name in across}, NUMBER: numbers})
 
 
 def _part(results: pd.DataFrame, name: Any) -> _AxisColumn:
@@ -452,9 +433,8 @@ def _labels(values: pd.Series, codes: NDArray[np.intp], *, is_picture: bool) -> 
     """Label each code by its first value; equal labels are numbered."""
     firsts = np.unique(codes[codes >= 0], return_index=True)[1]
     labels = [label_of(value, is_picture=is_picture) for value in values[codes >= 0].iloc[firsts]]
-    is_compared = len(labels) < _LABELS_COMPARED_MAX
-    repeated = {label for label in labels if labels.count(label) > 1} if is_compared else set()
-    return [f"{label} ({number})" if label in repeated else label for number, label in enumerate(labels, 1)]
+    n_of = Counter(labels)
+    return [f"{label} ({number})" if n_of[label] > 1 else label for number, label in enumerate(labels, 1)]
 
 
 def _sizes(results: pd.DataFrame, name: Any) -> pd.Series:
@@ -499,8 +479,7 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.i
         keys = (ids[0] + " " + ids[-1]).where(results[columns.JOB_ID].notna().to_numpy(), keys)
     jobs = numbered([cells, pd.factorize(keys)[0]])
     firsts = pd.DataFrame({"cell": cells, "job": jobs}).drop_duplicates("job")
-    numbers: NDArray[np.intp] = firsts.groupby("cell").cumcount().to_numpy(np.intp)[jobs]
-    return numbers
+    return np.asarray(firsts.groupby("cell").cumcount())[jobs]
 
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
@@ -560,8 +539,7 @@ def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
     if not _is_seed(results, name):
         return _part(results, name).codes
     sent = columns.integers(results[columns.SEED_SENT])
-    codes: NDArray[np.intp] = pd.factorize(sent.where(_is_asked(results, sent)))[0]
-    return codes
+    return np.asarray(pd.factorize(sent.where(_is_asked(results, sent)))[0])
 
 
 def _differ(values: Any, cells: NDArray[np.intp]) -> bool:
@@ -633,38 +611,24 @@ class References:
             yield self._known[key]
 
 
-@dataclass(frozen=True, slots=True)
 class ReferencePlacement:
-    """Where a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
+    """Where a page of a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
 
-    once: tuple[ReferencePicture, ...] = ()
-    by_row: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
-    by_column: Mapping[int, tuple[ReferencePicture, ...]] = field(default_factory=dict)
-
-    @property
-    def all(self) -> list[ReferencePicture]:
-        """Each of them once."""
-        found = (one for line in (self.once, *self.by_row.values(), *self.by_column.values()) for one in line)
-        return list({one.key: one for one in found}.values())
-
-
-def place_references(grid: Grid, references: References) -> ReferencePlacement:
-    """Choose where a page shows the reference pictures."""
-    by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
-    by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
-    for row in grid.shown_rows:
-        for column in grid.shown_columns:
-            found = references.of_rows(grid.positions(row, column))
-            by_row[row] |= found
-            by_column[column] |= found
-    different = {key: one for line in by_row.values() for key, one in line.items()}
-    if len(different) <= 1:
-        return ReferencePlacement(once=tuple(different.values()))
-    if max(map(len, by_column.values())) == 1 < max(map(len, by_row.values())):
-        return ReferencePlacement(
-            by_column={column: tuple(line.values()) for column, line in by_column.items()}
-        )
-    return ReferencePlacement(by_row={row: tuple(line.values()) for row, line in by_row.items()})
+    def __init__(self, grid: Grid, references: References) -> None:
+        by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
+        by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
+        for row in grid.shown_rows:
+            for column in grid.shown_columns:
+                found = references.of_rows(grid.positions(row, column))
+                by_row[row] |= found
+                by_column[column] |= found
+        self.all = list({key: one for line in by_row.values() for key, one in line.items()}.values())
+        is_once = len(self.all) <= 1
+        n_most = max(map(len, by_column.values()), default=0), max(map(len, by_row.values()), default=0)
+        is_above = not is_once and n_most[0] == 1 < n_most[1]
+        self.once = self.all if is_once else []
+        self.by_column = {at: [*line.values()] for at, line in by_column.items() if is_above}
+        self.by_row = {at: [*line.values()] for at, line in by_row.items() if not (is_once or is_above)}
 
 
 def _content(cell: Any, sent: str | None) -> Any:
@@ -732,14 +696,13 @@ def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int
 def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
     """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
     kept = read_thumbnails(pictures) if side_px <= SIDE_PX else [None] * len(pictures)
-    sources = [
-        picture.path if thumbnail is None else thumbnail.content
-        for picture, thumbnail in zip(pictures, kept, strict=True)
-    ]
+
+    def read(picture: PictureFile, thumbnail: Thumbnail | None) -> Image.Image | None:
+        source = picture.path if thumbnail is None else thumbnail.content
+        return small_picture(source, side_px, resample=_resample(source))
+
     with threads(_WORKERS) as pool:
-        return list(
-            pool.map(lambda source: small_picture(source, side_px, resample=_resample(source)), sources)
-        )
+        return list(pool.map(read, pictures, kept))
 
 
 def _resample(source: object) -> Image.Resampling:

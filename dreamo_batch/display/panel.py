@@ -12,7 +12,7 @@ import weakref
 from dataclasses import replace
 from decimal import ROUND_UP, Decimal
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
 from dreamo_batch.display.grid import panel_jpeg
@@ -24,7 +24,6 @@ from dreamo_batch.text import clock_time, counted, duration, fill_template, harm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from dreamo_batch.engine.status import ErrorGroup, Picture, Status
     from dreamo_batch.live import Batch
@@ -76,15 +75,16 @@ def static_bundle(status: Status, *, is_ours: bool) -> dict[str, str]:
 def status_html(status: Status, *, is_ours: bool = True) -> str:
     """Return a run at one moment as HTML that needs no scripts and no network."""
     view = view_of(status, can_control=is_ours)
-    thumbnails = {caption.path: panel_jpeg(caption.path) for caption in view.pictures}
+    thumbnails = {picture.path: panel_jpeg(picture.path) for picture in view.pictures}
     return fill_template("panel.html.j2", view=view, blocks=html_blocks(), thumbnails=thumbnails)
 
 
 @functools.cache
 def html_blocks() -> Any:
     """Return the blocks of a panel: functions of a view (or of a picture) that return HTML."""
-    return (
-        templates().get_template("panel_blocks.html.j2").make_module({"palette": PALETTE, "counted": counted})
+    template = templates().get_template("panel_blocks.html.j2")
+    return template.make_module(
+        {"palette": PALETTE, "counted": counted, "dollars": dollars, "one_line": one_line}
     )
 
 
@@ -92,22 +92,8 @@ def status_text(status: Status, *, is_ours: bool = True) -> str:
     """Return a run at one moment as lines of text, harmless to a terminal."""
     view = view_of(status, can_control=is_ours)
     bar = "".join(part.style.sign * round(part.share * _BAR_CHARACTERS) for part in view.segments)
-    money = view.money
-    amounts = [f"spent {money.spent}", f"reserved {money.reserved}" if money.reserved else ""]
-    amounts += [f"cap {money.cap}", f"projected {money.projected}" if money.projected else "", money.warning]
-    lines = [
-        bar and f"[{bar[:_BAR_CHARACTERS]:{view.segments[-1].style.sign}<{_BAR_CHARACTERS}}]",
-        view.counts,
-        ", ".join(filter(None, amounts)),
-        view.pace,
-        view.detail,
-        *view.problem.split("\n"),
-        *(
-            f"{line.error_class}, {counted(line.n_rows, 'row')}; for example row {line.row}: {line.message}"
-            for line in view.errors
-        ),
-    ]
-    return "\n  ".join([f"{view.title}: {view.progress}  {view.place}", *filter(None, lines)])
+    bar = bar and f"{bar[:_BAR_CHARACTERS]:{view.segments[-1].style.sign}<{_BAR_CHARACTERS}}"
+    return fill_template("panel.txt.j2", view=view, bar=bar, counted=counted).rstrip()
 
 
 def start(panel: Panel) -> threading.Thread:
@@ -157,12 +143,8 @@ class ButtonRow:
         self._batch = batch
         self._report = report
         self._under_way: set[str] = set()
-        self._buttons = {
-            "pause": self._button("Pause", batch.pause),
-            "resume": self._button("Resume", batch.resume),
-            "stop": self._button("Stop", batch.stop),
-            "retry": self._button("Retry failed", batch.retry),
-        }
+        words = {"pause": "Pause", "resume": "Resume", "stop": "Stop", "retry": "Retry failed"}
+        self._buttons = {name: self._button(said, getattr(batch, name)) for name, said in words.items()}
         self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
         self._raise = self._button("Raise cap", self._raise_cap)
         self._raise.tooltip = "Set a new cap on everything ever submitted in this directory."
@@ -230,27 +212,27 @@ class PictureRow:
         import ipywidgets
 
         self.places = [ipywidgets.HTML() for _ in range(_N_PLACES)]
-        self._taken: dict[Caption, Any] = {}
-        self._jpegs: dict[Caption, bytes] = {}
+        self._taken: dict[Picture, Any] = {}
+        self._jpegs: dict[Picture, bytes] = {}
         self._row = ipywidgets.Box(layout={"flex_flow": "row wrap", "overflow": "visible"})
         self._row.add_class("dreamo-pictures")
         heading = ipywidgets.HTML(html_blocks().newest())
         self.box = ipywidgets.VBox([heading, self._row], layout={"display": "none"})
         self.box.add_class("dreamo-block")
 
-    def show(self, captions: tuple[Caption, ...], *, n_new: int) -> bool:
+    def show(self, pictures: tuple[Picture, ...], *, n_new: int) -> bool:
         """Show pictures, newest first; return whether all have their thumbnails."""
-        shown = tuple(dict.fromkeys(captions))[:_N_PLACES]
-        self._jpegs = {caption: self._jpegs[caption] for caption in shown if caption in self._jpegs}
-        for caption in [caption for caption in shown if caption not in self._jpegs][:n_new]:
-            self._jpegs[caption] = panel_jpeg(caption.path)
+        shown = tuple(dict.fromkeys(pictures))[:_N_PLACES]
+        self._jpegs = {picture: self._jpegs[picture] for picture in shown if picture in self._jpegs}
+        for picture in [picture for picture in shown if picture not in self._jpegs][:n_new]:
+            self._jpegs[picture] = panel_jpeg(picture.path)
         # Pictures that stay keep their widget, so that only new ones are sent.
-        kept = {caption: self._taken[caption] for caption in shown if caption in self._taken}
+        kept = {picture: self._taken[picture] for picture in shown if picture in self._taken}
         used = {place.model_id for place in kept.values()}
         free = iter([place for place in self.places if place.model_id not in used])
-        self._taken = {caption: kept[caption] if caption in kept else next(free) for caption in shown}
-        for caption, place in self._taken.items():
-            place.value = html_blocks().picture(caption, self._jpegs.get(caption))
+        self._taken = {picture: kept[picture] if picture in kept else next(free) for picture in shown}
+        for picture, place in self._taken.items():
+            place.value = html_blocks().picture(picture, self._jpegs.get(picture))
         self._row.children = tuple(self._taken.values())
         self.box.layout.display = None if shown else "none"
         return len(self._jpegs) == len(shown)
@@ -361,7 +343,6 @@ class Panel:
 _MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
 _LABEL_CHARACTERS: Final = 60
-_PROMPT_CHARACTERS: Final = 200
 _MINUTE_S: Final = 60
 _RATES: Final = ((1, "s"), (_MINUTE_S, "min"), (3600, "h"))
 _STEP_S: Final = 5
@@ -377,16 +358,6 @@ _COLOURS: Final = {
 }
 _ELSEWHERE: Final = "Another process is working on this run. You can watch it here; pause or stop it there."
 _NOT_RUNNING: Final = "The run is not running."
-
-
-class Caption(NamedTuple):
-    """A picture's file, and the lines below it."""
-
-    job_id: str
-    path: Path
-    label: str
-    seed: str
-    prompt: str
 
 
 def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
@@ -409,7 +380,7 @@ def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
         segments=segments,
         money=_money(status),
         errors=tuple(map(_error, status.errors)),
-        pictures=tuple(map(_caption, status.newest)),
+        pictures=tuple(status.newest),
         notices=tuple(one_line(notice, _MESSAGE_CHARACTERS) for notice in reversed(status.notices)),
         problem=message(status.problem or ""),
         controls=_controls(status, can_control=can_control),
@@ -479,17 +450,6 @@ def _error(group: ErrorGroup) -> ErrorGroup:
     return replace(group, error_class=label, row=row, message=one_line(group.message, _MESSAGE_CHARACTERS))
 
 
-def _caption(picture: Picture) -> Caption:
-    cost = "" if picture.cost_usd is None else f" · {dollars(picture.cost_usd)}"
-    return Caption(
-        job_id=picture.job_id,
-        path=picture.path,
-        label=f"row {one_line(picture.row, _LABEL_CHARACTERS)}{cost}",
-        seed="" if picture.seed is None else f"seed {picture.seed}",
-        prompt=one_line(picture.prompt, _PROMPT_CHARACTERS),
-    )
-
-
 def _money(status: Status) -> SimpleNamespace:
     """Return amounts as text, and shares of a bar that ends at the cap, or without one at the highest projection."""
     cap = status.max_cost_usd  # what is settled costs nothing more
@@ -521,39 +481,37 @@ def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
     """Return all buttons; `suggested_cap` is empty where no new cap is needed."""
     phase, n_failed = status.phase, status.by_status.get(columns.FAILED, 0)
     resumes = "Continue with the rows that are not settled. Nothing is paid twice."
-    # Of each button its words, what it does, and why it can't be clicked now; empty if it can.
+    elsewhere = "" if can_control else _ELSEWHERE
+
+    def button(words: str, tooltip: str, why_not: str) -> SimpleNamespace:
+        why_not = elsewhere or why_not  # empty if it can be clicked now
+        return SimpleNamespace(words=words, is_enabled=not why_not, tooltip=why_not or tooltip)
+
     buttons = {
-        "pause": (
+        "pause": button(
             "Pause",
             "Submit nothing more for now. Submitted tasks continue and their pictures are saved.",
             {"running": "", "paused": "Already paused."}.get(phase, _NOT_RUNNING),
         ),
-        "resume": (
+        "resume": button(
             "Resume",
             "Continue submitting." if phase == "paused" else resumes,
             {"paused": "", "stopped": "", "running": "The run is running."}.get(phase, "Nothing to resume."),
         ),
-        "stop": (
+        "stop": button(
             "Stop",
             "Submit nothing more and end the run. What was submitted is recorded; Resume continues.",
             {"running": "", "paused": "", "stopping": "Already stopping."}.get(phase, _NOT_RUNNING),
         ),
-        "retry": (
+        "retry": button(
             f"Retry failed ({n_failed:,})" if n_failed else "Retry failed",
             f"Submit {counted(n_failed, 'failed row')} again, each once. This may cost money again.",
             "No row has failed." if not n_failed else "The run is stopping." if phase == "stopping" else "",
         ),
     }
-    elsewhere = "" if can_control else _ELSEWHERE
-    shown = {
-        name: SimpleNamespace(
-            words=words, is_enabled=not (elsewhere or why_not), tooltip=elsewhere or why_not or tooltip
-        )
-        for name, (words, tooltip, why_not) in buttons.items()
-    }
     return SimpleNamespace(
-        buttons=shown,
-        has_any=any(button.is_enabled for button in shown.values()),
+        buttons=buttons,
+        has_any=any(one.is_enabled for one in buttons.values()),
         suggested_cap=_suggested_cap(status) if can_control else "",
         why_not=elsewhere,
     )

@@ -29,7 +29,12 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import plots
-from dreamo_batch.results.comparison import Threshold, compare_all, list_near_duplicates, summarise_diversity
+from dreamo_batch.results.comparison import (
+    PictureGroups,
+    Threshold,
+    list_near_duplicates,
+    summarise_diversity,
+)
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.load import (
     LABEL,
@@ -159,25 +164,11 @@ class Facts:
     is_worked_on: bool
     made_at: datetime
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        """The results on a RangeIndex."""
-        return self.history.rows
-
-    @property
-    def ledger(self) -> pd.DataFrame:
-        """Every attempt of the directory."""
-        return self.history.attempts
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the service was a gateway on this machine, whose pictures are previews."""
-        return self.manifest is not None and self.manifest.service == LOOPBACK
-
     @cached_property
     def first_rows(self) -> pd.DataFrame:
         """Rows with their own job: neither invalid nor duplicates of an earlier row."""
-        return self.rows[self.rows[columns.JOB_ID].notna() & self.rows[columns.DUPLICATE_OF].isna()]
+        rows = self.history.rows
+        return rows[rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna()]
 
     @cached_property
     def jobs(self) -> pd.DataFrame:
@@ -187,9 +178,7 @@ class Facts:
     @cached_property
     def n_drawn(self) -> int:
         """How many rows left their seed open."""
-        if columns.SEED not in self.rows:
-            return len(self.rows)
-        asked = self.rows[columns.SEED]
+        asked = self.results.get(columns.SEED, pd.Series(_DRAWN, self.results.index))
         return int((asked.isna() | (asked == _DRAWN)).sum())
 
 
@@ -234,7 +223,7 @@ def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, An
         "facts": facts,
         "prefix": prefix,
         "name": words(facts.path.name if n_runs == 1 else facts.name),
-        "n_rows": len(facts.rows),
+        "n_rows": len(facts.history.rows),
         "n_accounted": sum(by_status.values()),
         "n_open": sum(by_status.get(status, 0) for status in columns.UNSETTLED),
         "money": _money(facts),
@@ -293,16 +282,16 @@ def _timing(facts: Facts) -> dict[str, Any]:
         "sizes": sizes.to_dict("records") if len(sizes) > 1 else [],
         "median_s": phases.loc[phases[columns.PHASE] == columns.TASK, columns.P50_S].min(),
         "pace": pace(facts.history),
-        "first_sent": facts.ledger[columns.SENT_AT].min(),
-        "last_sent": facts.ledger[columns.SENT_AT].max(),
-        "last_end": facts.ledger[columns.COMPLETED_AT].max(),
+        "first_sent": facts.history.attempts[columns.SENT_AT].min(),
+        "last_sent": facts.history.attempts[columns.SENT_AT].max(),
+        "last_end": facts.history.attempts[columns.COMPLETED_AT].max(),
     }
 
 
 def _ambiguous(facts: Facts) -> dict[str, Any]:
     """Return rows that may have been submitted, with what each may cost."""
     rows = facts.first_rows[facts.first_rows[columns.STATUS] == columns.AMBIGUOUS]
-    attempts = facts.ledger[facts.ledger[columns.STAGE] == str(Stage.AMBIGUOUS)]
+    attempts = facts.history.attempts[facts.history.attempts[columns.STAGE] == str(Stage.AMBIGUOUS)]
     held = attempts.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
     found = _records(rows, _FAILURES_MAX)
     for row in found["lines"]:
@@ -314,7 +303,7 @@ def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
     """Draw prompts against seeds, with what failed or is missing drawn as such."""
     shown = facts.results.iloc[:N_ROWS_MAX]
     grid = gallery(shown, run_dir=facts.path, page_rows=_UNLIMITED, page_columns=_UNLIMITED)
-    is_left = facts.ledger[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)
+    is_left = facts.history.attempts[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)
     return {
         "html": grid.fragment(bytes_max=_BYTES_MAX // n_runs, progress=True),
         "is_wide": grid.grid.shape[1] > _COLUMNS_MAX,
@@ -328,7 +317,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     bounds = Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     folders = folders_of(facts.results, facts.path)
-    compared = compare_all(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
+    compared = PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
     groups = summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
     pairs = list_near_duplicates(compared, _UNLIMITED)
@@ -356,18 +345,17 @@ def _ratings(facts: Facts) -> dict[str, Any] | None:
 
 
 def _methods(facts: Facts) -> dict[str, Any]:
-    made = Methods.of(facts.jobs, facts.first_rows[columns.STATUS], facts.manifest, __version__)
-    spent = money(facts.summary["spent_usd"])
+    made = Methods(facts.jobs, facts.first_rows[columns.STATUS], facts.manifest)
+    sent, spent = facts.history.attempts[columns.SENT_AT], money(facts.summary["spent_usd"])
+    drawn = "all" if facts.n_drawn == len(facts.results) else f"{facts.n_drawn:,} of the rows' seeds"
     return {
         "counts": made,
-        "paragraph": made.paragraph(
-            facts.ledger[columns.SENT_AT], spent, n_drawn=facts.n_drawn, n_rows=len(facts.rows)
-        ),
+        "paragraph": made.paragraph(sent, spent, drawn if facts.n_drawn else ""),
         "page_version": __version__,
         "python_version": platform.python_version(),
         "pandas_version": pd.__version__,
         "n_replicates": facts.jobs[columns.REPLICATE].nunique(),
-        "n_duplicates": int(facts.rows[columns.DUPLICATE_OF].notna().sum()),
+        "n_duplicates": int(facts.history.rows[columns.DUPLICATE_OF].notna().sum()),
         "settings": facts.manifest.settings if facts.manifest else {},
         "python": _python(facts),
     }
@@ -377,8 +365,8 @@ def _options(facts: Facts) -> dict[str, Any]:
     """Return what a call needs to do the same again: where the service is, and options that are not the defaults."""
     manifest, cap, defaults = facts.manifest, facts.summary["max_cost_usd"], asdict(RunOptions())
     service = manifest.service if manifest else _DEFAULT_SERVICE
-    options: dict[str, Any] = {"gateway": "local"} if facts.is_local else {}
-    if not facts.is_local and service != _DEFAULT_SERVICE:
+    options: dict[str, Any] = {"gateway": "local"} if service == LOOPBACK else {}
+    if service not in (LOOPBACK, _DEFAULT_SERVICE):
         options["base_url"] = f"https://{service.removesuffix(':443')}"
     options |= {
         name: value
@@ -410,7 +398,7 @@ def literal(value: Any) -> str:
 
 def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
     """Draw money over time, latency by phase, and throughput."""
-    if facts.ledger[columns.COMPLETED_AT].isna().all():
+    if facts.history.attempts[columns.COMPLETED_AT].isna().all():
         return {}
     cap, spent = (money(facts.summary[name]) for name in ("max_cost_usd", "spent_usd"))
     # A cap far above the money spent would flatten its curve.

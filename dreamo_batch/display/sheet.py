@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,10 @@ from dreamo_batch import columns as names
 from dreamo_batch import files
 from dreamo_batch.display.grid import (
     NUMBER,
+    ReferencePlacement,
     References,
     label_of,
     lay_out,
-    place_references,
     removed_rows_notice,
     small_pictures,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from dreamo_batch.display.grid import Entry, Grid, Names, ReferencePicture
+    from dreamo_batch.display.grid import Grid, Names, ReferencePicture
     from dreamo_batch.fonts import Font
 
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
@@ -316,48 +316,37 @@ class _Pen:
         self.write(at, "changed since saved", _SMALL_PX[-1:], room, align="center")
 
 
-class Layout(NamedTuple):
-    """A page of a grid, in pixels."""
+class Layout:
+    """A grid on paper, in pixels: how large its cells are, and how many a page takes."""
 
-    width: int
-    height: int
-    side: int
-    cell_width: int
-    cell_height: int
-    caption: int
-    head: int
-    top: int  # where the first row begins
-    row_step: int
-    n_rows: int
-    n_columns: int
+    def __init__(
+        self,
+        n_rows: int,
+        n_columns: int,
+        *,
+        aspect: float,
+        paper: str,
+        head: int = 0,
+        caption: int = 0,
+        has_references_over: bool = False,
+    ) -> None:
+        check_choice("paper", paper, PAPERS)
+        is_upright = n_columns <= _UPRIGHT_MAX
+        self.width, self.height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
+        self.head, self.caption = head, caption
+        self.n_columns = _per_page(n_columns, _ACROSS_MAX[is_upright])
+        self.side = round(self.width * _SIDE_SHARE)
+        room = self.width - 2 * MARGIN - self.side - _GAP
+        self.cell_width = min(_CELL_MAX, room // self.n_columns - _GAP)
+        self.cell_height = round(self.cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
+        # Where the first row begins, and how far it is to the next.
+        self.top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
+        self.row_step = self.cell_height + caption + _GAP
+        self.n_rows = _per_page(n_rows, max(1, (self.height - MARGIN - self.top - _FOOT) // self.row_step))
 
     def left(self, place: int) -> int:
         """Where a column begins."""
         return MARGIN + self.side + _GAP + place * (self.cell_width + _GAP)
-
-
-def plan_layout(
-    n_rows: int,
-    n_columns: int,
-    *,
-    aspect: float,
-    paper: str,
-    head: int = 0,
-    caption: int = 0,
-    has_references_over: bool = False,
-) -> Layout:
-    """Lay out a grid on paper: how large its cells are, and how many a page takes."""
-    check_choice("paper", paper, PAPERS)
-    is_upright = n_columns <= _UPRIGHT_MAX
-    width, height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
-    across = _per_page(n_columns, _ACROSS_MAX[is_upright])
-    side = round(width * _SIDE_SHARE)
-    cell_width = min(_CELL_MAX, (width - 2 * MARGIN - side - _GAP) // across - _GAP)
-    cell_height = round(cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
-    top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
-    row_step = cell_height + caption + _GAP
-    n_rows = _per_page(n_rows, max(1, (height - MARGIN - top - _FOOT) // row_step))
-    return Layout(width, height, side, cell_width, cell_height, caption, head, top, row_step, n_rows, across)
 
 
 def _per_page(n: int, n_max: int) -> int:
@@ -385,9 +374,9 @@ class _GridSheet:
         self.codes: dict[str, str] = {}
         self.drawn: set[Path] = set()
         self.pictures: dict[Path, Image.Image] = {}
-        self.placement = place_references(grid, References(grid.results, folders))
+        self.placement = ReferencePlacement(grid, References(grid.results, folders))
         plan = functools.partial(
-            plan_layout,
+            Layout,
             *grid.shape,
             aspect=_aspect(grid.results),
             paper=paper,
@@ -461,8 +450,7 @@ class _GridSheet:
 
     def _read_pictures(self, grid: Grid) -> None:
         """Read the pictures of a page, several at once."""
-        entries = [entry for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
-        found = [PictureFile(self.folders[one.position], self._path(one), one.digest) for one in entries]
+        found = [one.file_in(self.folders) for one in grid.shown(n_max=1) if one.kind == PICTURE]
         self.changed = _complete(found)
         read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
         self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
@@ -504,7 +492,7 @@ class _GridSheet:
             middle = corner[0], corner[1] + height // 2
             pen.write(middle, "not in the table", _SMALL_PX, room, ink=ON_LIGHT.open, align="center")
             return
-        entry, path = entries[0], self._path(entries[0])
+        entry, path = entries[0], entries[0].file_in(self.folders).path
         picture = self.pictures.get(path) if entry.kind == PICTURE else None
         if picture is None:
             kind = GONE if entry.kind == PICTURE else entry.kind
@@ -518,9 +506,6 @@ class _GridSheet:
         room = width, self.layout.caption - _CAPTION_GAP
         text = self._label(_caption(grid, cell), "D", room)
         pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=ON_LIGHT.open)
-
-    def _path(self, entry: Entry) -> Path:
-        return self.folders[entry.position] / (entry.path or "")
 
     def _reference(
         self,
@@ -570,10 +555,8 @@ class _GridSheet:
 
 def _aspect(results: pd.DataFrame) -> float:
     """Return height by width of most pictures."""
-    if not {names.OUTPUT_WIDTH, names.OUTPUT_HEIGHT} <= set(results.columns):
-        return 1.0
-    aspects = (results[names.OUTPUT_HEIGHT] / results[names.OUTPUT_WIDTH]).dropna()
-    return float(aspects.median()) if len(aspects) else 1.0
+    sides = results.reindex(columns=[names.OUTPUT_HEIGHT, names.OUTPUT_WIDTH]).dropna()
+    return float((sides.iloc[:, 0] / sides.iloc[:, 1]).median()) if len(sides) else 1.0
 
 
 def _caption(grid: Grid, cell: tuple[int, int]) -> str:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from dreamo_batch.likeness import Distances, Fingerprint
+    from dreamo_batch.likeness import Distances
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]
@@ -80,22 +80,42 @@ _SAME: Final = (
 )
 
 
-class Threshold(NamedTuple):
+class Threshold:
     """Two pictures are near-duplicates if they differ by no more than both: bits of 64, and Delta E."""
 
-    bits: float = BITS_MAX
-    delta_e: float = DELTA_E_MAX
+    def __init__(self, bits: float = BITS_MAX, delta_e: float = DELTA_E_MAX) -> None:
+        for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
+            if not is_number(value) or not value >= 0:
+                raise UsageError(f"{name}={quoted(value)}: expected a number of at least 0.")
+        self.bits, self.delta_e = float(bits), float(delta_e)
 
 
-class PictureGroups(NamedTuple):
-    """The pictures of each group, as positions of rows, with their fingerprints by digest."""
+class PictureGroups:
+    """The pictures of each group of results, as positions of rows, with their fingerprints by digest."""
 
-    rows: pd.DataFrame
-    keys: pd.DataFrame
-    places: list[np.ndarray]
-    n_missing: list[int]
-    fingerprints: dict[str, Fingerprint]
-    threshold: Threshold
+    def __init__(
+        self,
+        results: pd.DataFrame,
+        folders: Sequence[Path],
+        by: str | Sequence[str] | None,
+        threshold: Threshold,
+        *,
+        reserved: Collection[str],
+    ) -> None:
+        history = from_results(results)
+        self.rows, self.threshold = history.rows, threshold
+        groups = group(history, by, reserved=reserved)
+        self.keys = groups.keys
+        subjects, _ = find_subjects(results, folders)
+        self.fingerprints, _ = take_fingerprints(subjects)
+        is_first = self.rows[columns.DUPLICATE_OF].isna().to_numpy()
+        is_there = np.array([bool(one and one.sha256 in self.fingerprints) for one in subjects], dtype=bool)
+        compared = np.flatnonzero(is_first & is_there)
+        compared = compared[np.argsort(groups.of_rows[compared], kind="stable")]
+        ends = np.searchsorted(groups.of_rows[compared], np.arange(1, len(groups.keys)))
+        self.places = np.split(compared, ends) if len(groups.keys) else []
+        missing = np.bincount(groups.of_rows[is_first & ~is_there], minlength=len(groups.keys))
+        self.n_missing: list[int] = missing.tolist()
 
     def distances(self, number: int) -> Iterator[tuple[Distances, np.ndarray]]:
         """Compare the pictures of a group, by their positions in its `places`; say which pairs are near-duplicates."""
@@ -171,9 +191,9 @@ def diversity(
     """
     results = read_results(source)
     folders = folders_of(results, run_dir)
-    threshold = check_threshold(max_bits, max_delta_e)
+    threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = compare_all(results, folders, by, threshold, reserved=columns.DIVERSITY)
+        compared = PictureGroups(results, folders, by, threshold, reserved=columns.DIVERSITY)
     return summarise_diversity(compared)
 
 
@@ -238,9 +258,9 @@ def near_duplicates(
     """
     results = read_results(source)
     folders = folders_of(results, run_dir)
-    threshold = check_threshold(max_bits, max_delta_e)
+    threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = compare_all(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
+        compared = PictureGroups(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
     return list_near_duplicates(compared, limit)
 
 
@@ -485,37 +505,6 @@ def compare_replicates(
         **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
     )
     return columns.typed(table, columns.REPLICATES)
-
-
-def compare_all(
-    results: pd.DataFrame,
-    folders: Sequence[Path],
-    by: str | Sequence[str] | None,
-    threshold: Threshold,
-    *,
-    reserved: Collection[str],
-) -> PictureGroups:
-    """Take the fingerprints of the pictures of results, and group the pictures."""
-    history = from_results(results)
-    groups = group(history, by, reserved=reserved)
-    subjects, _ = find_subjects(results, folders)
-    fingerprints, _ = take_fingerprints(subjects)
-    is_first = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
-    is_there = np.array([one is not None and one.sha256 in fingerprints for one in subjects], dtype=bool)
-    compared = np.flatnonzero(is_first & is_there)
-    compared = compared[np.argsort(groups.of_rows[compared], kind="stable")]
-    ends = np.searchsorted(groups.of_rows[compared], np.arange(1, len(groups.keys)))
-    places = np.split(compared, ends) if len(groups.keys) else []
-    missing = np.bincount(groups.of_rows[is_first & ~is_there], minlength=len(groups.keys))
-    return PictureGroups(history.rows, groups.keys, places, missing.tolist(), fingerprints, threshold)
-
-
-def check_threshold(bits: float, delta_e: float) -> Threshold:
-    """Read a threshold."""
-    for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
-        if not is_number(value) or not value >= 0:
-            raise UsageError(f"{name}={quoted(value)}: expected a number of at least 0.")
-    return Threshold(float(bits), float(delta_e))
 
 
 def summarise_diversity(compared: PictureGroups) -> pd.DataFrame:

@@ -6,7 +6,6 @@ import json
 import re
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import version
@@ -88,15 +87,6 @@ _MEANINGS: Final = {
 }
 _PLAIN: Final = re.compile(r"\w+")
 _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
-
-
-class ExportedPictures(NamedTuple):
-    """The pictures to export: a line and a file for each, each row's path in the folder, and how many are missing."""
-
-    lines: pd.DataFrame
-    originals: list[Path]
-    paths: dict[int, str]
-    n_missing: int
 
 
 class Item(NamedTuple):
@@ -205,7 +195,7 @@ def export(
         table = _flat(results, decided, folders)
         counts: dict[str, Any] = {} if folder is None else {"folder": str(target)}
         counts["rows"] = len(table)
-        found = None if pictures == "none" else _pictures(table, decided, folders)
+        found = None if pictures == "none" else ExportedPictures(table, decided, folders)
         tables, copies = [], []
         if found is not None:
             paths = pd.Series(found.paths, dtype=columns.STR)
@@ -216,8 +206,16 @@ def export(
                 *_references(decided),
             ]
             counts |= {"pictures": len(found.lines), "missing": found.n_missing}
-        lines = None if found is None else found.lines
-        described, readme = _explanations(table, decided, folders, lines, wanted)
+        known = _MEANINGS | (columns.RATED if rating_columns(table) else {})
+        described = _describe(table, columns.INPUTS | columns.OUTPUTS | known)
+        readme = fill_template(
+            "export.md.j2",
+            names=list(columns.DICTIONARY),
+            formats=wanted,
+            methods=_methods(table, decided, folders),
+            results=_cells(described),
+            pictures=None if found is None else _cells(_describe(found.lines, columns.PICTURES | known)),
+        )
         own = {f"results.{suffix}": table for suffix in wanted} | {"columns.csv": described}
         explained = [_table_file(name, one, excel_safe=excel_safe) for name, one in own.items()]
         explained.append(Item("README.md", lambda: _utf8(readme)))
@@ -277,40 +275,44 @@ def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
 # Pictures.
 
 
-def _pictures(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> ExportedPictures:
-    """Find the picture of each row on disk; rows that share one have one line."""
-    shown = table[columns.OUTPUT_PATH].dropna()
-    names = shown.map(lambda path: PurePosixPath(path).name)
-    names = names[names.str.fullmatch(_NAME)]
-    free: dict[tuple[Path, str], str] = {}
-    taken: set[str] = set()
-    n_bytes, urls = table[columns.OUTPUT_BYTES].tolist(), table[columns.OUTPUT_URLS].tolist()
-    known, originals, n_missing = [], [], 0
-    for place, name in names.items():
-        folder, shard = folders[place], _SHARD.match(shown[place])
-        path = f"{shard[0] if shard else ''}{_IMAGES}/{name}"
-        if (folder, name) in free:
-            continue
-        job = PurePosixPath(name).stem  # numbered if another directory has a picture of the same job
-        stem = next(one for one in chain([job], (f"{job}_{n}" for n in count(2))) if one not in taken)
-        free[folder, name] = stem
-        taken.add(stem)
-        whole: list[tuple[str | None, dict[str, Any] | None]] = [
-            (path, {} if is_in_place(folder, path, n_bytes[place]) else None)
-        ]
-        whole += [(one, _facts_of(folder, one)) for one in further_paths(folder, path, urls[place])]
-        for found, facts in whole:
-            if found is None or facts is None:
-                n_missing += 1
-            else:
-                own = PurePosixPath(found).name.removeprefix(job)
-                known.append({"place": place, **facts, columns.FILE_NAME: f"{stem}{own}"})
-                originals.append(folder / found)
-    paths = {
-        place: f"{_IMAGES}/{free[folders[place], name]}{PurePosixPath(name).suffix}"
-        for place, name in names.items()
-    }
-    return ExportedPictures(_lines(table, decided, known), originals, paths, n_missing)
+class ExportedPictures:
+    """The pictures of rows: a line and a file for each, each row's path in the folder, and how many are missing."""
+
+    def __init__(self, table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> None:
+        shown = table[columns.OUTPUT_PATH].dropna()
+        names = shown.map(lambda path: PurePosixPath(path).name)
+        names = names[names.str.fullmatch(_NAME)]
+        free: dict[tuple[Path, str], str] = {}
+        taken: set[str] = set()
+        n_bytes, urls = table[columns.OUTPUT_BYTES].tolist(), table[columns.OUTPUT_URLS].tolist()
+        known = []
+        self.originals: list[Path] = []
+        self.n_missing = 0
+        for place, name in names.items():
+            folder, shard = folders[place], _SHARD.match(shown[place])
+            path = f"{shard[0] if shard else ''}{_IMAGES}/{name}"
+            if (folder, name) in free:
+                continue
+            job = PurePosixPath(name).stem  # numbered if another directory has a picture of the same job
+            stem = next(one for one in chain([job], (f"{job}_{n}" for n in count(2))) if one not in taken)
+            free[folder, name] = stem
+            taken.add(stem)
+            whole: list[tuple[str | None, dict[str, Any] | None]] = [
+                (path, {} if is_in_place(folder, path, n_bytes[place]) else None)
+            ]
+            whole += [(one, _facts_of(folder, one)) for one in further_paths(folder, path, urls[place])]
+            for found, facts in whole:
+                if found is None or facts is None:
+                    self.n_missing += 1
+                else:
+                    own = PurePosixPath(found).name.removeprefix(job)
+                    known.append({"place": place, **facts, columns.FILE_NAME: f"{stem}{own}"})
+                    self.originals.append(folder / found)
+        self.lines = _lines(table, decided, known)
+        self.paths = {
+            place: f"{_IMAGES}/{free[folders[place], name]}{PurePosixPath(name).suffix}"
+            for place, name in names.items()
+        }
 
 
 def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any]]) -> pd.DataFrame:
@@ -374,7 +376,7 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]
         rows = table[own & (at == folder)[: len(table)]]
         cells = {name: rows[name] for name in (columns.PROMPT, columns.SEED_SENT, *_SUBMITTED)}
         jobs, manifest = decided.loc[rows.index].assign(**cells), RunDirectory(folder).read_manifest()
-        made = Methods.of(jobs, rows[columns.STATUS], manifest, version("dreamo-batch"))
+        made = Methods(jobs, rows[columns.STATUS], manifest)
         spent = total(Decimal(cost) for cost in rows[columns.COST].dropna())
         paragraphs.append(made.paragraph(rows[columns.SUBMITTED_AT], spent) + _kept(rows, spent))
     return "\n\n".join(paragraphs)
@@ -386,27 +388,6 @@ def _kept(table: pd.DataFrame, spent: Decimal) -> str:
         return ""
     n = int(table[columns.PICKED].sum())
     return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
-
-
-def _explanations(
-    table: pd.DataFrame,
-    decided: pd.DataFrame,
-    folders: Sequence[Path],
-    lines: pd.DataFrame | None,
-    formats: Sequence[str],
-) -> tuple[pd.DataFrame, str]:
-    """Explain each column, as a table and in a README; without lines there are no pictures."""
-    rated = columns.RATED if rating_columns(table) else {}
-    described = _describe(table, columns.INPUTS | columns.OUTPUTS | _MEANINGS | rated)
-    readme = fill_template(
-        "export.md.j2",
-        names=list(columns.DICTIONARY),
-        formats=formats,
-        methods=_methods(table, decided, folders),
-        results=_cells(described),
-        pictures=None if lines is None else _cells(_describe(lines, columns.PICTURES | _MEANINGS | rated)),
-    )
-    return described, readme
 
 
 def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.DataFrame:
@@ -604,100 +585,43 @@ _WORDS_MAX: Final = 40
 _ENDED: Final = (columns.COMPLETED, columns.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
 class Methods:
-    """What went into the distinct jobs of a run, and what came of them."""
+    """What went into the distinct jobs of a run, as they were decided, and what came of them."""
 
-    model: str
-    service: str
-    run_version: str
-    n_jobs: int
-    n_prompts: int
-    n_references: int
-    n_seeds: int
-    n_rephrased: int
-    sizes: Mapping[str, int]
-    outcomes: Mapping[str, int]
-    sample: Mapping[str, int]
-
-    @classmethod
-    def of(
-        cls, jobs: pd.DataFrame, statuses: pd.Series[str], manifest: Manifest | None, version: str
-    ) -> Methods:
-        """Count distinct jobs, as they were decided, by their state."""
+    def __init__(self, jobs: pd.DataFrame, statuses: pd.Series[str], manifest: Manifest | None) -> None:
         counts = statuses.value_counts()
-        return cls(
-            model=" and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL,
-            service=manifest.service if manifest else UNKNOWN,
-            run_version=(manifest and manifest.package_version) or version,
-            n_jobs=len(jobs),
-            n_prompts=jobs[columns.PROMPT].nunique(),
-            n_references=references_of(jobs)[columns.IMAGE_DIGEST].nunique(),
-            n_seeds=jobs[columns.SEED_SENT].nunique(),
-            n_rephrased=int(jobs[columns.USE_REPHRASER].sum()),
-            sizes=columns.sizes(jobs).value_counts().to_dict(),
-            outcomes={status: int(n) for status in columns.STATUSES if (n := counts.get(status))},
-            sample=manifest.sample if manifest else {},
-        )
+        self.model = " and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL
+        self.service = manifest.service if manifest else UNKNOWN
+        self.is_local = self.service == LOOPBACK  # whose pictures are previews
+        self.run_version = (manifest and manifest.package_version) or version("dreamo-batch")
+        self.n_jobs = len(jobs)
+        self.n_prompts = jobs[columns.PROMPT].nunique()
+        self.n_references = references_of(jobs)[columns.IMAGE_DIGEST].nunique()
+        self.n_seeds = jobs[columns.SEED_SENT].nunique()
+        self.n_rephrased = int(jobs[columns.USE_REPHRASER].sum())
+        self.sizes: dict[str, int] = columns.sizes(jobs).value_counts().to_dict()
+        self.outcomes = {status: int(n) for status in columns.STATUSES if (n := counts.get(status))}
+        self.sample: Mapping[str, int] = manifest.sample if manifest else {}
 
-    def paragraph(
-        self,
-        sent: pd.Series[pd.Timestamp],
-        spent: Decimal | None,
-        *,
-        n_drawn: int = 0,
-        n_rows: int | None = None,
-    ) -> str:
-        """Say it in a paragraph; `n_drawn` of `n_rows` left their seed open."""
-        if not self.n_jobs:
-            return "No images were submitted."
-        which = "all" if n_drawn == n_rows else f"{n_drawn:,} of the rows' seeds"
-        drawn = f" ({which} drawn before sending and recorded)" if n_drawn else ""
-        seeds = f" with {counted(self.n_seeds, 'seed')}{drawn}"
-        rephrased = {0: "off", self.n_jobs: "on"}.get(
-            self.n_rephrased,
-            f"on for {self.n_rephrased:,} of the {self.n_jobs:,} jobs and off for the others",
-        )
+    def paragraph(self, sent: pd.Series[pd.Timestamp], spent: Decimal | None, drawn: str = "") -> str:
+        """Say it in a paragraph; `drawn` are the seeds that rows left open."""
+        days = sent.dropna().dt.date
+        has_several = len(self.sizes) > 1
         ends = [
             f"{'' if status in _ENDED else 'remained '}{PALETTE[status].word}" for status in self.outcomes
         ]
-        counts = [f"{n:,} {end}" for n, end in zip(self.outcomes.values(), ends, strict=True)]
-        jobs, kind = counted(self.n_jobs, "job"), "models" if " and " in self.model else "model"
-        outcome = f"Of the {jobs}, {joined(counts)}" if len(ends) > 1 else f"All {jobs} {ends[0]}"
-        outcome = f"The job {ends[0]}" if self.n_jobs == 1 else outcome
-        return (
-            f"Images were requested from the image-to-image {kind} {self.model} through {self._service()}, with "
-            f"dreamo-batch {one_line(self.run_version, _WORDS_MAX)}{_dates(sent)}. The "
-            f"{counted(self.n_jobs, 'distinct job')} combined {counted(self.n_references, 'reference image')} and "
-            f"{counted(self.n_prompts, 'prompt')}{seeds if self.n_seeds else ', with seeds drawn by the service'}, at "
-            f"{self._sizes()}{self._sampled()}. Prompt rewriting by the service (use_rephraser) was {rephrased}. "
-            f"{outcome}, at a known cost of {UNKNOWN if spent is None else dollars(spent)}."
+        text = fill_template(
+            "methods.md.j2",
+            made=self,
+            days=[days.min(), days.max()] if len(days) else [],
+            drawn=drawn,
+            sizes=[f"{size} ({n:,})" if has_several else size for size, n in self.sizes.items()],
+            n_sizes_max=_SIZES_MAX,
+            ends=ends,
+            counts=[f"{n:,} {end}" for n, end in zip(self.outcomes.values(), ends, strict=True)],
+            spent=UNKNOWN if spent is None else dollars(spent),
+            counted=counted,
+            joined=joined,
+            short=partial(one_line, n_max=_WORDS_MAX),
         )
-
-    def _service(self) -> str:
-        if self.service == LOOPBACK:
-            return (
-                "a gateway on this machine (the one that comes with dreamo-batch draws previews, not the model's "
-                "pictures)"
-            )
-        return f"the service at {one_line(self.service, _WORDS_MAX)}"
-
-    def _sampled(self) -> str:
-        """Say how `sweep` chose the rows, so that anyone can choose them again."""
-        drawn = ", an even sample of {rows:,} of all {of:,} combinations (entropy {entropy})"
-        return drawn.format(**self.sample) if self.sample else ""
-
-    def _sizes(self) -> str:
-        shown = [f"{size} ({n:,})" for size, n in list(self.sizes.items())[:_SIZES_MAX]]
-        more = len(self.sizes) - len(shown)
-        named = joined(shown if len(self.sizes) > 1 else list(self.sizes))
-        others = f" and {counted(more, 'other size')}" if more else ""
-        return f"{named} pixels{others}"
-
-
-def _dates(sent: pd.Series[pd.Timestamp]) -> str:
-    days = sent.dropna().dt.date
-    if days.empty:
-        return ""
-    first, last = days.min(), days.max()
-    return f" on {first} (UTC)" if first == last else f" between {first} and {last} (UTC)"
+        return " ".join(text.split())

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -111,11 +112,8 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     """Return one or more run directories as a list without repeats."""
     if isinstance(source, str | os.PathLike):
         return [source]
-    try:
-        # Iterating over a frame yields its columns.
-        several = [] if isinstance(source, pd.DataFrame) else list(source)
-    except TypeError:
-        several = []
+    # Iterating over a frame yields its columns.
+    several = list(source) if isinstance(source, Iterable) and not isinstance(source, pd.DataFrame) else []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
         raise UsageError(
             f"Expected a run directory, or several, got {type(source).__name__}. Pass the path passed to run()."
@@ -760,6 +758,11 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
     is_given = [isinstance(value, bool | np.bool_) for value in values]
     if len(values) == len(index) and all(is_given):
         return np.array(values, dtype=bool)
+    if any(is_given):
+        raise UsageError(
+            f"rows: {counted(sum(is_given), 'boolean')} for {counted(len(index), 'row')}: pass one for every row, or "
+            "labels."
+        )
     places: dict[Any, list[int]] = {}
     for position, label in enumerate(index.tolist()):
         as_shown = label.isoformat() if isinstance(label, dt.datetime) else str(label)
@@ -769,15 +772,9 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
     for position, job_id in enumerate(() if job_ids is None else job_ids.tolist()):
         by_job.setdefault(job_id, []).append(position)
     mask = np.zeros(len(index), dtype=bool)
-    for value, is_flag in zip(values, is_given, strict=True):
-        is_key = isinstance(value, Hashable) and not is_flag  # True would find row 1
-        found = places.get(value if is_key else str(value)) or places.get(str(value))
+    for value in values:
+        found = places.get(value if isinstance(value, Hashable) else str(value)) or places.get(str(value))
         found = found or by_job.get(str(value)) or _between(places, value)
-        if found is None and is_flag:
-            raise UsageError(
-                f"rows: {counted(sum(is_given), 'boolean')} for {counted(len(index), 'row')}: pass one for every "
-                "row, or labels."
-            )
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
@@ -992,14 +989,12 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
 
 def added(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Add up the summaries of several directories; a sum is None if one of them is."""
-    if len(summaries) == 1:
-        return summaries[0]
     whole: dict[str, Any] = {}
     for name in summaries[0]:
         values = [summary[name] for summary in summaries]
         if name == "by_status":
-            counts = {status: sum(one.get(status, 0) for one in values) for status in columns.STATUSES}
-            whole[name] = {status: n for status, n in counts.items() if n}
+            counts: Counter[str] = sum(map(Counter, values), Counter())
+            whole[name] = {status: counts[status] for status in columns.STATUSES if counts[status]}
         elif isinstance(values[0], int):
             whole[name] = sum(values)
         else:

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -105,18 +105,16 @@ class Metric(Bounded):
 
     def __call__(self, reference: Image.Image, output: Image.Image) -> float | None:
         """Measure a picture against its reference."""
-        if self.is_batched:
-            (value,) = self.measure_batch([reference], [output])
-        else:
-            value = _function_of(self)(reference, output)
+        if not self.is_batched:
+            return cast("float | None", _function_of(self)(reference, output))
+        (value,) = self.measure_batch([reference], [output])
         return value
 
     def measure_batch(
         self, references: Sequence[Image.Image], outputs: Sequence[Image.Image]
     ) -> Sequence[float | None]:
         """Measure several pictures at once, if it `is_batched`."""
-        values: Sequence[float | None] = _function_of(self)(list(references), list(outputs))
-        return values
+        return list(_function_of(self)(list(references), list(outputs)))
 
 
 _loading: Final = threading.Lock()
@@ -436,9 +434,7 @@ def _measured(
 ) -> Iterator[tuple[Metric | VectorMetric, list[Measured]]]:
     """Yield what each metric says of each picture."""
     built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
-    own = [metric for metric in metrics if isinstance(metric, Metric) and metric not in built_in]
     prints = take_fingerprints(_with_references(subjects if built_in else ()), what="measuring")
-    measured = _measure(subjects, own)
     for metric in metrics:
         if isinstance(metric, PromptMatch):
             vectors = take_vectors(metric, filter(None, subjects))
@@ -455,8 +451,9 @@ def _measured(
         elif metric in built_in:
             found = _by_parts(subjects, prints, functools.partial(_of_fingerprints, metric))
         else:
+            measured = _measure(metric, subjects)
             found = [
-                measured[subject.pair][metric.name] if subject and subject.pair else _without_pair(subject)
+                measured[subject.pair] if subject and subject.pair else _without_pair(subject)
                 for subject in subjects
             ]
         yield metric, found
@@ -581,69 +578,49 @@ def _unpickled(kept: bytes) -> VectorMetric:
     return metric
 
 
-def _measure(subjects: Iterable[Subject | None], own: Sequence[Metric]) -> dict[_Pair, dict[str, Measured]]:
-    """Measure each pair with metrics of the user's, from kept values or the pictures."""
+def _measure(metric: Metric, subjects: Iterable[Subject | None]) -> dict[_Pair, Measured]:
+    """Measure each pair with a metric of the user's, from kept values or the pictures."""
     by_pair: dict[_Pair, list[Subject]] = {}
-    for subject in subjects if own else ():
+    for subject in subjects:
         if subject and subject.pair:
             by_pair.setdefault(subject.pair, []).append(subject)
-    measured: dict[_Pair, dict[str, Measured]] = {pair: {} for pair in by_pair}
     cache = Cache(copies[0].run_dir for copies in by_pair.values())
+    measured: dict[_Pair, Measured] = {}
     for pair, copies in by_pair.items():
-        for metric in own:
-            kept = metric.version and cache.get(copies[0].run_dir, Key(*pair, metric.name, metric.version))
-            if kept:
-                measured[pair][metric.name] = _checked(kept.number)
-    wanted = [
-        _Unmeasured(pair, by_pair[pair], missing)
-        for pair in by_pair
-        if (missing := [metric.name for metric in own if metric.name not in measured[pair]])
-    ]
-    by_name = {metric.name: metric for metric in own}
-    work = functools.partial(_measure_several, by_name)
+        key = Key(*pair, metric.name, metric.version or "")
+        if metric.version and (kept := cache.get(copies[0].run_dir, key)):
+            measured[pair] = _checked(kept.number)
+    wanted = [pair for pair in by_pair if pair not in measured]
+    n_batch = 32 if is_on_cluster() or metric.is_batched else 1
+    work = functools.partial(_measure_several, metric)
     try:
-        n_batch = 32 if is_on_cluster() or any(metric.is_batched for metric in own) else 1
-        done = each(wanted, work, what="measuring", is_portable=True, n_batch=n_batch)
-        for (pair, _, _), fresh in done:
-            measured[pair] |= fresh
-            for name, one in fresh.items():
-                version = by_name[name].version
-                if version is not None and one.failed is None:  # what failed may be repaired
-                    cache.put(by_pair[pair][0].run_dir, Key(*pair, name, version), Value(one.number))
+        done = each(
+            [by_pair[pair] for pair in wanted], work, what="measuring", is_portable=True, n_batch=n_batch
+        )
+        for pair, (copies, one) in zip(wanted, done, strict=True):
+            measured[pair] = one
+            if metric.version and one.failed is None:  # what failed may be repaired
+                key = Key(*pair, metric.name, metric.version)
+                cache.put(copies[0].run_dir, key, Value(one.number))
     finally:
         cache.save()
         _read_reference.cache_clear()
-    _warn(measured, own)
+    # Each row says why in its own column.
+    if failed := [one.problem for one in measured.values() if one.failed == "metric"]:
+        warn(f"{failed[0]} ({len(failed)} of {len(measured)} pictures)")
     return measured
 
 
-class _Unmeasured(NamedTuple):
-    """A pair to measure: the pictures with its bytes, and the names of metrics."""
-
-    pair: _Pair
-    subjects: Sequence[Subject]
-    names: Sequence[str]
-
-
-def _measure_several(
-    metrics: Mapping[str, Metric], several: Sequence[_Unmeasured]
-) -> list[dict[str, Measured]]:
-    """Measure several pairs, in any process, by one call of each metric that takes a batch."""
+def _measure_several(metric: Metric, several: Sequence[Sequence[Subject]]) -> list[Measured]:
+    """Measure pairs, each given as the pictures with its bytes, in any process."""
     pictures = list(map(_read_pair, several))
-    measured: list[dict[str, Measured]] = [{} for _ in several]
-    for name, metric in metrics.items():
-        here = [place for place, wanted in enumerate(several) if name in wanted.names]
-        read = {place: pair for place in here if not isinstance(pair := pictures[place], Measured)}
-        values = dict(zip(read, _apply_batch(metric, list(read.values())), strict=True))
-        for place in here:
-            found = pictures[place]
-            measured[place][name] = found if isinstance(found, Measured) else values[place]
-    return measured
+    values = iter(_apply_batch(metric, [one for one in pictures if not isinstance(one, Measured)]))
+    return [one if isinstance(one, Measured) else next(values) for one in pictures]
 
 
-def _read_pair(wanted: _Unmeasured) -> tuple[Image.Image, Image.Image] | Measured:
+def _read_pair(copies: Sequence[Subject]) -> tuple[Image.Image, Image.Image] | Measured:
     """Read reference and output of a pair, or return why they can't be read."""
-    subject = next((one for one in wanted.subjects if one.path.is_file()), wanted.subjects[0])
+    subject = next((one for one in copies if one.path.is_file()), copies[0])
     assert subject.reference is not None  # noqa: S101 - it is one of a pair
     failed: Literal["file", "given"] = "file"
     try:
@@ -686,14 +663,6 @@ def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measur
 def _checked(value: Any, nothing: str = Bounded.nothing) -> Measured:
     number = math.nan if value is None else float(value)
     return Measured(number) if math.isfinite(number) else Measured(None, nothing)
-
-
-def _warn(measured: dict[_Pair, dict[str, Measured]], metrics: Sequence[Metric]) -> None:
-    """Warn once of each metric that raised; each row says why in its own column."""
-    for metric in metrics:
-        found = [of_pair[metric.name] for of_pair in measured.values()]
-        if failed := [one.problem for one in found if one.failed == "metric"]:
-            warn(f"{failed[0]} ({len(failed)} of {len(found)} pictures)")
 
 
 class Cache:

@@ -465,8 +465,7 @@ def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
 
 
 def _numbers(times: pd.Series, starts: pd.DatetimeIndex) -> np.ndarray:
-    found: np.ndarray = starts.searchsorted(pd.DatetimeIndex(times), side="right") - 1
-    return found
+    return np.asarray(starts.searchsorted(pd.DatetimeIndex(times), side="right")) - 1
 
 
 def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
@@ -520,8 +519,7 @@ def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int
 def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return when each attempt ended at the service; if unknown, when its end was seen."""
     known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
-    ended: np.ndarray = np.fmin(taken + known, seen)
-    return ended
+    return np.asarray(np.fmin(taken + known, seen))
 
 
 def _n_running(attempts: pd.DataFrame) -> int | None:
@@ -543,8 +541,7 @@ def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seconds(times: pd.Series) -> np.ndarray:
-    seconds: np.ndarray = times.astype(columns.TIME).astype("int64").to_numpy() / _SECOND_US
-    return seconds
+    return np.asarray(times.astype(columns.TIME).astype("int64")) / _SECOND_US
 
 
 def _peak(begin: np.ndarray, end: np.ndarray) -> int:
