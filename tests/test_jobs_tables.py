@@ -965,6 +965,17 @@ def test_bytes_of_arrow_become_data_uris_too(kind, tmp_path):
     ).read_text() == '{"image": "data:image/jpeg;base64,/9g="}\n{"image": null}\n'
 
 
+def test_other_sheets_are_said(tmp_path):
+    """Only the first one is read; an empty one holds nothing."""
+    path = saved(tmp_path, [URL, "a", 1, "x"])
+    book = pytest.importorskip("openpyxl").load_workbook(path)
+    for title, row in {"Monday": ["Image", "prompt"], "Empty": []}.items():
+        book.create_sheet(title).append(row)
+    book.save(path)
+    with pytest.warns(UserWarning, match="only the first sheet is read, not 'Monday'. Save each"):
+        assert len(read_table(path)) == 1
+
+
 def test_names_that_come_again_are_a_row_that_can_not_be_submitted(tmp_path):
     """As where files were joined: no such picture is there."""
     (tmp_path / "jobs.csv").write_text(f"image,prompt\n{URL},b\n\nimage,prompt\n{URL},d\n")

@@ -36,8 +36,9 @@ def test_equal_causes_fall_together():
     assert table["example"].tolist()[0] == "no room for task c0ffee1234567 after 3 s"
     assert table["meaning"].tolist() == ["Internal generation error", "Result parsing error"]
     assert repr(table).startswith("2 kinds of failure.\n")
+    shown = [line.strip() for line in repr(table).splitlines()]
     for column in ("example", "meaning", "advice", "call"):
-        assert all(f"\n  {cell}" in repr(table) for cell in table[column].dropna())
+        assert set(table[column].dropna()) <= set(shown)
 
 
 def test_no_failures_are_said_in_words():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 import math
 import shlex
@@ -70,7 +68,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.plan import Plan
-    from dreamo_batch.results.summaries import Remedy
     from dreamo_batch.service.config import Settings
 
 NEW, _, _, IN_FLIGHT, _, INVALID, _ = columns.ACTIONS
@@ -579,26 +576,13 @@ def failures(run_dirs: Sequence[str]) -> None:
     By class, code and message: what each means, whether it may have been billed, and what to do. Ambiguous rows,
     which may have been accepted and billed, come last.
     """
-    from dreamo_batch.results.summaries import FailureGroups, summarise_failures
+    from dreamo_batch.results.summaries import FailureGroups
 
-    found = summarise_failures(run_dirs, spelled=_retry_command)
+    found = dreamo.failures(run_dirs)
     if is_for_people() and len(found):
         emit(f"{FailureGroups(found).in_full()}\n")
     else:
         show_frame(found, if_empty="No failures.")
-
-
-def _retry_command(remedy: Remedy) -> str:
-    """Return the command that tries these rows again."""
-    place = shlex.quote(remedy.run_dir or "RUN_DIR")
-    if remedy.classes is None:
-        return f"dreamo-batch run TABLE --run-dir {place}"
-    words = ["dreamo-batch", "retry", place, "--classes", remedy.classes]
-    if names := remedy.rows:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(names)
-        words += ["--rows", shlex.quote(text.getvalue())]
-    return " ".join(words) + ("  # may be paid twice" if remedy.classes == columns.AMBIGUOUS else "")
 
 
 @command(

@@ -679,6 +679,11 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
                         formula = str(getattr(formula, "text", "of a table"))
                     what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
                     faults.append((row, column, source.coordinate, what))
+        others = [sheet.title for sheet in values.parent.worksheets[1:] if any(map(_has_text, sheet.values))]
+    if others:
+        warn(
+            f"{path}: only the first sheet is read, not {', '.join(map(repr, others))}. Save each as its own file."
+        )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]
     return rows, faults, _hidden(path, values, rows)

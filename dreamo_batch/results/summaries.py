@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
+import shlex
 import tomllib
 from decimal import localcontext
 from pathlib import Path
@@ -18,7 +21,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.money import EXACT, ZERO, exact_text, money
+from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, money
 from dreamo_batch.results.load import (
     DIRECTORY,
     LABEL,
@@ -33,10 +36,10 @@ from dreamo_batch.results.load import (
 )
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
-from dreamo_batch.text import counted, harmless, option, quoted, shortened
+from dreamo_batch.text import counted, harmless, option, quoted, shortened, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from dreamo_batch.results.load import Directories, Source
 
@@ -603,13 +606,25 @@ class Remedy(NamedTuple):
     classes: str | None = None
     rows: tuple[str, ...] = ()  # labels; job ids where labels name other rows, too
 
-    def as_python(self) -> str:
-        """Return the call as Python text."""
-        place = columns.RUN_DIR if self.run_dir is None else json.dumps(self.run_dir, ensure_ascii=False)
+    def call(self) -> str:
+        """Return the call as Python text, or the command for a shell."""
+        place = _place(self.run_dir)
         if self.classes is None:
-            return f"dreamo.run(jobs, {place})"
+            return spelled(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(self.rows)
         rows = f"rows={json.dumps(self.rows, ensure_ascii=False)}, " if self.rows else ""
-        return f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})"
+        flag = f" --rows {shlex.quote(text.getvalue())}" if self.rows else ""
+        return spelled(
+            f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})",
+            f"dreamo-batch retry {place} --classes {self.classes}{flag}",
+        )
+
+
+def _place(run_dir: str | None) -> str:
+    """Write a run directory as an argument; of results alone its name isn't known."""
+    python = columns.RUN_DIR if run_dir is None else json.dumps(run_dir, ensure_ascii=False)
+    return spelled(python, shlex.quote(run_dir or "RUN_DIR"))
 
 
 class FailureGroups(HeadedFrame):
@@ -621,19 +636,54 @@ class FailureGroups(HeadedFrame):
         return Headline(f"{counted(len(self), 'kind')} of failure." if len(self) else "No failures.")
 
     def in_full(self) -> str:
-        """Return what a cut table would hide: rows, messages, advice and calls; what may have been billed is last."""
-        kinds = []
-        table = self.sort_values(columns.MAY_HAVE_BEEN_BILLED, kind="stable").astype(object)
+        """Return what a cut table would hide: rows, messages, advice and calls; ambiguous rows stand apart."""
+        parts: dict[bool, list[str]] = {
+            False: ["Failed"],
+            True: ["Ambiguous: may have been accepted and billed"],
+        }
+        table = self.astype(object)
         for kind in table.where(table.notna(), None).to_dict("records"):
-            name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
-            counts = f"{counted(kind[columns.N_ROWS], 'row')}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
-            counts += ", may have been billed" if kind[columns.MAY_HAVE_BEEN_BILLED] else ""
-            counts += f" (example rows: {kind[columns.EXAMPLE_ROWS]})" if kind[columns.EXAMPLE_ROWS] else ""
-            said = (kind[columns.EXAMPLE], kind[columns.MEANING], kind[columns.ADVICE], kind[columns.CALL])
-            kinds.append("\n  ".join([f"{name}: {counts}", *(harmless(one) for one in said if one)]))
-        return "\n".join(kinds)
+            is_held = (
+                bool(kind[columns.N_ROWS]) and CLASSES.get(kind[columns.ERROR_CLASS], _UNKNOWN).is_ambiguous
+            )
+            parts[is_held].append("\n    ".join(map(harmless, _lines(kind, is_held=is_held))))
+        return "\n\n".join("\n  ".join(lines) for lines in parts.values() if len(lines) > 1)
 
     _text = in_full
+
+
+def _lines(kind: Mapping[str, Any], *, is_held: bool) -> list[str]:
+    """Return a group of failures as lines: what and how many, what it means, what to do, and the calls."""
+    labels, n_rows, spent = kind[columns.EXAMPLE_ROWS], kind[columns.N_ROWS], money(kind[columns.SPENT])
+    which = "" if not labels else labels if n_rows == labels.count(", ") + 1 else f"such as {labels}"
+    billed = [f"{dollars(spent)} spent"] if spent else []
+    billed += ["may have been billed"] if kind[columns.MAY_HAVE_BEEN_BILLED] else []
+    name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
+    counts = (
+        f"{counted(n_rows, 'row')}{which and f' ({which})'}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
+    )
+    lines = [
+        f"{name}: {counts}, {', '.join(billed) or 'not billed'}",
+        kind[columns.MEANING],
+        kind[columns.ADVICE],
+    ]
+    if (message := kind[columns.EXAMPLE]) and message.rstrip(".") != kind[columns.MEANING].rstrip("."):
+        lines.insert(1, message)
+    calls = [kind[columns.CALL]] if kind[columns.CALL] else []
+    if is_held and labels:
+        place = _place(kind[columns.RUN_DIR])
+        calls = [
+            spelled(
+                f"dreamo.resolve({place}, row, task_id=...)", f"dreamo-batch resolve {place} ROW --task-id ID"
+            )
+            + "  # accepted",
+            spelled(
+                f"dreamo.resolve({place}, row, not_sent=True)", f"dreamo-batch resolve {place} ROW --not-sent"
+            )
+            + "  # not accepted",
+            *(f"{call}  # may be paid twice" for call in calls),
+        ]
+    return [*lines, *(f"  {call}" for call in calls)]
 
 
 def failures(source: Source) -> pd.DataFrame:
@@ -670,31 +720,6 @@ def failures(source: Source) -> pd.DataFrame:
     >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
     [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
     """
-    return FailureGroups(summarise_failures(source))
-
-
-def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
-    """Explain a failure by its code where that is documented, else by its class; what its message says comes first.
-
-    Moderation has no code: it comes under the codes of other errors, and means something else.
-    """
-    known = ERROR_CODES.get(error_code or "")
-    if known is not None and known.error_class == error_class:
-        if error_class == UPSTREAM_ERROR and isinstance(message, str) and upstream_may_pass(message) is False:
-            return Meaning(known.meaning, CLASSES["moderation"].advice, fails_again=True)
-        return Meaning(known.meaning, known.advice)
-    return CLASSES.get(error_class or "", _UNKNOWN)
-
-
-def known_classes() -> set[str]:
-    """Return every class of failure that this package knows."""
-    return {*CLASSES, *(code.error_class for code in ERROR_CODES.values() if code.error_class)}
-
-
-def summarise_failures(
-    source: Source, *, spelled: Callable[[Remedy], str | None] = Remedy.as_python
-) -> pd.DataFrame:
-    """Group what failed, the most frequent first; `spelled` writes the calls that try it again."""
     history = read_history(source)
     rows, attempts = history.rows, history.attempts
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
@@ -720,10 +745,28 @@ def summarise_failures(
     table[columns.MEANING] = [one.meaning for one in known]
     table[columns.ADVICE] = [one.advice for one in known]
     remedies = [_remedy(part, rows, one) for part, one in zip(groups, known, strict=True)]
-    table[columns.CALL] = [None if remedy is None else spelled(remedy) for remedy in remedies]
+    table[columns.CALL] = [None if remedy is None else remedy.call() for remedy in remedies]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
-    return columns.typed(table[list(columns.FAILURES)], columns.FAILURES)
+    return FailureGroups(columns.typed(table[list(columns.FAILURES)], columns.FAILURES))
+
+
+def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
+    """Explain a failure by its code where that is documented, else by its class; what its message says comes first.
+
+    Moderation has no code: it comes under the codes of other errors, and means something else.
+    """
+    known = ERROR_CODES.get(error_code or "")
+    if known is not None and known.error_class == error_class:
+        if error_class == UPSTREAM_ERROR and isinstance(message, str) and upstream_may_pass(message) is False:
+            return Meaning(known.meaning, CLASSES["moderation"].advice, fails_again=True)
+        return Meaning(known.meaning, known.advice)
+    return CLASSES.get(error_class or "", _UNKNOWN)
+
+
+def known_classes() -> set[str]:
+    """Return every class of failure that this package knows."""
+    return {*CLASSES, *(code.error_class for code in ERROR_CODES.values() if code.error_class)}
 
 
 def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
