@@ -91,7 +91,7 @@ def _stand_ins() -> Iterator[None]:
         models = tiny_models.folder_of_all(Path(folder))
 
         def path(weights: metrics._Weights, name: str) -> Path:
-            return models / Path(weights._files[name].path).name
+            return models / Path(weights._files[name]["path"]).name
 
         with (
             object_server() as server,
