@@ -1047,6 +1047,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("/9j/4AAQSkZJRgABAQAAAQABAAD", "put data:image/png;base64, before it"),
         (repr(encoded(plain()))[:3000], "It is how Python shows bytes"),
         (repr(encoded(plain(), "JPEG"))[:100], "It is how Python shows bytes"),
+        ("<PIL.Image.Image image mode=RGB size=9x9 at 0x7F>", "It is how Python shows a picture"),
+        (str(np.asarray(plain())), "It is how Python shows a picture"),
         ("My%20Page%20ab12/cat.png", "My%20Page%20ab12/cat.png."),  # Notion
         ("C:\\Users\\me\\cat.png", "Paths of Windows can't be read here"),
         ("C:/Users/me/cat.png", "Paths of Windows can't be read here"),

@@ -226,7 +226,7 @@ def test_pictures_in_memory_are_single_values():
         assert table["image"][1] is picture
     assert len(sweep(image=[plain(), URL], prompt="a", seed=range(2))) == 4
     assert len(sweep(image=np.array([["a.png", "b.png"], ["c.png", "d.png"]]), prompt="a")) == 2
-    assert sweep(image=URL, prompt="a", seed=np.array(7))["seed"].tolist() == [7]
+    assert sweep(image=np.str_(URL), prompt=np.str_("a"), seed=np.array(7))["seed"].tolist() == [7]
     data_uri = "data:image/png;base64,*?["
     assert sweep(image=data_uri, prompt="a")["image"].tolist() == [data_uri]
 

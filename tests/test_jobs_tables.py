@@ -66,6 +66,12 @@ def result():
     return frame
 
 
+def _endless() -> list:
+    cell: list = []
+    cell.append(cell)
+    return cell
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_results_come_back_identical(result, suffix, tmp_path):
     """Codes keep their zeros, seeds their digits, times their zone, and every dtype is as designed."""
@@ -936,7 +942,15 @@ def test_names_that_are_categories_are_names(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
-    "cell", [np.array(5), dt.time(1, tzinfo=dt.UTC), np.timedelta64(1, "D"), np.datetime64(10**18, "s")]
+    "cell",
+    [
+        np.array(5),
+        dt.time(1, tzinfo=dt.UTC),
+        np.timedelta64(1, "D"),
+        np.datetime64(10**18, "s"),
+        _endless(),
+        {"within": _endless()},
+    ],
 )
 def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
     table = pd.DataFrame({"image": ["a"], "own": pd.Series([cell], dtype=object)})
@@ -944,6 +958,14 @@ def test_odd_cells_do_not_stop_a_write(suffix, cell, tmp_path):
         warnings.simplefilter("ignore")
         write_table(table, tmp_path / f"jobs{suffix}")
     assert read_table(tmp_path / f"jobs{suffix}")["image"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
+def test_durations_are_written_as_text(suffix, tmp_path):
+    """A sheet would hold them as days, and show none of the hours."""
+    table = pd.DataFrame({"image": ["a"], "own": pd.to_timedelta(["1 days 02:03:04"])})
+    write_table(table, tmp_path / f"jobs{suffix}")
+    assert read_table(tmp_path / f"jobs{suffix}")["own"].tolist() == ["1 days 02:03:04"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

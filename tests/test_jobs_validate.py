@@ -21,6 +21,7 @@ from dreamo_batch.jobs.rules import RULES
 from dreamo_batch.jobs.sweep import sweep
 from dreamo_batch.jobs.tables import read_table
 from dreamo_batch.results.load import load
+from tests.pictures import plain
 from tests.table_oracle import PRESETS, problems_of
 
 URL = "https://example.com/cat.png"
@@ -333,6 +334,19 @@ def test_tables_of_other_libraries_are_taken():
     union = pa.UnionArray.from_sparse(pa.array([0, 0], pa.int8()), [pa.array([1, 2])])
     odd = table.append_column("tags", texts).append_column("union", union)
     assert validate(odd)["value"].tolist() == [str(2**62)]
+
+
+def test_pictures_in_a_table_of_polars_are_taken():
+    """Arrow is given their addresses only."""
+    column = SimpleNamespace(name="image", dtype="Object", to_list=lambda: [plain()])
+
+    class Polars:
+        columns = ("image", "prompt")
+        get_columns = staticmethod(lambda: [column])
+        table = pa.table({"image": pa.array([b"12345678"], pa.binary(8)), "prompt": ["a"]})
+        __arrow_c_stream__ = table.__arrow_c_stream__
+
+    assert validate(Polars()).empty
 
 
 def test_tables_of_other_libraries_that_can_not_be_taken_are_refused():

@@ -309,8 +309,7 @@ def integers(series: pd.Series) -> Integers:
         return _of_floats(series)
     if pd.api.types.is_integer_dtype(series.dtype):
         return _of_integers(series)
-    plain = _as_plain_integers(series)
-    if plain is not None:
+    if (plain := _as_plain_integers(series)) is not None:
         return _of_integers(plain)
     return _of_distinct(distinct(series), read_integer)
 

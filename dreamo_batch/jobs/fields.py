@@ -79,9 +79,12 @@ def as_frame(table: Any) -> Any:
     try:
         read = pa.table(table)
         try:
-            return read.to_pandas(types_mapper=dtype_of)
+            frame = read.to_pandas(types_mapper=dtype_of)
         except pa.ArrowNotImplementedError:  # such as lists of texts by polars
-            return pd.DataFrame({name: _of_arrow(read[name]) for name in read.column_names})
+            frame = pd.DataFrame({name: _of_arrow(read[name]) for name in read.column_names})
+        # Arrow has only the addresses of Python's objects in polars.
+        own = [one for one in getattr(table, "get_columns", list)() if str(one.dtype) == "Object"]
+        return frame.assign(**{one.name: pd.Series(one.to_list(), dtype=object) for one in own})
     except Exception as error:  # noqa: BLE001 - another library's
         if not hasattr(table, "columns"):  # a single column
             return table

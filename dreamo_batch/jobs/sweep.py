@@ -71,7 +71,7 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
     n_sides = len(getattr(given, "shape", "?"))
     is_grey = name == columns.IMAGE and n_sides == _PAIR and given.dtype == np.uint8
     is_array = is_grey or n_sides > _PAIR  # of levels, as a picture
-    given = given if n_sides else given[()]
+    given = given if n_sides or isinstance(given, _SINGLE) else given[()]
     if is_pair or is_array or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
     return list(itertools.islice(given, most + 1))
@@ -85,8 +85,7 @@ def _reader_of(name: str) -> tuple[Callable[[Any], Any], str] | None:
 def _read(name: str, value: Any, read: Callable[[Any], Any], problem: str) -> Any:
     if cells.is_missing(value) and name not in {columns.PROMPT, _TEMPLATE}:
         return None
-    found = read(value)
-    if found is None:
+    if (found := read(value)) is None:
         raise UsageError(f"{name}: {cells.show(value) or repr(value)} {problem}.")
     return found
 

@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import csv
 import datetime as dt
+import functools
 import importlib.util
 import io
 import json
@@ -188,11 +189,9 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
     names = ("" if cells.is_missing(name) else cells.text_of(name) for name in frame.columns)
     frame = frame.set_axis(pd.Index(_unique([name or "unnamed" for name in names]), dtype=object), axis=1)
     frame = _without_pictures(frame, is_flat=suffix in (*_DELIMITED, ".xlsx"))
-    is_marked = excel_safe and suffix in _DELIMITED
-    if is_marked:
-        frame = _safe_for_spreadsheets(frame)
     if suffix in _DELIMITED:
-        _write_delimited(frame, path, _DELIMITED[suffix], encoding="utf-8-sig" if is_marked else "utf-8")
+        frame = _safe_for_spreadsheets(frame) if excel_safe else frame
+        _write_delimited(frame, path, _DELIMITED[suffix], encoding="utf-8-sig" if excel_safe else "utf-8")
     elif suffix == ".xlsx":
         _write_workbook(frame, path)
     else:
@@ -220,8 +219,7 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
     for old in table.columns:
         new = new_names.get(old, old)
         meaning = means(new) or new if isinstance(new, str) else new
-        other = first.setdefault(meaning, old)
-        if other != old and not {old, other}.isdisjoint(new_names):
+        if (other := first.setdefault(meaning, old)) != old and not {old, other}.isdisjoint(new_names):
             raise TableError(
                 f"{path}: after renaming, columns {other!r} and {old!r} would both mean {meaning!r}. Choose another "
                 "name, or drop one of them from the file."
@@ -281,7 +279,7 @@ def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
 
 def _is_lost(cell: Any) -> bool:
     return (
-        any(map(_is_lost, cell))
+        _is_shallow(cell) and any(map(_is_lost, cell))
         if isinstance(cell, list | tuple)
         else isinstance(cells.unwrapped(cell), _LOST)
     )
@@ -298,6 +296,8 @@ def _is_list(cell: Any) -> bool:
 
 def _as_text(cell: Any) -> Any:
     cell = cells.unwrapped(cell)
+    if not _is_shallow(cell):
+        return cells.text_of(cell)
     if _is_list(cell):
         is_plain = isinstance(cell, np.ndarray) and cell.dtype.kind not in "mM"  # times become numbers
         return [_as_text(item) for item in (cell.tolist() if is_plain else cell)]
@@ -372,8 +372,7 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
 
 def _found_separator(text: str) -> str:
     """Return the character that splits the first line into the most known names, then into the most names."""
-    written = re.search(r"[^\r\n]*\S[^\r\n]*", text)
-    first = written[0] if written else ""
+    first = (re.search(r"[^\r\n]*\S[^\r\n]*", text) or [""])[0]
 
     def n_names(separator: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=separator), [])
@@ -766,7 +765,9 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
         raise TableError(
             f"{len(frame):,} rows don't fit into a sheet ({_ROWS:,}). Write CSV or Parquet instead."
         )
-    holdable = pd.DataFrame({name: _holdable(name, frame[name]) for name in frame.columns}, index=frame.index)
+    holdable = frame.astype(object).apply(
+        lambda column: column.map(functools.partial(_sheet_cell, column.name))
+    )
     holdable.columns = pd.Index([_sheet_cell(name, name) for name in frame.columns], dtype=object)
     written = io.BytesIO()
     with pd.ExcelWriter(written, engine=_ENGINE) as writer:
@@ -789,23 +790,17 @@ def _need_openpyxl(path: Path) -> None:
         raise TableError(f"{path}: Excel files need the package openpyxl. {_INSTALL}")
 
 
-def _holdable(name: Any, series: pd.Series) -> pd.Series:
-    if isinstance(series.dtype, pd.DatetimeTZDtype):
-        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
-    return series.astype(object).map(lambda cell: _sheet_cell(name, cell))
-
-
 def _sheet_cell(name: Any, cell: Any) -> Any:
-    if isinstance(cell, np.timedelta64 | np.datetime64) or (
+    if isinstance(cell, np.timedelta64 | np.datetime64 | dt.timedelta) or (
         isinstance(cell, dt.time) and cell.tzinfo is not None
     ):
         return str(cell)
     if isinstance(cell, (int, np.integer)) and not isinstance(cell, bool) and abs(int(cell)) >= _EXACT_END:
         return str(cell)
+    if isinstance(cell, dt.datetime) and cell.tzinfo is not None:
+        cell = pd.Timestamp(cell).tz_convert("UTC").tz_localize(None)
     if isinstance(cell, dt.date) and cell.year > dt.MAXYEAR:  # pandas knows later ones
         return str(cell)
-    if isinstance(cell, dt.datetime) and cell.tzinfo is not None:
-        return cell.astimezone(dt.UTC).replace(tzinfo=None)
     if not isinstance(cell, str):
         return cell
     escaped = _TO_ESCAPE.sub(lambda found: f"_x{ord(found[0]):04X}_", _HALF.sub("\ufffd", cell))
