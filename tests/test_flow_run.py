@@ -122,6 +122,15 @@ def test_equal_rows_are_bought_once_and_the_cost_stands_on_the_first(run, gatewa
     assert len(set(done[columns.OUTPUT_PATH])) == 1
 
 
+def test_clocks_that_stand_still_keep_no_run_waiting(reference, tmp_path, monkeypatch):
+    """As in a test under `freezegun.freeze_time`."""
+    now, steady = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: steady)
+    done = dreamo.run(jobs(reference), tmp_path / "run", gateway="local", progress=False)
+    assert set(done["status"]) == {"completed"}
+
+
 def test_replicates_are_bought_on_purpose(run, gateway, reference):
     """A different replicate is a different job."""
     run(jobs(reference, 2, replicate=[0, 1]).assign(seed=7))

@@ -43,12 +43,12 @@ KEEP_ALIVE_S: Final = 3600
 GRACE_S: Final = 0.1
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what links say instead of these
 
-_BEGAN_AT: Final = time.time() - time.monotonic()
+_BEGAN_AT: Final = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def steady_time() -> float:
     """Return Unix seconds by the clock as it was when this process began."""
-    return _BEGAN_AT + time.monotonic()
+    return _BEGAN_AT + time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class LocalGateway:
