@@ -188,7 +188,7 @@ def _criterion(accept: Any) -> Criterion:
 
 def _yes_or_no(verdict: Any) -> float:
     """Refuse what a function without a return or a bound says: it would buy every try, or take any picture."""
-    if not isinstance(verdict, bool | np.bool_ | int):
+    if not isinstance(verdict, bool | np.bool_ | int) or verdict not in (True, False):
         raise TypeError(f"accept returned {quoted(verdict)}, not True or False")
     return float(verdict)
 

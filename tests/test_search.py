@@ -289,7 +289,7 @@ def test_a_forgotten_bound_is_no_yes(jobs, gateway, tmp_path):
     with pytest.raises(dreamo.UsageError, match=r"expected metric >= 0\.8"):
         search(jobs, tmp_path / "run", gateway, accept=dreamo.Metric("share", reddish))
     assert not gateway.invoice()
-    for verdict in (0.3, None):
+    for verdict in (0.3, 7, None):
         with pytest.raises(dreamo.UsageError, match=rf"TypeError: accept returned {verdict}, not True or"):
             search(jobs, tmp_path / "run", gateway, accept=lambda *_, verdict=verdict: verdict)
     assert len(gateway.invoice()) == 6

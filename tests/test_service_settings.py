@@ -13,7 +13,7 @@ from dreamo_batch.errors import SettingsError
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, resolve
 
 KEY = "sk-example-key"
-keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+keys = st.from_regex(r"[!#-&(-~][!-~]{0,39}", fullmatch=True)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_timeouts_are_positive_and_finite(name, value):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "  ", "a b", "Bearer sk", "a\nb", "a\x00b", "schl\u00fcssel", "sk-\u200bzero"]
+    "key", ["", "  ", "a b", "Bearer sk", "a\nb", "a\x00b", "schl\u00fcssel", "sk-\u200bzero", '"sk"']
 )
 def test_keys_that_no_header_can_carry_are_refused_without_being_shown(key):
     """A pasted line break or the word Bearer is told, the key is not."""

@@ -220,9 +220,9 @@ def _checked_key(value: str) -> str:
     key = value.strip()
     if not key:
         raise SettingsError(f"the API key is empty; set {KEY_VARIABLE}{spelled(' or pass api_key=', '')}")
-    if not re.fullmatch(r"[!-~]+", key):
+    if not re.fullmatch(r"""(?!["'])[!-~]+""", key):  # a Docker env file keeps the quotes
         raise SettingsError(
-            "the API key contains whitespace, control characters or non-ASCII letters; "
+            "the API key contains whitespace, control characters or non-ASCII letters, or begins with a quote; "
             "pass the bare key, without quotes, line breaks or the word Bearer"
         )
     return key

@@ -398,6 +398,10 @@ class Transport:
         allow_private_links: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        if HTTPConnection.__module__ != urllib3.connection.__name__:
+            raise SettingsError(
+                "urllib3 was patched (by vcr?) before it was needed; first import dreamo_batch.Client"
+            )
         self.allows_private: Final = allow_private_links
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
@@ -573,10 +577,9 @@ def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
 def _write(sock: socket.socket, head: bytes, body: list[bytes], exchange: Exchange) -> None:
     # The connect timeout is too short for sending megabytes on a slow line.
     _set_timeout(sock, exchange.answer_within_s)
+    body.insert(0, head)
     if sum(map(len, body)) <= _JOINED_BYTES_MAX:
-        body[:] = [b"".join((head, *body))]
-    else:
-        body.insert(0, head)
+        body[:] = [b"".join(body)]
     exchange.was_sent = True
     try:
         while body:
