@@ -249,6 +249,23 @@ def test_a_damaged_slot_is_told():
         read_log(store)
 
 
+def test_what_other_programs_put_beside_the_log_is_left_alone():
+    """Such as the mark of a folder, or a note; it is no object of the log, and none is missing before it."""
+    store, foreign = (
+        Memory(),
+        [f"{folder}/{name}" for folder in ("checkpoints", "log") for name in ("", "README")],
+    )
+    for name in foreign:
+        store.put(name, b"")
+    log = log_on(store)
+    for number in range(3):
+        log.open()
+        log.commit(b"%d" % number)
+        log.checkpoint(b"state", log.last)
+    assert read_log(store).checkpoint == b"state"
+    assert set(foreign) <= set(store.names(""))
+
+
 @pytest.mark.parametrize("gone", ["first", "middle", "checkpoints"])
 def test_a_log_that_lost_objects_is_not_taken_for_a_shorter_one(gone):
     """What was committed behind the gap was bought, and what was before it may have been."""

@@ -58,6 +58,7 @@ _LOG: Final = "log"
 _CHECKPOINTS: Final = "checkpoints"
 _LOOK_EVERY_S: Final = 1.0
 _BARRIER, _COMMIT, _CLOSE = "barrier", "commit", "close"
+_NUMBERED: Final = re.compile(rf"{_LOG}/\d{{12,}}|{_CHECKPOINTS}/\d{{12,}}-\d{{6,}}")
 _HEAD: Final = ("kind", "epoch", "nonce", "seq", "owner", "at")
 
 _URL: Final = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s]+(?P<folder>/.*)?", re.DOTALL)
@@ -359,7 +360,7 @@ def read_log(store: ObjectStore) -> Content:
             slots[covers + len(slots) + 1] = Slot.from_bytes(written)
         content = Content(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
         end = _slot(content.last + 1)
-        has_gap = store.names(f"{_LOG}/")[-1:] > [end] and store.get(end) is None
+        has_gap = _numbered(store, _LOG)[-1:] > [end] and store.get(end) is None
         if _newest_checkpoint(store)[0] != covers:  # some of the slots may have been deleted meanwhile
             continue
         if has_gap:
@@ -374,9 +375,14 @@ def _slot(number: int) -> str:
     return f"{_LOG}/{number:012d}"
 
 
+def _numbered(store: ObjectStore, folder: str) -> list[str]:
+    """List our objects in a folder, without what other programs put there, such as marks of folders."""
+    return [name for name in store.names(f"{folder}/") if _NUMBERED.fullmatch(name)]
+
+
 def _newest_checkpoint(store: ObjectStore) -> tuple[int, int, str | None]:
     """Return the number that the newest checkpoint covers, its epoch, and its name."""
-    names = store.names(f"{_CHECKPOINTS}/")
+    names = _numbered(store, _CHECKPOINTS)
     if not names:
         return 0, 0, None
     covers, epoch = names[-1].removeprefix(f"{_CHECKPOINTS}/").split("-")
@@ -476,7 +482,7 @@ class FencedLog:
     def checkpoint(self, content: bytes, covers: int) -> None:
         """Put a checkpoint of all up to a number, and delete what two checkpoints cover, but barriers."""
         self._store.put(f"{_CHECKPOINTS}/{covers:012d}-{self.epoch:06d}", content)
-        names = self._store.names(f"{_CHECKPOINTS}/")
+        names = _numbered(self._store, _CHECKPOINTS)
         self._store.delete(names[:-2])
         if len(names) > 1:
             covered = int(names[-2].removeprefix(f"{_CHECKPOINTS}/").split("-")[0])
