@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,11 +139,12 @@ def resolve(
         raise DirectoryError(f"{directory.name} has no run.json; run the table again to rebuild it.")
     job_id, service = find_job(table, row), manifest.service
     holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
+    elsewhere = read_state(directory) if manifest.n_shards else State()
 
     def settle(at_work: runner.Runner) -> State:
         opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
         settled = _ambiguous(opened.state.of(job_id), row, attempt)
-        for other in opened.state if task_id is not None else ():
+        for other in chain(opened.state, elsewhere) if task_id is not None else ():
             if other.task_id == task_id and other != settled:  # its cost would count twice
                 raise UsageError(
                     f"Task {task_id} already belongs to attempt {other.attempt} of job {other.job_id}."

@@ -503,6 +503,9 @@ def test_ambiguous_rows_are_settled_in_their_shard(jobs, tmp_path):
     with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:
         done = run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
         (row,) = done.index[(done["status"] == "ambiguous") & done["duplicate_of"].isna()]
+        others = done["task_id"].dropna().iloc[0]
+        with pytest.raises(UsageError, match=f"Task {others} already belongs"):
+            dreamo.resolve(tmp_path / "run", row, task_id=others)
         settled = dreamo.resolve(tmp_path / "run", row, not_sent=True)
         assert settled.loc[row, "status"] == "pending"
         done = run(jobs, tmp_path / "run", gateway)
