@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -393,8 +394,7 @@ def test_an_older_copy_of_a_journal_is_refused(busy):
     """Openings are counted, and the count never falls from one journal to the next."""
     lines = journal.path_of(busy, 4).read_bytes().splitlines(keepends=True)
     opened_and_closed(busy)
-    with journal.Journal(busy, journal.Header(1, 6, 1, peek_entropy(RunDirectory(busy)), SERVICE)):
-        pass
+    journal.Journal(busy, journal.Header(1, 6, 1, peek_entropy(RunDirectory(busy)), SERVICE)).close()
     assert lines
     with pytest.raises(LedgerDamaged, match="doesn't belong here"):
         opened(busy)
@@ -412,7 +412,7 @@ def test_seeds_drawn_for_another_directory_are_refused(busy):
 
 def test_events_that_contradict_each_other_are_refused(folder):
     """A journal that is whole but can't be true is damage as well."""
-    with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
+    with closing(journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE))) as made:
         made.append([event(EventKind.COMPLETED)])
         made.commit()
     with pytest.raises(LedgerDamaged, match="The ledger contradicts itself: attempt 1 of job a is unsent"):
@@ -421,7 +421,7 @@ def test_events_that_contradict_each_other_are_refused(folder):
 
 def test_fields_of_another_version_are_refused(folder):
     """An event that sets what attempts do not have is not passed over."""
-    with journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE)) as made:
+    with closing(journal.Journal(folder, journal.Header(1, 1, 1, "00", SERVICE))) as made:
         made.append([event(EventKind.SENDING, colour="blue")])
         made.commit()
     with pytest.raises(LedgerDamaged, match="colour"):

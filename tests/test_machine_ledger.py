@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -493,7 +493,7 @@ def test_any_history_folds_by_column_as_by_row(steps):
     """Plain jobs, retries, repeated and impossible events, nulls: both give the same attempts, or refuse."""
     folder, known, made = scratch(), State(), {}
     try:
-        with journal.Journal(folder, journal.Header(1, 1, 1, "00", "loopback")) as written:
+        with closing(journal.Journal(folder, journal.Header(1, 1, 1, "00", "loopback"))) as written:
             for at, (job_id, which, kind, fields) in enumerate(steps):
                 attempts = known.of(job_id)
                 following = NEXT[attempts[-1].stage] if attempts else (EventKind.SENDING,)

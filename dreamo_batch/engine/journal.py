@@ -22,7 +22,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, Terms, next_number
 from dreamo_batch.engine.directory import identity_of_file, is_same_file, refuse_newer
@@ -139,11 +139,6 @@ class Contents:
     n_bytes: int = 0
     terms: dict[str, str | None] = field(default_factory=dict)
 
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """The events, one by one."""
-        return tuple(event_of(line) for text in self.texts for line in io.BytesIO(text))
-
 
 def path_of(folder: Path, number: int) -> Path:
     """Return the path of a journal."""
@@ -251,12 +246,6 @@ class Journal:
         self._file.close()
         if self._end is not None:
             self._end.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _cut_back(self) -> None:
         """Remove what a failed commit left after the last durable line."""
@@ -418,11 +407,8 @@ class Strays:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self.path = self._folder / name
         if self._folder_fd is not None:
-            try:
+            with suppress(FileNotFoundError):  # the directory was deleted
                 fd = os.open(name, flags, 0o644, dir_fd=self._folder_fd)
-            except FileNotFoundError:  # the directory was deleted
-                pass
-            else:
                 os.fsync(self._folder_fd)
                 self.path = self.path if self.path.exists() else Path(name)
                 return fd
