@@ -67,12 +67,10 @@ class Gateway(Protocol):
     @property
     def base_url(self) -> str:
         """Where it is."""
-        ...
 
     @property
     def api_key(self) -> str:
         """The key that it wants."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,6 +566,7 @@ class Call:
             ledger.adopt(self.inputs.prepared.jobs)
 
     def _remember(self, ledger: Ledger, cap: Decimal | None) -> None:
+        ledger.directory.refuse_loss()
         write_jobs(ledger.directory.jobs, self.inputs.user, self.inputs.prepared, self._table_id)
         ledger.set_terms(self._clock.wall(), cap=None if cap is None else exact_text(cap))
         ledger.commit()

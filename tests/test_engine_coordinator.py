@@ -777,7 +777,7 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     clock.advance(60.0)
     coordinator.take(PollAnswer(Do.POLL, KEY, other))
     attempt = latest(coordinator)
-    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, effects.TASK_TIMEOUT)
+    assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, failures.TASK_TIMEOUT)
     assert "answered about t9" in attempt.error_message
 
 

@@ -138,11 +138,13 @@ def test_a_task_that_an_error_names_is_asked_for_first(tmp_path, monkeypatch, re
     noted = []
     made.note = lambda key, failure: noted.append((key, failure.task_id, len(client.asked))) or True
     client.script = [RequestNotTaken(one) if isinstance(one, Failure) else one for one in polled]
-    result = made.create(KEY, job(), boottime()).result
-    assert result == "t1" if outcome is None else result.kind is outcome
+    answer = made.create(KEY, job(), boottime())
+    assert answer.named is (polled[-1] if outcome is None else None)
+    assert answer.result is refused if outcome is None else answer.result.kind is outcome
+    assert made.taken == {}
     assert client.asked[1:] == [("fetch", "t1")] * len(polled)
     assert noted == [(KEY, "t1", 1)]
-    assert outcome is not HELD or "it names task t1" in result.message
+    assert outcome is not HELD or "it names task t1" in answer.result.message
 
 
 @pytest.mark.parametrize("can_note", [True, False])

@@ -149,7 +149,7 @@ def test_ends_that_nobody_told_us_of():
         True,
     )
     overdue = effects.overdue(KEY, 9.0, 900.0)
-    assert (overdue.kind, overdue.fields["error_class"]) == (EventKind.OVERDUE, effects.TASK_TIMEOUT)
+    assert (overdue.kind, overdue.fields["error_class"]) == (EventKind.OVERDUE, failures.TASK_TIMEOUT)
     assert "Not finished after 900 s" in overdue.fields["error_message"]
     stopped = advance(SENT, effects.interrupted(SENT, 9.0))
     assert (stopped.stage, stopped.error_class, stopped.may_have_been_billed) == (

@@ -24,7 +24,7 @@ def source(path, content: bytes, *, digest: str | None = None) -> ImageSource:
 def test_a_url_is_sent_as_it_is():
     """Nothing is read or fetched for a picture that the service fetches itself."""
     request = Payloads().request(job("a", seed=5))
-    assert (request.image_url, request.image_base64) == ("https://example.com/cat.png", None)
+    assert (request.image_urls, request.images_base64) == (("https://example.com/cat.png",), ())
     assert (request.prompt, request.seed, request.width, request.height, request.use_rephraser) == (
         "a cat called a",
         5,
@@ -38,8 +38,8 @@ def test_a_file_is_sent_as_bare_base64(tmp_path):
     """Its bytes, unchanged, without a `data:` prefix."""
     content = picture()
     request = Payloads().request(job(image=source(tmp_path / "cat.png", content)))
-    assert request.image_url is None
-    assert base64.b64decode(request.image_base64, validate=True) == content
+    assert request.image_urls == ()
+    assert base64.b64decode(request.images_base64[0], validate=True) == content
 
 
 def test_the_corrected_copy_is_what_is_sent(tmp_path):
@@ -47,7 +47,7 @@ def test_the_corrected_copy_is_what_is_sent(tmp_path):
     (tmp_path / "fixed.png").write_bytes(b"fixed")
     digest = hashlib.sha256(b"fixed").hexdigest()
     image = ImageSource("file", "/gone/original.png", "00", str(tmp_path / "fixed.png"), digest)
-    assert base64.b64decode(Payloads().request(job(image=image)).image_base64) == b"fixed"
+    assert base64.b64decode(Payloads().request(job(image=image)).images_base64[0]) == b"fixed"
 
 
 def test_a_changed_file_is_not_sent(tmp_path):
@@ -77,8 +77,8 @@ def test_a_shared_picture_is_read_once(tmp_path, monkeypatch):
     payloads = Payloads()
     first = payloads.request(job("a", image=image))
     (tmp_path / "cat.png").unlink()
-    assert payloads.request(job("b", image=image)).image_base64 is first.image_base64
-    assert payloads.n_cached_bytes == len(first.image_base64)
+    assert payloads.request(job("b", image=image)).images_base64[0] is first.images_base64[0]
+    assert payloads.n_cached_bytes == len(first.images_base64[0])
 
 
 def test_the_cache_is_bounded(tmp_path):
@@ -93,7 +93,7 @@ def test_the_cache_is_bounded(tmp_path):
     kept = set(payloads._cache)
     assert kept == {images["a"].sent_digest, images["c"].sent_digest}
     large = source(tmp_path / "large", bytes(1000))
-    assert len(base64.b64decode(payloads.request(job(image=large)).image_base64)) == 1000
+    assert len(base64.b64decode(payloads.request(job(image=large)).images_base64[0])) == 1000
     assert payloads.n_cached_bytes <= 100
 
 
@@ -117,7 +117,7 @@ def test_workers_may_build_at_once(tmp_path, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(request.image_base64) for request in requests] == [4000] * 4
+    assert [len(request.images_base64[0]) for request in requests] == [4000] * 4
     assert payloads.n_cached_bytes == 4000
 
 
@@ -125,6 +125,6 @@ def test_an_expired_link_is_not_sent():
     """The service could not fetch the picture, and might bill the attempt; the local clock may be 5 minutes wrong."""
     link = "https://b.s3.amazonaws.com/a.png?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0"
     image = ImageSource("url", link, "0", link, "0")
-    assert Payloads(wall=lambda: 1577837159.0).request(job(image=image)).image_url == link
+    assert Payloads(wall=lambda: 1577837159.0).request(job(image=image)).image_urls == (link,)
     with pytest.raises(ImageGone, match="expired"):
         Payloads(wall=lambda: 1577837160.0).request(job(image=image))

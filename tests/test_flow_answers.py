@@ -180,12 +180,12 @@ def test_replicates_may_look_alike(place, caplog):
         (200, """)]}',\n{"id": "%s", "status": "in_progress"}"""),
         (200, '<b>Warning</b>: no such index\n{"id": "%s", "status": "in_progress"}<!-- end -->'),
         (200, 'data: {"id": "%s", "status": "in_progress"}\n\n'),
-        (400, '{"error": {"message": "slow", "details": {"task_id": "%s"}}}'),
         (500, '{"error": {"message": "slow", "details": {"task_id": "%s"}}}'),
     ],
 )
-def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(place, status, body):
-    """Neither the row nor the call ends: the task was made."""
+def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(place, caplog, status, body):
+    """Neither the row nor the call ends: the task was made. Whoever looks at the picture is told why."""
+    caplog.set_level("INFO", logger="dreamo_batch")
     with HookedService() as service:
 
         def made(params: dict[str, Any], _n: int) -> bytes | None:
@@ -199,39 +199,72 @@ def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(pla
         assert service.counts["create"] == 3
     assert status_of(results) == ["completed"] * 3
     assert results["task_id"].tolist()[1] == "oddly-told"
+    assert "took task oddly-told for its own" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("whose", "words", "status"),
+    "told",
     [
-        ("its own", "%s was accepted", "ambiguous"),
-        ("another row's", "%s is running", "completed"),
-        ("nobody's", "%s was refused", "completed"),
+        (429, "words"),
+        (429, "field"),
+        (429, "header"),
+        (409, "words"),
+        (409, "field"),
+        (400, "header"),
     ],
 )
-def test_a_rate_limit_whose_words_mention_a_task_is_sent_again_only_without_doubt(
-    monkeypatch, place, whose, words, status
+@pytest.mark.parametrize(
+    ("whose", "status"),
+    [
+        ("its own", "ambiguous"),
+        ("another table's", "ambiguous"),
+        ("another table's, echoed", "refused"),
+        ("another row's", "refused"),
+        ("nobody's", "refused"),
+    ],
+)
+def test_a_refusal_that_names_a_task_is_taken_for_one_only_without_doubt(
+    monkeypatch, place, whose, status, told
 ):
-    """Where the task exists and no other row has it, the row is held and names it; else the limit counts alone."""
+    """Where the task exists and may be the row's, the row is held and names it, and no picture is taken for its own.
+
+    Else the refusal counts alone.
+    """
+    http_status, place_of_id = told
+    if told == (409, "words"):
+        status = "refused"  # nothing is sent again unasked, and the words are shown
     speed_up(monkeypatch)
     with HookedService() as service:
-        mentioned = {"its own": "oddly-told-1", "another row's": "task0001", "nobody's": "refused-01"}[whose]
+        mentioned = {"another row's": "task0001", "nobody's": "refused-01"}.get(whose, "oddly-told-1")
 
         def limited(params: dict[str, Any], n: int) -> bytes | None:
             if n != 2:
                 return None
-            if whose == "its own":
+            if mentioned == "oddly-told-1":
                 service.tasks[mentioned] = params
-            said = {"message": f"Too many requests: task {words % mentioned}"}
-            return answer(json.dumps(said).encode(), 429)
+            said = {"message": "No"}
+            if place_of_id == "words":
+                said = {"message": f"No: task {mentioned} is running"}
+            elif place_of_id == "field":
+                said["running"] = {"task_id": mentioned}
+            headers = {"X_Task_Id": mentioned} if place_of_id == "header" else {}
+            return answer(json.dumps(said).encode(), http_status, **headers)
 
+        if "echoed" in whose:
+            service.on_poll = lambda task_id, _n: (
+                service.completed(task_id, input=[{"params": {"seed": 77, "prompt": "a wolf"}}])
+                if task_id == mentioned
+                else None
+            )
         service.on_create = limited
         table = place.table(["a fox", "a dog", "a cat"])
         results = place.run(service, table, max_in_flight=1)
         assert place.run(service, table)["status"].tolist() == results["status"].tolist()
-        assert len(service.tasks) == 3
-    assert status_of(results) == ["completed", status, "completed"]
-    assert status == "completed" or mentioned in results["error_message"].tolist()[1]
+        n_bought = service.counts["create"] - 1
+    wanted = {"ambiguous": "ambiguous", "refused": "completed" if http_status == 429 else "failed"}[status]
+    assert status_of(results) == ["completed", wanted, "completed"]
+    assert n_bought == 2 + (wanted == "completed")
+    assert status == "refused" or mentioned in results["error_message"].tolist()[1]
 
 
 def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_told(place, caplog, monkeypatch):

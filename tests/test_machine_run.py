@@ -381,7 +381,7 @@ class Watch:
         )
         n_sending = sum(attempt.stage is Stage.SENDING for attempt in attempts)
         assert n_sending <= max(1, self.limits.n_workers - 2)
-        overdue = [o for o in attempts if o.stage in OPEN and o.error_class == effects.TASK_TIMEOUT]
+        overdue = [o for o in attempts if o.stage in OPEN and o.error_class == failures.TASK_TIMEOUT]
         n_open = sum(attempt.stage in OPEN for attempt in attempts)
         assert n_open <= self.limits.max_in_flight + len(overdue)
         assert schedule.n_in_flight <= schedule.quota.window.size <= self.limits.max_in_flight
@@ -660,7 +660,7 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
     world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
     assert "2 jobs not submitted" in str(world.coordinator.stopped)
-    assert [attempt.error_class for attempt in world.ledger.state] == [effects.TASK_TIMEOUT]
+    assert [attempt.error_class for attempt in world.ledger.state] == [failures.TASK_TIMEOUT]
 
 
 def test_pilots_show_the_price():

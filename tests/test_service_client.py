@@ -328,7 +328,7 @@ def test_an_answer_whose_headers_alone_name_a_task_is_followed_up(server, client
     """As one that names it in its body."""
     server.script[:] = [answer(body, status, **headers)]
     failure = failure_of(client, "create")
-    assert (failure.task_id, failure.is_task_in_doubt, failure.is_task_quoted) == ("cq0example", True, False)
+    assert (failure.task_id, failure.is_task_in_doubt) == ("cq0example", True)
 
 
 @pytest.mark.parametrize("status", [200, 400, 409, 429, 500])
@@ -350,7 +350,7 @@ def test_a_task_that_only_words_mention_is_shown(server, client, status, words):
     ]
     for failure in (failure_of(client, "create"), failure_of(client, "create")):
         is_limit = status == 429
-        assert (failure.task_id, failure.is_task_quoted) == (
+        assert (failure.task_id, failure.is_task_in_doubt) == (
             ("cq0example1", True) if is_limit else (None, False)
         )
         assert "cq0example1" in str(failure)

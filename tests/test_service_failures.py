@@ -108,7 +108,8 @@ def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
     )
 
 
-def test_an_internal_error_in_200_may_have_arrived():
+@pytest.mark.parametrize("status", [200, 400, 404, 409, 422])
+def test_an_internal_error_in_a_body_may_have_arrived(status):
     """As with HTTP 500: the service doesn't say that it refused."""
     codes = (
         b"500",
@@ -120,7 +121,7 @@ def test_an_internal_error_in_200_may_have_arrived():
         b'"internal_error"',
     )
     for code in codes:
-        failure = from_response("create", 200, {}, b'{"error": {"code": %s, "message": "oops"}}' % code)
+        failure = from_response("create", status, {}, b'{"error": {"code": %s, "message": "oops"}}' % code)
         assert (failure.kind, failure.error_class) == (MAY_HAVE_ARRIVED, "server_error")
 
 
@@ -289,6 +290,11 @@ def test_a_failed_task_without_a_known_code_is_a_service_error():
     )
 
 
+def is_sent_anew(failure: failures.Failure) -> bool:
+    """Whether a task that failed so is worth another."""
+    return failures.is_unbilled_and_retryable(failure.error_class, failure.message)
+
+
 @pytest.mark.parametrize(
     ("code", "message", "expected"),
     [
@@ -315,7 +321,7 @@ def test_a_failed_task_without_a_known_code_is_a_service_error():
 def test_only_what_the_table_calls_unbilled_is_worth_another_task(code, message, expected):
     """095 and 099 but for moderation, 097 by its text."""
     task = Task("a", "failed", error=ServiceMessage(code, message))
-    assert failures.is_unbilled_and_retryable(from_task(task)) is expected
+    assert is_sent_anew(from_task(task)) is expected
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
@@ -324,7 +330,7 @@ def test_completed_with_an_error_is_never_submitted_again_by_itself(code):
     error = ServiceMessage(code, "HTTP 503")
     failure = from_task(Task("a", "failed", error=error, is_completed_with_error=True))
     assert failure.error_class == "completed_with_error"
-    assert not failures.is_unbilled_and_retryable(failure)
+    assert not is_sent_anew(failure)
 
 
 NO_CREDIT = [
@@ -378,7 +384,7 @@ def test_a_task_that_failed_for_lack_of_credit_is_not_submitted_again_by_itself(
     """It would fail again."""
     failure = from_task(Task("a", "failed", error=ServiceMessage("003011099", "insufficient balance")))
     assert failure.error_class == "no_credit"
-    assert not failures.is_unbilled_and_retryable(failure)
+    assert not is_sent_anew(failure)
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -413,9 +419,7 @@ def test_a_documented_rejection_is_one_at_any_status(status, code):
 @pytest.mark.parametrize("words", ["HTTP 400 from upstream: 50429", "code 50430"])
 def test_upstream_busy_codes_count_beside_an_http_status(words):
     """50429 and 50430 are rate limits."""
-    assert failures.is_unbilled_and_retryable(
-        from_task(Task("a", "failed", error=ServiceMessage("003011097", words)))
-    )
+    assert is_sent_anew(from_task(Task("a", "failed", error=ServiceMessage("003011097", words))))
 
 
 # Exceptions ----------------------------------------------------------------------------------------------------

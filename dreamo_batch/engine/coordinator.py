@@ -155,6 +155,7 @@ class Coordinator:
         self._n_held = 0
         self._n_notices: Counter[str] = Counter()
         self._noticed: set[tuple[str, object]] = set()
+        self._named_at: dict[str, float] = {}  # when errors first named tasks that exist
         self._n_contradictions: Counter[Key] = Counter()
         self._refusals = self._refusals_so_far()
         self._forbidden: Failure | None = None  # the last 403 of a create
@@ -451,8 +452,7 @@ class Coordinator:
 
     def _create_ended(self, answer: effects.CreateAnswer) -> None:
         attempt = self._attempt(answer.key)
-        if isinstance(answer.result, str):
-            answer = replace(answer, result=self._own_task(answer.key, answer.result, answer.said))
+        answer = replace(answer, result=self._own_task(answer, attempt.sent_at or 0.0))
         if isinstance(answer.result, str):
             self._refusals.accepted()
         elif answer.result.error_class == failures.FORBIDDEN:
@@ -468,21 +468,31 @@ class Coordinator:
             self._create_failed(answer.key, answer.result, now)
         self._row_or_account()
 
-    def _own_task(self, key: Key, task_id: str, said: Failure | None) -> str | Failure:
-        """Accept a task id, unless another attempt has it: an error may name it, else this create's fate is unknown."""
-        owner = self._job_of.setdefault(hash(("task_id", task_id)), key[0])
+    def _own_task(self, answer: effects.CreateAnswer, sent_at: float) -> str | Failure:
+        """Accept a task id, unless another attempt has it; one that a refusal names may be anyone's, and is held."""
+        said, named, job_id = answer.result, answer.named, answer.key[0]
+        task_id = said if named is None else named.task_id
+        if isinstance(task_id, Failure):
+            return task_id
+        owner = self._job_of.setdefault(hash(("task_id", task_id)), job_id)
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
-        if known is None or (known.job_id, known.attempt) == key:
-            if said is None or not said.is_task_quoted:
-                return task_id
-            told = f"{said.message}; task {task_id}, which it mentions, exists and may be this one's"
-            return replace(said, kind=FailureKind.MAY_HAVE_ARRIVED, message=told)
-        return said or Failure(
-            FailureKind.MAY_HAVE_ARRIVED,
-            failures.OTHER_TASK,
-            http_status=200,
-            message=f"the service answered with task {task_id}, which already belongs to job {owner}",
-        )
+        is_anothers = known is not None and (known.job_id, known.attempt) != answer.key
+        held = FailureKind.MAY_HAVE_ARRIVED
+        if named is None or isinstance(said, str):
+            told = f"the service answered with task {task_id}, which already belongs to job {owner}"
+            return Failure(held, failures.OTHER_TASK, 200, message=told) if is_anothers else task_id
+        if is_anothers or self._named_at.setdefault(task_id, self._clock.wall()) < sent_at:
+            return said
+        if differs := self._contradiction(answer.key, named):
+            return replace(
+                said, message=f"{said.message} (task {task_id}, which it names, is about {differs})"
+            )
+        if said.kind is not held:
+            told = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
+            return replace(said, kind=held, message=told)
+        told = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
+        self._notice("own", f"Job {job_id}: {told}. Check its picture.")
+        return task_id
 
     @functools.cached_property
     def _job_of(self) -> Owners:
@@ -615,7 +625,7 @@ class Coordinator:
         self.schedule.task_ended(key, now)
         price, excess = self.budget.price, self.budget.excess
         attempt = self.record(effects.task_ended(key, answer.result, self._clock.wall(), n_polls))
-        self._notice_price(price, excess)
+        self._notice_price(key[0], answer.result, price, excess)
         if attempt.stage is Stage.COMPLETED:
             self._notice_same_picture(attempt, "output_url")
             if self.assignment.should_download:
@@ -649,8 +659,11 @@ class Coordinator:
         self.schedule.leave(key)
         self.record(effects.about_another(key, self._clock.wall(), about))
 
-    def _notice_price(self, price: Decimal | None, excess: Decimal) -> None:
-        """Under a limit, notice when an attempt cost more than was reserved, and when that exceeds the cap."""
+    def _notice_price(self, job_id: str, task: Task, price: Decimal | None, excess: Decimal) -> None:
+        """Notice a cost that can't be read; under a limit, one above what was reserved, and when that exceeds it."""
+        if task.is_cost_unreadable:
+            told = "what the service told as its cost is no amount in USD that a picture can have"
+            self._notice("cost", f"Job {job_id}: {told}; it counts as unknown.")
         if self.budget.limit is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:

@@ -112,7 +112,7 @@ class RunDirectory:
         self._lock_id: tuple[int, int] | None = None
         self._is_lost = False
         self.folder_fd: int | None = None
-        self._manifest: Manifest | None = None
+        self.manifest: Manifest | None = None  # as last read or written
         if self.replica is not None and is_in_store and not self._is_locked_here():
             self.replica.pull()
 
@@ -137,19 +137,20 @@ class RunDirectory:
             known = {name: value for name, value in fields.items() if name in _TYPES}
             if not all(isinstance(value, _TYPES[name]) for name, value in known.items()):
                 return None
-            return Manifest(**known)
+            self.manifest = Manifest(**known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        return self.manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace `run.json` atomically."""
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
         files.replace(self.path / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
-        self._manifest = manifest
+        self.manifest = manifest
 
     def update_manifest(self, **changes: Any) -> Manifest:
         """Change some fields of `run.json`."""
-        manifest = self.read_manifest() or self._manifest
+        manifest = self.read_manifest() or self.manifest
         if manifest is None:
             raise LedgerDamaged(
                 f"{self.path / MANIFEST} is missing. Run again on this directory to rebuild it."

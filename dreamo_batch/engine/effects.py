@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from dreamo_batch.service.client import Client
 
 
-T = TypeVar("T")
 _ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
 _UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
 _UNFOUND_MAX: Final = 2  # ids in refusals of a kind, after which the id is taken for the request's
@@ -92,8 +91,8 @@ class Payloads:
             width=job.width,
             height=job.height,
             use_rephraser=job.use_rephraser,
-            image_url=_bare([image.sent_location for image in job.images]) if is_url else None,
-            image_base64=None if is_url else _bare([self._base64(image) for image in job.images]),
+            image_url=tuple(image.sent_location for image in job.images) if is_url else None,
+            image_base64=None if is_url else tuple(map(self._base64, job.images)),
             model=job.model,
             **dict(job.own),
         )
@@ -113,10 +112,6 @@ class Payloads:
                 _, dropped = self._cache.popitem(last=False)
                 self.n_cached_bytes -= len(dropped)
         return fresh
-
-
-def _bare(pictures: list[T]) -> T | tuple[T, ...]:
-    return pictures[0] if len(pictures) == 1 else tuple(pictures)
 
 
 def _read(image: ImageSource) -> bytes:
@@ -148,7 +143,6 @@ def _read(image: ImageSource) -> bytes:
 
 
 TASK_LOST: Final = "task_lost"
-TASK_TIMEOUT: Final = "task_timeout"
 INTERRUPTED: Final = "interrupted"
 IMAGE_CHANGED: Final = "image_changed"
 _EXCERPT_CHARACTERS: Final = 2000
@@ -156,11 +150,11 @@ _EXCERPT_CHARACTERS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class CreateAnswer:
-    """A create ended: a task id, or how it failed; `said` is the error that named the task, if one did."""
+    """A create ended: a task id, or how it failed; `named` is the task that the failure names, if it exists."""
 
     key: Key
     result: str | Failure
-    said: Failure | None = None
+    named: Task | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,14 +289,7 @@ def is_retryable(attempt: Attempt) -> bool:
     is_failed = attempt.stage is Stage.FAILED and attempt.task_id is not None
     if not is_failed or attempt.may_have_been_billed or money(attempt.cost):
         return False
-    return failures.is_unbilled_and_retryable(
-        Failure(
-            FailureKind.PERMANENT,
-            attempt.error_class or "",
-            code=attempt.error_code,
-            message=attempt.error_message,
-        )
-    )
+    return failures.is_unbilled_and_retryable(attempt.error_class, attempt.error_message)
 
 
 def lost(key: Key, at: float, n_polls: int) -> Event:
@@ -316,7 +303,7 @@ def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) ->
     """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
     seen = f" (at the last poll: {oddity})" if oddity else ""
     message = f"Not finished after {timeout_s:g} s{seen}; the next call asks for it again."
-    return Event.of(EventKind.OVERDUE, key, at, error_class=TASK_TIMEOUT, error_message=message)
+    return Event.of(EventKind.OVERDUE, key, at, error_class=failures.TASK_TIMEOUT, error_message=message)
 
 
 def about_another(key: Key, at: float, about: str) -> Event:
@@ -385,7 +372,7 @@ class Effects:
         self.taken: dict[Key, str] = {}  # tasks, until the ledger has them, whatever becomes of the answer
         self._n_unfound: defaultdict[tuple[str, int | None], float] = defaultdict(float)
         self._client = client
-        self._run_dir = run_dir.path
+        self._directory, self._run_dir = run_dir, run_dir.path
         self._create_within_s = inf if run_dir.replica is None else CREATE_WITHIN_S
         self._payloads = Payloads()
 
@@ -403,31 +390,29 @@ class Effects:
         if late_s > self._create_within_s:
             why = f"delayed for {late_s:.0f} s, during which another process may have taken over; nothing was sent"
             return CreateAnswer(key, Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, message=why))
-        said = None
         try:
-            result: str | Failure = self._client.create(request.pop())
+            answer = CreateAnswer(key, self._client.create(request.pop()))
         except ServiceError as error:
             logger.info("create of job %s failed: %s", key[0], error.failure.error_class)
-            result = self._named_task(key, error.failure)
-            said = error.failure if error.failure.is_task_in_doubt else None
+            answer = self._with_task(key, error.failure)
         except Exception as error:
             logger.exception("create of job %s failed unexpectedly", key[0])
-            result = from_exception("create", error)
-        if isinstance(result, str):
-            self.taken[key] = result
-        return CreateAnswer(key, result, said)
+            answer = CreateAnswer(key, from_exception("create", error))
+        if isinstance(answer.result, str):
+            self.taken[key] = answer.result
+        return answer
 
-    def _named_task(self, key: Key, failure: Failure) -> str | Failure:
-        """Return the task that a failed create names; one that an error names is noted and asked for first."""
+    def _with_task(self, key: Key, failure: Failure) -> CreateAnswer:
+        """Return how a create failed, with the task that it names; one that an error names is noted and asked for."""
         if failure.task_id is None or not failure.is_task_in_doubt:
-            return failure.task_id or failure
+            return CreateAnswer(key, failure.task_id or failure)
         since, wait_s, said = time.monotonic(), 0.0, failure
         refusal, is_noted = (failure.error_class, failure.http_status), self.note(key, failure)
         while is_noted:
             answer = self.fetch(Do.POLL, key, failure.task_id).result
             if not isinstance(answer, Failure):
                 self._n_unfound[refusal] = -inf
-                return failure.task_id
+                return CreateAnswer(key, failure, answer)
             said, asked_for_s = answer, time.monotonic() - since
             patience_s = _UNKNOWN_AFTER_S if self._n_unfound[refusal] < _UNFOUND_MAX else 0.0
             is_unknown = said.error_class == failures.TASK_NOT_FOUND and asked_for_s >= patience_s
@@ -436,9 +421,8 @@ class Effects:
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 self._n_unfound[refusal] += 1
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
-                return replace(
-                    failure, message=f"{failure.message} (no task {failure.task_id}, which it names)"
-                )
+                told = f"{failure.message} (no task {failure.task_id}, which it names)"
+                return CreateAnswer(key, replace(failure, message=told))
             wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
             # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
             is_open = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
@@ -446,7 +430,7 @@ class Effects:
             if not is_open or asked_for_s + wait_s > _ASK_FOR_S or self.is_halted.wait(wait_s):
                 break
         message = f"{failure.message}; but it names task {failure.task_id}: {said.message}"
-        return replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message)
+        return CreateAnswer(key, replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message))
 
     def fetch(self, do: Do, key: Key, task_id: str) -> PollAnswer:
         """Ask for one task."""
@@ -463,6 +447,7 @@ class Effects:
             return SaveAnswer(key, "the service gave no link to the picture")
         try:
             content, warning = self._picture(links[0], told_bytes)
+            self._directory.refuse_loss()  # else the picture would look like damage in what is there instead
             saved = directory.save(content, name or key[0], self._run_dir)
             directory.share_with_gateway(self._run_dir, saved.path, links[0])
         except ServiceError as error:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -523,7 +524,9 @@ def interrupted(state: State) -> list[Attempt]:
 
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
     """Combine manifest and ledger, and raise if they show purchases that the ledger lacks."""
-    manifest, meta = directory.read_manifest(), recovered.meta
+    before, manifest, meta = directory.manifest, directory.read_manifest(), recovered.meta
+    if before is not None and manifest is None and meta is None:
+        raise FileNotFoundError(errno.ENOENT, "it was moved or deleted meanwhile", str(directory.path))
     if directory.is_sharded:
         raise DirectoryError(
             f"{directory.name} records its attempts in shards, on which run, resume, retry, resolve and download work."

@@ -566,11 +566,10 @@ class Client:
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-        if len(named) == 1:
-            return replace(failure, task_id=named[0], is_task_in_doubt=is_in_doubt)
         # Nothing but a rate limit is sent again unasked.
-        if len(quoted) == 1 and failure.error_class == failures.RATE_LIMITED:
-            return replace(failure, task_id=quoted[0], is_task_in_doubt=True, is_task_quoted=True)
+        asked = quoted if not named and failure.error_class == failures.RATE_LIMITED else named
+        if len(asked) == 1:
+            return replace(failure, task_id=asked[0], is_task_in_doubt=is_in_doubt)
         untold = named or [one for one in quoted if one not in (failure.message or "")]
         told = f"{failure.message}; it names tasks {', '.join(untold[:5])}"
         return replace(failure, message=told) if untold else failure

@@ -281,6 +281,7 @@ NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those 
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")
 TASK_LIFE_S: Final = Fact(12 * 3600, "up", "after that the id is unknown")
+COST_MAX_USD: Final = Fact(1000, "assumed", "of one picture, which costs cents; more is no amount in USD")
 POLL_EVERY_S: Final = Fact(5.0, "cli", "what the vendor's own client does")
 NO_CREDIT_CODES: Final = Fact(range(40201, 40209), "sdk", "out of credit, at any HTTP status")
 # 425 is only for early data, which is never sent; a proxy reports 499 where it gave up a request that it had passed on.

@@ -108,9 +108,7 @@ class Failure:
     task_id : str or None
         Of a create whose answer broke off after the id; unproven, but where to look.
     is_task_in_doubt : bool
-        Whether the id came with an error, so that the task may not exist.
-    is_task_quoted : bool
-        Whether only the words of the error mention it, so that it may be anyone's.
+        Whether the id came with an error, so that the task may not exist, or may be anyone's.
     cause : {'certificate', 'host', 'proxy', 'scheme'} or None
         Why the connection failed, if waiting doesn't help.
 
@@ -130,7 +128,6 @@ class Failure:
     is_outage: bool = False
     task_id: str | None = None
     is_task_in_doubt: bool = False
-    is_task_quoted: bool = False
     cause: str | None = None
 
     def __str__(self) -> str:
@@ -211,11 +208,11 @@ def from_task(task: Task) -> Failure:
     )
 
 
-def is_unbilled_and_retryable(failure: Failure) -> bool:
+def is_unbilled_and_retryable(error_class: str | None, message: str | None) -> bool:
     """Return whether a task failed unbilled and a new one may succeed, by the service's table of codes."""
-    if failure.error_class != UPSTREAM_ERROR:
-        return failure.error_class in (GENERATION_ERROR, CREATION_ERROR)
-    return bool(upstream_may_pass(failure.message))
+    if error_class != UPSTREAM_ERROR:
+        return error_class in (GENERATION_ERROR, CREATION_ERROR)
+    return bool(upstream_may_pass(message))
 
 
 def upstream_may_pass(message: str | None) -> bool | None:
@@ -246,6 +243,8 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
         return FailureKind.PERMANENT, REJECTED
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_if_unclear(status)
+    if status not in contract.STOP_STATUSES.value and messages.says_unclear(said):
+        error_class = error_class or SERVER_ERROR  # a gateway's 400 for what failed behind it
     return (unclear, error_class) if error_class else _judge_4xx(operation, status, said)
 
 

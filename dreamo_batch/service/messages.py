@@ -492,8 +492,9 @@ def _usage(answer: dict[str, Any]) -> Any:
 
 
 def _usd(cost: Any) -> str | None:
-    """Read an amount in USD, with or without its sign."""
-    return decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
+    """Read an amount in USD, with or without its sign; None for one that no picture can cost."""
+    read = decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
+    return None if read is None or Decimal(read) > contract.COST_MAX_USD.value else read
 
 
 def _currency(about: dict[str, Any]) -> str | None:
