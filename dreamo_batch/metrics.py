@@ -51,6 +51,7 @@ def __dir__() -> list[str]:
 _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _EXTRA: Final = "identity"
+_DTYPES: Final = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(int32)": np.int32}
 _ANSWER_WITHIN_S: Final = 4.0
 _REASON_MAX: Final = 600  # a runtime names its own source first
 
@@ -243,19 +244,20 @@ class _Network:
     def run(self, outputs: Sequence[str], /, inputs: Mapping[str, Any] | NDArray[Any]) -> list[NDArray[Any]]:
         """Run the model on named inputs, of which it gets those that it has, or on its only one."""
         session = self._loaded()
-        names = [one.name for one in session.get_inputs()]
+        dtypes = {one.name: _DTYPES.get(one.type) for one in session.get_inputs()}
         with _unusable(self._path, f"run as the {self._file} model of {self._weights.name!r}"):
-            feed = {name: inputs[name] for name in names} if isinstance(inputs, dict) else {names[0]: inputs}
-            return list(session.run(list(outputs) or None, feed))
+            given = inputs if isinstance(inputs, dict) else {next(iter(dtypes)): inputs}
+            feed = {name: np.asarray(given[name], dtypes[name]) for name in given.keys() & dtypes.keys()}
+            return [np.asarray(one, np.float32) for one in session.run(list(outputs) or None, feed)]
 
-    def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> NDArray[Any]:
+    def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> list[Vector]:
         """Run the model, and return its vector of each of `n` inputs."""
         found = self.run([output] if output else [], inputs)[0]
         # A transformer gives a vector for each patch; that of the whole picture comes first.
         found = found[:, 0] if found.ndim == 3 else found  # noqa: PLR2004 - pictures, patches, numbers
         if found.ndim != 2 or len(found) != n:  # noqa: PLR2004 - pictures, numbers
             raise UsageError(f"{self._path} gave an array of {found.shape} for {n}, not a vector for each.")
-        return found
+        return list(found)
 
     def _loaded(self) -> Any:
         if self._session is None:
@@ -429,7 +431,7 @@ class PromptMatch(Embedding):
             return None
         ids = np.array([self._tokens(prompt)], dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        return np.asarray(self._text.vectors(self._weights.preset["text"]["output"], inputs, 1)[0])
+        return self._text.vectors(self._weights.preset["text"]["output"], inputs, 1)[0]
 
     def _tokens(self, prompt: str) -> list[int]:
         if self._tokenizer is None:
@@ -515,8 +517,7 @@ class Face(VectorMetric):
         if landmarks is None:
             return None
         aligned = np.asarray(align(picture, landmarks), dtype=np.float32)
-        found = self._recogniser.vectors("", aligned.transpose(2, 0, 1)[None], 1)
-        return np.asarray(found[0], dtype=np.float32)
+        return self._recogniser.vectors("", aligned.transpose(2, 0, 1)[None], 1)[0]
 
     def _find_largest(self, picture: Image.Image) -> NDArray[np.float64] | None:
         """Return the landmarks of the largest face, in pixels of the picture."""

@@ -16,6 +16,7 @@ import onnx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto
 from PIL import Image
 
 import dreamo_batch as dreamo
@@ -197,6 +198,28 @@ def test_pictures_without_a_face_are_missing_with_the_reason(run_dir, models):
     measured = dreamo.measure(run_dir, Face(path=models), **QUIET)
     assert measured["face"].isna().all()
     assert measured["problem"].str.startswith("no face was found").all()
+
+
+@pytest.mark.parametrize(
+    ("make", "file", "given", "made"),
+    [
+        (Embedding, "model.onnx", TensorProto.FLOAT16, TensorProto.FLOAT16),
+        (Embedding, "model.onnx", TensorProto.DOUBLE, TensorProto.DOUBLE),
+        (PromptMatch, "text_model.onnx", TensorProto.INT32, TensorProto.FLOAT16),
+        (Face, "face_detection_yunet_2023mar.onnx", TensorProto.FLOAT16, TensorProto.FLOAT),
+        (Face, "face_recognition_sface_2021dec.onnx", TensorProto.FLOAT16, TensorProto.FLOAT16),
+    ],
+)
+def test_models_get_numbers_of_the_types_they_take(make, file, *, given, made, models, tmp_path):
+    """Those exported at half precision say the same; long vectors of theirs don't overflow."""
+    folder = shutil.copytree(models, tmp_path / "retyped")
+    tiny_models.retype(folder / file, given, made)
+    whole, retyped = (
+        [*metric.embed([face()]), *([metric.embed_prompt("red")] if make is PromptMatch else [])]
+        for metric in (make(path=models), make(path=folder))
+    )
+    similar = [metrics.cosine(one, other) for one, other in zip(whole, retyped, strict=True)]
+    assert similar == pytest.approx([1.0] * len(whole), abs=1e-3)
 
 
 def test_vectors_are_kept_by_picture_and_model(run_dir, models, monkeypatch):

@@ -33,6 +33,20 @@ def save(path: Path, nodes, inputs, outputs, constants=None) -> Path:
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
 
+def retype(path: Path, given: int, made: int) -> None:
+    """Have a model take and make numbers of other types, as those exported at half precision do."""
+    model = onnx.load(path)
+    graph, first, last = model.graph, model.graph.input[0], model.graph.output[0]
+    inner = first.type.tensor_type.elem_type
+    for node in graph.node:
+        node.input[:] = ["given" if name == first.name else name for name in node.input]
+        node.output[:] = ["made" if name == last.name else name for name in node.output]
+    graph.node.insert(0, helper.make_node("Cast", [first.name], ["given"], to=inner))
+    graph.node.append(helper.make_node("Cast", ["made"], [last.name], to=made))
+    first.type.tensor_type.elem_type, last.type.tensor_type.elem_type = given, made
+    onnx.save(model, path)
+
+
 def of_pictures(path: Path, output: str, *, with_patches: bool) -> Path:
     """Mean colours of 4 x 4 parts; as a class token before a patch of zeros, or alone."""
     nodes = [
