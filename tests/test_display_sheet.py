@@ -285,6 +285,9 @@ def test_references_and_further_rows_of_a_cell_have_their_place(tmp_path):
     ):
         contact_sheet(table, sheet, run_dir=tmp_path, **axes)
         assert {(250, 250, 0), (0, 250, 250)} <= colours(sheet, at_least=10_000)
+    for images in ([[first, second]] * 6, [[first, second]] * 3 + [[first]] * 3):
+        contact_sheet(table.assign(image=images), sheet, run_dir=tmp_path, rows="prompt", columns="seed")
+        assert {(250, 250, 0), (0, 250, 250)} <= colours(sheet, at_least=10_000)
     crowded = contact_sheet(table.assign(image=first), sheet, run_dir=tmp_path, rows="image", columns=[])
     assert crowded == 6
     assert (250, 250, 0) in colours(sheet, at_least=10_000)
@@ -315,6 +318,33 @@ def test_labels_of_a_grid_are_whole(tmp_path, prompt, axes):
     with Image.open(tmp_path / "s.png") as sheet:
         edge = sheet.convert("L").crop((sheet.width - 30, 0, sheet.width, sheet.height))
         assert edge.getextrema() == (255, 255)
+
+
+class OneScriptEach(fonts.Fonts):
+    """Has Chinese letters in one font and Latin ones in another."""
+
+    def font_for(self, text, size_px):
+        scripts = {letter >= fonts._BEYOND_LATIN for letter in text if letter > " "}
+        return None if len(scripts) > 1 else ImageFont.load_default(size_px)
+
+
+def test_labels_that_no_font_has_together_have_lines_of_their_own(run_dir):
+    drawn = sheets._PlainSheet(
+        results("red.png", prompt=CHINESE[:3]), [run_dir], ["prompt", "scene"], OneScriptEach()
+    )
+    assert [line for line, _ in drawn.caption(drawn._rows[0])] == [CHINESE[:3], "snow", "seed 7"]
+
+
+def test_codes_are_explained_on_each_page(tmp_path, no_fonts, monkeypatch):
+    """That of the title, too."""
+    feet = []
+    monkeypatch.setattr(sheets._GridSheet, "_with_foot", lambda _, page, __, foot: feet.append(foot) or page)
+    table = sweep(tmp_path, 9, 2).assign(prompt=[f"{CHINESE} {n // 2}" for n in range(18)])
+    axes = {"rows": "prompt", "columns": "seed"}
+    contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, **axes, title=CHINESE)
+    codes = [[line.partition(":")[0] for line in foot[:-1]] for foot in feet]
+    assert [foot[0] for foot in codes] == ["T1"] * len(feet)
+    assert [code for foot in codes for code in foot[1:]] == [f"P{n}" for n in range(1, 10)]
 
 
 def test_a_long_legend_makes_the_page_longer(tmp_path, no_fonts):

@@ -372,6 +372,7 @@ class _GridSheet:
         self.grid, self.folders, self.fonts = grid, folders, fonts
         self.title, self.notice, self.is_cut = title, notice, is_cut
         self.codes: dict[str, str] = {}
+        self.on_page: dict[str, str] = {}
         self.drawn: set[Path] = set()
         self.pictures: dict[Path, Image.Image] = {}
         self.placement = ReferencePlacement(grid, References(grid.results, folders))
@@ -402,13 +403,14 @@ class _GridSheet:
         for number in range(1, n_pages + 1):
             grid = self.grid.page(number, *size)
             page = Image.new("RGB", (self.layout.width, self.layout.height), "white")
-            pen = _Pen(page, self.fonts)
+            pen, self.on_page = _Pen(page, self.fonts), {}
             self._head(pen, grid)
             self._columns(pen, grid)
             self._read_pictures(grid)
             for place, row in enumerate(grid.shown_rows):
                 self._row(pen, grid, place, row, tick)
-            foot = self._legend(grid) + ([self.notice] if self.notice and number == n_pages else [])
+            foot = [f"{code}: {self._drawable(label)}" for label, code in self.on_page.items()]
+            foot += [self.notice] if self.notice and number == n_pages else []
             foot += [f"page {number} of {n_pages}"] if n_pages > 1 else []
             yield self._with_foot(page, self.layout.top + len(grid.shown_rows) * self.layout.row_step, foot)
 
@@ -425,7 +427,7 @@ class _GridSheet:
     def _head(self, pen: _Pen, grid: Grid) -> None:
         left = MARGIN
         for one in self.placement.once:
-            left += self._reference(pen, (left, MARGIN), one, is_named=False) + 2 * _GAP
+            left += self._reference(pen, (left, MARGIN), one)[0] + 2 * _GAP
         room = self.layout.width - MARGIN - left
         title = self._label(self.title, "T")
         top = pen.write((left, MARGIN), title, _TITLE_PX, (room, 2 * line_px(_TITLE_PX[0])))
@@ -443,8 +445,8 @@ class _GridSheet:
         width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
         for place, column in enumerate(grid.shown_columns):
             left = self.layout.left(place)
-            for one in self.placement.by_column.get(column, ())[:1]:
-                self._reference(pen, (left + (width - _REFERENCE) // 2, MARGIN + self.layout.head), one)
+            corner = left + (width - _REFERENCE) // 2, MARGIN + self.layout.head
+            self._references(pen, corner, self.placement.by_column.get(column, ()), (_REFERENCE, _REFERENCE))
             text = self._label(", ".join(grid.columns.labels[column]), "C", room)
             pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
 
@@ -458,8 +460,8 @@ class _GridSheet:
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
         room = self.layout.cell_height
-        for one in self.placement.by_row.get(row, ())[:1]:
-            self._reference(pen, (MARGIN, top), one, side_px=min(_REFERENCE, room // 2))
+        if found := self.placement.by_row.get(row, ()):
+            self._references(pen, (MARGIN, top), found, (self.layout.side - _GAP, room // 2))
             below = room // 2 + 2 * _GAP + _SMALL_PX[0]
             top, room = top + below, room - below
         self._row_labels(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - _GAP, room))
@@ -507,34 +509,29 @@ class _GridSheet:
         text = self._label(_caption(grid, cell), "D", room)
         pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=ON_LIGHT.open)
 
-    def _reference(
-        self,
-        pen: _Pen,
-        corner: tuple[int, int],
-        one: ReferencePicture,
-        *,
-        is_named: bool = True,
-        side_px: int = _REFERENCE,
-    ) -> int:
-        """Draw a reference picture; return its width, 0 if it can't be read."""
-        picture = one.image(side_px)
-        if picture is not None:
-            picture = ImageOps.contain(picture, (side_px, side_px))
-            pen.page.paste(picture, corner)
-        width, height = (0, 0) if picture is None else picture.size
-        if is_named:
-            room = max(side_px, 160), _SMALL_PX[0] + _GAP
-            text = self._label(one.label, "R", room)
-            pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
-        return width
+    def _references(
+        self, pen: _Pen, corner: tuple[int, int], found: Sequence[ReferencePicture], size: tuple[int, int]
+    ) -> None:
+        """Draw the reference pictures of a line side by side, and their names below."""
+        side_px = min(_REFERENCE, size[1], (size[0] + _GAP) // max(1, len(found)) - _GAP)
+        height = 0
+        for number, one in enumerate(found):
+            left = corner[0] + number * (side_px + _GAP)
+            height = max(height, self._reference(pen, (left, corner[1]), one, side_px)[1])
+        room = size[0], _SMALL_PX[0] + _GAP
+        text = self._label(", ".join(one.label for one in found), "R", room)
+        pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
 
-    def _legend(self, grid: Grid) -> list[str]:
-        """Say what the codes on a page stand for."""
-        labels = [part for row in grid.shown_rows for part in grid.rows.labels[row]]
-        labels += [", ".join(grid.columns.labels[column]) for column in grid.shown_columns]
-        labels += [_caption(grid, (row, column)) for row in grid.shown_rows for column in grid.shown_columns]
-        coded = [label for label in dict.fromkeys(labels) if label in self.codes]
-        return [f"{self.codes[label]}: {self._drawable(label)}" for label in coded]
+    def _reference(
+        self, pen: _Pen, corner: tuple[int, int], one: ReferencePicture, side_px: int = _REFERENCE
+    ) -> tuple[int, int]:
+        """Draw a reference picture; return its size, 0 if it can't be read."""
+        picture = one.image(side_px)
+        if picture is None:
+            return 0, 0
+        picture = ImageOps.contain(picture, (side_px, side_px))
+        pen.page.paste(picture, corner)
+        return picture.size
 
     def _drawable(self, text: str) -> str:
         if self.fonts.font_for(text, _LABEL_PX[0]) is not None:
@@ -547,10 +544,9 @@ class _GridSheet:
         shown = [text] if room is None else fitted(text, self.fonts, room, _LABEL_PX[-1:])[1]
         if not text or (has_letters and not is_cut(shown, text)):
             return text
-        if text not in self.codes:
-            n = sum(code.startswith(prefix) for code in self.codes.values()) + 1
-            self.codes[text] = f"{prefix}{n}"
-        return self.codes[text]
+        n = sum(code.startswith(prefix) for code in self.codes.values()) + 1
+        self.on_page[text] = self.codes.setdefault(text, f"{prefix}{n}")
+        return self.on_page[text]
 
 
 def _aspect(results: pd.DataFrame) -> float:
@@ -644,10 +640,11 @@ class _PlainSheet:
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""
-        texts = (self._fonts.drawable(label_of(str(row[name]))) for name in self._labels)
-        label = ": ".join(text for text in texts if text)
+        shown = [self._fonts.drawable(label_of(str(row[name]))) for name in self._labels]
+        texts, label = list(filter(None, shown)), ": ".join(filter(None, shown))
+        texts = [label] if self._fonts.font_for(label, _PLAIN_TEXT_PX) else texts
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
-        return self._lines([label, *seeds[:1]], _PLAIN_CELL - 4)
+        return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
         return _broken(texts, self._fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
