@@ -79,6 +79,21 @@ def test_a_comparison_goes_on_where_it_stopped_and_can_be_extended(done, tmp_pat
     assert first.scores(rater="bob")["tied"].sum() == 2
 
 
+def test_pictures_whose_file_is_missing_are_left_out(done, tmp_path):
+    """That is said, and choices that were made of them still count."""
+    seeds = dreamo.compare(done, pairs=12, rater="ann")
+    for _ in range(12):
+        seeds.choose("left")
+    gone = done[done["seed"] == 2]
+    for path in gone["output_path"]:
+        (tmp_path / "run" / path).unlink()
+    with pytest.warns(UserWarning, match=r"^2 pictures can't be compared: the file is missing$"):
+        left = dreamo.compare(done, pairs=12, rater="ann")
+    assert not {job for pair in left._pairs for job in left._jobs_of(pair)} & {*gone["job_id"]}
+    assert (left.n_pairs, left.n_chosen) == (6, 6)
+    pd.testing.assert_frame_equal(left.scores(), seeds.scores())
+
+
 def test_undo_shows_the_last_pair_again(done, tmp_path):
     """Nothing is deleted: taking back is a line, too."""
     comparison = dreamo.compare(done, pairs=3, rater="ann")

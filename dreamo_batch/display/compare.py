@@ -23,6 +23,7 @@ from dreamo_batch.errors import (
     file_given,
     names_given,
     new_file_given,
+    warn,
 )
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
@@ -31,7 +32,6 @@ from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.load import RunDir, folders_of, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
-from dreamo_batch.results.ratings import has_picture
 from dreamo_batch.text import counted, fill_template
 
 if TYPE_CHECKING:
@@ -169,9 +169,8 @@ class PairedComparison:
         self._by, same = names_given("by", by, known), names_given("within", within, known)
         if not self._by:
             raise UsageError("by= is empty; name the columns whose values make the groups.")
-        shown = [position for position in range(len(results)) if has_picture(results, position)]
-        self._folders = [folders_of(results, run_dir)[position] for position in shown]
-        self._results = results.iloc[shown]
+        self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
+        self._folders = folders_of(self._results, run_dir)
         self._references = References(self._results, self._folders)
         self._jobs = self._results[names.JOB_ID].astype(str).tolist()
         self._groups, firsts = _numbered(self._results, self._by)
@@ -179,7 +178,12 @@ class PairedComparison:
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )
-        references = [tuple(self._references.of_rows([position])) for position in range(len(shown))]
+        references = [
+            tuple(self._references.of_rows([place])) if self._path(place).is_file() else None
+            for place in range(len(self._jobs))
+        ]
+        if n_gone := references.count(None):
+            warn(f"{counted(n_gone, 'picture')} can't be compared: the file is missing")
         self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
         self._is_all = len(self._pairs) < pairs
         if not self._pairs:
@@ -434,9 +438,11 @@ class PairedComparison:
             "prompt": self._prompt(pair),
         }
 
+    def _path(self, place: int) -> Path:
+        return self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
+
     def _picture(self, place: int) -> str:
-        path = self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
-        return _jpeg(small_picture(path, _PICTURE_PX))
+        return _jpeg(small_picture(self._path(place), _PICTURE_PX))
 
     def _shared(self, pair: Pair) -> list[str]:
         """Return the references of both pictures, each once."""
@@ -493,10 +499,10 @@ def draw_pairs(
 ) -> list[Pair]:
     """Choose pairs of different groups within the same stratum, the same for the same pictures.
 
-    Where two groups share references, only pictures of the same ones are paired. Pairs of groups, and single pictures,
-    come up about equally often, and each group about as often left as right.
+    Where two groups share references, only pictures of the same ones are paired; those without (None) aren't. Pairs of
+    groups, and single pictures, come up about equally often, and each group about as often left as right.
     """
-    kept = _few_of_each(jobs, groups, strata)
+    kept = [place for place in _few_of_each(jobs, groups, strata) if references[place] is not None]
     possible: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}
     for one, other in itertools.combinations(kept, 2):
         if strata[one] == strata[other] and groups[one] != groups[other]:
@@ -568,8 +574,7 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
     n = len(labels)
     wins, ties = np.zeros((n, n)), np.zeros(n, int)
     shown: list[set[str]] = [set() for _ in range(n)]
-    cells = zip(choices[names.JOB_ID_A], choices[names.JOB_ID_B], choices[names.CHOICE], strict=True)
-    for one, other, choice in cells:
+    for one, other, _, choice in choices[_SAVED].itertuples(index=False, name=None):
         if one not in groups_of or other not in groups_of or groups_of[one] == groups_of[other]:
             continue
         a, b = groups_of[one], groups_of[other]

@@ -102,7 +102,8 @@ def rate_positions(
 ) -> None:
     """Keep what is said of the pictures of rows, each in its row's directory; refuse rows without one."""
     kind, number = _read(value)
-    if bare := [position for position in positions if not has_picture(results, position)]:
+    is_bare = results[[columns.JOB_ID, columns.OUTPUT_PATH]].isna().any(axis=1).to_numpy()
+    if bare := [position for position in positions if is_bare[position]]:
         labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
     name = rater_named(rater)
@@ -112,12 +113,6 @@ def rate_positions(
     for folder, jobs in of_folder.items():
         line = {columns.RATER: name, columns.KIND: kind, columns.VALUE: number}
         rating_table(folder).append({columns.JOB_ID: job_id, **line} for job_id in jobs)
-
-
-def has_picture(results: pd.DataFrame, position: int) -> bool:
-    """Return whether a row has a picture that was saved."""
-    cells = (results[name].iloc[position] for name in (columns.JOB_ID, columns.OUTPUT_PATH))
-    return not any(pd.isna(cell) for cell in cells)
 
 
 def _read(value: int | str) -> tuple[str, float | None]:
