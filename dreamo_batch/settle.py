@@ -261,7 +261,7 @@ def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_arrow(read_state(directory))
     fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    mark(fresh, directory)
+    fresh = mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh

@@ -272,6 +272,17 @@ def test_a_gallery_of_a_run_that_goes_on(tmp_path):
     assert seen.run_dir == tmp_path / "run"
 
 
+def test_a_reference_that_changed_since_it_was_sent_says_so(tmp_path):
+    """Where the run directory has no copy of it."""
+    draw(tmp_path, "reference.png")
+    jobs = dreamo.sweep(image=str(tmp_path / "reference.png"), prompt="a", seed=range(2), size="512x512")
+    done = dreamo.run(jobs, tmp_path / "run", gateway="local", keep_references=False, progress=False)
+    changed = "reference.png (changed since sent)"
+    assert changed not in dreamo.gallery(done).fragment()
+    draw(tmp_path, "reference.png", (9, 9, 9))
+    assert changed in dreamo.gallery(done).fragment()
+
+
 def noisy_run(folder, n_rows, n_columns, n_files=40):
     """A large grid of pictures that compress badly, as many cells as are asked for on few files."""
     noise = np.random.default_rng(1)

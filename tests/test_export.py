@@ -86,7 +86,9 @@ def with_format(run_dir, format_):
     name = f"{results[columns.JOB_ID].iloc[0]}.{format_.lower()}"
     Image.new("RGB", (8, 8), "red").save(run_dir / "images" / name, format_)
     results.loc[first, columns.OUTPUT_PATH] = f"images/{name}"
-    results.loc[first, columns.OUTPUT_BYTES] = (run_dir / "images" / name).stat().st_size
+    content = (run_dir / "images" / name).read_bytes()
+    results.loc[first, columns.OUTPUT_BYTES] = len(content)
+    results.loc[first, columns.OUTPUT_SHA256] = hashlib.sha256(content).hexdigest()
     return results.head(1)
 
 
@@ -322,6 +324,19 @@ def test_pictures_that_are_gone_or_cut_are_counted(run_dir, folder):
     told = dreamo.export(run_dir, folder)
     assert (told["pictures"], told["missing"]) == (2, 2)
     assert len(lines_of(folder)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "part"), [({}, "images"), ({"pictures": "link"}, "images"), ({"text": True}, "inputs")]
+)
+def test_pictures_that_changed_are_exported_with_a_warning(run_dir, folder, options, part):
+    """Outputs of the same size and references, each time."""
+    changed = next((run_dir / part).iterdir())
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"^1 picture changed since the run \(.*\); exported as found$"):
+            told = dreamo.export(run_dir, folder, **options)
+        assert (told["pictures"], told["missing"]) == (4, 0)
 
 
 def test_every_picture_of_a_task_is_exported_and_verified(tmp_path, folder, monkeypatch):

@@ -297,6 +297,7 @@ def test_page_report_and_export_tell_ratings(run_dir, tmp_path):
     assert lines.set_index("seed").loc[1, ["rating", "picked"]].tolist() == [4.0, True]
     for rows, said in (
         (dreamo.load(run_dir).head(1), "The job completed"),
+        (dreamo.load(run_dir).head(2), "Both jobs completed"),
         (dreamo.load(run_dir).head(0), "submitted.\n"),
     ):
         dreamo.export(rows, tmp_path / said[:7], progress=False)

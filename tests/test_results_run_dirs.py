@@ -38,6 +38,23 @@ def test_a_moved_directory_is_where_it_is_now(done, tmp_path):
         moved.rename(run_dir)
 
 
+def test_results_of_a_directory_that_was_moved_say_what_to_pass(done, tmp_path):
+    """Rather than that each file is missing."""
+    run_dir, results = done
+    moved = run_dir.rename(tmp_path / "moved")
+    try:
+        with pytest.warns(
+            UserWarning, match=r"^No directory at .*first, where .* pictures were.*pass run_dir=\.$"
+        ) as told:
+            dreamo.gallery(results)
+        assert len(told) == 1
+        assert dreamo.costs(results)["usable"].tolist() == [2]  # needs no picture
+        assert all(path.is_file() for path in found(results, moved))
+        dreamo.gallery(results.assign(output_path=pd.NA))  # no picture that could be missing
+    finally:
+        moved.rename(run_dir)
+
+
 def test_a_table_of_unknown_origin_needs_the_directory(done):
     """A table read from elsewhere is refused until the directory is given."""
     run_dir, results = done
@@ -73,7 +90,7 @@ def test_several_directories_are_loaded_as_one_table(two):
     assert list(both.columns) == list(dreamo.load(first).columns)
     assert both.dtypes.equals(dreamo.load(first).dtypes)
     assert all(path.is_file() for path in found(both))
-    with pytest.raises(UsageError, match="Expected a run directory"):
+    with pytest.raises(UsageError, match=r"Expected a run directory, or several, got \[\]\."):
         dreamo.load([])
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from dreamo_batch import columns
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
-from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.directory import RunDirectory, is_unaltered
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
 from dreamo_batch.errors import UsageError, names_given
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
@@ -594,20 +594,22 @@ class References:
 
     def _of_row(self, position: int) -> Iterator[ReferencePicture]:
         cells = []
-        for column in self._cells:
-            items = items_of(column[position])
-            cells += (
-                items if items is not None else [] if is_missing(column[position]) else [column[position]]
-            )
+        for cell in (column[position] for column in self._cells):
+            items = items_of(cell)
+            cells += items if items is not None else [] if is_missing(cell) else [cell]
         job_id = None if self._jobs is None else self._jobs[position]
         recorded = self._recorded[self._folders[position]].get(str(job_id), ())
-        known: list[tuple[str, str | None]] = [(one.digest, one.sent_location) for one in recorded]
-        known = known or [(key, None) for cell in cells if (key := key_of(cell)) is not None]
-        for number, (key, sent) in enumerate(known):
+        known = [(one.digest, one.sent_location, one.sent_digest) for one in recorded]
+        known = known or [(key, "", "") for cell in cells if (key := key_of(cell)) is not None]
+        for number, (key, sent, digest) in enumerate(known):
             if key not in self._known:
                 cell = cells[number] if len(cells) == len(known) else None
                 label = label_of(sent if cell is None else cell, is_picture=True)
-                self._known[key] = ReferencePicture(key, label, _content(cell, sent))
+                content = _content(cell, sent)
+                if sent and isinstance(content, Path) and content.is_file():
+                    is_sent = any(is_unaltered(content.parent, content.name, one) for one in (digest, key))
+                    label += "" if is_sent else " (changed since sent)"
+                self._known[key] = ReferencePicture(key, label, content)
             yield self._known[key]
 
 
@@ -622,8 +624,9 @@ class ReferencePlacement:
                 found = references.of_rows(grid.positions(row, column))
                 by_row[row] |= found
                 by_column[column] |= found
-        self.all = list({key: one for line in by_row.values() for key, one in line.items()}.values())
-        is_once = len(self.all) <= 1
+        different = {key: one for line in by_row.values() for key, one in line.items()}
+        self.all, lines = list(different.values()), (*by_row.values(), *by_column.values())
+        is_once = all(line.keys() == different.keys() for line in lines if line)
         n_most = max(map(len, by_column.values()), default=0), max(map(len, by_row.values()), default=0)
         is_above = not is_once and n_most[0] == 1 < n_most[1]
         self.once = self.all if is_once else []
@@ -631,7 +634,7 @@ class ReferencePlacement:
         self.by_row = {at: [*line.values()] for at, line in by_row.items() if not (is_once or is_above)}
 
 
-def _content(cell: Any, sent: str | None) -> Any:
+def _content(cell: Any, sent: str) -> Any:
     """Return a path, or a picture in memory; None for a URL, and for what is no picture."""
     if not is_missing(sent) and Path(str(sent)).is_absolute() and Path(str(sent)).is_file():
         return Path(str(sent))

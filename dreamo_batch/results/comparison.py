@@ -803,9 +803,8 @@ def calibrate(
         )
     with working(n_workers=n_workers, progress=progress):
         values = _of_pairs(measure, flat, [*same, *others])
-    of_same, of_others = sign * values[: len(same)], sign * values[len(same) :]
-    n_missing = int(np.isnan(values).sum())
-    of_same, of_others = of_same[~np.isnan(of_same)], of_others[~np.isnan(of_others)]
+    n_missing, parts = int(np.isnan(values).sum()), (values[: len(same)], values[len(same) :])
+    of_same, of_others = (sign * part[~np.isnan(part)] for part in parts)
     if not len(of_same) or not len(of_others):
         kind = "the same subject" if not len(of_same) else "different subjects"
         why = f" ({apply(measure, *map(_read, flat[:2])).problem})" if isinstance(measure, Metric) else ""

@@ -27,7 +27,7 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import UsageError, check_choice, file_given, names_given
+from dreamo_batch.errors import UsageError, check_choice, file_given, names_given, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
@@ -90,12 +90,13 @@ _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
 
 
 class Item(NamedTuple):
-    """A file for the folder: its name, its content, the file it may be a hard link to, and words to put into it."""
+    """A file for the folder: name, content, what it may be a hard link to, words to put in, digest in the run."""
 
     name: str
     content: Callable[[], bytes]
     original: Path | None = None
     words: Mapping[str, object] | None = None
+    sha256: str | None = None
 
 
 def export(
@@ -426,21 +427,23 @@ def _table_file(name: str, frame: pd.DataFrame, *, excel_safe: bool = False) -> 
 
 def _references(decided: pd.DataFrame) -> Iterator[Item]:
     """Return the reference pictures of each job once, named by digest; those at a URL are not on disk."""
-    used = references_of(decided)[[columns.IMAGE_DIGEST, columns.IMAGE_SENT]].dropna().drop_duplicates()
+    used = references_of(decided)[[columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
     named = set()
-    for digest, place in used.itertuples(index=False, name=None):
+    for digest, place, sent in used.dropna().drop_duplicates().itertuples(index=False, name=None):
         path = Path(place)
         if digest not in named and path.is_absolute() and path.is_file():
             named.add(digest)
-            yield Item(f"references/{digest}{suffix_of(path.read_bytes())}", path.read_bytes)
+            name = f"references/{digest}{suffix_of(path.read_bytes())}"
+            yield Item(name, path.read_bytes, sha256=sent)
 
 
 def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: bool) -> Iterator[Item]:
-    lines = pictures.lines[[columns.FILE_NAME, *_INSCRIBED]].astype(object).to_dict("records")
+    names = [columns.FILE_NAME, columns.OUTPUT_SHA256, *_INSCRIBED]
+    lines = pictures.lines[names].astype(object).to_dict("records")
     for path, line in zip(pictures.originals, lines, strict=True):
         words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])} if has_text else None
         name = f"{_IMAGES}/{line[columns.FILE_NAME]}"
-        yield Item(name, path.read_bytes, path if is_linked else None, words)
+        yield Item(name, path.read_bytes, path if is_linked else None, words, line[columns.OUTPUT_SHA256])
 
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
@@ -485,8 +488,10 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
     done += each(copies, place, what="exporting", unit="file", n_workers=_WRITERS, is_portable=True)
     for name in (mine.keys() | pending) - names:
         (folder / name).unlink(missing_ok=True)
-    _write_manifest(folder, {_FILES: {item.name: digest for item, (digest, _) in done}})
-    return sum(is_without for _, (_, is_without) in done)
+    _write_manifest(folder, {_FILES: {item.name: digest for item, (digest, *_) in done}})
+    if changed := [item.name for item, (*_, is_changed) in done if is_changed]:
+        warn(f"{counted(len(changed), 'picture')} changed since the run ({changed[0]}); exported as found")
+    return sum(is_without for _, (_, is_without, _) in done)
 
 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
@@ -499,9 +504,10 @@ def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending
         )
 
 
-def _place(folder: Path, item: Item) -> tuple[str, bool]:
-    """Write one file unless it is there already; return its digest, and whether it can't hold its words."""
+def _place(folder: Path, item: Item) -> tuple[str, bool, bool]:
+    """Write one file unless it is there; return its digest, whether it can't hold its words, and if it had changed."""
     path, content = folder / item.name, item.content()
+    is_changed = isinstance(item.sha256, str) and sha256(content) != item.sha256
     written = content if item.words is None else inscribed(content, item.words)
     content = content if written is None else written
     digest = sha256(content)
@@ -515,7 +521,7 @@ def _place(folder: Path, item: Item) -> tuple[str, bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or sha256(path.read_bytes()) != digest:
         files.replace(path, write)
-    return digest, written is None
+    return digest, written is None, is_changed
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

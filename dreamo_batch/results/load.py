@@ -50,13 +50,13 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, names_given
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, names_given, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import groupable, is_missing, text_of
 from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
-from dreamo_batch.results.rating_log import add_ratings, with_ratings
+from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, meant, option, quoted, same_call, spelled
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     several = list(source) if isinstance(source, Iterable) and not isinstance(source, pd.DataFrame) else []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
         raise UsageError(
-            f"Expected a run directory, or several, got {type(source).__name__}. Pass the path passed to run()."
+            f"Expected a run directory, or several, got {quoted(source)}. Pass the path passed to run()."
         )
     by_place: dict[Path, RunDir] = {}
     for path in several:
@@ -460,7 +460,7 @@ def _read_directory(run_dir: RunDir) -> History:
                 results[name] = decided[name].array
     attempts = to_frame(to_arrow(read_state(directory)))
     if rating_columns(results):
-        add_ratings(attempts, directory.path)
+        attempts = with_ratings(attempts, [directory.path] * len(attempts))
     return from_ledger(results, attempts)
 
 
@@ -482,7 +482,7 @@ def from_results(results: pd.DataFrame) -> History:
     """
     results = read_results(results)
     if columns.RUN_DIR in results and results[columns.RUN_DIR].notna().any():
-        results = with_ratings(results, folders_of(results))
+        results = with_ratings(results, folders_of(results[[columns.RUN_DIR]]))  # no picture is needed
     rows = labelled(results)
     if columns.RUN_DIR not in rows:
         rows[columns.RUN_DIR] = pd.Series(None, index=rows.index, dtype=columns.STR)
@@ -642,8 +642,8 @@ _COPIED: Final = [name for name in columns.OUTPUTS if name in columns.LEDGER and
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Note in a table which run directory it comes from, and add its ratings; returns the same table."""
-    add_ratings(results, directory.path)
+    """Note in a table which run directory it comes from, and add its ratings."""
+    results = with_ratings(results, [directory.path] * len(results))
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
     manifest = directory.read_manifest()
@@ -716,13 +716,14 @@ def _with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
     paths = results.get(columns.OUTPUT_PATH, [None] * len(results))
     for folder in dict.fromkeys(folders):
         replica = RunDirectory(folder).replica
+        here = (one for at, one in zip(folders, paths, strict=True) if at == folder and isinstance(one, str))
         if replica is not None:
-            replica.fetch(
-                path
-                for here, path in zip(folders, paths, strict=True)
-                if here == folder and isinstance(path, str)
-            )
+            replica.fetch(here)
             replica.fetch_additions()
+        elif not folder.is_dir() and any(here):
+            warn(
+                f"No directory at {folder}, where the table's pictures were. If it was moved, pass run_dir=."
+            )
     return folders
 
 

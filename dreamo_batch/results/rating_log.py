@@ -163,10 +163,3 @@ def with_ratings(
         pd.MultiIndex.from_arrays([list(map(str, folders))[: len(results)], results[columns.JOB_ID]])
     )
     return results.assign(**{name: found[name].array for name in columns.RATED})
-
-
-def add_ratings(results: pd.DataFrame, run_dir: Path) -> None:
-    """Add the columns `rating` and `picked`, if the directory has ratings and the table has no such columns."""
-    found = with_ratings(results, [run_dir] * len(results))
-    for name in columns.RATED if found is not results else ():
-        results[name] = found[name].array
