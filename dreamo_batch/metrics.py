@@ -600,5 +600,4 @@ def similarity(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
 @functools.cache
 def named() -> Mapping[str, VectorMetric]:
     """Return the metrics that can be asked for by name."""
-    metrics = (Embedding(name="identity"), PromptMatch(), Face())
-    return {metric.name: metric for metric in metrics}
+    return {metric.name: metric for metric in (Embedding(name="identity"), PromptMatch(), Face())}

@@ -278,3 +278,6 @@ def test_a_file_that_is_no_such_file_is_refused_whole(done, tmp_path, line, mess
     assert kept(tmp_path).empty
     with pytest.raises(dreamo.UsageError, match="line 1"):
         dreamo.compare(done).add_choices(saved(path, (one, other, "Ann", "left"), header="a,b,c,d"))
+    path.write_bytes(path.read_bytes() + "Zoë".encode("latin-1"))
+    with pytest.raises(dreamo.TableError, match="is not UTF-8 text"):
+        dreamo.compare(done).add_choices(path)

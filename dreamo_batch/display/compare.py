@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -27,7 +28,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
-from dreamo_batch.jobs.cells import distinct
+from dreamo_batch.jobs.cells import decoded, distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.load import RunDir, folders_of, read_results
@@ -255,6 +256,8 @@ class PairedComparison:
         ------
         UsageError
             If it isn't such a file, or names pictures that aren't compared here; nothing is kept then.
+        TableError
+            If it isn't text in UTF-8.
         OSError
             If it can't be read.
         StorageFailed
@@ -279,19 +282,19 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        with file_given("path", path).open(encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(csv.reader(file), start=1):
-                if number == 1 and line == _SAVED:
-                    continue
-                one, other, rater, choice = line if len(line) == len(_SAVED) else [""] * len(_SAVED)
-                if number == 1 or choice not in CHOICES or not rater:
-                    raise UsageError(
-                        f"{path}, line {number}: expected {', '.join(_SAVED)}, as a page of to_html saves them."
-                    )
-                if not {one, other} <= group_of.keys() or group_of[one] == group_of[other]:
-                    raise UsageError(f"{path}, line {number}: two pictures that are not compared here.")
-                if (one, other, rater, choice) not in known:
-                    added.setdefault(folder_of[one], []).append(dict(zip(_SAVED, line, strict=True)))
+        file = file_given("path", path)
+        for number, line in enumerate(csv.reader(io.StringIO(decoded(file, file.read_bytes()))), start=1):
+            if number == 1 and line == _SAVED:
+                continue
+            one, other, rater, choice = line if len(line) == len(_SAVED) else [""] * len(_SAVED)
+            if number == 1 or choice not in CHOICES or not rater:
+                raise UsageError(
+                    f"{path}, line {number}: expected {', '.join(_SAVED)}, as a page of to_html saves them."
+                )
+            if not {one, other} <= group_of.keys() or group_of[one] == group_of[other]:
+                raise UsageError(f"{path}, line {number}: two pictures that are not compared here.")
+            if (one, other, rater, choice) not in known:
+                added.setdefault(folder_of[one], []).append(dict(zip(_SAVED, line, strict=True)))
         for folder, lines in added.items():
             comparison_table(folder).append(lines)
         if added and self._widget is not None:
@@ -405,8 +408,7 @@ class PairedComparison:
         return log.iloc[places].reset_index(drop=True)
 
     def _keep(self, pair: Pair, choice: str) -> None:
-        left, right = self._jobs_of(pair)
-        line = {names.JOB_ID_A: left, names.JOB_ID_B: right, names.RATER: self.rater, names.CHOICE: choice}
+        line = dict(zip(_SAVED, (*self._jobs_of(pair), self.rater, choice), strict=True))
         comparison_table(self._folders[pair.left]).append([line])
         if self._widget is not None:
             self._widget.content = self._content()
@@ -555,7 +557,6 @@ def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     theta, identity = np.zeros(n), np.eye(n)
     centre = identity - 1 / n if n else identity
     games = wins + wins.T
-    hessian = identity
     for _ in range(_STEPS_MAX):
         chance = 1 / (1 + np.exp(theta[None, :] - theta[:, None]))
         weight = games * chance * (1 - chance)
@@ -601,8 +602,7 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
         },
         index=labels.index,
     ).round({names.N_CHOICES: 0, names.N_WON: 0, names.N_LOST: 0})
-    is_seen = table[names.N_CHOICES] > 0
     measured = [names.STRENGTH, names.STRENGTH_LOW, names.STRENGTH_HIGH, names.WINS_SHARE]
-    table[measured] = table[measured].where(is_seen)
+    table[measured] = table[measured].where(table[names.N_CHOICES] > 0)
     whole = pd.concat([labels, names.typed(table, names.STRENGTHS)], axis=1)
     return whole.sort_values(names.STRENGTH, ascending=False, kind="stable", ignore_index=True)

@@ -433,13 +433,11 @@ def _references(decided: pd.DataFrame) -> Iterator[Item]:
         path = Path(place)
         if digest not in named and path.is_absolute() and path.is_file():
             named.add(digest)
-            name = f"references/{digest}{suffix_of(path.read_bytes())}"
-            yield Item(name, path.read_bytes, sha256=sent)
+            yield Item(f"references/{digest}{suffix_of(path.read_bytes())}", path.read_bytes, sha256=sent)
 
 
 def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: bool) -> Iterator[Item]:
-    names = [columns.FILE_NAME, columns.OUTPUT_SHA256, *_INSCRIBED]
-    lines = pictures.lines[names].astype(object).to_dict("records")
+    lines = pictures.lines.astype(object).to_dict("records")
     for path, line in zip(pictures.originals, lines, strict=True):
         words = {name: line[name] for name in _INSCRIBED if not pd.isna(line[name])} if has_text else None
         name = f"{_IMAGES}/{line[columns.FILE_NAME]}"
