@@ -223,9 +223,9 @@ def test_faults_can_be_planned_by_a_file(tmp_path):
     plan = FaultPlan(path, seed=1)
     assert LocalGateway(faults=plan).faults is plan
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"faults\.json are not JSON"):
+    with pytest.raises(ValueError, match=r"faults\.json can.t be read as JSON"):
         FaultPlan(path)
-    with pytest.raises(ValueError, match=r"can't be read: Is a directory"):
+    with pytest.raises(ValueError, match="can't be read as JSON: Is a directory"):
         FaultPlan(tmp_path)
 
 

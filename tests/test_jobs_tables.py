@@ -1072,26 +1072,26 @@ def test_errors_and_formulas_without_a_value_are_no_empty_cells(tmp_path):
     """In a column of numbers they are shown with their cell; in one of texts the file is refused."""
     table = read_table(saved(tmp_path, [URL, "a fox", "#REF!", "=A1+1"]))
     assert table["seed"].tolist() == ["#REF! (cell C2)"]
-    assert table["own"].tolist() == ["formula =A1+1 was never calculated (cell D2)"]
+    assert table["own"].tolist() == ["formula never calculated (cell D2)"]
     assert "seed-not-integer" in validate(table)["code"].tolist()
     for cell in ("#N/A", "=A1"):
-        with pytest.raises(TableError, match="cell B2: "):
+        with pytest.raises(TableError, match="cell B2"):
             read_table(saved(tmp_path, [URL, cell, 1, ""]))
 
 
 def test_faults_of_a_sheet_are_found_wherever_they_stand(tmp_path):
     """A row of nothing but formulas is a row, whole numbers beside an error are read, an address is never cut off."""
-    with pytest.raises(TableError, match="cell A3: formula =X1 "):
+    with pytest.raises(TableError, match=r"formula never calculated .cell A3"):
         read_table(saved(tmp_path, [URL, "a", 1], ["=X1", "=X2", "=X3"]))
     below = saved_below_a_blank_row(tmp_path, [URL, "#N/A", 1])
-    with pytest.raises(TableError, match="cell B3: #N/A"):
+    with pytest.raises(TableError, match=r"#N/A .cell B3"):
         read_table(below)
     far = [None] * 23 + ["#DIV/0!"]
     with pytest.raises(TableError, match="column 28 has cells but no name"):
         read_table(saved(tmp_path, [URL, "a", 1, 2, *far]))
-    with pytest.raises(TableError, match=r"cell AB1: #DIV/0!"):
+    with pytest.raises(TableError, match=r"#DIV/0! .cell AB1"):
         read_table(saved_names(tmp_path, far))
-    with pytest.raises(TableError, match="cell E1: formula =X1 was never"):
+    with pytest.raises(TableError, match=r"formula never calculated .cell E1"):
         read_table(saved_names(tmp_path, ["=X1"]))
     long = read_table(saved(tmp_path, [URL, "a", "=VLOOKUP(A1,Sheet2!A1:B1000,2,FALSE)"]))
     assert validate(long)["value"][0].endswith("(cell C2)")
@@ -1124,7 +1124,7 @@ def test_an_error_among_the_outputs_of_a_result_is_refused(result, tmp_path):
     place = list(result.columns).index(columns.TASK_ID) + 1
     book.active.cell(2, place, "#N/A")
     book.save(tmp_path / "result.xlsx")
-    with pytest.raises(TableError, match=r"cell [A-Z]+2: #N/A"):
+    with pytest.raises(TableError, match=r"#N/A \(cell [A-Z]+2"):
         read_table(tmp_path / "result.xlsx")
 
 
@@ -1133,7 +1133,7 @@ def test_a_formula_may_be_of_an_array_and_may_give_empty_text(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     array = openpyxl.worksheet.formula.ArrayFormula("C2:C3", "=A1:A2")
     assert read_table(saved(tmp_path, [URL, "a", array]))["seed"].tolist() == [
-        "formula =A1:A2 was never calculated (cell C2)"
+        "formula never calculated (cell C2)"
     ]
     path = saved(tmp_path, [URL, "a", "=X1"])
     part = "xl/worksheets/sheet1.xml"
@@ -1147,7 +1147,7 @@ def test_a_zero_for_a_formula_that_waits_for_its_calculation_is_no_value(tmp_pat
     path = saved(tmp_path, [URL, "a", "=X1", 0])
     path = rewritten(path, part, b"<f>X1</f><v />", b"<f>X1</f><v>0</v>")
     table = read_table(path)
-    assert table["seed"].tolist() == ["formula =X1 was never calculated (cell C2)"]
+    assert table["seed"].tolist() == ["formula never calculated (cell C2)"]
     assert table["own"].tolist() == [0]
     path = rewritten(path, "xl/workbook.xml", b'fullCalcOnLoad="1"', b"")
     assert read_table(path)["seed"].tolist() == [0]

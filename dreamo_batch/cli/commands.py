@@ -598,8 +598,6 @@ def export(run_dirs: Sequence[str], *, output: str | None, **options: Any) -> in
     loader reads. The same command again changes nothing; files that aren't from an export are never replaced. Exit
     code 1 if pictures are missing.
     """
-    if output is None and options["to"] is None:
-        raise click.UsageError("pass --output FOLDER, --to ADDRESS, or both")
     counts = dreamo.export(run_dirs, output, **options)
     show_summary(counts)
     return NOT_ALL if counts.get("missing") else DONE
@@ -686,7 +684,6 @@ def _axis(text: str | None) -> Sequence[str] | EllipsisType:
 # The local gateway and the service.
 
 _TABLE: Final = "jobs_small.csv"
-_SCENE: Final = "scene"  # a column of that table
 _SHEET: Final = "contact.png"
 
 
@@ -746,21 +743,11 @@ def demo(run_dir: str) -> int:
     No key, no cost; a second demo buys nothing.
     """
     folder = demo_folder()
-    table = dreamo.read_table(folder / _TABLE)
-    n_new = offer_of(dreamo.plan(table, run_dir, base_dir=folder)).n_attempts
-    code = _finish(dreamo.run, (table, run_dir), {"gateway": "local", "base_dir": folder})
-    hint(
-        f"{counted(n_new, 'picture')} drawn; the local gateway makes up its prices."
-        if n_new
-        else "Nothing was bought: every row had been submitted before."
-    )
-    done = dreamo.load(run_dir)
-    labels = [name for name in (_SCENE, columns.PROMPT) if name in done]
-    sheet = Path(run_dir) / _SHEET
-    n_shown = dreamo.contact_sheet(done, sheet, run_dir=run_dir, labels=labels)
-    hint(f"The pictures are in {Path(run_dir) / 'images'}.")
-    if n_shown:
-        hint(f"All of them on one sheet: {sheet}")
+    options = {"gateway": "local", "base_dir": folder}
+    code = _finish(dreamo.run, (dreamo.read_table(folder / _TABLE), run_dir), options)
+    pictures, sheet = Path(run_dir) / "images", Path(run_dir) / _SHEET
+    dreamo.contact_sheet(dreamo.load(run_dir), sheet, run_dir=run_dir, labels=[columns.PROMPT])
+    hint(f"The local gateway makes up its prices. The pictures are in {pictures}, all on one sheet: {sheet}")
     return code
 
 

@@ -72,10 +72,9 @@ class Strike:
 def _read_file(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"The faults in {path} can't be read: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise ValueError(f"The faults in {path} are not JSON: {error}.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"The faults in {path} can't be read as JSON: {reason}.") from None
 
 
 def _read_strike(stage: Stage, entry: Any, seconds: float = SLOW_S) -> Strike:

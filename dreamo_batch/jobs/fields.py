@@ -591,15 +591,18 @@ def _find_wrong_sizes(
     is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
     is_possible = shortest >= low
     is_wide = widths >= heights
+    places = {
+        columns.SIZE: has_size,
+        columns.WIDTH: ~has_size & is_wide,
+        columns.HEIGHT: ~has_size & ~is_wide,
+    }
     for code, is_broken in (
         ("product-too-large", is_readable & is_beyond & is_full),
         ("size-risky", is_readable & (is_beyond ^ is_full)),
         ("size-extreme-ratio", is_readable & is_possible & is_extreme & ~(is_beyond & is_full)),
     ):
-        details = {"width": widths, "height": heights, **limits}
-        findings.add(code, columns.SIZE, is_broken & has_size, **details)
-        findings.add(code, columns.WIDTH, is_broken & ~has_size & is_wide, **details)
-        findings.add(code, columns.HEIGHT, is_broken & ~has_size & ~is_wide, **details)
+        for name, is_there in places.items():
+            findings.add(code, name, is_broken & is_there, width=widths, height=heights, **limits)
 
 
 # Seed sweeps

@@ -35,7 +35,7 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import counted, meant, quoted, shortened, spelled, type_of
+from dreamo_batch.text import counted, meant, quoted, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -615,7 +615,6 @@ _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
 _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
-_FORMULA_CHARACTERS: Final = 12
 _WORKBOOK: Final = "xl/workbook.xml"
 _PROPERTIES: Final = "docProps/core.xml"
 _MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
@@ -633,7 +632,7 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """Read the first sheet of a workbook, and the number of each row."""
     _need_openpyxl(path)
     try:
-        rows, faults, hidden = _first_sheet(path)
+        rows, hidden = _first_sheet(path)
     except OSError:
         raise
     except ImportError as error:  # pandas needs a newer openpyxl
@@ -647,14 +646,19 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
         warn(
             f"{path}: hidden in the workbook, but read like the rest: {', '.join(hidden)}. Delete it to leave it out."
         )
-    _write_faults(path, rows, faults)
-    return _with_header(path, _without_blank_rows(path, enumerate(rows, 1), "row"), "object")
+    kept = _without_blank_rows(path, enumerate(rows, 1), "row")
+    _refuse_faults(path, kept.values())
+    return _with_header(path, kept, "object")
 
 
-def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str, str]], list[str]]:
-    """Read the rows of the first sheet, the faults of its cells (at row, column, address), and what is hidden."""
-    rows: list[list[Any]] = []
-    faults: list[tuple[int, int, str, str]] = []
+class _Fault(str):
+    """Stands for the value of a cell that has none, with the cell's address, for validation to report."""
+
+    __slots__ = ()
+
+
+def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
+    """Read the rows of the first sheet, and what is hidden."""
     with warnings.catch_warnings(), contextlib.ExitStack() as books:
         warnings.simplefilter("ignore")  # openpyxl's, about styles and drop-downs
         values, formulas = (
@@ -666,18 +670,10 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
         for sheet in (values, formulas):
             sheet.reset_dimensions()  # some programs write them wrongly
         uncalculated = _uncalculated_values(path)
-        for row, (valued, written) in enumerate(zip(values.rows, formulas.rows, strict=True)):
-            rows.append([_cell_value(cell) for cell in valued])
-            for column, (cell, source) in enumerate(zip(valued, written, strict=True)):
-                if cell.data_type == "e":
-                    faults.append((row, column, cell.coordinate, str(cell.value)))
-                elif source.data_type == "f" and cell.data_type == "n" and cell.value in uncalculated:
-                    # Some formulas are objects, not all with a text; cut, so that the address still fits behind it.
-                    formula = source.value
-                    if not isinstance(formula, str):
-                        formula = str(getattr(formula, "text", "of a table"))
-                    what = f"formula {shortened(formula, _FORMULA_CHARACTERS)} was never calculated"
-                    faults.append((row, column, source.coordinate, what))
+        rows = [
+            [_cell_value(*cells_, uncalculated) for cells_ in zip(valued, written, strict=True)]
+            for valued, written in zip(values.rows, formulas.rows, strict=True)
+        ]
         others = [sheet.title for sheet in values.parent.worksheets[1:] if any(map(_has_text, sheet.values))]
     if others:
         warn(
@@ -685,7 +681,7 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[tuple[int, int, str,
         )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]
-    return rows, faults, _hidden(path, values, rows)
+    return rows, _hidden(path, values, rows)
 
 
 def _hidden(path: Path, sheet: Any, rows: list[list[Any]]) -> list[str]:
@@ -722,11 +718,13 @@ def _uncalculated_values(path: Path) -> tuple[int | None, ...]:
     return (None, 0) if is_due else (None,)
 
 
-def _cell_value(cell: Any) -> Any:
-    """Return a cell's value: exact whole numbers as integers, other numbers as floats."""
+def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) -> Any:
+    """Return a cell's value, exact whole numbers as integers, other numbers as floats; or its fault."""
     value = cell.value
     if cell.data_type == "e":
-        return None
+        return _Fault(f"{value} (cell {cell.coordinate})")
+    if source.data_type == "f" and cell.data_type == "n" and value in uncalculated:
+        return _Fault(f"formula never calculated (cell {source.coordinate})")
     if isinstance(value, str):
         return _unescaped(value) or None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -736,21 +734,16 @@ def _cell_value(cell: Any) -> Any:
     return int(value) if value == int(value) else value
 
 
-def _write_faults(path: Path, rows: list[list[Any]], faults: list[tuple[int, int, str, str]]) -> None:
-    """Write into cells without a value the fault and the cell, for validation to report.
-
-    In the header, in text inputs and in outputs, which would take any text, the file is refused.
-    """
-    faulty = {row for row, *_ in faults}
-    first = next((number for number, row in enumerate(rows) if number in faulty or _has_text(row)), 0)
-    for row, column, address, what in faults:
-        name = "" if cells.is_missing(rows[first][column]) else str(rows[first][column])
-        if row == first or means(name) in _TEXT_INPUTS or name in columns.OUTPUTS:
-            raise TableError(
-                f"{path}, cell {address}: {what}. Replace it by a value, or open and save the file in a spreadsheet "
-                "program to calculate its formulas."
-            )
-        rows[row][column] = f"{what} (cell {address})"
+def _refuse_faults(path: Path, rows: Iterable[list[Any]]) -> None:
+    """Refuse faults in the header, in text inputs and in outputs, which would take any text."""
+    for name, *below in zip(*rows, strict=True):
+        takes_text = means(str(name)) in _TEXT_INPUTS or name in columns.OUTPUTS
+        for cell in (name, *(below if takes_text else ())):
+            if isinstance(cell, _Fault):
+                raise TableError(
+                    f"{path}: {cell}. Replace it by a value, or open and save the file in a spreadsheet program to "
+                    "calculate its formulas."
+                )
 
 
 def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
