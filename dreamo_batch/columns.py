@@ -41,7 +41,7 @@ IMAGES_FURTHER, OWN_PARAMETERS = "images_further", "own_parameters"
 STORED_PREFIX = "dreamo:"
 
 N_ROWS, N_USABLE, N_UNPRICED, N_PICTURES = "rows", "usable", "unpriced", "pictures"
-N_SENT, N_IN_FLIGHT, N_UNSEEN, N_NEAR = "sent", "in_flight", "unseen", "near_duplicates"
+N_SENT, N_IN_FLIGHT = "sent", "in_flight"
 N_RANKED, N_UNRANKED, N_FIRST, N_KEPT = "ranked", "unranked", "firsts", "kept"
 N_CHOICES, N_WON, N_LOST, N_TIED = "choices", "won", "lost", "tied"
 

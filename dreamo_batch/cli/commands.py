@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import shlex
 import signal
 import sys
@@ -73,17 +72,16 @@ if TYPE_CHECKING:
 NEW, _, _, IN_FLIGHT, _, INVALID, _ = columns.ACTIONS
 _MARGIN: Final = Decimal("1.25")
 _STEPS_USD: Final = (Decimal("0.01"), Decimal("0.0001"))  # from a dollar on, and below
-_CONSENT_DIGITS: Final = 9  # float sums are wrong only beyond these
 
 
 # Consent.
 
 
 class Offer(NamedTuple):
-    """How many attempts would be bought, and the most they can cost in USD; NaN where no price is known."""
+    """How many attempts would be bought, and the most they can cost in USD; None where no price is known."""
 
     n_attempts: int
-    cost_usd: float
+    cost_usd: Decimal | None
 
     def sentence(self, service: str, *, max_cost: str | None = None) -> str:
         """Return what would be bought, where, and for how much."""
@@ -94,16 +92,10 @@ class Offer(NamedTuple):
 
     def most(self, margin: Decimal = Decimal(1)) -> str | None:
         """Return the cost times a margin, as USD text rounded up; None without a price."""
-        if math.isnan(self.cost_usd):
+        if self.cost_usd is None:
             return None
-        exact = EXACT.multiply(Decimal(repr(round(self.cost_usd, _CONSENT_DIGITS))), margin)
+        exact = EXACT.multiply(self.cost_usd, margin)
         return format(exact.quantize(_STEPS_USD[exact < 1], ROUND_UP, EXACT), "f")
-
-
-def offer_of(planned: pd.DataFrame, *, may_repeat: bool = False) -> Offer:
-    """Count what a plan would buy; with `may_repeat`, tasks in flight may be submitted again."""
-    bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
-    return Offer(len(bought), float(bought[columns.COST_HIGH_USD].sum(skipna=False)))
 
 
 def agree(
@@ -138,6 +130,8 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
 
     Raises if the call would refuse invalid rows anyway.
     """
+    from dreamo_batch.engine.plan import exact_sum
+
     invalid = planned[planned[columns.ACTION] == INVALID]
     if len(invalid) and options.get("on_invalid") == "raise":
         raise click.ClickException(
@@ -145,7 +139,9 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
             f"{invalid[columns.REASON].iloc[0]} `dreamo-batch validate TABLE` lists every problem; "
             "--on-invalid skip leaves these rows out."
         )
-    offer = offer_of(planned, may_repeat=options["max_attempts"] > 1)
+    may_repeat = options["max_attempts"] > 1  # then what is in flight, too
+    bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
+    offer = Offer(len(bought), exact_sum(bought[columns.COST_HIGH_USD]))
     if not offer.n_attempts:
         return None
     if not is_agreed:
@@ -820,8 +816,7 @@ def _check(base_url: str | None, api_key: str | None, models: tuple[str, ...], *
     chosen = known_models(models)
     with Client(api_key=api_key, base_url=base_url) as client:
         settings = with_key(client, "leave out --live").settings
-        most = most_it_costs(client, chosen)
-        offer = Offer(N_ATTEMPTS_MAX * len(chosen), math.nan if most is None else float(most))
+        offer = Offer(N_ATTEMPTS_MAX * len(chosen), most_it_costs(client, chosen))
         sentence = f"Up to {offer.sentence(settings.service_name)}"
         hint(sentence)
         if not (is_agreed or settings.is_loopback):

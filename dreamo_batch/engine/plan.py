@@ -451,7 +451,7 @@ class Plan(HeadedFrame):
             if counts.get(word)
         )
         n_new = int(counts.get(NEW, 0))
-        low, high = (_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
+        low, high = (exact_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
         cost = [_cost_sentence(low, high)] if n_new or high != 0 else []
         notes = (*cost, *_cap_sentences(self._cap, self._spent, high))
         first = f"{n_new:,} of {len(self):,} rows to buy." if n_new else "Nothing to buy."
@@ -470,7 +470,7 @@ class Plan(HeadedFrame):
             of_group = [labels[place] for place in group.index]
             text = reason or f"{reasons[group.index[0]]} (row {of_group[0]}, for example)"
             which = which_rows(of_group, group.index.tolist())
-            high = _sum(group[columns.COST_HIGH_USD])
+            high = exact_sum(group[columns.COST_HIGH_USD])
             cost = "unknown" if high is None else dollars(high) if high else ""
             changes.append((action, len(group), which, cost, text))
         changes.sort(key=lambda change: columns.ACTIONS.index(change[0]))
@@ -486,7 +486,7 @@ class Plan(HeadedFrame):
         return list(self._remarks)
 
 
-def _sum(amounts: pd.Series) -> Decimal | None:
+def exact_sum(amounts: pd.Series) -> Decimal | None:
     """Add up exactly what each float was made from; None if any is not known."""
     known = [money(amount) for amount in amounts if not math.isnan(amount)]
     return total(amount for amount in known if amount is not None) if len(known) == len(amounts) else None
