@@ -17,7 +17,7 @@ from dreamo_batch.text import option, shortened
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -53,24 +53,26 @@ class Fonts:
         """Return a font for a text, also where none has all its letters."""
         return self.font_for(text, size_px) or ImageFont.load_default(size_px)
 
+    def lacking(self, text: str) -> set[str]:
+        """Return the letters of a text that no font has, and say so once."""
+        letters = {letter for letter in text if self.font_for(letter, 20) is None}
+        shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
+        if shown and not _said:
+            _said.add(shown)
+            _logger.warning(
+                "No font found here has %s; labels lack such characters. Install one that does, for example Noto "
+                "Emoji.",
+                shortened(shown, _SAID_MAX),
+            )
+        return letters
+
     def drawable(self, text: str) -> str:
         """Return a text without the letters that no font has, so that one font has the rest."""
-        known = "".join(letter for letter in text if self.font_for(letter, 20))
-        say_lacking(set(text) - set(known))
+        lacking = self.lacking(text)
+        known = "".join(letter for letter in text if letter not in lacking)
         latin = "".join(letter for letter in text if letter < _BEYOND_LATIN)
         found = next((part for part in (text, known) if self.font_for(part, 20)), latin)
         return " ".join(found.split())
-
-
-def say_lacking(letters: Iterable[str]) -> None:
-    """Say once that no font has some letters."""
-    shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
-    if shown and not _said:
-        _said.add(shown)
-        _logger.warning(
-            "No font found here has %s; labels lack such characters. Install one that does, for example Noto Emoji.",
-            shortened(shown, _SAID_MAX),
-        )
 
 
 def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]:

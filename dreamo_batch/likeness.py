@@ -64,13 +64,6 @@ class UnreadablePicture(Exception):  # noqa: N818 - it names what became of the 
     """A picture that can't be read; the text says why."""
 
 
-class Traits(NamedTuple):
-    """What the scores compare: sorted levels of L*, a* and b* (3 x 128), and the histogram of edges (128)."""
-
-    levels: NDArray[np.float32]
-    edges: NDArray[np.float32]
-
-
 class Distances(NamedTuple):
     """Distances of pictures from `start` on to every one behind them: bits and Delta E, by pair of positions."""
 
@@ -82,21 +75,28 @@ class Distances(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is compared of a picture: its hash, L*, a* and b* of 16 x 16 places, and its traits."""
+    """What is compared of a picture: its hash, L*, a* and b* of 16 x 16 places, and what the scores compare.
+
+    Those are the sorted levels of L*, a* and b* (3 x 128), and the histogram of edges (128).
+    """
 
     bits: int
     lab: NDArray[np.float32]
-    traits: Traits
+    levels: NDArray[np.float32]
+    edges: NDArray[np.float32]
 
     @classmethod
     def of(cls, picture: Image.Image) -> Fingerprint:
         """Take the fingerprint of a picture of mode RGB."""
-        lab = thumbnail(picture).reshape(_N_PLACES, 3)
-        return cls(perceptual_hash(picture), np.ascontiguousarray(lab.T), traits(picture))
+        lab, scored = thumbnail(picture).reshape(_N_PLACES, 3), thumbnail(picture, _SCORED_PX)
+        levels = np.sort(scored.reshape(-1, 3), axis=0).reshape(_N_LEVELS, -1, 3).mean(axis=1)
+        edges = _edges(scored[..., 0]).astype(np.float32)
+        lab, levels = np.ascontiguousarray(lab.T), np.ascontiguousarray(levels.T)
+        return cls(perceptual_hash(picture), lab, levels, edges)
 
     def to_bytes(self) -> bytes:
         """Write it in half precision, whose errors are about a hundredth of what is visible."""
-        numbers = np.concatenate([self.lab.ravel(), self.traits.levels.ravel(), self.traits.edges])
+        numbers = np.concatenate([self.lab.ravel(), self.levels.ravel(), self.edges])
         return self.bits.to_bytes(_HASH_BYTES, "big") + numbers.astype("<f2").tobytes()
 
     @classmethod
@@ -104,8 +104,8 @@ class Fingerprint:
         """Read what `to_bytes` wrote."""
         numbers = np.frombuffer(content[_HASH_BYTES:], dtype="<f2").astype(np.float32)
         lab, levels, edges = np.split(numbers, _PARTS)
-        kept = Traits(levels.reshape(3, _N_LEVELS), edges)
-        return cls(int.from_bytes(content[:_HASH_BYTES], "big"), lab.reshape(3, _N_PLACES), kept)
+        bits = int.from_bytes(content[:_HASH_BYTES], "big")
+        return cls(bits, lab.reshape(3, _N_PLACES), levels.reshape(3, _N_LEVELS), edges)
 
 
 def read_content(path: Path, sha256: str) -> bytes:
@@ -166,14 +166,7 @@ def distance(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
-def traits(picture: Image.Image) -> Traits:
-    """Return the traits of a picture of mode RGB."""
-    lab = thumbnail(picture, _SCORED_PX)
-    levels = np.sort(lab.reshape(-1, 3), axis=0).reshape(_N_LEVELS, -1, 3).mean(axis=1).T
-    return Traits(np.ascontiguousarray(levels), _edges(lab[..., 0]).astype(np.float32))
-
-
-def colour_likeness(one: Traits, other: Traits) -> float:
+def colour_likeness(one: Fingerprint, other: Fingerprint) -> float:
     """Score which colours there are and how much of each, wherever they are, from 0 to 1.
 
     The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
@@ -183,7 +176,7 @@ def colour_likeness(one: Traits, other: Traits) -> float:
     return math.exp(-float(np.linalg.norm(distances) / _FADE))
 
 
-def shape_likeness(one: Traits, other: Traits) -> float:
+def shape_likeness(one: Fingerprint, other: Fingerprint) -> float:
     """Score where edges are and which way they run, whatever the colours, from 0 to 1.
 
     A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
@@ -195,7 +188,7 @@ def shape_likeness(one: Traits, other: Traits) -> float:
     return min(1.0, float(one.edges @ other.edges) / (lengths[0] * lengths[1]))
 
 
-def appearance_likeness(one: Traits, other: Traits) -> float:
+def appearance_likeness(one: Fingerprint, other: Fingerprint) -> float:
     """Return the mean of the scores of colour and shape."""
     return (colour_likeness(one, other) + shape_likeness(one, other)) / 2
 

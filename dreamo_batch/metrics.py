@@ -21,7 +21,6 @@ import unicodedata
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -132,6 +131,10 @@ def written(text: str) -> Criterion:
 
 # Models.
 
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text("utf-8")
+)
+
 
 class _Weights:
     """The files of a preset: in a folder of the user's, or fetched by revision and digest when first used."""
@@ -187,18 +190,12 @@ class _Weights:
         return joined([f"{Path(path).name} (huggingface.co/{hub}, {path})" for path, hub in places])
 
 
-@functools.cache
-def presets() -> Mapping[str, Mapping[str, Any]]:
-    """Read what is known of the models."""
-    return tomllib.loads((files("dreamo_batch") / "metrics.toml").read_text("utf-8"))
-
-
 def _preset(name: str, kind: str) -> Mapping[str, Any]:
     """Return a preset that has the kind of file that a metric needs."""
-    able = [one for one, preset in presets().items() if kind in preset["files"]]
+    able = [one for one, preset in PRESETS.items() if kind in preset["files"]]
     if name not in able:
         raise UsageError(f"{name!r} isn't a model for this. Pass one of {', '.join(map(repr, able))}.")
-    return presets()[name]
+    return PRESETS[name]
 
 
 @functools.lru_cache(maxsize=64)
@@ -597,7 +594,5 @@ def similarity(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.hstack([scale * turn, (aim - scale * turn @ centre)[:, None]])
 
 
-@functools.cache
-def named() -> Mapping[str, VectorMetric]:
-    """Return the metrics that can be asked for by name."""
-    return {metric.name: metric for metric in (Embedding(name="identity"), PromptMatch(), Face())}
+# The metrics that can be asked for by name.
+BY_NAME: Final = {metric.name: metric for metric in (Embedding(name="identity"), PromptMatch(), Face())}

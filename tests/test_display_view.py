@@ -178,10 +178,8 @@ def test_words_of_others_are_harmless_and_short():
             problem=long,
         )
     )
-    error = view.errors[0]
-    words = (error.error_class, error.row, error.message)
     caption = html_blocks().picture(view.pictures[0], None)
-    texts = [view.problem, *view.notices, *words, caption]
+    texts = [view.problem, *view.notices, html_blocks().errors(view), caption]
     assert all(len(text) <= 2010 and "\x1b" not in text for text in texts)
     assert "row (1, &#39;雪&#39;)<div></div>" in caption
     assert view.notices[1] == "first", "the newest notice comes first"

@@ -78,7 +78,7 @@ def bicubic(levels, n_out):
 @pytest.mark.parametrize("preset", ["dinov2-small", "clip-vit-b32"])
 def test_pictures_are_prepared_as_the_models_own_processors_do(size, preset):
     """Shorter side scaled bicubically, the middle cut out, levels normalised: computed here another way."""
-    how = metrics.presets()[preset]["image"]
+    how = metrics.PRESETS[preset]["image"]
     with Image.open("data/coffee.jpg") as photo:
         # Without extremes, which are cut between the two passes, whose order is Pillow's.
         picture = photo.convert("RGB").resize(size, Image.Resampling.BOX).point(lambda level: 64 + level // 2)
@@ -265,7 +265,7 @@ def test_metrics_have_names(run_dir, models, monkeypatch):
     ranked = dreamo.rank(run_dir, by=["identity", "prompt_match", "-cost_usd"], **QUIET)
     assert {"identity", "prompt_match", "rank"} <= set(ranked.columns)
     assert ranked["rank"].notna().sum() == 4
-    assert set(metrics.named()) == {"identity", "prompt_match", "face"}
+    assert set(metrics.BY_NAME) == {"identity", "prompt_match", "face"}
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_a
     script = (
         "import sys; from PIL import Image; from dreamo_batch.metrics import Embedding\n"
         "from dreamo_batch import metrics\n"
-        f"metrics.presets()['dinov2-small']['files']['image']['sha256'] = {digest!r}\n"
+        f"metrics.PRESETS['dinov2-small']['files']['image']['sha256'] = {digest!r}\n"
         "print(Embedding().embed([Image.new('RGB', (300, 300), 'red')])[0].shape)\n"
     )
     env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
@@ -431,7 +431,7 @@ def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_a
     finally:
         server.shutdown()
         server.server_close()
-    revision = metrics.presets()["dinov2-small"]["files"]["image"]["revision"]
+    revision = metrics.PRESETS["dinov2-small"]["files"]["image"]["revision"]
     assert handler.paths[0] == f"/onnx-community/dinov2-small/resolve/{revision}/onnx/model.onnx"
     if is_as_expected:
         assert done.stdout.strip() == "(48,)", done.stderr
@@ -454,7 +454,7 @@ def test_a_machine_without_internet_is_told_what_to_do(tmp_path, away):
 
 
 def test_presets_name_revision_digest_licence_and_source():
-    for preset in metrics.presets().values():
+    for preset in metrics.PRESETS.values():
         assert {"meaning", "licence", "source", "tried"} <= set(preset)
         for file in preset["files"].values():
             assert len(file["revision"]) == 40

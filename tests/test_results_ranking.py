@@ -179,7 +179,7 @@ def test_best_seeds_needs_what_rank_gave():
     assert dreamo.best_seeds(ranked, within=None)["firsts"].tolist() == [1, 0]
     with pytest.raises(UsageError, match="'score'"):
         dreamo.best_seeds(ranked.drop(columns="score"))
-    with pytest.raises(dreamo.UsageError, match=r"Expected what rank\(\) returned, not a str"):
+    with pytest.raises(dreamo.UsageError, match=r"No column .*: pass what rank\(\) returned"):
         dreamo.best_seeds("runs/a")
 
 

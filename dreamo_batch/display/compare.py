@@ -588,6 +588,7 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
     theta, error = strengths(wins)
     n_won = wins.sum(axis=1) - ties / 2
     n_choices = (wins + wins.T).sum(axis=1)
+    theta[n_choices == 0] = np.nan
     table = pd.DataFrame(
         {
             names.N_PICTURES: [len(one) for one in shown],
@@ -601,8 +602,6 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
             names.WINS_SHARE: 1 / (1 + np.exp(-theta)),
         },
         index=labels.index,
-    ).round({names.N_CHOICES: 0, names.N_WON: 0, names.N_LOST: 0})
-    measured = [names.STRENGTH, names.STRENGTH_LOW, names.STRENGTH_HIGH, names.WINS_SHARE]
-    table[measured] = table[measured].where(table[names.N_CHOICES] > 0)
+    )
     whole = pd.concat([labels, names.typed(table, names.STRENGTHS)], axis=1)
     return whole.sort_values(names.STRENGTH, ascending=False, kind="stable", ignore_index=True)

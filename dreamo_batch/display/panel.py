@@ -9,7 +9,6 @@ import functools
 import math
 import threading
 import weakref
-from dataclasses import replace
 from decimal import ROUND_UP, Decimal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +24,7 @@ from dreamo_batch.text import clock_time, counted, duration, fill_template, harm
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreamo_batch.engine.status import ErrorGroup, Picture, Status
+    from dreamo_batch.engine.status import Picture, Status
     from dreamo_batch.live import Batch
 
 logger = logger_named(__name__)
@@ -93,7 +92,7 @@ def status_text(status: Status, *, is_ours: bool = True) -> str:
     view = view_of(status, can_control=is_ours)
     bar = "".join(part.style.sign * round(part.share * _BAR_CHARACTERS) for part in view.segments)
     bar = bar and f"{bar[:_BAR_CHARACTERS]:{view.segments[-1].style.sign}<{_BAR_CHARACTERS}}"
-    return fill_template("panel.txt.j2", view=view, bar=bar, counted=counted).rstrip()
+    return fill_template("panel.txt.j2", view=view, bar=bar, counted=counted, one_line=one_line).rstrip()
 
 
 def start(panel: Panel) -> threading.Thread:
@@ -342,7 +341,6 @@ class Panel:
 
 _MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
-_LABEL_CHARACTERS: Final = 60
 _MINUTE_S: Final = 60
 _RATES: Final = ((1, "s"), (_MINUTE_S, "min"), (3600, "h"))
 _STEP_S: Final = 5
@@ -379,7 +377,7 @@ def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
         counts=", ".join(f"{part.n_rows:,} {part.style.word}" for part in segments),
         segments=segments,
         money=_money(status),
-        errors=tuple(map(_error, status.errors)),
+        errors=status.errors,
         pictures=tuple(status.newest),
         notices=tuple(one_line(notice, _MESSAGE_CHARACTERS) for notice in reversed(status.notices)),
         problem=message(status.problem or ""),
@@ -443,11 +441,6 @@ def _detail(status: Status) -> str:
         left = f"{counted(n_left, 'row')} not settled."
         return f"{left} Resume, or make the same call again, to continue; nothing is paid twice."
     return ""
-
-
-def _error(group: ErrorGroup) -> ErrorGroup:
-    label, row = one_line(group.error_class, _LABEL_CHARACTERS), one_line(group.row, _LABEL_CHARACTERS)
-    return replace(group, error_class=label, row=row, message=one_line(group.message, _MESSAGE_CHARACTERS))
 
 
 def _money(status: Status) -> SimpleNamespace:

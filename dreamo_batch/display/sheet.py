@@ -7,7 +7,7 @@ import itertools
 import math
 import struct
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -355,33 +355,33 @@ def _per_page(n: int, n_max: int) -> int:
     return max(1, -(-n // n_pages))
 
 
+@dataclass(eq=False)
 class _GridSheet:
     """Draws the pages of a grid. Labels that no font has the letters for, or that have no room, become codes."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        folders: Sequence[Path],
-        fonts: Fonts,
-        *,
-        title: str,
-        paper: str,
-        notice: str,
-        is_cut: bool,
-    ) -> None:
-        self.grid, self.folders, self.fonts = grid, folders, fonts
-        self.title, self.notice, self.is_cut = title, notice, is_cut
+    grid: Grid
+    folders: Sequence[Path]
+    fonts: Fonts
+    title: str
+    paper: str
+    notice: str
+    is_cut: bool
+
+    def __post_init__(self) -> None:
+        grid, fonts = self.grid, self.fonts
         self.codes: dict[str, str] = {}
         self.on_page: dict[str, str] = {}
         self.drawn: set[Path] = set()
         self.pictures: dict[Path, Image.Image] = {}
-        self.placement = ReferencePlacement(grid, References(grid.results, folders))
+        self.placement = ReferencePlacement(grid, References(grid.results, self.folders))
+        head = _TITLE_ROOM if self.title else _NO_TITLE_ROOM
+        head = _REFERENCE + 2 * _GAP if self.placement.once else head
         plan = functools.partial(
             Layout,
             *grid.shape,
             aspect=_aspect(grid.results),
-            paper=paper,
-            head=_REFERENCE + 2 * _GAP if self.placement.once else _TITLE_ROOM if title else _NO_TITLE_ROOM,
+            paper=self.paper,
+            head=head,
             has_references_over=bool(self.placement.by_column),
         )
         width = plan().cell_width
@@ -568,29 +568,28 @@ def _plain_height(picture: Image.Image | None) -> int:
     return min(_PLAIN_CELL, round(_PLAIN_CELL * aspect))
 
 
+@dataclass(eq=False)
 class _PlainSheet:
     """Draws pictures one after the other, a page at a time, and says below the last which rows have none."""
 
-    def __init__(
-        self,
-        results: pd.DataFrame,
-        folders: Sequence[Path],
-        labels: Sequence[str],
-        fonts: Fonts,
-        *,
-        n_across: int = 4,
-        notice: str = "",
-    ) -> None:
+    results: pd.DataFrame
+    folders: Sequence[Path]
+    labels: Sequence[str]
+    fonts: Fonts
+    n_across: int = 4
+    notice: str = ""
+
+    def __post_init__(self) -> None:
+        results = self.results
         is_saved = results[names.OUTPUT_PATH].notna()
-        placed = results.assign(**{names.RUN_DIR: pd.Series(folders, index=results.index, dtype=object)})
+        placed = results.assign(**{names.RUN_DIR: pd.Series(self.folders, index=results.index, dtype=object)})
         saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
         self._rows = saved.to_dict("records")
         paths = [row[names.RUN_DIR] / row[names.OUTPUT_PATH] for row in self._rows]
         digests = [row.get(names.OUTPUT_SHA256) for row in self._rows]
         self.files = list(map(PictureFile, saved[names.RUN_DIR], paths, digests))
-        self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), notice) if text)
-        self._labels, self._fonts = labels, fonts
-        self._n_across = min(n_across, max(1, len(self._rows)))
+        self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), self.notice) if text)
+        self.n_across = min(self.n_across, max(1, len(self._rows)))
         self.drawn: set[Path] = set()
         self.codes: dict[str, str] = {}  # letters that no font has are left out
 
@@ -608,7 +607,7 @@ class _PlainSheet:
             yield self._page(part, foot, tick)
 
     def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
-        rows, n, step = self._rows[part], self._n_across, _PLAIN_CELL + _PLAIN_GAP
+        rows, n, step = self._rows[part], self.n_across, _PLAIN_CELL + _PLAIN_GAP
         files, changed = self.files[part], _complete(self.files[part])
         pictures = small_pictures(files, _PLAIN_CELL)
         captions = [self.caption(row) for row in rows]
@@ -621,7 +620,7 @@ class _PlainSheet:
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
         *tops, bottom = itertools.accumulate(steps, initial=_PLAIN_GAP)
         page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), _PLAIN_PAPER)
-        pen = _Pen(page, self._fonts)
+        pen = _Pen(page, self.fonts)
         for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True)):
             line, across = divmod(number, n)
             left, top, height = _PLAIN_GAP + across * step, tops[line], heights[line]
@@ -640,14 +639,14 @@ class _PlainSheet:
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""
-        shown = [self._fonts.drawable(label_of(str(row[name]))) for name in self._labels]
+        shown = [self.fonts.drawable(label_of(str(row[name]))) for name in self.labels]
         texts, label = list(filter(None, shown)), ": ".join(filter(None, shown))
-        texts = [label] if self._fonts.font_for(label, _PLAIN_TEXT_PX) else texts
+        texts = [label] if self.fonts.font_for(label, _PLAIN_TEXT_PX) else texts
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
         return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
-        return _broken(texts, self._fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
+        return _broken(texts, self.fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
 
 
 def _broken(

@@ -32,7 +32,7 @@ from dreamo_batch.results.load import (
 from dreamo_batch.results.measure import (
     BUILT_IN,
     NAMED,
-    OF_TRAITS,
+    SCORES,
     Metric,
     Subject,
     apply,
@@ -44,7 +44,7 @@ from dreamo_batch.results.measure import (
     take_fingerprints,
 )
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import counted, quoted, type_of
+from dreamo_batch.text import counted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -62,10 +62,13 @@ DELTA_E_MAX: Final = 6.0
 _HELD: Final = 4  # times the pairs that are wanted
 _LOWER: Final = "-"
 _WITHIN: Final = "dreamo_within"  # in a table's attrs: the groups it was ranked in
-_NO_PAIRS: Final = pd.DataFrame(
-    {name: np.empty(0, np.int64) for name in ("group", "one", "other", "bits")}
-    | {"delta_e": np.empty(0, np.float64)}
-)
+_PAIR: Final = {
+    "group": np.int64,
+    "one": np.int64,
+    "other": np.int64,
+    "bits": np.int64,
+    "delta_e": np.float64,
+}
 # What makes two jobs equal but for their replicate.
 _SAME: Final = (
     columns.PROMPT,
@@ -404,11 +407,10 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     >>> dreamo.best_seeds(ranked)[["seed_sent", "ranked", "score", "firsts"]].to_dict("records")
     [{'seed_sent': 2, 'ranked': 2, 'score': 1.0, 'firsts': 2}, {'seed_sent': 1, 'ranked': 2, 'score': 0.0, 'firsts': 0}]
     """
-    if not isinstance(ranked, pd.DataFrame):
-        raise UsageError(f"Expected what rank() returned, not {type_of(ranked)}.")
-    within = ranked.attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
+    attrs = getattr(ranked, "attrs", {})
+    within = attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
     keys = list(dict.fromkeys(names_given("within", within)))
-    if absent := [name for name in [*columns.RANKS, *keys] if name not in ranked.columns]:
+    if absent := [name for name in [*columns.RANKS, *keys] if name not in getattr(ranked, "columns", ())]:
         raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
     if keys:
@@ -536,18 +538,18 @@ def _summary(compared: PictureGroups, number: int) -> tuple[object, ...]:
 def list_near_duplicates(compared: PictureGroups, limit: int) -> pd.DataFrame:
     """List the pairs that hardly differ, the closest first."""
     check_count("limit", limit)
-    pairs = _NO_PAIRS
+    pairs = pd.DataFrame(columns=[*_PAIR]).astype(_PAIR)
     for number, places in enumerate(compared.places):
         for block, is_near in compared.distances(number):
             near = {
                 "group": number,
                 "one": places[block.one[is_near]],
                 "other": places[block.other[is_near]],
-                "bits": block.bits[is_near].astype(np.int64),
-                "delta_e": block.delta_e[is_near].astype(np.float64),
+                "bits": block.bits[is_near],
+                "delta_e": block.delta_e[is_near],
             }
             if is_near.any():
-                pairs = pd.concat([pairs, pd.DataFrame(near)], ignore_index=True)
+                pairs = pd.concat([pairs, pd.DataFrame(near).astype(_PAIR)], ignore_index=True)
             if len(pairs) > _HELD * limit:
                 pairs = _closest(pairs, limit)
     pairs = _closest(pairs, limit)
@@ -876,9 +878,9 @@ def _of_pairs(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int
         both = ((vectors[one], vectors[other]) for one, other in pairs)
         return np.array([np.nan if a is None or b is None else cosine(a, b) for a, b in both])
     if metric in BUILT_IN.values():
-        read = each(paths, lambda path: likeness.traits(_read(path)), what=metric.name)
-        traits = [found for _, found in read]
-        return np.array([OF_TRAITS[metric.name](traits[one], traits[other]) for one, other in pairs])
+        read = each(paths, lambda path: likeness.Fingerprint.of(_read(path)), what=metric.name)
+        prints = [found for _, found in read]
+        return np.array([SCORES[metric.name](prints[one], prints[other]) for one, other in pairs])
     open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
 
     def of_pair(pair: tuple[int, int]) -> float | None:

@@ -39,7 +39,7 @@ from dreamo_batch.parallel import each, working
 from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, fill_template, first_line, joined, one_line, option, spelled
+from dreamo_batch.text import counted, fill_template, first_line, joined, listed, one_line, option, spelled
 
 if TYPE_CHECKING:
     import os
@@ -208,14 +208,16 @@ def export(
             ]
             counts |= {"pictures": len(found.lines), "missing": found.n_missing}
         known = _MEANINGS | (columns.RATED if rating_columns(table) else {})
-        described = _describe(table, columns.INPUTS | columns.OUTPUTS | known)
+        of_table = _describe(table, columns.INPUTS | columns.OUTPUTS | known)
+        described = pd.DataFrame(of_table, columns=list(columns.DICTIONARY)).replace("", None)
         readme = fill_template(
             "export.md.j2",
             names=list(columns.DICTIONARY),
             formats=wanted,
             methods=_methods(table, decided, folders),
-            results=_cells(described),
-            pictures=None if found is None else _cells(_describe(found.lines, columns.PICTURES | known)),
+            results=of_table,
+            pictures=None if found is None else _describe(found.lines, columns.PICTURES | known),
+            escaped=_escaped,
         )
         own = {f"results.{suffix}": table for suffix in wanted} | {"columns.csv": described}
         explained = [_table_file(name, one, excel_safe=excel_safe) for name, one in own.items()]
@@ -391,23 +393,14 @@ def _kept(table: pd.DataFrame, spent: Decimal) -> str:
     return f" {counted(n, 'picture')} picked" + (f", at {dollars(spent / n)} each." if n else ".")
 
 
-def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> pd.DataFrame:
-    """Return dtype, unit and meaning of each column."""
-    lines = [
-        (str(name), column.dtype or str(table[name].dtype), column.unit or None, column.meaning)
-        for name in table.columns
-        for column in [known.get(name, _YOURS)]
-    ]
-    return pd.DataFrame(lines, columns=list(columns.DICTIONARY)).astype(columns.dtypes(columns.DICTIONARY))
-
-
-def _cells(described: pd.DataFrame) -> list[list[str]]:
-    """Return the lines of a dictionary for Markdown; users' names are escaped."""
-    cells = described.astype(object).where(described.notna(), "").itertuples(index=False, name=None)
-    return [[_escaped(name), *rest] for name, *rest in cells]
+def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> list[tuple[str, ...]]:
+    """Return name, dtype, unit and meaning of each column."""
+    found = ((name, known.get(name, _YOURS)) for name in table.columns)
+    return [(str(name), one.dtype or str(table[name].dtype), one.unit, one.meaning) for name, one in found]
 
 
 def _escaped(name: str) -> str:
+    """Return a name for Markdown."""
     if _PLAIN.fullmatch(name):
         return f"`{name}`"
     return "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in " ".join(name.split()))
@@ -495,10 +488,9 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
     there = [name for name in sorted(names - pending) if (folder / name).exists()]
     if foreign := [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]:
-        more = f", and {len(foreign) - _NAMED_MAX} more" if len(foreign) > _NAMED_MAX else ""
         raise UsageError(
             f"Files in {folder} would be replaced that don't come from an export, or were changed since: "
-            f"{', '.join(foreign[:_NAMED_MAX])}{more}. Nothing was written. Move them, or pass another folder."
+            f"{listed(foreign, _NAMED_MAX)}. Nothing was written. Move them, or pass another folder."
         )
 
 

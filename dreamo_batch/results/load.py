@@ -880,9 +880,6 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
     """Return the labels of added rows in the dtype of the other labels, if they can be converted."""
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(len(index), len(index) + len(labels))
-    if index.nlevels > 1:
-        rest = [None] * (index.nlevels - 1)
-        return pd.MultiIndex.from_tuples([(label, *rest) for label in labels], names=index.names)
     try:
         return pd.Index(labels, name=index.name).astype(index.dtype)
     except (ValueError, TypeError):

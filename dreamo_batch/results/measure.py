@@ -24,7 +24,7 @@ from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import UsageError, logger_named, names_given, warn
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
-from dreamo_batch.metrics import Bounded, PromptMatch, VectorMetric, cosine, named
+from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, is_on_cluster, working
 from dreamo_batch.results.load import RunDir, check_results, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept
@@ -134,7 +134,7 @@ def _loaded(load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     return load()
 
 
-OF_TRAITS: Final = {
+SCORES: Final = {
     "appearance": likeness.appearance_likeness,
     "colour": likeness.colour_likeness,
     "shape": likeness.shape_likeness,
@@ -142,11 +142,11 @@ OF_TRAITS: Final = {
 
 
 def _of_pictures(name: str, reference: Image.Image, output: Image.Image) -> float:
-    return OF_TRAITS[name](likeness.traits(reference), likeness.traits(output))
+    return SCORES[name](Fingerprint.of(reference), Fingerprint.of(output))
 
 
-BUILT_IN: Final = {name: Metric(name, functools.partial(_of_pictures, name), "2") for name in OF_TRAITS}
-NAMED: Final[Mapping[str, Metric | VectorMetric]] = {**BUILT_IN, **named()}
+BUILT_IN: Final = {name: Metric(name, functools.partial(_of_pictures, name), "2") for name in SCORES}
+NAMED: Final[Mapping[str, Metric | VectorMetric]] = {**BUILT_IN, **BY_NAME}
 
 
 class SentReference(NamedTuple):
@@ -341,10 +341,10 @@ def find_subjects(
             known = tuple(references[folder].get(job_id, ()))
             subjects.append(Subject(folder, folder / path, sha256, next(iter(known), None), known))
             problems.append(None)
-            continue
-        why = f"{status}: {error_class}" if isinstance(error_class, str) else str(status)
-        subjects.append(None)
-        problems.append("no picture was saved" if status == columns.COMPLETED else why)
+        else:
+            why = f"{status}: {error_class}" if isinstance(error_class, str) else str(status)
+            subjects.append(None)
+            problems.append("no picture was saved" if status == columns.COMPLETED else why)
     return subjects, problems
 
 
@@ -499,7 +499,7 @@ def _by_parts(
 
 
 def _of_fingerprints(metric: Metric, output: Fingerprint, reference: Fingerprint) -> Measured:
-    return _checked(OF_TRAITS[metric.name](reference.traits, output.traits))
+    return _checked(SCORES[metric.name](reference, output))
 
 
 def _cosine(metric: VectorMetric, why: str, output: Vector | None, other: Vector | None) -> Measured:
@@ -532,11 +532,11 @@ def take_vectors(
         for subject, vector in embedded(metric, wanted, read):
             if isinstance(vector, str):
                 problems[subject.sha256] = vector
-                continue
-            found[subject.sha256] = vector
-            content = None if vector is None else vector.astype("<f4").tobytes()
-            key = Key(subject.sha256, "", _VECTOR, metric.version)
-            cache.put(subject.run_dir, key, Value(vector=content))
+            else:
+                found[subject.sha256] = vector
+                content = None if vector is None else vector.astype("<f4").tobytes()
+                key = Key(subject.sha256, "", _VECTOR, metric.version)
+                cache.put(subject.run_dir, key, Value(vector=content))
     finally:
         cache.save()
     return found, problems

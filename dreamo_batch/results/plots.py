@@ -11,7 +11,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
-from dreamo_batch.fonts import Fonts, machine_fonts, say_lacking
+from dreamo_batch.fonts import Fonts, machine_fonts
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
 _UNDRAWABLE: Final = "\u25a1"
-_CHECKED_PX: Final = 20
 # Of the figure's width: it begins at the right, and names of lines are at the left.
 _LEGEND_SHARE: Final = 0.94
 _LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
@@ -272,9 +271,7 @@ def _prepare(
 ) -> tuple[Axes, Theme, pd.DataFrame]:
     """Check what is to be drawn; return axes, the colours for their background, and the table with its own types."""
     wanted = f"Pass what {function}() returned."
-    if not isinstance(table, pd.DataFrame):
-        raise UsageError(f"Expected a DataFrame, got {type(table).__name__}. {wanted}")
-    if absent := [name for name in expected if name not in table.columns]:
+    if absent := [name for name in expected if name not in getattr(table, "columns", ())]:
         raise UsageError(f"The table has no {absent[0]!r} column. {wanted}")
     try:  # one that was written to CSV and read again has times as text, and codes as numbers
         table = table.astype({name: expected[name].dtype for name in expected if name != columns.PHASE})
@@ -378,9 +375,8 @@ def _drawable(text: str) -> str:
     from matplotlib.font_manager import FontProperties, findfont
 
     fonts = Fonts(findfont(FontProperties()))
-    lacking = {c for c in text if not c.isprintable() or fonts.font_for(c, _CHECKED_PX) is None}
-    say_lacking(lacking)
-    return "".join(_UNDRAWABLE if c in lacking else c for c in text)
+    lacking = fonts.lacking(text)
+    return "".join(c if c.isprintable() and c not in lacking else _UNDRAWABLE for c in text)
 
 
 def _families() -> list[str]:
