@@ -19,7 +19,6 @@ import inspect
 import time
 from contextlib import contextmanager
 from dataclasses import fields
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns
@@ -31,7 +30,7 @@ from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
-from dreamo_batch.engine.plan import Plan, RunOptions, planned
+from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned
 from dreamo_batch.engine.runner import live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 V = TypeVar("V", bound="Callable[..., Any]")
-Amount = float | str | Decimal
 Cluster = Any  # a Dask client, an executor, or a number of processes
 
 _OF_A_TABLE: Final = frozenset({"table", "base_dir"})

@@ -10,14 +10,14 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
 
-from dreamo_batch import columns, errors
+from dreamo_batch import columns, errors, text
 from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_of, unreachable
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
-from dreamo_batch.engine.effects import Effects, ImageChanged, ImageGone, Payloads, body_bytes
+from dreamo_batch.engine.effects import Effects, ImageChanged, Payloads, body_bytes
 from dreamo_batch.engine.events import Kind, Listeners
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
@@ -33,16 +33,6 @@ from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
 from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
-from dreamo_batch.text import (
-    clock_time,
-    counted,
-    duration,
-    local_option,
-    option,
-    quoted,
-    same_call,
-    type_of,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -96,13 +86,13 @@ class Service:
             if self.allow_private_links:
                 raise errors.UsageError("Pass allow_private_links= to the Client.")
             if not isinstance(self.client, Client):
-                raise errors.UsageError(f"client must be a Client, not {type_of(self.client)}.")
+                raise errors.UsageError(f"client must be a Client, not {text.type_of(self.client)}.")
         if self.gateway is not None:
             self._refuse_beside("gateway", "api_key", "base_url")
             is_gateway = hasattr(self.gateway, "api_key") and not isinstance(self.gateway, str | type)
             if not is_gateway and not (isinstance(self.gateway, str) and self.gateway == "local"):
                 raise errors.UsageError(
-                    f'gateway= must be "local" or a LocalGateway, not {quoted(self.gateway)}.'
+                    f'gateway= must be "local" or a LocalGateway, not {text.quoted(self.gateway)}.'
                 )
         if self.api_key is not None or self.base_url is not None:
             resolve(self.api_key, self.base_url)
@@ -133,13 +123,13 @@ class Service:
         client = self.client or resources.enter_context(
             Client(api_key, base_url, allow_private_links=self.allow_private_links)
         )
-        return with_key(client, f"use {local_option()}")
+        return with_key(client, f"use {text.local_option()}")
 
     def _refuse_beside(self, given: str, *others: str) -> None:
         also = [name for name in others if getattr(self, name) is not None]
         if also:
-            named = local_option() if given == "gateway" else option(given)
-            raise errors.UsageError(f"Pass {named} or {option(also[0])}, not both.")
+            named = text.local_option() if given == "gateway" else text.option(given)
+            raise errors.UsageError(f"Pass {named} or {text.option(also[0])}, not both.")
 
 
 def with_key(client: Client, free: str = NO_KEY_NEEDED) -> Client:
@@ -162,7 +152,7 @@ def _local_gateway() -> Gateway:
     try:
         gateway: Gateway = local.LocalGateway()
     except ModuleNotFoundError as error:
-        raise errors.UsageError(f"{local_option()}: {error}") from None
+        raise errors.UsageError(f"{text.local_option()}: {error}") from None
     return gateway
 
 
@@ -378,8 +368,8 @@ class Call:
         ending = sentence(self.reconciliation, now.spent_usd, self.results)
         if not now.n_refused:
             return ending
-        refused = counted(now.n_refused, "request")
-        return f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {duration(now.waited_s)}"
+        refused = text.counted(now.n_refused, "request")
+        return f"{ending}. Slowed by rate limits: {refused} refused with 429, waited {text.duration(now.waited_s)}"
 
     def again(self, inputs: CallInputs) -> Call:
         """Return a call that continues this one."""
@@ -431,8 +421,9 @@ class Call:
     def _waits(self) -> bool:
         """Whether nothing is sent before `release`; says until when."""
         if self.not_before is not None:
+            until = text.clock_time(self.not_before)
             self.notices.append(
-                f"Waiting until {clock_time(self.not_before)}; nothing is sent before then. resume() starts at once."
+                f"Waiting until {until}; nothing is sent before then. resume() starts at once."
             )
         return bool(self.warnings) or self.not_before is not None
 
@@ -470,7 +461,7 @@ class Call:
             raise errors.DirectoryError(
                 f"{self.directory.name} is a copy of a run directory (or was restored, or moved to another disk or "
                 "URL). Nothing was submitted: the original may have bought the same since. Pass "
-                f"{option('adopt_copy', value=True)} to submit anyway, or run {same_call()} on the original."
+                f"{text.option('adopt_copy', value=True)} to submit anyway, or run {text.same_call()} on the original."
             )
 
     def _warnings(
@@ -516,8 +507,8 @@ class Call:
         price = higher if price is None else max(price, higher or price)
         n_pilot = options.pilot if shared is None else None
         if is_limited and price is None and assignment.to_submit and n_pilot is None:
-            limit = option("max_cost", cap) if cap is not None else option("max_new_cost", max_new)
-            limit = limit if shared is None else option("budget")
+            limit = text.option("max_cost", cap) if cap is not None else text.option("max_new_cost", max_new)
+            limit = limit if shared is None else text.option("budget")
             failure = self._quote.failure
             if failure is not None and failure.http_status is None:
                 raise errors.ServiceUnreachable(
@@ -525,12 +516,12 @@ class Call:
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
-                f", or {option('pilot')} to make up to that many attempts first (counted over the life of the "
+                f", or {text.option('pilot')} to make up to that many attempts first (counted over the life of the "
                 "directory, not limited by the cap) and continue at the price they show"
             )
             raise errors.PriceUnknown(
                 f"{limit} can't be enforced because no price is known: none was passed, none was seen in "
-                f"{self.directory.name}, and the service names none{why}. Pass {option('unit_cost')} (USD per "
+                f"{self.directory.name}, and the service names none{why}. Pass {text.option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
             )
         spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot or 0, attempts=seen)
@@ -637,7 +628,9 @@ class Call:
             is_budget = isinstance(problem, errors.BudgetReached | errors.PriceUnknown)
             self.tell("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
         elif n_left:
-            self.tell("stopped", f"{counted(n_left, 'row')} left. Run {same_call()} again to resume.")
+            self.tell(
+                "stopped", f"{text.counted(n_left, 'row')} left. Run {text.same_call()} again to resume."
+            )
         else:
             self.tell("done", self.ending)
 
@@ -688,7 +681,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
     while True:
         try:
             price = client.precharge(Payloads().request(asked[-1]))
-        except (ImageChanged, ImageGone):
+        except ImageChanged:
             return Quote()
         except errors.ServiceError as error:
             failure = error.failure
@@ -696,14 +689,14 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
             return Quote(money(price.cost) or None, price.reason)
         if failure.error_class == FORBIDDEN and len(asked) < _PRECHARGE_JOBS_MAX:
             # A firewall may block some prompts. Asking for others costs nothing.
-            _, other = most_unlike(asked, (job for job in by_size if job not in asked))
+            other = most_unlike(asked, (job for job in by_size if job not in asked))
             if other is not None or len(asked) == 1:
                 asked.append(other or asked[0])
                 continue
         if failure.kind is FailureKind.STOP and not (is_known and failure.error_class == FORBIDDEN):
             raise errors.AccessRefused(
                 f"The service refused access: {failure}. Nothing was submitted. Once that is fixed, run "
-                f"{same_call()} again."
+                f"{text.same_call()} again."
             )
         wait_s = next(waits)
         if failure.kind is not FailureKind.TRANSIENT or wait_s is None:

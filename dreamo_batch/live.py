@@ -64,10 +64,9 @@ def _forget_parent() -> None:
     _batches_lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_batches_lock.acquire, after_in_parent=_batches_lock.release, after_in_child=_forget_parent
-    )
+os.register_at_fork(
+    before=_batches_lock.acquire, after_in_parent=_batches_lock.release, after_in_child=_forget_parent
+)
 
 
 def begin(call: Call) -> Batch:
@@ -371,11 +370,7 @@ class Batch:
             return call.status()
         tally, snapshot = self._counted(call), call.snapshot()
         ending = [] if call.results is None else [call.ending]
-        notices = [
-            *(f"warning: {warning}" for warning in call.warnings),
-            *call.notices[-_N_NOTICES:],
-            *ending,
-        ]
+        notices = [*(f"warning: {one}" for one in call.warnings), *call.notices[-_N_NOTICES:], *ending]
         phase = self._phase(call, snapshot.by_status)
         if call.is_over and self._ended_at is None:
             self._ended_at = now
@@ -758,11 +753,13 @@ class FollowedRun:
         price = highest_price(state.kinds())
         snapshot = snapshot_of(state, price, self._rows.weights, self._rows.n_invalid)
         is_whole = snapshot.n_settled == snapshot.n_rows
+        self._speed = self._speed or Speed(now, snapshot.n_settled)
+        self._speed.note(now, snapshot.n_settled)
         return _status(
             snapshot,
             Tally(self._rows, state, self.directory.path),
             price,
-            self._rate(now, snapshot.n_settled) if is_worked_on else None,
+            self._speed.rows_per_s(now) if is_worked_on else None,
             run_dir=self.directory.path,
             phase="running" if is_worked_on else "finished" if is_whole else "idle",
             elapsed_s=now - self._began_at,
@@ -779,9 +776,3 @@ class FollowedRun:
             table = read_jobs(self.directory.jobs)
             self._rows = rows_of(table.user.index, table.prepared)
             self._table_id, self._speed = table.table_id, None
-
-    def _rate(self, now: float, n_settled: int) -> float | None:
-        if self._speed is None:
-            self._speed = Speed(now, n_settled)
-        self._speed.note(now, n_settled)
-        return self._speed.rows_per_s(now)

@@ -15,13 +15,7 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch.errors import (
-    UsageError,
-    check_count,
-    check_flag,
-    interrupts_without_our_lines,
-    logger_named,
-)
+from dreamo_batch import errors
 from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import first_line, quoted
 
@@ -32,14 +26,14 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-logger = logger_named(__name__)
+logger = errors.logger_named(__name__)
 
 _WORKERS_MAX: Final = 8
 _PROCESSES_MAX: Final = 2**16
 _THREADS: Final = 4  # where there is no cluster, of tasks that could be worked on by one
 _DELAY_S: Final = 1.0  # what is done sooner needs no bar
+# Pictures a task: what an engine adds to each is then below one part in a hundred.
 _CHUNK: Final = 32
-"""Pictures a task: what an engine adds to each is then below one part in a hundred."""
 _GUARD: Final = 'Each imports the script again, so its calls belong under `if __name__ == "__main__":`.'
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
@@ -53,7 +47,7 @@ def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
     """Give a variable a value inside the block, whose interrupts are shown at the user's line."""
     token = variable.set(value)
     try:
-        with interrupts_without_our_lines():
+        with errors.interrupts_without_our_lines():
             yield
     finally:
         variable.reset(token)
@@ -61,7 +55,7 @@ def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 def bars(wanted: bool) -> AbstractContextManager[None]:
     """Show the progress bars of the work inside the block, or not."""
-    return _inside(_is_wanted, check_flag("progress", wanted) and _is_wanted.get())
+    return _inside(_is_wanted, errors.check_flag("progress", wanted) and _is_wanted.get())
 
 
 @contextmanager
@@ -69,7 +63,7 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
     """Set who works on the pictures of a block: a cluster, or so many threads; and whether bars show it."""
     refuse_other(cluster)
     if n_workers is not None:
-        check_count("n_workers", n_workers)
+        errors.check_count("n_workers", n_workers)
     with _inside(_cluster, cluster), _inside(_n_threads, n_workers), bars(progress):
         yield
 
@@ -80,7 +74,7 @@ def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[]
     bar = _Bar()
     if n and _is_wanted.get() and is_watched():
         bar.safely(lambda: bar.begin(n, what, unit))
-    with closing(bar), interrupts_without_our_lines():
+    with closing(bar), errors.interrupts_without_our_lines():
         yield bar.tick
 
 
@@ -101,8 +95,8 @@ def _bar_class_of(base: type[Any]) -> type[Any]:
     # A bar of a notebook that an interrupt left half made lacks `disp`, and would complain where it is deleted.
     own = {"_lock": threading.RLock(), "refresh": refresh, "disp": lambda *_, **__: None}
     made: type[Any] = type("DreamoBar", (base,), own)
-    if hasattr(os, "register_at_fork"):  # another thread of the parent may hold it
-        os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))
+    # Another thread of the parent may hold it.
+    os.register_at_fork(after_in_child=lambda: made.set_lock(threading.RLock()))
     return made
 
 
@@ -183,7 +177,7 @@ def each(
 def refuse_other(cluster: Any) -> None:
     """Raise for what can't work on anything."""
     if cluster is not None and not (is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
-        raise UsageError(
+        raise errors.UsageError(
             f"cluster={quoted(cluster)}: expected a Dask Client, an Executor of concurrent.futures, or a number of "
             "processes."
         )
@@ -260,7 +254,7 @@ def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterat
         except (BrokenProcessPool, OSError) as error:
             if begun is not None and begun.is_set():
                 raise
-            raise UsageError(
+            raise errors.UsageError(
                 f"No process of cluster={cluster} could start, or it was killed at once ({first_line(error)}). {_GUARD}"
             ) from error
     else:
@@ -313,7 +307,7 @@ def refuse_in_import() -> None:
     """Raise in a process that is still importing the script of the one that started it, or is shutting down."""
     refuse_at_exit()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise UsageError(f"Nothing is done while a new process imports the script. {_GUARD}")
+        raise errors.UsageError(f"Nothing is done while a new process imports the script. {_GUARD}")
 
 
 def is_count(cluster: Any) -> bool:

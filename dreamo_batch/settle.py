@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live
 from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import give_back_rest
-from dreamo_batch.engine import effects, journal, ledger, runner
+from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
-from dreamo_batch.engine.checkpoint import (
-    PREVIOUS,
-    StoredTable,
-    read_frame,
-    read_jobs,
-    read_table,
-    references_of,
-)
 from dreamo_batch.engine.coordinator import SystemClock
 from dreamo_batch.engine.directory import (
     UNREADABLE,
@@ -30,7 +20,6 @@ from dreamo_batch.engine.directory import (
     further_paths,
     inspect_picture,
     is_unaltered,
-    pictures,
     shard_of,
     unknown_purchases,
 )
@@ -41,25 +30,13 @@ from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.load import (
-    as_paths,
-    assemble,
-    composed,
-    existing,
-    folders_of,
-    interleaved,
-    is_finished,
-    mark,
-    read_results,
-    read_state,
-    run_dir_of,
-)
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 from dreamo_batch.text import option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     import pandas as pd
 
@@ -133,13 +110,13 @@ def resolve(
     if task_id is not None and not is_task_id(task_id):
         raise UsageError(f"{quoted(task_id)} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)
-    table = read_jobs(directory.jobs)
+    table = checkpoint.read_jobs(directory.jobs)
     manifest = directory.read_manifest()
     if manifest is None:
         raise DirectoryError(f"{directory.name} has no run.json; run the table again to rebuild it.")
     job_id, service = find_job(table, row), manifest.service
     holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
-    elsewhere = read_state(directory) if manifest.n_shards else State()
+    elsewhere = reading.read_state(directory) if manifest.n_shards else State()
 
     def settle(at_work: runner.Runner) -> State:
         opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
@@ -157,11 +134,11 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    state = read_state(directory) if manifest.n_shards else state
-    return mark(results_of(table.user, table.prepared, state), directory)
+    state = reading.read_state(directory) if manifest.n_shards else state
+    return reading.mark(results_of(table.user, table.prepared, state), directory)
 
 
-def find_job(table: StoredTable, row: Any) -> str:
+def find_job(table: checkpoint.StoredTable, row: Any) -> str:
     """Return the job of a row, named by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
     label = text_of(row)
@@ -238,14 +215,14 @@ def download(
     ([True, True], [False])
     """
     service = Service.of(locals())
-    rows = read_results(results)
-    folders = folders_of(rows, run_dir) or [run_dir_of(rows, run_dir)]
+    rows = reading.read_results(results)
+    folders = reading.folders_of(rows, run_dir) or [reading.run_dir_of(rows, run_dir)]
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):
         positions[folder].append(position)
     calls = []
     for folder, at in positions.items():
-        directory, wanted = existing(folder), frozenset(rows[columns.JOB_ID].iloc[at].dropna())
+        directory, wanted = reading.existing(folder), frozenset(rows[columns.JOB_ID].iloc[at].dropna())
         table = stored_table(directory)
         calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
@@ -254,14 +231,14 @@ def download(
         _as_they_stand(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
     ]
-    return interleaved(fresh, list(positions.values()))
+    return reading.interleaved(fresh, list(positions.values()))
 
 
 def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
-    attempts = to_arrow(read_state(directory))
-    fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    fresh = mark(fresh, directory)
+    attempts = to_arrow(reading.read_state(directory))
+    fresh = reading.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
+    fresh = reading.mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh
@@ -294,7 +271,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
     >>> verify("runs/none")
     ['No run directory at ...runs/none.']
     """
-    found = {one: _damage(one, progress=progress) for one in as_paths(run_dir)}
+    found = {one: _damage(one, progress=progress) for one in reading.as_paths(run_dir)}
     if len(found) == 1:
         return next(iter(found.values()))
     return [f"{os.fspath(one)}: {line}" for one, lines in found.items() for line in lines]
@@ -302,7 +279,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
 
 def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[str]:
     try:
-        directory = existing(run_dir)
+        directory = reading.existing(run_dir)
         shards = directory.shards()
     except DirectoryError as error:
         return [str(error)]
@@ -315,7 +292,7 @@ def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[
         for name, shard in shards.items()
         for line in _damage(shard.given, progress=progress, is_shard=True)
     ]
-    checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
+    checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables)
     # A directory of shards has the table, and they have the ledgers.
     for check in checks[:2] if is_shard else checks[directory.is_sharded :]:
         try:
@@ -342,14 +319,15 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
         for attempt in attempts:
             yield from _picture(directory, attempt)
             tick()
-    yield from _orphans(directory, state)
+    for trace in unknown_purchases(directory, state):
+        yield f"{trace} shows a purchase that the ledger doesn't have; nothing more is bought here"
 
 
 def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
     """Check the checkpoint that is only read when the newest one is damaged."""
-    path = directory.path / PREVIOUS
+    path = directory.path / checkpoint.PREVIOUS
     try:
-        read_table(path)
+        checkpoint.read_table(path)
     except FileNotFoundError:
         if recovered.snapshot is not None and journal.numbers(directory.path)[:1] != [1]:
             yield f"{path.name} is missing; the next run writes it again"
@@ -384,26 +362,6 @@ def _picture(directory: RunDirectory, attempt: Attempt) -> Iterator[str]:
             yield f"{path} is damaged; {again}"
 
 
-def _orphans(directory: RunDirectory, state: State) -> Iterator[str]:
-    """Find pictures that no attempt has saved, and purchases that the ledger has lost."""
-    lost = list(unknown_purchases(directory, state))
-    yield from (
-        f"{trace} shows a purchase that the ledger doesn't have; nothing more is bought here"
-        for trace in lost
-    )
-    saved: set[str | None] = set()
-    for attempt in state:
-        if attempt.output_path is not None:
-            saved |= {
-                attempt.output_path,
-                *further_paths(directory.path, attempt.output_path, attempt.output_urls),
-            }
-    for path in pictures(directory):
-        name = path.relative_to(directory.path).as_posix()
-        if name not in saved and name not in lost:
-            yield f"{name} is not in the ledger, although its attempt is; the next run saves it again"
-
-
 def _manifest(directory: RunDirectory) -> Iterator[str]:
     manifest = directory.read_manifest()
     if manifest is None:
@@ -417,30 +375,16 @@ def _manifest(directory: RunDirectory) -> Iterator[str]:
 
 
 def _tables(directory: RunDirectory) -> Iterator[str]:
-    read_jobs(directory.jobs)
+    checkpoint.read_jobs(directory.jobs)
     if not directory.results.exists():
         manifest = directory.read_manifest()
         if manifest is not None and manifest.reconciliation and not manifest.n_shards:
             yield "results.parquet is missing; the next run writes it again"
         return
-    results = read_frame(directory.results)[0]
-    if not is_finished(directory):
+    results = checkpoint.read_frame(directory.results)[0]
+    if not reading.is_finished(directory):
         return
-    known = composed(directory)
+    known = reading.composed(directory)
     names = [name for name in columns.OUTPUTS if name in results]
     if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
         yield "results.parquet differs from the ledger; the next run writes it again"
-
-
-def _inputs(directory: RunDirectory) -> Iterator[str]:
-    """Check the reference pictures that are kept here; those elsewhere are the user's."""
-    known = references_of(read_jobs(directory.jobs).decided)
-    rows = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
-    for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
-        path = Path(location)
-        if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:
-            continue
-        if not path.exists():
-            yield f"inputs/{path.name} is missing; rows not submitted yet need it"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            yield f"inputs/{path.name} is not the picture that was kept; rows not submitted yet need it"

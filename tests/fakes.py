@@ -23,7 +23,6 @@ from dreamo_batch.engine.attempts import (
     State,
     StoredAttempts,
     absent,
-    packed,
 )
 from dreamo_batch.engine.checkpoint import ROWS, Meta, write
 from dreamo_batch.engine.status import ErrorGroup, Status
@@ -72,7 +71,7 @@ def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0,
 
 def write_checkpoint(path: Path, state: State, pending: list[str], meta: Meta) -> None:
     """Write a checkpoint of a state, with rows for these jobs if they were never submitted."""
-    write(path, packed(state), absent(state, pending), meta)
+    write(path, state.stored.packed_with(state.changed), absent(state, pending), meta)
 
 
 def to_state(table: pa.Table) -> State:

@@ -441,7 +441,7 @@ def test_a_rephrased_seed_sweep_is_said_once_and_changes_no_exit_code(table, run
     for words in (["plan", table], ["run", table, "--run-dir", run_dir]):
         result = call(*words, env=env)
         assert result.exit_code == 0
-        assert result.stderr.count("use_rephraser is on in seed sweeps (rows: 3)") == 1
+        assert result.stderr.count("use_rephraser is on in seed sweeps (rows: 3, sweeps: 1)") == 1
     again = call("run", table, "--run-dir", run_dir, env=env)
     planned = call("plan", table, "--run-dir", run_dir, env=env)
     assert "use_rephraser" not in again.stderr + planned.stderr + planned.stdout

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import attempts, checkpoint, directory
-from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, packed, to_arrow, to_frame
+from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, to_arrow, to_frame
 from dreamo_batch.engine.directory import SCHEMA_VERSION
 from tests.fakes import histories, to_state, write_checkpoint
 
@@ -64,11 +64,11 @@ def test_any_state_comes_back(attempts):
 def test_a_compressed_state_is_the_same(before, after, is_table):
     """However often attempts are compressed, with newer ones in place of some, each job has its own."""
     state = State(before)
-    state.store(StoredAttempts(to_arrow(state)) if is_table else packed(state))
+    state.store(StoredAttempts(to_arrow(state)) if is_table else state.stored.packed_with(state.changed))
     state.changed = State(after).changed
     whole = to_state(to_arrow(state))
     with mock.patch.object(attempts, "_BLOCK", 2):
-        state.store(packed(state))
+        state.store(state.stored.packed_with(state.changed))
     assert set(state.job_ids()) == set(whole.job_ids())
     for job_id in [*"abcd", *whole.job_ids()]:
         assert state.of(job_id) == whole.of(job_id)
@@ -99,7 +99,7 @@ def test_a_checkpoint_takes_little_memory_at_a_time():
     assert len(never) == n
     assert never.get_total_buffer_size() < n * 40
     state = State(replace(FULL, job_id=str(number)) for number in range(n))
-    parts = list(packed(state).parts())
+    parts = list(state.stored.packed_with(state.changed).parts())
     assert sum(map(len, parts)) == n
     assert max(map(len, parts)) <= 4 * attempts._BLOCK
 

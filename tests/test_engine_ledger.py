@@ -449,7 +449,7 @@ def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatc
     def unreadable(_path):
         raise KeyError("colour")
 
-    monkeypatch.setattr(ledgers, "read_table", unreadable)
+    monkeypatch.setattr(checkpoint, "read_table", unreadable)
     with pytest.raises(DirectoryError, match="newer version"):
         read(busy)
 
@@ -476,7 +476,7 @@ def test_a_full_disk_at_a_checkpoint_loses_no_task_id(folder, monkeypatch):
     ledger = opened(folder)
     work(ledger, "a", EventKind.SENDING)
     with monkeypatch.context() as patched:
-        patched.setattr(ledgers, "write", full)
+        patched.setattr(checkpoint, "write", full)
         with pytest.raises(OSError, match="space"):
             ledger.checkpoint([])
     ledger.record([event(EventKind.ACCEPTED, "a", task_id="t")])
@@ -493,7 +493,7 @@ def test_a_full_disk_at_the_end_loses_nothing(folder, monkeypatch):
     ledger = opened(folder)
     work(ledger, "a", EventKind.SENDING, EventKind.ACCEPTED)
     with monkeypatch.context() as patched:
-        patched.setattr(ledgers, "write", full)
+        patched.setattr(checkpoint, "write", full)
         with pytest.raises(OSError, match="space"):
             ledger.close(pending=[])
     ledger.abandon()
@@ -682,13 +682,13 @@ def test_strays_deleted_under_the_run_are_written_once_more(robbed, folder):
     """All of them, as `rm -r` may come by while the run writes; without any file the error names each task."""
     answer(robbed, event(EventKind.ACCEPTED, "a", 1, 7.0, task_id="task-a"))
     (first,) = folder.glob("strays-*")
-    assert robbed.strays_path == first
+    assert robbed.strays.path == first
     first.unlink()
     answer(robbed, event(EventKind.ACCEPTED, "b", 1, 8.0, task_id="task-b"))
-    assert [path.name for path in folder.glob("strays-*")] == [robbed.strays_path.name]
+    assert [path.name for path in folder.glob("strays-*")] == [robbed.strays.path.name]
     shutil.rmtree(folder)
     answer(robbed, event(EventKind.ACCEPTED, "c", 1, 9.0, task_id="task-c"))
-    assert robbed.strays_path == folder.with_name(f"run-{robbed.strays_path.name.removeprefix('run-')}")
+    assert robbed.strays.path == folder.with_name(f"run-{robbed.strays.path.name.removeprefix('run-')}")
     folder.mkdir()
     ledger = reopened(folder, entropy=robbed.entropy)
     assert [attempt.task_id for attempt in ledger.state] == ["task-a", "task-b", "task-c"]

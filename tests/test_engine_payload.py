@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from dreamo_batch.engine import effects as payload
-from dreamo_batch.engine.effects import ImageChanged, ImageGone, Payloads
+from dreamo_batch.engine.effects import ImageChanged, Payloads
 from dreamo_batch.jobs.references import ImageSource
 from tests.fakes import job, picture
 
@@ -67,7 +67,7 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path, what):
     (tmp_path / "cat.png").unlink()
     if what == "a folder":
         (tmp_path / "cat.png").mkdir()
-    with pytest.raises(ImageGone, match=r"Can't read .*cat\.png any more \(.*Put it back"):
+    with pytest.raises(ImageChanged, match=r"Can't read .*cat\.png any more \(.*Put it back"):
         Payloads().request(job(image=image))
 
 
@@ -126,5 +126,5 @@ def test_an_expired_link_is_not_sent():
     link = "https://b.s3.amazonaws.com/a.png?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=0"
     image = ImageSource("url", link, "0", link, "0")
     assert Payloads(wall=lambda: 1577837159.0).request(job(image=image)).image_urls == (link,)
-    with pytest.raises(ImageGone, match="expired"):
+    with pytest.raises(ImageChanged, match="expired"):
         Payloads(wall=lambda: 1577837160.0).request(job(image=image))

@@ -203,9 +203,9 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
         plan.planned(swept, table.index, state, options, None).warnings(),
         plan.warnings_of(swept, {}, new),
     ):
-        assert [line for line in said if "(rows: 1)" in line and "use_rephraser is on in seed sweeps" in line]
+        assert [line for line in said if "use_rephraser is on in seed sweeps (rows: 2, sweeps: 1)" in line]
+    assert plan.warnings_of(swept, {}, ()) == ()
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
-    assert kept.rephrased == frozenset()
     assert plan.warnings_of(kept, {}, kept.jobs) == ()
 
 
@@ -244,7 +244,9 @@ def test_a_new_row_that_nearly_equals_a_bought_one_says_so(tmp_path, changed, wh
     assert plan.nearly_bought(now, state, None) == {}
     frame = plan.table(now, table.index, state, RunOptions(), None, nearly=nearly)
     assert (what or "not submitted yet") in frame["reason"].iloc[0]
-    n_said = sum("nearly equals" in line for line in plan.warnings_of(now, nearly, now.jobs))
+    n_said = sum(
+        "although a bought one differs only in" in line for line in plan.warnings_of(now, nearly, now.jobs)
+    )
     assert n_said == (what is not None)
 
 

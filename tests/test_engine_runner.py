@@ -459,7 +459,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     call = Call(folder, service, "a", "b")
     with monkeypatch.context() as patched:
         call.on_open = lambda ledger: patched.setattr(ledger._journal, "_write", full)
-        patched.setattr("dreamo_batch.engine.ledger.write", full)
+        patched.setattr("dreamo_batch.engine.checkpoint.write", full)
         call.start().wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
     assert call.runner.error is None
@@ -557,7 +557,7 @@ def test_an_id_that_can_not_be_written_down_is_told(folder, service, monkeypatch
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
         patched.setattr(call.ledger._journal, "_write", full)
-        patched.setattr("dreamo_batch.engine.ledger.write", full)
+        patched.setattr("dreamo_batch.engine.checkpoint.write", full)
         service.gate.set()
         call.wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
@@ -573,7 +573,7 @@ def test_a_checkpoint_that_fails_loses_no_id(folder, service, monkeypatch):
     call = Call(folder, service, "a", "b", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
-        patched.setattr("dreamo_batch.engine.ledger.write", full)
+        patched.setattr("dreamo_batch.engine.checkpoint.write", full)
         call.runner.interrupt()
         assert call.runner.is_resting.wait(PATIENCE_S)
         service.gate.set()

@@ -233,7 +233,7 @@ def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
         shop = Shop(tmp_path, gateway, n_rows=4)
         shop.until_reached(max_cost="0.04")
         told = str(shop.until_reached(max_cost="0.01"))
-        assert "exceeded by $0.03 before this call began" in told
+        assert "reached and exceeded by $0.03: " in told
         assert len(gateway.invoice()) == 2
 
 

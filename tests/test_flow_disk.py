@@ -105,7 +105,7 @@ def test_a_journal_that_can_not_be_written_stops_buying_at_once(flow, disk, n_wr
 def test_a_disk_that_is_full_when_a_create_is_answered_tells_the_id(flow, disk, caplog, monkeypatch):
     """The answer can be written nowhere: the id stands in the error, in the log, and in the results."""
     disk.n_left = 2  # the journal's first line, and "about to"
-    monkeypatch.setattr("dreamo_batch.engine.ledger.write", _refuse)
+    monkeypatch.setattr("dreamo_batch.engine.checkpoint.write", _refuse)
     error = stopped(flow, max_in_flight=1)
     (line,) = flow.invoice()
     assert line["id"] in str(error)

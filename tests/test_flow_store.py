@@ -347,7 +347,7 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     with (
         pytest.warns(UserWarning, match="can't be listed"),  # the ratings, which are nothing to stop for
         pytest.raises(
-            dreamo.StorageFailed, match=rf"Can't write to the run directory {URL} .* Check the network"
+            dreamo.StorageFailed, match=rf"Can't write to the run directory {URL} .* Once that is fixed"
         ),
     ):
         batch.wait()

@@ -211,7 +211,7 @@ def test_what_is_said_once_is_not_said_in_every_row():
     """The warning of a seed sweep stands above the plan, and not in each row."""
     plan = dreamo.plan(_jobs(use_rephraser=True))
     html = plan._repr_html_()
-    assert "Warning: use_rephraser is on in seed sweeps (rows: 3)" in html
+    assert "use_rephraser is on in seed sweeps (rows: 3, sweeps: 1)" in html
     assert html.count(">not submitted yet</td>") == 3
     assert "Warning" not in dreamo.plan(_jobs())._repr_html_()
 

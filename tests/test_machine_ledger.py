@@ -365,7 +365,7 @@ class WritersMachine(RuleBasedStateMachine):
         if not is_killed and not self.on_the_wire[id(writer)]:
             with suppress(FileNotFoundError):
                 writer.close(JOBS)
-        self.are_strays_left |= writer.strays_path is not None
+        self.are_strays_left |= writer.strays.path is not None
         self.leave(writer)
         self.writers.remove(writer)
         self.on_the_wire.pop(id(writer))

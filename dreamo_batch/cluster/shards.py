@@ -30,7 +30,7 @@ from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, s
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
-from dreamo_batch.engine.coordinator import SystemClock, snapshot_of, what_to_do
+from dreamo_batch.engine.coordinator import SystemClock, cap_reached, snapshot_of, standing, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
@@ -40,7 +40,7 @@ from dreamo_batch.engine.store import is_url, read_anew
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.live import begin_held, interrupts
-from dreamo_batch.money import ZERO, dollars, exact_text, money, total
+from dreamo_batch.money import ZERO, exact_text, money, total
 from dreamo_batch.results.load import composed, joined, mark, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, spelled
@@ -809,24 +809,16 @@ class ShardedCall(Call):
     def _out_of_money(self) -> BudgetReached | None:
         if not self._short:
             return None
-        whole, limit, team = self.snapshot(), self.spending.limit, self._team
-        standing = (
-            f"{dollars(whole.spent_usd)} spent and {dollars(whole.reserved_usd)} reserved here, and the next attempt "
-            f"may cost {dollars(self.spending.price or ZERO)}. {counted(whole.by_status[columns.PENDING], 'row')} not "
-            "submitted."
-        )
-        if limit is None and team is not None:
+        whole, team = self.snapshot(), self._team
+        here = standing(whole, self.spending.price, counted(whole.by_status[columns.PENDING], "row"))
+        if self.spending.limit is None and team is not None:
             slices = slices_at(team.place)
             try:
                 slices.read()
             except OSError:  # what the last shard said is true, too
                 return list(self._short.values())[-1]
-            return BudgetReached(used_up(team, slices, self.directory.name, standing))
-        name = "max_cost" if limit == self.spending.cap else "max_new_cost"
-        return BudgetReached(
-            f"The {'cap' if name == 'max_cost' else 'limit for this call'} of {dollars(limit or ZERO)} is reached: "
-            f"{standing} To continue, run again with a higher {option(name)}."
-        )
+            return BudgetReached(used_up(team, slices, self.directory.name, here))
+        return cap_reached(self.spending, here)
 
     def finish(self) -> None:
         """Say that the call is over, also to what an engine might restart, and put the results together."""

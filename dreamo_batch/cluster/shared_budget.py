@@ -27,27 +27,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from dreamo_batch import columns
+from dreamo_batch import columns, errors
+from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import amount_given
-from dreamo_batch.engine.store import (
-    SLICES,
-    FolderStore,
-    ObjectStore,
-    is_put,
-    is_url,
-    place_given,
-    refuse_unsafe,
-)
-from dreamo_batch.errors import (
-    DirectoryError,
-    DirectoryLocked,
-    DreamoError,
-    LedgerDamaged,
-    UsageError,
-    logger_named,
-)
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, option, quoted, same_call, spelled, user_name
@@ -59,7 +43,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.ledger import Ledger
 
-logger = logger_named(__name__)
+logger = errors.logger_named(__name__)
 
 _LISTED: Final = (
     columns.USER,
@@ -125,14 +109,14 @@ class Budget:
         self.place = _place(place)
         self.user = user_name() if user is None else user.strip() if isinstance(user, str) else ""
         if not self.user:
-            raise UsageError(f"user must be a name, not {quoted(user)}.")
+            raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
         try:
             slices = slices_at(self.place)
             is_known = slices.read()
             if not is_known and cap is None:
                 start = spelled("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
-                raise UsageError(
+                raise errors.UsageError(
                     f"No budget at {self.place}. {start} to start one; if it has moved, name its new place."
                 )
             if cap is not None or per_user is not None:
@@ -178,10 +162,10 @@ class Budget:
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
-        if is_url(self.place):
-            refuse_unsafe(ObjectStore(self.place), self.place)
+        if store.is_url(self.place):
+            store.refuse_unsafe(store.ObjectStore(self.place), self.place)
         elif Path(self.place).is_file() or (Path(self.place).is_dir() and any(Path(self.place).iterdir())):
-            raise UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
+            raise errors.UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
 
     def _limit(
         self, slices: Slices, cap: Decimal | None, per_user: Decimal | None, *, has_per_user: bool
@@ -241,7 +225,7 @@ class BudgetShare:
         terms, place = ledger.state.terms, self.place
         granted = self._slices.granted()
         if not is_same_file(self._slices.identity, _identity(place)):
-            raise DirectoryError(
+            raise errors.DirectoryError(
                 f"{place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
                 "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
                 f"the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
@@ -250,11 +234,11 @@ class BudgetShare:
         if terms.budget is None or held <= granted.get(self._child, ZERO):
             return
         if place != terms.budget and self._child not in granted:
-            raise UsageError(
+            raise errors.UsageError(
                 f"{self._directory} belongs to the budget {terms.budget}, and stays in it. Leave "
                 f"{option('budget')} out, or use another run directory."
             )
-        raise LedgerDamaged(
+        raise errors.LedgerDamaged(
             f"{self._directory} has a slice of {dollars(held)} of the budget {place}, which doesn't know of it: either "
             "the budget was replaced by a new one or an older copy, or this is a copy of another run directory. "
             "Nothing was submitted. Restore the budget's records, or use a new run directory."
@@ -268,7 +252,7 @@ class BudgetShare:
             granted = self._slices.grant(child, spent, opening=opening, owner=user)
             if granted < spent:
                 self._slices.give_back(child, ZERO, opening=opening)
-                raise UsageError(
+                raise errors.UsageError(
                     f"{self._directory} can't join the budget {self.place}: {dollars(spent)} was spent or reserved in "
                     f"it before, and only {dollars(granted)} is left. Nothing was submitted."
                 )
@@ -314,10 +298,10 @@ class BudgetShare:
 
 def slices_at(place: str) -> Slices:
     """Return the shares that are kept in a folder, or at the URL of one in a store, unread, for one thread."""
-    if is_url(place):
-        return Slices(ObjectStore(place), place=place)
+    if store.is_url(place):
+        return Slices(store.ObjectStore(place), place=place)
     # A disk that refuses a record now does so in a second, too; and the run would wait for it.
-    return Slices(FolderStore(Path(place)), place=place, pause=lambda _: None)
+    return Slices(store.FolderStore(Path(place)), place=place, pause=lambda _: None)
 
 
 def give_back_rest(ledger: Ledger, at: float) -> None:
@@ -331,7 +315,7 @@ def give_back_rest(ledger: Ledger, at: float) -> None:
         ledger.set_terms(at, slice=exact_text(spending.committed))
         ledger.commit()
         share.give_back(spending, ledger.state)
-    except (OSError, DreamoError) as error:
+    except (OSError, errors.DreamoError) as error:
         logger.warning("%s is given back by the next call only: %s", terms.budget, error)
 
 
@@ -358,9 +342,9 @@ def used_up(budget: Budget, slices: Slices, directory: str, here: str) -> str:
     )
 
 
-def unreachable(place: str, error: OSError) -> DirectoryError:
+def unreachable(place: str, error: OSError) -> errors.DirectoryError:
     """Return the error of a budget that can't be read or written; nothing was submitted."""
-    return DirectoryError(
+    return errors.DirectoryError(
         f"Can't use the budget {place} ({error.strerror or error}). Nothing was submitted. Check its address, its "
         "permissions and the disk."
     )
@@ -368,7 +352,7 @@ def unreachable(place: str, error: OSError) -> DirectoryError:
 
 def _identity(place: str) -> str:
     """Return an identity of the place, which a copy of it hasn't."""
-    if is_url(place):
+    if store.is_url(place):
         return place.replace("-", "_")
     Path(place).mkdir(parents=True, exist_ok=True)
     return identity_of_file(Path(place))
@@ -376,8 +360,8 @@ def _identity(place: str) -> str:
 
 def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
-    text = place_given("budget", given)
-    return text.rstrip("/") if is_url(text) else str(Path(text).expanduser().absolute())
+    text = store.place_given("budget", given)
+    return text.rstrip("/") if store.is_url(text) else str(Path(text).expanduser().absolute())
 
 
 def _sums(share: Share) -> tuple[dict[str, Decimal], Decimal, Decimal]:
@@ -438,7 +422,7 @@ def _refuse_lowered(
     """Refuse a limit below what is granted already, unless it is raised."""
     granted, held = total(share.amount for share in shares), _holders(shares)
     if to is not None and to < min(granted, before or granted):
-        raise UsageError(
+        raise errors.UsageError(
             f"{name} can't be lowered to {dollars(to)}: {dollars(granted)} is granted{whom} already.{held} Choose at "
             f"least that much{', or wait until runs have given theirs back' if held else ''}."
         )
@@ -478,7 +462,7 @@ class Share:
         return money(self.granted) or ZERO
 
 
-class StaleHolder(DirectoryLocked):
+class StaleHolder(errors.DirectoryLocked):
     """Another process has opened the ledger since, so this one may not change its slice."""
 
 
@@ -487,7 +471,7 @@ class Slices:
 
     def __init__(
         self,
-        store: ObjectStore | FolderStore,
+        store: store.ObjectStore | store.FolderStore,
         *,
         place: str = "the store",
         pause: Callable[[float], object] = time.sleep,
@@ -605,7 +589,7 @@ class Slices:
             if record is None:
                 return
             written = self._sealed(record)
-            if is_put(self._store, _name(self._last + 1), written, self._pause):
+            if store.is_put(self._store, _name(self._last + 1), written, self._pause):
                 self._take(written)
                 return
 
@@ -621,7 +605,7 @@ class Slices:
 
     def _find_summary(self) -> None:
         """Begin at the newest summary; whatever is missing before it, nobody may have deleted."""
-        names = self._store.names(SLICES)
+        names = self._store.names(store.SLICES)
         for number, name in enumerate(names, 1):
             if name != _name(number):
                 raise self._damaged(f"{name} is there in place of record {number}")
@@ -651,15 +635,15 @@ class Slices:
         self.cap, self.per_owner = money(record["cap"]), money(record["per_owner"])
         self.identity = record.get("identity", "")
 
-    def _damaged(self, what: str) -> LedgerDamaged:
-        return LedgerDamaged(
+    def _damaged(self, what: str) -> errors.LedgerDamaged:
+        return errors.LedgerDamaged(
             f"The shares of the cap in {self._place} are damaged: {what}. Nothing is granted, because the cap could be "
             "passed. Restore the records from a copy."
         )
 
 
 def _name(number: int) -> str:
-    return f"{SLICES}{number:012d}"
+    return f"{store.SLICES}{number:012d}"
 
 
 def _changed(child: str, share: Share, about: Mapping[str, Any] | None) -> dict[str, Any]:

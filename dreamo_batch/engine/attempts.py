@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Key = tuple[str, int]
-"""An attempt's job and its number within the job."""
+Key = tuple[str, int]  # an attempt's job and its number within the job
 
 
 class Stage(StrEnum):
@@ -176,12 +175,7 @@ class ImpossibleEvent(ValueError):  # noqa: N818 - it names what the journal hol
     """An event that can't follow what is known of its attempt."""
 
 
-_NO_ERROR: Final[dict[str, Any]] = {
-    "error_class": None,
-    "error_code": None,
-    "error_message": None,
-    "excerpt": None,
-}
+_NO_ERROR: Final = dict.fromkeys(("error_class", "error_code", "error_message", "excerpt"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -783,11 +777,6 @@ def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     stored = _besides(state.stored.table, state.changed)
     changed = _table_of([one for of_job in state.changed.values() for one in of_job])
     return pa.concat_tables([stored, changed, absent(state, pending)])
-
-
-def packed(state: State) -> StoredAttempts:
-    """Return the attempts, compressed."""
-    return state.stored.packed_with(state.changed)
 
 
 def lacking(state: State, job_ids: Iterable[str]) -> list[str]:

@@ -186,13 +186,9 @@ class StoredTable:
 
 def _problem_texts(problems: pd.DataFrame) -> pd.Series:
     """Write each row's problems as JSON, by position."""
-    fields = [name for name in columns.PROBLEMS if name != columns.POSITION]
-    if problems.empty:
-        return pd.Series(dtype=columns.STR)
-    records = problems[fields].astype(object).where(problems[fields].notna(), None).to_dict("records")
     of_rows: dict[int, list[Any]] = {}
-    for position, record in zip(problems[columns.POSITION], records, strict=True):
-        of_rows.setdefault(position, []).append(record)
+    for record in json.loads(problems.to_json(orient="records")):
+        of_rows.setdefault(record.pop(columns.POSITION), []).append(record)
     return pd.Series({position: json.dumps(found) for position, found in of_rows.items()}, dtype=columns.STR)
 
 

@@ -12,13 +12,11 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dreamo_batch import columns
+from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import (
     CAME_TO_NOTHING,
     OPEN,
-    Attempt,
-    Event,
     Owners,
     Spending,
     Stage,
@@ -28,17 +26,6 @@ from dreamo_batch.engine.attempts import (
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import boottime
-from dreamo_batch.errors import (
-    AccessRefused,
-    BudgetReached,
-    DirectoryError,
-    DreamoError,
-    PriceUnknown,
-    RunStopped,
-    ServiceUnreachable,
-    StorageFailed,
-    logger_named,
-)
 from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
@@ -49,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import Key, SharedCap, State
+    from dreamo_batch.engine.attempts import Attempt, Event, Key, SharedCap, State
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
@@ -57,7 +44,7 @@ if TYPE_CHECKING:
     from dreamo_batch.jobs.prepare import Job
 
 
-logger = logger_named(__name__)
+logger = errors.logger_named(__name__)
 
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
@@ -140,7 +127,7 @@ class Coordinator:
         self.budget = budget
         self.schedule = schedule
         self.assignment = assignment
-        self.stopped: DreamoError | None = None
+        self.stopped: errors.DreamoError | None = None
         self.notices: list[str] = []
         self.on_change: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
         self.tell: Callable[[Kind, str], None] = lambda _kind, _message: None
@@ -151,7 +138,6 @@ class Coordinator:
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
         self._outage = ""  # as it was noticed
         self._standstill = ""
-        self._was_over_cap = bool(budget.excess)
         self._n_held = 0
         self._n_notices: Counter[str] = Counter()
         self._noticed: set[tuple[str, object]] = set()
@@ -231,7 +217,7 @@ class Coordinator:
         self._ask_share_at = now + _ASK_EVERY_S
         try:
             granted = self.shared.more(budget.wanted(schedule.n_waiting), budget, self.ledger.state)
-        except (OSError, DirectoryError) as error:
+        except (OSError, errors.DirectoryError) as error:
             self._notice("shared", f"Can't ask for more of the shared budget: {error}")
             return False
         self.set_slice(granted)
@@ -260,20 +246,9 @@ class Coordinator:
     def _work(self, action: Action) -> Callable[[], Any]:
         key = action.key
         if action.do is Do.CREATE:
-            job = self.assignment.jobs[key[0]]
-            reserved = self.budget.reserve()
-            before = self.ledger.state.find(*key)
-            wall = self._clock.wall()
-            self.record(
-                effects.sending(
-                    key,
-                    wall,
-                    seed=job.seed,
-                    reserved=reserved,
-                    before=before,
-                    inputs=self.assignment.describe(job),
-                )
-            )
+            job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
+            told = {"reserved": self.budget.reserve(), "inputs": self.assignment.describe(job)}
+            self.record(effects.sending(key, self._clock.wall(), before, seed_sent=job.seed, **told))
             return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
             return self.effects.probe
@@ -301,12 +276,10 @@ class Coordinator:
             case effects.CreateAnswer():
                 with self.ledger.kept_beside(answer.key, answer.result):
                     self._create_ended(answer)
-            case effects.PollAnswer(do=do, key=key) if not self.schedule.is_awaiting(do, key):
-                logger.debug("an earlier call asked for job %s; this one asks for itself", key[0])
-                self._take_limit(answer.result)
-            case effects.SaveAnswer(key=key) if not self.schedule.is_awaiting(Do.SAVE, key):
-                logger.debug("an earlier call fetched the picture of job %s; this one does so itself", key[0])
-                self._take_limit(answer.refusal)
+            case effects.PollAnswer(do=do, key=key) | effects.SaveAnswer(do=do, key=key) if (
+                not self.schedule.is_awaiting(do, key)
+            ):
+                logger.debug("an earlier call asked about job %s; this one asks for itself", key[0])
             case effects.PollAnswer(do=Do.REFRESH):
                 self._refreshed(answer)
             case effects.PollAnswer():
@@ -374,7 +347,7 @@ class Coordinator:
         try:
             for event in self.ledger.answers_beside():
                 self.settle(event)
-        except (OSError, DirectoryError) as error:  # the next call reads them as it begins
+        except (OSError, errors.DirectoryError) as error:  # the next call reads them as it begins
             logger.info("answers kept by other processes can't be read: %s", error)
         return not self.schedule.is_done()
 
@@ -392,7 +365,7 @@ class Coordinator:
                 self.schedule.add_jobs([(job_id, number)])
                 self._count_again(job_id)
 
-    def stop(self, error: DreamoError) -> None:
+    def stop(self, error: errors.DreamoError) -> None:
         """Send no more creates; the first reason counts."""
         self.schedule.is_submitting = False
         self.stopped = self.stopped or error
@@ -409,11 +382,11 @@ class Coordinator:
 
     def storage_failed(self, error: OSError) -> None:
         """Stop because the disk refuses records; this replaces any other reason to stop."""
-        if not isinstance(self.stopped, StorageFailed):
+        if not isinstance(self.stopped, errors.StorageFailed):
             self.stopped = None
         directory = self.ledger.directory
         also = spelled(" This error's .results also holds the task ids.", "") if directory.is_lost() else ""
-        self.stop(StorageFailed(what_to_do(directory, error) + also))
+        self.stop(errors.StorageFailed(what_to_do(directory, error) + also))
         self.halt()
 
     def report_unwritten(self) -> None:
@@ -427,8 +400,8 @@ class Coordinator:
             )
             for attempt in self.ledger.unwritten_tasks()
         ]
-        if self.ledger.strays_path is not None:
-            lines.append(f"Answers that arrived afterwards are recorded in {self.ledger.strays_path}.")
+        if (beside := self.ledger.strays.path) is not None:
+            lines.append(f"Answers that arrived afterwards are recorded in {beside}.")
         self.notices += lines
         for line in lines:
             logger.error("%s", line)
@@ -536,8 +509,8 @@ class Coordinator:
 
     def _row_or_account(self) -> None:
         """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
-        self.schedule.sends_one_at_a_time = self._refusals.is_in_doubt
-        waiting = [key[0] for key in self.schedule.waiting] if self._refusals.is_in_doubt else []
+        self.schedule.sends_one_at_a_time = is_in_doubt = bool(self._refusals.in_a_row)
+        waiting = [key[0] for key in self.schedule.waiting] if is_in_doubt else []
         if not waiting or self.schedule.creating or not self.schedule.is_submitting:
             return
         decider = self._refusals.decide(waiting)
@@ -734,12 +707,6 @@ class Coordinator:
         elif not self.schedule.save_failed(key, now):
             self.record(effects.unsaved(key, wall, answer.result))
 
-    def _take_limit(self, result: object) -> None:
-        """Wait as long as a 429 asks for, even if the rest of the answer is of no use."""
-        if isinstance(result, Failure) and result.error_class == failures.RATE_LIMITED:
-            self._limited = result
-            self.schedule.limited(self._clock.monotonic(), asked_s=result.retry_after_s)
-
     def _notice_outage(self) -> None:
         outage = self.schedule.outage
         if outage.is_lasting and outage.mood == "down" and not self._outage:
@@ -779,7 +746,7 @@ class Coordinator:
     def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
         last = f" It submits jobs {', '.join(job_ids[:_N_NOTICES_MAX])} last." if job_ids else ""
         self.stop(
-            AccessRefused(
+            errors.AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. No more jobs "
                 f"are submitted; jobs in flight finish. Once access is restored, run {same_call()} again.{last}"
             )
@@ -787,7 +754,9 @@ class Coordinator:
 
     def _give_up(self, reason: str) -> None:
         self.stop(
-            ServiceUnreachable(f"{reason}. Run {same_call()} again to resume; nothing is bought twice.")
+            errors.ServiceUnreachable(
+                f"{reason}. Run {same_call()} again to resume; nothing is bought twice."
+            )
         )
         self.halt()
 
@@ -807,44 +776,49 @@ class Coordinator:
             f"{waited_s:.0f} s{asked}; {counted(schedule.n_waiting, 'job')} not submitted"
         )
 
-    def _out_of_budget(self) -> DreamoError:
+    def _out_of_budget(self) -> errors.DreamoError:
         if self.budget.price is None:
-            return PriceUnknown(
+            return errors.PriceUnknown(
                 f"The price is still unknown after {counted(self.budget.n_pilots, 'attempt')}, so the cap can't be "
                 f"enforced and no more jobs are submitted. Pass {option('unit_cost')} (USD per attempt), or "
                 f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
             )
+        here = standing(self.snapshot(), self.budget.price, counted(self.schedule.n_waiting, "job"))
         if self.budget.is_slice_used_up:
-            here = (
-                f"{dollars(self.budget.spent)} spent and {dollars(self.budget.reserved)} reserved here, and the next "
-                f"attempt may cost {dollars(self.budget.price)}. {counted(self.schedule.n_waiting, 'job')} not "
-                "submitted."
-            )
             if self.shared is None:
                 place = self.ledger.state.terms.budget
-                return BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
-            return BudgetReached(self.shared.used_up(here))
-        limit = self.budget.limit or ZERO
-        is_of_call = limit != self.budget.cap
-        cause = "because attempts in flight cost more than was reserved"
-        why = "before this call began" if self._was_over_cap else cause
-        over = f" and exceeded by {dollars(self.budget.excess)} {why}" if self.budget.excess else ""
-        return BudgetReached(
-            f"The {'limit for this call' if is_of_call else 'cap'} of {dollars(limit)} is reached{over}: "
-            f"{dollars(self.budget.spent)} spent, {dollars(self.budget.reserved)} reserved, and the next attempt may "
-            f"cost {dollars(self.budget.price)}. {counted(self.schedule.n_waiting, 'job')} not submitted. "
-            f"To continue, run again with a higher {option('max_new_cost' if is_of_call else 'max_cost')}."
-        )
+                return errors.BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
+            return errors.BudgetReached(self.shared.used_up(here))
+        return cap_reached(self.budget, here)
 
     def _attempt(self, key: Key) -> Attempt:
         attempt = self.ledger.state.find(*key)
         if attempt is None:
-            raise RunStopped(f"attempt {key[1]} of job {key[0]} is not in the ledger")
+            raise errors.RunStopped(f"attempt {key[1]} of job {key[0]} is not in the ledger")
         return attempt
 
     def _is_settled(self, job_id: str) -> bool:
         return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
+
+
+def standing(now: Snapshot, price: Decimal | None, n_left: str) -> str:
+    """Say what was spent where nothing more can be bought."""
+    return (
+        f"{dollars(now.spent_usd)} spent and {dollars(now.reserved_usd)} reserved here, and the next attempt may cost "
+        f"{dollars(price or ZERO)}. {n_left} not submitted."
+    )
+
+
+def cap_reached(budget: Spending, here: str) -> errors.BudgetReached:
+    """Return the error of a cap, or of the limit of a call, that leaves no room for the next attempt."""
+    limit = budget.limit or ZERO
+    what, keyword = ("cap", "max_cost") if limit == budget.cap else ("limit for this call", "max_new_cost")
+    over = f" and exceeded by {dollars(budget.excess)}" if budget.excess else ""
+    return errors.BudgetReached(
+        f"The {what} of {dollars(limit)} is reached{over}: {here} To continue, run again with a higher "
+        f"{option(keyword)}."
+    )
 
 
 def what_to_do(directory: RunDirectory, error: OSError) -> str:
@@ -858,8 +832,8 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
     if directory.is_in_place():
         return (
             f"Can't write to the run directory {directory.path if error.errno else directory.name} "
-            f"({error.strerror or error}). No more jobs are submitted. {directory.remedy(error)}, then run "
-            f"{same_call()} again to pick up the jobs in flight."
+            f"({error.strerror or error}). No more jobs are submitted. Once that is fixed, run {same_call()} again to "
+            "pick up the jobs in flight."
         )
     return (
         f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "

@@ -236,14 +236,9 @@ class RunDirectory:
 
     def leave_lock(self) -> None:
         """Forget a lock that a forked process inherited; the parent keeps it."""
-        lock, self._lock, self._lock_id = self._lock, None, None
+        self._lock, self._lock_id = None, None  # filelock has closed its file
         if self.replica is not None:
             self.replica.release(is_inherited=True)
-        if lock is not None and lock.is_locked:  # newer versions of filelock do this themselves
-            context = lock._context  # noqa: SLF001 - releasing it would free the parent's lock
-            fd, context.lock_file_fd = context.lock_file_fd, None
-            if fd is not None:
-                os.close(fd)
 
     def is_in_place(self) -> bool:
         """Whether the lock file has always been found at this path: once it wasn't, another writer may have started."""
@@ -252,16 +247,6 @@ class RunDirectory:
         except OSError:
             self._is_lost = True
         return not (self._is_lost or (self.replica is not None and self.replica.is_lost))
-
-    def remedy(self, error: OSError) -> str:
-        """Say what to do if it can't be written."""
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return "Raise the limit on open files (ulimit -n)"
-        if error.errno == errno.ENOENT:
-            return "Put the directory back"
-        if error.errno is None and self.replica is not None:
-            return "Check the network, the store and its credentials"
-        return "Free some space or fix the directory"
 
     def refuse_loss(self, *, is_asked: bool = False) -> None:
         """Raise if the directory or its lock was moved or deleted, so that another writer could have started.
@@ -511,19 +496,14 @@ _PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
     """Name the files that show a purchase the ledger doesn't have."""
-    for path in pictures(directory):
-        if path.stem.partition("-")[0] not in state:
+    for path in sorted(directory.images.iterdir()) if directory.images.is_dir() else ():
+        if (
+            _PICTURE.fullmatch(path.name) and path.stem.partition("-")[0] not in state
+        ):  # others are the user's
             yield f"images/{path.name}"
     for job_id in state.stored.lacking(_bought(directory.results)).to_pylist():
         if job_id not in state:
             yield f"results.parquet (job {job_id})"
-
-
-def pictures(directory: RunDirectory) -> list[Path]:
-    """List the files named like saved pictures; all others are the user's."""
-    if not directory.images.is_dir():
-        return []
-    return sorted(path for path in directory.images.iterdir() if _PICTURE.fullmatch(path.name))
 
 
 def _bought(results: Path) -> pa.Array:

@@ -50,11 +50,7 @@ _PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the parts' base64
 
 
 class ImageChanged(ValueError):  # noqa: N818 - it names what happened to the file
-    """The reference picture is not the one the job was planned with."""
-
-
-class ImageGone(OSError):  # noqa: N818 - it names what happened to the file
-    """The reference picture can't be read any more, or its link has expired."""
+    """The reference picture is not the one the job was planned with, can't be read, or its link has expired."""
 
 
 def body_bytes(job: Job) -> int:
@@ -81,7 +77,7 @@ class Payloads:
         """Build the request of a job."""
         is_url = job.image.kind == "url"  # of all its pictures: a request takes one kind
         if is_url and any(has_expired(image.sent_location, self._wall()) for image in job.images):
-            raise ImageGone(
+            raise ImageChanged(
                 "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
                 "retry it; it stays the same job."
             )
@@ -130,7 +126,7 @@ def _read(image: ImageSource) -> bytes:
                 digest.update(part)
                 encoded.write(base64.b64encode(part))
     except OSError as error:
-        raise ImageGone(
+        raise ImageChanged(
             f"Can't read the reference picture {image.sent_location} any more ({error.strerror}). Put it back and "
             "retry the row."
         ) from error
@@ -145,7 +141,6 @@ def _read(image: ImageSource) -> bytes:
 TASK_LOST: Final = "task_lost"
 INTERRUPTED: Final = "interrupted"
 IMAGE_CHANGED: Final = "image_changed"
-_EXCERPT_CHARACTERS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +168,7 @@ class SaveAnswer:
     key: Key
     result: Saved | str
     refusal: Failure | None = None
+    do: Do = Do.SAVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +179,10 @@ class ProbeAnswer:
     failure: Failure | None = None
 
 
-def sending(
-    key: Key,
-    at: float,
-    *,
-    seed: int,
-    reserved: str | None,
-    before: Attempt | None = None,
-    inputs: str | None = None,
-) -> Event:
-    """About to send a create; `before` is the attempt as earlier tries left it, `inputs` what is submitted, as JSON."""
+def sending(key: Key, at: float, before: Attempt | None = None, **told: Any) -> Event:
+    """About to send a create; `before` is the attempt as earlier tries left it, `told` what is known of the new one."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return Event.of(
-        EventKind.SENDING, key, at, seed_sent=seed, reserved=reserved, waited_s=waited_s, inputs=inputs
-    )
+    return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **told)
 
 
 def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
@@ -271,7 +257,7 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             output_job_id=next(iter(task.job_ids), None),
             output_bytes_told=next(iter(task.sizes), None),
             output_warning=odd and f"the service reported an undocumented status, {odd!r}, with this picture",
-            excerpt=_short(task.excerpt),
+            excerpt=task.excerpt,
             may_have_been_billed=task.cost is None,
         )
     told = _told(failures.from_task(task))
@@ -345,7 +331,7 @@ def _told(failure: Failure) -> dict[str, Any]:
         "error_class": failure.error_class,
         "error_code": failure.code,
         "error_message": failure.message or str(failure),
-        "excerpt": _short(failure.excerpt),
+        "excerpt": failure.excerpt,
     }
 
 
@@ -354,10 +340,6 @@ def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
     if not attempt.n_refusals or since is None:
         return None
     return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
-
-
-def _short(text: str | None) -> str | None:
-    return text if text is None else text[:_EXCERPT_CHARACTERS]
 
 
 logger = logger_named(__name__)
@@ -381,7 +363,7 @@ class Effects:
         try:
             # Taken out when sent, so that no picture is kept here meanwhile.
             request = [self._payloads.request(job)]
-        except (ImageChanged, ImageGone) as error:
+        except ImageChanged as error:
             return CreateAnswer(key, Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error)))
         except Exception as error:
             logger.exception("the request of job %s can't be built", key[0])

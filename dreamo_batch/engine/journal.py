@@ -180,7 +180,7 @@ class Journal:
         self, folder: Path, header: Header, ship: Callable[[int, bytes], object] | None = None
     ) -> None:
         self._ship = ship
-        self._crc = 0
+        self.checksum = 0  # of the last line appended
         self._n_durable_bytes = 0
         self._is_cut_short = False
         self._waiting: list[bytes] = []
@@ -232,11 +232,6 @@ class Journal:
         if self._end is not None:
             self._end.write(self._n_durable_bytes)
 
-    @property
-    def checksum(self) -> int:
-        """Checksum of the last line appended."""
-        return self._crc
-
     def is_deleted(self) -> bool:
         """Whether the file has no name any more."""
         return os.fstat(self._file.fileno()).st_nlink == 0
@@ -264,8 +259,8 @@ class Journal:
 
     def _line(self, record: dict[str, Any]) -> None:
         body = _encode(record).encode()
-        self._crc = zlib.crc32(body, self._crc)
-        self._waiting.append(b'{"crc":"%08x",%b\n' % (self._crc, body[1:]))
+        self.checksum = zlib.crc32(body, self.checksum)
+        self._waiting.append(b'{"crc":"%08x",%b\n' % (self.checksum, body[1:]))
 
 
 def read(path: Path, until: int | None = None) -> Contents:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from dreamo_batch import files
-from dreamo_batch.engine import journal
+from dreamo_batch.engine import checkpoint, journal
 from dreamo_batch.engine.attempts import (
     NO_TERMS,
     SCHEMA,
@@ -30,17 +30,7 @@ from dreamo_batch.engine.attempts import (
     Terms,
     absent,
     fold_lines,
-    packed,
     to_arrow,
-)
-from dreamo_batch.engine.checkpoint import (
-    NAME,
-    PREVIOUS,
-    Meta,
-    read_meta,
-    read_table,
-    read_version,
-    write,
 )
 from dreamo_batch.engine.directory import (
     SCHEMA_VERSION,
@@ -79,7 +69,7 @@ class Recovered:
 
     snapshot: pa.Table | None
     texts: tuple[memoryview, ...]
-    meta: Meta | None
+    meta: checkpoint.Meta | None
     covers: int
     last_number: int
     checksum: int | None = None
@@ -192,20 +182,20 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
 
 def _newest_checkpoint(
     folder: Path, names: Sequence[str]
-) -> tuple[pa.Table | None, Meta | None, dict[str, str]]:
+) -> tuple[pa.Table | None, checkpoint.Meta | None, dict[str, str]]:
     """Return the newest readable checkpoint, and what is wrong with unreadable ones."""
     damaged: dict[str, str] = {}
-    for name in (NAME, PREVIOUS):
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         path = folder / name
         try:
-            table, meta = read_table(path, names) if names else (None, read_meta(path))
+            table, meta = checkpoint.read_table(path, names) if names else (None, checkpoint.read_meta(path))
         except FileNotFoundError:
-            if name == NAME and (folder / PREVIOUS).exists():
+            if name == checkpoint.NAME and (folder / checkpoint.PREVIOUS).exists():
                 damaged[name] = f"{name} is missing"
             continue
         except UNREADABLE as error:
             with suppress(*UNREADABLE):
-                refuse_newer(read_version(path), path)
+                refuse_newer(checkpoint.read_version(path), path)
             damaged[name] = f"{name} can't be read ({error})"
             continue
         return table, meta, damaged
@@ -255,7 +245,9 @@ def _refuse_early_end(contents: journal.Contents, end: journal.End | None, numbe
     )
 
 
-def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers: int) -> Meta | None:
+def _newer(
+    meta: checkpoint.Meta | None, header: journal.Header | None, number: int, covers: int
+) -> checkpoint.Meta | None:
     if header is None:  # killed while the file was created: it holds nothing
         return meta
     run = (header.entropy, header.service)
@@ -267,7 +259,7 @@ def _newer(meta: Meta | None, header: journal.Header | None, number: int, covers
             f"Journal {number} is number {header.number} of a run with {header.service} and doesn't belong here. Files "
             "of two run directories were mixed, or renamed. Put each back where it came from."
         )
-    return Meta(header.schema, covers, header.generation, *run, place=header.place)
+    return checkpoint.Meta(header.schema, covers, header.generation, *run, place=header.place)
 
 
 @contextmanager
@@ -321,7 +313,7 @@ class Ledger:
         self.is_copy, self._place = is_copied(recovered, directory), directory.place()
         if self.is_copy:  # and stays one until it is adopted
             self._place += "-copied"
-        self._strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
+        self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         for path in map(directory.path.joinpath, recovered.damaged):
             if path.exists():  # it must not replace a good one
@@ -381,14 +373,14 @@ class Ledger:
     def _keep_aside(self) -> None:
         """Write changed attempts to strays, or all of them if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
-            self._strays.write(self.state)
+            self.strays.write(self.state)
             self._is_all_aside = True
         changed = dict.fromkeys((event.job_id, event.attempt) for event in self.unwritten)
-        self._strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
+        self.strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
         self.unwritten.clear()
-        if self.directory.replica is not None and self._strays.path is not None:
+        if self.directory.replica is not None and self.strays.path is not None:
             with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
-                self.directory.replica.put_strays(self._strays.path)
+                self.directory.replica.put_strays(self.strays.path)
 
     @contextmanager
     def kept_beside(self, key: Key, result: object) -> Iterator[None]:
@@ -397,7 +389,7 @@ class Ledger:
             yield
         except BaseException:
             if isinstance(result, str) and (attempt := self.state.find(*key)) is not None:
-                self._strays.write([replace(attempt, task_id=result)])
+                self.strays.write([replace(attempt, task_id=result)])
             raise
 
     def answers_beside(self) -> Iterator[Event]:
@@ -419,11 +411,6 @@ class Ledger:
         found = (self.state.find(event.job_id, event.attempt) for event in taken)
         return [attempt for attempt in found if attempt is not None]
 
-    @property
-    def strays_path(self) -> Path | None:
-        """Where answers that the journal couldn't take are kept; None where there were none."""
-        return self._strays.path
-
     def is_checkpoint_due(self) -> bool:
         """Whether enough has happened since the last checkpoint; intervals grow with its rows, which cost the time."""
         return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, self._n_rows * _EVENTS_PER_ROW)
@@ -435,7 +422,7 @@ class Ledger:
         fresh = self._open_journal(covered + 1, self._journal.checksum)
         self._journal.close()
         self._journal = fresh
-        self._cover(packed(self.state), pending, is_followed=True)
+        self._cover(self.state.stored.packed_with(self.state.changed), pending, is_followed=True)
         pa.default_memory_pool().release_unused()
 
     def close(self, pending: Iterable[str]) -> None:
@@ -462,7 +449,7 @@ class Ledger:
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
         self._journal.close()
-        self._strays.close()
+        self.strays.close()
 
     def adopt(self, pending: Iterable[str]) -> None:
         """Make a copied run directory independent, so that it may buy."""
@@ -478,7 +465,7 @@ class Ledger:
         """
         header = self._journal.header
         covered = header.number - is_followed
-        meta = Meta(
+        meta = checkpoint.Meta(
             SCHEMA_VERSION,
             covered,
             self.generation,
@@ -491,7 +478,9 @@ class Ledger:
         )
         folder, never = self.directory.path, absent(self.state, pending)
         files.replace(
-            folder / NAME, lambda path: write(path, stored, never, meta), previous=folder / PREVIOUS
+            folder / checkpoint.NAME,
+            lambda path: checkpoint.write(path, stored, never, meta),
+            previous=folder / checkpoint.PREVIOUS,
         )
         self.state.store(stored)
         self._n_since, self._n_rows = 0, stored.n_attempts + len(never)
@@ -532,11 +521,8 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
             f"{directory.name} records its attempts in shards, on which run, resume, retry, resolve and download work."
         )
     is_traced = bool(recovered.stray_attempts(service))  # then every purchase must be among these
-    if (
-        meta is None
-        and not is_traced
-        and (directory.has_purchases() or (manifest and manifest.generation > 0))
-    ):
+    has_bought = directory.has_purchases() or (manifest is not None and manifest.generation > 0)
+    if meta is None and has_bought and not is_traced:
         raise LedgerDamaged(
             f"{directory.name} shows earlier purchases (pictures, results or run.json), but its ledger (checkpoint "
             "and journals) is missing. Nothing was bought, because that could pay twice. Restore the ledger from a "
@@ -556,7 +542,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
     return replace(manifest, generation=meta.generation)
 
 
-def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: Meta) -> None:
+def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: checkpoint.Meta) -> None:
     """Raise if manifest and ledger don't belong together."""
     if (manifest.entropy, manifest.service) != (meta.entropy, meta.service):
         raise LedgerDamaged(

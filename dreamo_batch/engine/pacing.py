@@ -593,7 +593,6 @@ class Outage:
 
     def __init__(self, back_off: BackOff, *, patience_s: float) -> None:
         self.mood: Mood = "open"
-        self.since: float | None = None
         self.probe_at: float | None = None
         self.n_failed_probes = 0
         self._back_off = back_off
@@ -638,7 +637,7 @@ class Outage:
             self.probe_at = now + self._back_off.next()
             return
         self.has_ever_answered = True
-        self.mood, self.since, self.probe_at, self.n_failed_probes = "trial", None, None, 0
+        self.mood, self.probe_at, self.n_failed_probes = "trial", None, 0
         self._is_tried = False
         self._n_in_a_row = 0
 
@@ -661,12 +660,11 @@ class Outage:
         self.is_lasting = self.is_lasting or self.mood == "trial"
         self.mood = "down"
         self.has_answered = False
-        self.since = now
         self._away_since = now if self._away_since is None else self._away_since
         self.probe_at = now + self._back_off.next()
 
     def _recover(self) -> None:
-        self.mood, self.since, self.probe_at, self.n_failed_probes = "open", None, None, 0
+        self.mood, self.probe_at, self.n_failed_probes = "open", None, 0
         self._n_failed_trials = 0
         self._needs_trial = self.is_lasting = False
         self._away_since, self.has_answered = None, True

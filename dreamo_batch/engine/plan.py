@@ -15,17 +15,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempts import (
-    Attempt,
-    Key,
-    Spending,
-    Stage,
-    State,
-    deciding,
-    lacking,
-    next_number,
-    price_of,
-)
+from dreamo_batch.engine.attempts import Spending, Stage, deciding, lacking, next_number, price_of
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
@@ -36,12 +26,13 @@ from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, SWEEP_REPHRASED, kind_lines, which_rows
 from dreamo_batch.money import dollars, money, total
-from dreamo_batch.text import aligned, option, quoted, spelled
+from dreamo_batch.text import aligned, counted, option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from dreamo_batch.engine.attempts import Attempt, Key, State
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.jobs.references import ImageSource
 
@@ -174,7 +165,6 @@ def planned(
         *(() if directory is None else _leaving(prepared, state, directory.jobs)),
         *((copied(),) if is_copy else ()),
         *_nearly_bought_warnings(nearly, new),
-        *_rephrased_warnings(prepared, new),
     )
     return Plan.of(
         rows, cap=options.cap(state.terms.cap), spent=Spending(attempts=state.kinds()).spent, remarks=remarks
@@ -184,7 +174,7 @@ def planned(
 def warnings_of(prepared: Prepared, nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Return what to know before these jobs are submitted, one line per kind of problem."""
     said = _row_warnings(prepared, job_ids) if job_ids else ()
-    return (*said, *_rephrased_warnings(prepared, job_ids), *_nearly_bought_warnings(nearly, job_ids))
+    return (*said, *_nearly_bought_warnings(nearly, job_ids))
 
 
 def _row_warnings(
@@ -195,9 +185,11 @@ def _row_warnings(
     if not len(problems):
         return ()
     positions = np.flatnonzero(prepared.rows[columns.JOB_ID].isin(list(job_ids)))
-    is_said = problems[columns.POSITION].isin(positions) | (problems[columns.CODE] == COLUMN_NOT_READ)
+    of_table = [COLUMN_NOT_READ, SWEEP_REPHRASED] if job_ids else [COLUMN_NOT_READ]
     is_left_out = problems[columns.SEVERITY] == ERROR
-    is_said &= ~is_left_out & (problems[columns.CODE] != SWEEP_REPHRASED)
+    is_said = ~is_left_out & (
+        problems[columns.POSITION].isin(positions) | problems[columns.CODE].isin(of_table)
+    )
     left_out = kind_lines(problems[is_left_out]) if with_left_out else []
     return (*(f"not submitted: {line}" for line in left_out), *kind_lines(problems[is_said]))
 
@@ -223,9 +215,9 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
 def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Say how many rows are about to be bought although they nearly equal a bought one."""
     told = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
+    see = spelled("plan()", "`dreamo-batch plan --rows`")
     return tuple(
-        f"{n:,} {'row' if n == 1 else 'rows'} to be bought nearly {'equals' if n == 1 else 'equal'} a bought one "
-        f"(differs only in {what}): see {spelled('plan()', '`dreamo-batch plan --rows`')}."
+        f"{counted(n, 'row')} to be bought, although a bought one differs only in {what}: see {see}."
         for what, n in told.items()
     )
 
@@ -256,16 +248,6 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
         f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: "
         + spelled("load(run_dir, all=True).", "`dreamo-batch results RUN_DIR --all`."),
     )
-
-
-def _rephrased_warnings(prepared: Prepared, job_ids: Collection[str]) -> tuple[str, ...]:
-    """Say that seed sweeps leave the rephraser on."""
-    n = len(prepared.rephrased.intersection(job_ids))
-    said = (
-        f"use_rephraser is on in seed sweeps (rows: {n}): the service may rewrite their prompts differently. "
-        "Set it to false to compare seeds."
-    )
-    return (said,) if n else ()
 
 
 _COMPLETED: Final = Decision(REUSE, "completed")

@@ -57,8 +57,8 @@ def storing(directory: RunDirectory) -> Iterator[None]:
 
 def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     failed = StorageFailed(
-        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. "
-        f"{directory.remedy(error)}, then run {same_call()} again."
+        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Once that "
+        f"is fixed, run {same_call()} again."
     )
     failed.run_dir = directory.path
     return failed
@@ -527,5 +527,4 @@ def _forget_parent() -> None:
 
 
 atexit.register(wait_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget_parent)
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget_parent)

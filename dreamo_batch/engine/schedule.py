@@ -35,7 +35,6 @@ _N_AT_ONCE: Final = 2  # tasks that are polled at once while no latency is known
 _SCOUTS: Final = 16  # tasks, accepted first, that are polled to learn latencies
 _UNKNOWN_POLL_S: Final = 2.0  # of the others; each comes at thrice the age of the one before
 _PUT_OFF_FROM_S: Final = 0.05
-_UNLIKE_MOST: Final = 2  # another prompt and another picture
 
 
 class Do(StrEnum):
@@ -510,11 +509,6 @@ class Refusals:
         self._has_bought = has_bought
         self._has_accepted = False
 
-    @property
-    def is_in_doubt(self) -> bool:
-        """Whether a create was refused, and none accepted since."""
-        return bool(self.in_a_row)
-
     def accepted(self) -> None:
         """Record an accepted create: the account isn't refused."""
         self._has_accepted = True
@@ -541,12 +535,8 @@ class Refusals:
         refused = [self._jobs[job_id] for job_id in self.in_a_row if job_id in self._jobs]
         others = [job_id for job_id in reversed(waiting) if job_id not in self.in_a_row]
         others.sort(key=self._once.__contains__)  # what was refused in an earlier call comes last
-        n_unlike, job = most_unlike(refused, (self._jobs[job_id] for job_id in others))
-        before = [one for one in refused if one.job_id != self._decider]
-        # The decider differs from the other refused ones; whoever decides next, from more of them.
-        if job is not None and (
-            self._decider is None or n_unlike > most_unlike(before, [self._jobs[self._decider]])[0]
-        ):
+        job = most_unlike(refused, (self._jobs[job_id] for job_id in others))
+        if job is not None and self._decider is None:
             self._decider = job.job_id
             return job.job_id
         alone = next(iter(self.in_a_row))
@@ -558,17 +548,14 @@ class Refusals:
         self._decider = None
 
 
-def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> tuple[int, Job | None]:
-    """Find the job that shares least with refused ones; return how much it differs (0 to 2) and the job."""
+def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> Job | None:
+    """Return the job that shares least with refused ones: neither prompt nor picture, if there is such a one."""
     prompts, pictures = {job.prompt for job in refused}, {job.image.digest for job in refused}
-    best: tuple[int, Job | None] = (-1, None)
-    for job in others:
-        n_unlike = (job.prompt not in prompts) + (job.image.digest not in pictures)
-        if n_unlike > best[0]:
-            best = n_unlike, job
-        if n_unlike == _UNLIKE_MOST:
-            break
-    return best
+    return max(
+        others,
+        key=lambda job: (job.prompt not in prompts) + (job.image.digest not in pictures),
+        default=None,
+    )
 
 
 def was_forbidden(attempt: Attempt | None) -> bool:

@@ -9,14 +9,7 @@ from decimal import Context, Decimal, localcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import (
-    OPEN,
-    Attempt,
-    State,
-    is_unresolved_cost,
-    price_of,
-    status_of,
-)
+from dreamo_batch.engine.attempts import OPEN, Attempt, State, is_unresolved_cost, price_of, status_of
 from dreamo_batch.money import ZERO, money, times, total
 
 if TYPE_CHECKING:
@@ -173,8 +166,7 @@ class Status(Snapshot):
         return self.phase in ("stopped", "finished", "idle")
 
 
-Forecast = tuple[Decimal, Decimal, Decimal]
-"""Low, likely, high; USD."""
+Forecast = tuple[Decimal, Decimal, Decimal]  # low, likely, high; USD
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,12 +221,10 @@ def is_put(
             return True
         # The answer may be lost, late or wrong: what is there now says what became of it.
         try:
-            found = store.get(name)
+            if (found := store.get(name)) is not None:
+                return found == written
         except OSError as error:
             problem = error
-            continue
-        if found is not None:
-            return found == written
     if isinstance(problem, OSError) and problem.errno:  # a disk knows, and says what is wrong
         raise problem
     raise OSError(f"the store doesn't say whether {name} has arrived ({problem})")
@@ -237,11 +235,9 @@ def refuse_unsafe(store: ObjectStore, url: str) -> None:
     name = f"{_PROBE}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
     try:
-        try:
+        with suppress(Taken):  # a repeated request may have met itself, which is fine
             store.put_new(name, first)
             store.put_new(name, second)
-        except Taken:  # a repeated request may have met itself, which is fine
-            pass
         found = store.get(name)
     except OSError as error:
         raise DirectoryError(
@@ -341,11 +337,6 @@ class Content:
             return ""
         owners = [slot.owner for _, slot in sorted(self.slots.items()) if slot.kind == _BARRIER]
         return owners[-1] if owners else "another process"
-
-    @property
-    def heard_at(self) -> float:
-        """When its last writer was heard last, in Unix seconds by its own clock."""
-        return self.slots[self.last].at if self.last in self.slots else 0.0
 
 
 def read_log(store: ObjectStore) -> Content:
@@ -537,7 +528,6 @@ _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
-_OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
 _OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
@@ -669,7 +659,8 @@ class Replica:
         for name, content in wanted.items():
             _place(self.path / name, content)
         self.pull_strays()
-        marker = {"url": self.url, "owner": found.owner, "heard_at": found.heard_at}
+        heard_at = found.slots[found.last].at if found.slots else 0.0  # in Unix seconds by the writer's clock
+        marker = {"url": self.url, "owner": found.owner, "heard_at": heard_at}
         marker["is_worked_on"] = bool(found.owner) and not _has_ended(found.owner)
         _place(self.path / MARKER, json.dumps(marker).encode())
 
@@ -705,12 +696,8 @@ class Replica:
         """Wait for a writer that has ended without closing; raise if one is at work."""
 
         def say(owner: str) -> None:
-            logger.warning(
-                "%s hasn't closed %s. Waiting up to %.0f s to see whether it is still running.",
-                owner,
-                self.url,
-                STILL_S,
-            )
+            waiting = f"Waiting up to {STILL_S:.0f} s to see whether it is still running."
+            logger.warning("%s hasn't closed %s. %s", owner, self.url, waiting)
 
         with self._named_in_errors():
             owner = FencedLog(self.store, _me(), is_gone=_has_ended).wait_until_free(say)
@@ -724,7 +711,6 @@ class Replica:
         """Become the one writer: no other can commit any more. The folder is rebuilt."""
         with self._named_in_errors():
             if not self.store.names("log/"):
-                self._refuse_taken()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
@@ -738,15 +724,6 @@ class Replica:
         files.publish(self.path, self._publish)
         self._beating.clear()
         threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
-
-    def _refuse_taken(self) -> None:
-        """Refuse a place where a budget, or another run directory, keeps what is its own."""
-        parent, _, name = self.url.rpartition("/")
-        above = open_store(parent) if is_url(parent) else self.store
-        is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
-        if is_budget or (name in _OWN and above.names("log/")):
-            what = "a budget" if is_budget else "another run directory"
-            raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
 
     def release(self, *, is_inherited: bool = False) -> None:
         """Stop being the writer, and say so in the log, unless it is that of the process this one was forked from."""

@@ -610,7 +610,7 @@ def _find_wrong_sizes(
 
 def find_rephrased_sweeps(
     findings: Findings, seeds: Integers, use_rephraser: NDArray[np.bool_], rest: Sequence[NDArray[Any]]
-) -> NDArray[np.bool_]:
+) -> None:
     """Find seed sweeps that leave the rephraser on, and add one warning for the whole table.
 
     `rest` is what else tells jobs apart beside their pictures.
@@ -628,7 +628,6 @@ def find_rephrased_sweeps(
         findings.add(
             "seed-sweep-rephrased", column, found & is_first, n_rows=int(found.sum()), n_sweeps=n_sweeps
         )
-    return found
 
 
 def told_apart(seeds: Integers) -> NDArray[np.int64]:

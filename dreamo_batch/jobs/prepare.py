@@ -63,7 +63,6 @@ class Reading:
     models: fields.RowModels
     own: Distinct
     is_valid: NDArray[np.bool_]
-    is_rephrased_sweep: NDArray[np.bool_]
     problems: pd.DataFrame
 
 
@@ -90,9 +89,7 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
     for name, what, near in said:
         findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
-    is_rephrased_sweep = fields.find_rephrased_sweeps(
-        findings, seeds, use_rephraser, (prompts.codes, widths, heights, own.codes)
-    )
+    fields.find_rephrased_sweeps(findings, seeds, use_rephraser, (prompts.codes, widths, heights, own.codes))
     return Reading(
         images=images,
         prompts=prompts,
@@ -104,7 +101,6 @@ def read(table: pd.DataFrame, how: Check) -> Reading:
         models=models,
         own=own,
         is_valid=~findings.is_in_error(),
-        is_rephrased_sweep=is_rephrased_sweep,
         problems=findings.frame(),
     )
 
@@ -296,14 +292,12 @@ class Prepared:
 
     `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
     position of an earlier row with the same job, the seed, the picture, and what is wrong with invalid rows.
-    `problems` is what `validate` returns. `rephrased` are the jobs of seed sweeps whose prompts the service may
-    reword; `drawn` are those with a random seed.
+    `problems` is what `validate` returns. `drawn` are the jobs with a random seed.
     """
 
     jobs: dict[str, Job]
     rows: pd.DataFrame
     problems: pd.DataFrame
-    rephrased: frozenset[str] = frozenset()
     drawn: frozenset[str] = frozenset()
 
     @functools.cached_property
@@ -333,7 +327,6 @@ def prepare(
     )
     reading = read(table, how)
     wanted = _identify(reading, entropy, random_seed)
-    rephrased = frozenset(itertools.compress(wanted.ids, reading.is_rephrased_sweep[wanted.positions]))
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()
     gc.disable()  # it takes twice the time of making a million jobs to look through them meanwhile
@@ -342,7 +335,7 @@ def prepare(
     finally:
         if is_collecting:
             gc.enable()
-    return Prepared(jobs, _rows(reading, wanted), reading.problems, rephrased, drawn)
+    return Prepared(jobs, _rows(reading, wanted), reading.problems, drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

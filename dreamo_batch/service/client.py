@@ -67,18 +67,17 @@ def fetch_link(
     within_s: float,
     home: str | None = None,
     redact: Callable[[str], str] = str,
-    monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> bytes | Failure:
     """Download what a link points to."""
-    until = monotonic() + within_s
+    until = transport.monotonic() + within_s
     url = redact(url)
     for _ in range(N_REDIRECTS_MAX + 1):
         form = _form(url, transport, home)
         if isinstance(form, Failure):
             return form
         logger.debug("fetching %s", url)
-        left_s = max(until - monotonic(), 0.001)
+        left_s = max(until - transport.monotonic(), 0.001)
         is_elsewhere = home not in (None, urlsplit(url).netloc)
         answer = transport.send(
             "download", form, max_bytes=max_bytes, answer_within_s=left_s, is_kept_from_here=is_elsewhere
@@ -144,7 +143,7 @@ def _target(url: str, answer: Answer | Failure) -> str | None:
 def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
     if isinstance(answer, Failure):
         return answer
-    if not answer.is_success:
+    if not failures.is_success(answer.status):
         return failures.from_response("download", answer.status, answer.headers, answer.body, now=now)
     if answer.broken is None:
         return answer.body
@@ -426,7 +425,7 @@ class Client:
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
         answer = self._spec(model)
-        if answer.broken is not None or not answer.is_success:
+        if answer.broken is not None or not failures.is_success(answer.status):
             return None
         return messages.read_description(answer.body)
 
@@ -467,7 +466,6 @@ class Client:
             within_s=DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s,
             home=None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc,
             redact=self._without_key,
-            monotonic=self._monotonic,
             wall=self._wall,
         )
         if isinstance(content, Failure):
@@ -514,7 +512,7 @@ class Client:
     ) -> T:
         """Send one request with the key and read its answer; the body is emptied when it is sent."""
         answer = self._send(operation, self._with_key(form, body or []), body)
-        if isinstance(answer, Failure) or answer.broken is not None or not answer.is_success:
+        if isinstance(answer, Failure) or answer.broken is not None or not failures.is_success(answer.status):
             raise self._error(operation, answer)
         value: T | Failure | Answer = answer
         with suppress(messages.Unreadable):  # raised below as our own error, without a context

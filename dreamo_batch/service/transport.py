@@ -80,11 +80,6 @@ class Answer:
     body: bytes = field(repr=False)
     broken: Failure | None = field(default=None, repr=False)
 
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is a 2xx."""
-        return failures.is_success(self.status)
-
 
 def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int) -> tuple[Answer, bool]:
     """Read an answer, with a limit on its size; also return whether it was read to its end."""
@@ -129,7 +124,6 @@ _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
-_UNTOLD_END_S: Final = 5.0
 _HTTP_1_0: Final = 10  # as http.client writes them
 _HTTP_1_1: Final = 11
 
@@ -279,8 +273,6 @@ class _TimedAnswer(http.client.HTTPResponse):
         told = self.headers.get("connection", "").lower()
         is_kept = "close" not in told if self.version == _HTTP_1_1 else "keep-alive" in told
         self.will_close = is_until_end or not is_kept
-        if written and is_until_end:
-            cast("_AnswerReader", self.fp).wait_less()
 
     def read_next(self, n_bytes: int) -> bytes:
         """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
@@ -337,10 +329,6 @@ class _AnswerReader(io.BufferedReader):
         self._sock = sock
         self._exchange = exchange
 
-    def wait_less(self) -> None:
-        """Take an answer whose length is no number for ended once nothing arrives: its sender may not close."""
-        self._timed.read_timeout_s = min(self._timed.read_timeout_s, _UNTOLD_END_S)
-
     def close(self) -> None:
         if not self.closed:
             self._timed.is_over = True
@@ -357,7 +345,7 @@ class _TimedFile(io.RawIOBase):
         self._raw = cast("io.RawIOBase", sock.makefile("rb", buffering=0))
         self._sock = sock
         self._within_s = exchange.answer_within_s
-        self.read_timeout_s = exchange.read_timeout_s
+        self._read_timeout_s = exchange.read_timeout_s
         self._until = time.monotonic() + self._within_s
         self.is_over = False  # nothing more is read from the socket then
 
@@ -368,7 +356,7 @@ class _TimedFile(io.RawIOBase):
         if self.is_over:
             return 0
         left_s = self._until - time.monotonic()
-        timeout_s = min(left_s, self.read_timeout_s)
+        timeout_s = min(left_s, self._read_timeout_s)
         if left_s > 0:
             _set_timeout(self._sock, timeout_s)
             with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
@@ -405,8 +393,8 @@ class Transport:
         self.allows_private: Final = allow_private_links
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
-        self._monotonic = monotonic
-        self._ca_bundle = _ca_bundle()
+        self.monotonic = monotonic
+        self._ca_bundle = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), DEFAULT_CA_BUNDLE_PATH)
         self._context: ssl.SSLContext | None = None
         self._here = threading.local()
         self._lanes: dict[threading.Thread, _Lane] = {}
@@ -459,7 +447,7 @@ class Transport:
         except BaseException as interrupt:  # noqa: BLE001 - raised again, without the frames that hold the key
             raise interrupt.with_traceback(None) from None
         finally:
-            lane.used_at = self._monotonic()
+            lane.used_at = self.monotonic()
 
     def close(self) -> None:
         """Close every thread's connections; later requests are refused, those in progress are finished."""
@@ -478,7 +466,7 @@ class Transport:
         connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has its own
         is_in_step = False
         try:
-            if form.method == "POST" and self._monotonic() - lane.used_at > POST_IDLE_MAX_S:
+            if form.method == "POST" and self.monotonic() - lane.used_at > POST_IDLE_MAX_S:
                 connection.close()
             if connection.is_closed:
                 connection.timeout = self._connect_timeout_s
@@ -525,7 +513,7 @@ class Transport:
 
     def _open_lane(self) -> _Lane:
         exchange = Exchange(self._read_timeout_s, self._read_timeout_s, allows_private=self.allows_private)
-        return _Lane(WatchedAdapter(exchange, self._tls), exchange, self._monotonic(), os.getpid())
+        return _Lane(WatchedAdapter(exchange, self._tls), exchange, self.monotonic(), os.getpid())
 
     def _tls(self) -> ssl.SSLContext:
         """Return the one TLS context of all connections; made when the first one needs it."""
@@ -593,11 +581,3 @@ def _set_timeout(sock: socket.socket, seconds: float) -> None:
     known = sock.gettimeout()
     if known is None or abs(known - seconds) > _TIMEOUT_TOLERANCE * seconds:
         sock.settimeout(seconds)
-
-
-def _ca_bundle() -> str:
-    path = next(filter(None, map(os.environ.get, _BUNDLE_VARIABLES)), None)
-    if path is not None and not Path(path).exists():
-        names = " or ".join(_BUNDLE_VARIABLES)
-        raise SettingsError(f"no CA bundle at {path}, set in {names}")
-    return path or DEFAULT_CA_BUNDLE_PATH

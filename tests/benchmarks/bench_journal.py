@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,12 @@ def main() -> None:
 def _write(n: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         header = Header(1, 1, 1, "00", "loopback")
-        with Journal(Path(folder), header) as journal, timed() as timer:
+        with closing(Journal(Path(folder), header)) as journal, timed() as timer:
             for group in _groups(n):
                 journal.append(group)
                 journal.commit()
         if n <= 10_000:
-            assert len(read(path_of(Path(folder), 1)).events) == n
+            assert sum(bytes(text).count(b"\n") for text in read(path_of(Path(folder), 1)).texts) == n
     return timer.seconds * 1000 / n
 
 
