@@ -493,7 +493,7 @@ def names_given(
         is_list = False
     if not is_list or (is_ordered and isinstance(names, set | frozenset) and len(names) > 1):
         raise UsageError(f"{argument}: expected one name, or a list of names in order, not {quoted(names)}.")
-    names_known = several if known is None else list(known)
+    names_known = list(dict.fromkeys(several if known is None else known))
     if unknown := [name for name in several if name not in names_known]:
         raise UsageError(f"{argument}: no {what} {unknown[0]!r}; {meant(unknown[0], names_known)}")
     return several

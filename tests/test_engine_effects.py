@@ -302,7 +302,10 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
 
 @pytest.mark.parametrize(
     ("answer", "text"),
-    [(b"<html>busy</html>", "expected JPEG, PNG or WEBP"), (RequestNotTaken(AWAY), "unreachable")],
+    [
+        (b"<html>busy</html>", "expected a whole JPEG, PNG or WEBP file"),
+        (RequestNotTaken(AWAY), "unreachable"),
+    ],
 )
 def test_a_picture_that_did_not_come_is_told(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""

@@ -69,7 +69,7 @@ def test_a_picture_is_saved_under_its_job(tmp_path, file_format, suffix):
 def test_a_placeholder_is_refused_and_leaves_nothing(tmp_path, content):
     """What is not a whole JPEG, PNG or WebP is not saved, and the message shows how it starts."""
     with pytest.raises(
-        NotAPicture, match=rf"expected JPEG, PNG or WEBP, got {len(content)} bytes starting b"
+        NotAPicture, match=rf"expected a whole JPEG, PNG or WEBP file, got {len(content)} bytes starting b"
     ):
         directory.save(content, "a", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -688,6 +688,9 @@ def test_a_refused_upload_keeps_the_folder_and_says_why(run_dir, tmp_path):
     assert f"The export is in {folder}" in done.stderr
     assert "hf_secret" not in done.stderr
     assert (folder / "export.json").exists()
+    with stand_in_hub(is_refused=True) as (_, url):
+        done = uploaded(url, run_dir, tmp_path / "home", "--to", "hf://datasets/me/foxes")
+    assert "The export is in" not in done.stderr  # but in a folder that is gone
 
 
 @pytest.mark.parametrize(

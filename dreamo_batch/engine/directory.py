@@ -455,7 +455,7 @@ def inspect_picture(
             return _SUFFIXES[str(picture.format)], picture.width, picture.height
     except Exception:  # noqa: BLE001 - decoders raise all kinds of exceptions for bad bytes
         got = f"{len(content)} bytes starting {content[:_EXCERPT_BYTES]!r}"
-        raise NotAPicture(f"expected JPEG, PNG or WEBP, got {got}") from None
+        raise NotAPicture(f"expected a whole JPEG, PNG or WEBP file, got {got}") from None
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:

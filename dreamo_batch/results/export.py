@@ -225,7 +225,7 @@ def export(
         n_without_text = _write_folder(target, [*explained, *tables], copies)
         counts |= {"without_text": n_without_text} if text else {}
         if dataset is not None:
-            counts["url"] = upload(target, *dataset)
+            counts["url"] = upload(target, *dataset, kept=counts.get("folder"))
     return counts
 
 
@@ -550,7 +550,7 @@ def read_address(address: object) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def upload(folder: Path, dataset: str, path: str | None) -> str:
+def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) -> str:
     """Upload a folder in one commit, to a private dataset if it is new; return the address of the commit."""
     from huggingface_hub import HfApi
 
@@ -566,8 +566,8 @@ def upload(folder: Path, dataset: str, path: str | None) -> str:
         )
     except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
         raise UsageError(
-            f"Can't upload to {dataset} ({first_line(error)}). The export is in {folder}. If the hub refused it, "
-            "check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
+            f"Can't upload to {dataset} ({first_line(error)}).{f' The export is in {kept}.' if kept else ''} If the "
+            "hub refused it, check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
         ) from error
     return str(commit.commit_url)
 
