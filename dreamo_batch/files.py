@@ -42,7 +42,8 @@ def replace(
             path.replace(previous)
         temporary.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # nobody knows the temporary file
+        error.filename = str(path)  # nobody knows the temporary file
+        del error.filename2
         raise
     finally:
         with suppress(OSError):  # read-only, as the error says

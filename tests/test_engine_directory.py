@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from dreamo_batch import files
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.directory import SCHEMA_VERSION, Manifest, RunDirectory
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged
@@ -159,6 +161,25 @@ def test_a_file_is_no_run_directory(tmp_path, path):
     with pytest.raises(DirectoryError, match="is not a folder"):
         RunDirectory(tmp_path / path).lock()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_closed_folder_is_refused_when_it_is_made(tmp_path, monkeypatch):
+    """Looking for what it must not be raises nothing before that."""
+
+    def stat(path, *, look=Path.stat, **options):
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    RunDirectory(tmp_path / "closed" / "run").refuse_other_folder()
+
+
+def test_a_file_that_can_not_be_replaced_is_named(tmp_path):
+    """By its own name, not by that of the temporary file."""
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        files.replace(tmp_path, Path.touch)
+    assert str(caught.value).endswith(f": '{tmp_path}'")
 
 
 def test_manifest_comes_back(tmp_path):

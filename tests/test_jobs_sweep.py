@@ -203,6 +203,17 @@ def test_names_that_are_no_text_are_refused(tmp_path, monkeypatch):
         sweep(image="*.png", prompt="a")
 
 
+def test_a_pattern_in_a_closed_folder_matches_nothing(monkeypatch):
+    """Of which `Path.exists` raises an error."""
+
+    def refuses(path, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuses)
+    with pytest.raises(UsageError, match="no file matches"):
+        sweep(image="closed/*.png", prompt="a")
+
+
 def test_a_file_may_be_named_like_a_pattern(tmp_path, monkeypatch):
     """What exists is a path."""
     monkeypatch.chdir(tmp_path)

@@ -728,14 +728,15 @@ def test_places_that_are_no_file_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
 
 
-def test_reading_reports_what_the_system_says(tmp_path, monkeypatch):
-    """Permission denied is no traceback."""
+@pytest.mark.parametrize("method", ["read_bytes", "stat"])
+def test_reading_reports_what_the_system_says(method, tmp_path, monkeypatch):
+    """Permission denied, to the file or to its folder, is no traceback."""
 
-    def refuses(path):
+    def refuses(path, **_options):
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "jobs.csv").write_text("a\n1\n")
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuses)
+    monkeypatch.setattr(Path, method, refuses)
     with pytest.raises(TableError, match="can't be read: Permission denied"):
         read_table(tmp_path / "jobs.csv")
 

@@ -193,7 +193,7 @@ class RunDirectory:
     def refuse_other_folder(self) -> None:
         """Raise where there is a file, or a budget keeps its records."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
-            if (folder / FIRST_SLICE).is_file():
+            if os.path.isfile(folder / FIRST_SLICE):  # noqa: PTH113 - Path.is_file would fail in a closed folder
                 raise DirectoryError(
                     f"{self.path} lies in the budget {folder}. Choose another run directory."
                 )

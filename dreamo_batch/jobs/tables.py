@@ -110,14 +110,14 @@ def read_table(
         raise UsageError(f"{spelled('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
     if not isinstance(rename, Mapping | None):
         raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
-    if path.is_dir():
-        raise TableError(
-            f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a run "
-            "directory."
-        )
-    if not path.exists():
-        raise TableError(f"No file at {path.absolute()}. Check the path.")
     try:
+        if path.is_dir():
+            raise TableError(
+                f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a "
+                "run directory."
+            )
+        if not path.exists():
+            raise TableError(f"No file at {path.absolute()}. Check the path.")
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
         if suffix in _DELIMITED:
@@ -454,8 +454,7 @@ def _without_blank_rows(
         part = "" if unit == "line" else ": the first sheet"
         raise TableError(f"{path}{part} is empty. Its first {unit} must name the columns.")
     if between := blank[:n_between]:
-        places = _places(unit, between)
-        warn(f"{path}: skipped {counted(n_between, 'blank row')} ({places}).")
+        warn(f"{path}: skipped {counted(n_between, 'blank row')} ({_places(unit, between)}).")
     return kept
 
 
