@@ -56,7 +56,7 @@ def shortened(text: str, n_max: int) -> str:
 def user_name() -> str:
     """Return the name of the user who runs this process, or a number: a container may have no name for it."""
     try:
-        return getpass.getuser()
+        return harmless(getpass.getuser())
     except (KeyError, OSError):
         return str(os.getuid())
 

@@ -298,6 +298,24 @@ def test_a_budget_has_to_be_there(tmp_path, gateway, place):
         with pytest.raises(dreamo.UsageError, match="exists but isn't a budget"):
             dreamo.Budget(taken, cap=1)
     assert gateway.invoice() == []
+    (place / "slices").mkdir(parents=True)
+    (place / "slices" / ".half").touch()  # left by a process that was killed while it made it
+    dreamo.Budget(place, cap=1)
+
+
+@pytest.mark.parametrize("is_login", [True, False])
+def test_a_name_that_no_table_can_hold_is_escaped(tmp_path, gateway, place, monkeypatch, is_login):
+    """Such as one of bytes that aren't UTF-8."""
+    if is_login:
+        monkeypatch.setenv("LOGNAME", "ann\udce9")
+    budget = dreamo.Budget(place, cap=1, user=None if is_login else "ann\udce9")
+    one = flow(tmp_path, gateway, "a", n_rows=1)
+    one.run(budget=budget)
+    status = budget.status()
+    assert (status["user"].tolist(), spent(status)) == (["ann\\udce9"], PRICE)
+    one.run_dir = tmp_path / "a\udce9"
+    with pytest.raises(dreamo.DirectoryError, match="aren't UTF-8"):
+        one.run()
 
 
 def test_a_cap_is_not_lowered_below_what_is_granted(tmp_path, gateway, place):

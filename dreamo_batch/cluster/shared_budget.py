@@ -34,7 +34,7 @@ from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import amount_given
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
-from dreamo_batch.text import aligned, option, quoted, same_call, spelled, user_name
+from dreamo_batch.text import aligned, harmless, option, quoted, same_call, spelled, user_name
 
 if TYPE_CHECKING:
     import os
@@ -107,7 +107,7 @@ class Budget:
         user: str | None = None,
     ) -> None:
         self.place = _place(place)
-        self.user = user_name() if user is None else user.strip() if isinstance(user, str) else ""
+        self.user = user_name() if user is None else harmless(user.strip()) if isinstance(user, str) else ""
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
@@ -164,7 +164,9 @@ class Budget:
         """Refuse to begin where something else is, or where two could be granted the same."""
         if store.is_url(self.place):
             store.refuse_unsafe(store.ObjectStore(self.place), self.place)
-        elif Path(self.place).is_file() or (Path(self.place).is_dir() and any(Path(self.place).iterdir())):
+        elif Path(self.place).is_file() or {one.name for one in Path(self.place).glob("*")} - {
+            store.SLICES[:-1]
+        }:
             raise errors.UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
 
     def _limit(

@@ -443,18 +443,13 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
 
 def remove_strays(kept: Kept) -> None:
     """Delete a file that was folded in, unless its run is still writing or has written more since."""
-    try:
-        fd = os.open(kept.path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_size == kept.n_bytes:
-            kept.path.unlink(missing_ok=True)
-    except BlockingIOError:
-        logger.info("%s is still being written; it is read again next time", kept.path)
-    finally:
-        os.close(fd)
+    with suppress(FileNotFoundError), kept.path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_size == kept.n_bytes:
+                kept.path.unlink(missing_ok=True)
+        except BlockingIOError:
+            logger.info("%s is still being written; it is read again next time", kept.path)
 
 
 def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
