@@ -315,7 +315,8 @@ def test_an_error_that_names_a_task_is_followed_up(server, client, status):
     server.script[:] = [answer(one, status) for one in bodies]
     found = [failure_of(client, "create") for _ in bodies]
     assert {one.task_id for one in found} == {"cq0example"}
-    assert [one.is_task_in_doubt for one in found] == [False] + [True] * (len(bodies) - 1)
+    assert all(one.is_task_in_doubt for one in found)
+    assert [one.is_task_anyones for one in found] == [status < 500] + [True] * (len(bodies) - 1)
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500])

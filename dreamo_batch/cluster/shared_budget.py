@@ -162,11 +162,10 @@ class Budget:
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
+        there = {one.name for one in Path(self.place).glob("*")}
         if store.is_url(self.place):
             store.refuse_unsafe(store.ObjectStore(self.place), self.place)
-        elif Path(self.place).is_file() or {one.name for one in Path(self.place).glob("*")} - {
-            store.SLICES[:-1]
-        }:
+        elif Path(self.place).is_file() or there - {store.SLICES[:-1]}:
             raise errors.UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
 
     def _limit(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = errors.logger_named(__name__)
 
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
+_HELD: Final = FailureKind.MAY_HAVE_ARRIVED
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
 _ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may give theirs back
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
@@ -428,7 +429,7 @@ class Coordinator:
         answer = replace(answer, result=self._own_task(answer, attempt.sent_at or 0.0))
         if isinstance(answer.result, str):
             self._refusals.accepted()
-        elif answer.result.error_class == failures.FORBIDDEN:
+        elif answer.result.error_class == failures.FORBIDDEN and answer.result.kind is not _HELD:
             self._forbidden = answer.result
             is_own = self._refusals.refused(answer.key[0])
             kind = FailureKind.PERMANENT if is_own else FailureKind.TRANSIENT
@@ -450,19 +451,18 @@ class Coordinator:
         owner = self._job_of.setdefault(hash(("task_id", task_id)), job_id)
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         is_anothers = known is not None and (known.job_id, known.attempt) != answer.key
-        held = FailureKind.MAY_HAVE_ARRIVED
         if named is None or isinstance(said, str):
             told = f"the service answered with task {task_id}, which already belongs to job {owner}"
-            return Failure(held, failures.OTHER_TASK, 200, message=told) if is_anothers else task_id
+            return Failure(_HELD, failures.OTHER_TASK, 200, message=told) if is_anothers else task_id
         if is_anothers or self._named_at.setdefault(task_id, self._clock.wall()) < sent_at:
             return said
         if differs := self._contradiction(answer.key, named):
-            return replace(
-                said, message=f"{said.message} (task {task_id}, which it names, is about {differs})"
-            )
-        if said.kind is not held:
+            told = f"{said.message} (task {task_id}, which it names, is about {differs})"
+            return replace(said, message=told)
+        is_own = not said.is_task_anyones or {"seed", "prompt"} <= named.echo.keys()
+        if not is_own or self._contradiction(answer.key, named, is_exact=said.is_task_anyones):
             told = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
-            return replace(said, kind=held, message=told)
+            return replace(said, kind=_HELD, message=told)
         told = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
         self._notice("own", f"Job {job_id}: {told}. Check its picture.")
         return task_id
@@ -608,15 +608,15 @@ class Coordinator:
         elif effects.is_retryable(attempt):
             self.submit_again([key], after=Stage.FAILED)
 
-    def _contradiction(self, key: Key, task: Task) -> str | None:
-        """Say which parameter an answer repeats otherwise than it was sent."""
+    def _contradiction(self, key: Key, task: Task, *, is_exact: bool = False) -> str | None:
+        """Say which parameter an answer repeats otherwise than it was sent; if `is_exact`, also a rephrased prompt."""
         if not task.echo:
             return None
         attempt, job = self._attempt(key), self.assignment.jobs.get(key[0])
         sent = json.loads(attempt.inputs) if attempt.inputs else {}
         if job is not None:
             sent = {name: getattr(job, name) for name in ("prompt", "width", "height", "use_rephraser")}
-        sent["seed"] = attempt.seed_sent
+        sent |= {"seed": attempt.seed_sent} | ({"use_rephraser": False} if is_exact else {})
         jobs = self.assignment.jobs.values()
         return contradiction(task.echo, sent, lambda: {one.prompt for one in jobs})
 

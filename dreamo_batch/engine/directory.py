@@ -33,7 +33,6 @@ from dreamo_batch.engine.store import FIRST_SLICE, Replica, folder_of, is_url, p
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.service import contract
-from dreamo_batch.text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,16 +191,14 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def refuse_other_folder(self) -> None:
-        """Raise where there is a file, or a budget keeps its records, or Parquet files can't be."""
-        is_utf8 = os.fsencode(self.path).decode(errors="replace") == str(self.path)
-        why = "" if is_utf8 else "has bytes that aren't UTF-8"
+        """Raise where there is a file, or a budget keeps its records."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
             if os.path.isfile(folder / FIRST_SLICE):  # noqa: PTH113 - Path.is_file would fail in a closed folder
-                why = f"lies in the budget {folder}"
-            elif os.path.lexists(folder) and not folder.is_dir():
-                why = "is not a folder"
-        if why:
-            raise DirectoryError(f"{harmless(str(self.path))} {why}. Choose another run directory.")
+                raise DirectoryError(
+                    f"{self.path} lies in the budget {folder}. Choose another run directory."
+                )
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")
 
     def lock(self) -> None:
         """Become the only writer."""

@@ -553,21 +553,24 @@ class Client:
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
         named, quoted = self._tasks_in(answer) if operation == "create" else ((), ())
-        # With a reason, what is named may be the request alone.
-        is_in_doubt = answer.broken is None and not messages.says_only_running(answer.body)
+        is_bare = messages.says_only_running(answer.body)
         if answer.broken is None:
             failure = failures.from_response(
                 operation, answer.status, answer.headers, answer.body, now=self._wall()
             )
             # An error that names a running task and no reason contradicts itself; of several tasks, one may be made.
-            if named and (not is_in_doubt or len(named) > 1):
+            if named and (is_bare or len(named) > 1):
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
         # Nothing but a rate limit is sent again unasked.
         asked = quoted if not named and failure.error_class == failures.RATE_LIMITED else named
         if len(asked) == 1:
-            return replace(failure, task_id=asked[0], is_task_in_doubt=is_in_doubt)
+            # With a reason, what is named may be the request alone; with a refusal, the task that is in its way.
+            has_reason = messages.message_in(messages.load_leniently(answer.body)) is not None
+            is_made = not has_reason if failures.is_success(answer.status) else is_bare and failure.is_outage
+            failure = replace(failure, task_id=asked[0], is_task_in_doubt=answer.broken is None)
+            return replace(failure, is_task_anyones=not is_made)
         untold = named or [one for one in quoted if one not in (failure.message or "")]
         told = f"{failure.message}; it names tasks {', '.join(untold[:5])}"
         return replace(failure, message=told) if untold else failure
@@ -580,12 +583,10 @@ class Client:
             yield [one for one in found if self._without_key(one) == one]
 
     def _masked_failure(self, failure: Failure) -> Failure:
-        return replace(
-            failure,
-            code=self._masked_code(failure.code),
-            message=self._masked(failure.message),
-            excerpt=self._masked(failure.excerpt),
-        )
+        masked: dict[str, Any] = {
+            name: self._masked(getattr(failure, name)) for name in ("message", "excerpt")
+        }
+        return replace(failure, code=self._masked_code(failure.code), **masked)
 
     def _masked(self, text: str | None) -> str | None:
         """Replace the key in the service's words."""

@@ -108,7 +108,9 @@ class Failure:
     task_id : str or None
         Of a create whose answer broke off after the id; unproven, but where to look.
     is_task_in_doubt : bool
-        Whether the id came with an error, so that the task may not exist, or may be anyone's.
+        Whether the id came with an error, so that the task may not exist.
+    is_task_anyones : bool
+        Whether the answer refuses or gives a reason, so that the task may be that of another create.
     cause : {'certificate', 'host', 'proxy', 'scheme'} or None
         Why the connection failed, if waiting doesn't help.
 
@@ -128,6 +130,7 @@ class Failure:
     is_outage: bool = False
     task_id: str | None = None
     is_task_in_doubt: bool = False
+    is_task_anyones: bool = False
     cause: str | None = None
 
     def __str__(self) -> str:
