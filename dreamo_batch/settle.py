@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live
@@ -36,7 +38,6 @@ from dreamo_batch.text import option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     import pandas as pd
 
@@ -292,7 +293,7 @@ def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[
         for name, shard in shards.items()
         for line in _damage(shard.given, progress=progress, is_shard=True)
     ]
-    checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables)
+    checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
     # A directory of shards has the table, and they have the ledgers.
     for check in checks[:2] if is_shard else checks[directory.is_sharded :]:
         try:
@@ -388,3 +389,17 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
     names = [name for name in columns.OUTPUTS if name in results]
     if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
         yield "results.parquet differs from the ledger; the next run writes it again"
+
+
+def _inputs(directory: RunDirectory) -> Iterator[str]:
+    """Check the reference pictures that are kept here; those elsewhere are the user's."""
+    known = checkpoint.references_of(checkpoint.read_jobs(directory.jobs).decided)
+    rows = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
+        path = Path(location)
+        if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:
+            continue
+        if not path.exists():
+            yield f"inputs/{path.name} is missing; rows not submitted yet need it"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"inputs/{path.name} is not the picture that was kept; rows not submitted yet need it"

@@ -598,12 +598,10 @@ def test_an_outage_is_waited_out_behind_a_probe(make, clock):
 
 
 def test_a_limit_on_open_files_is_no_full_disk(make):
-    """The message says what is wrong, in the system's words."""
+    """The message says which limit to raise."""
     coordinator = make("a")
     coordinator.take(OSError(errno.EMFILE, "Too many open files"))
-    assert "(Too many open files). No more jobs are submitted. Once that is fixed, run" in str(
-        coordinator.stopped
-    )
+    assert "Raise the limit on open files (ulimit -n), then run the same call" in str(coordinator.stopped)
 
 
 def test_a_disk_that_fails_is_graver_than_any_other_reason(make):

@@ -474,6 +474,15 @@ def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, fin
     flow.gateway.faults.script("create", "error_code_message")
     first = flow.run()
     assert "failed" in set(first["status"])
+    (kept,) = (flow.run_dir / "inputs").iterdir()
+    content = kept.read_bytes()
+    for write, what in (
+        (kept.unlink, "is missing"),
+        (lambda: kept.write_bytes(b"other"), "is not the picture that was kept"),
+    ):
+        write()
+        assert dreamo.verify(flow.run_dir) == [f"inputs/{kept.name} {what}; rows not submitted yet need it"]
+    kept.write_bytes(content)
     moved = tmp_path / "moved"
     flow.run_dir.rename(moved)
     flow.run_dir = moved

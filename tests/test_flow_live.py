@@ -463,7 +463,7 @@ def test_a_live_run_whose_directory_was_moved_does_not_begin_in_a_new_one(flow, 
     live = start()
     until(lambda: live.results()["status"].eq("in_progress").sum() == 2)
     flow.run_dir.rename(tmp_path / "elsewhere")
-    with pytest.raises(errors.StorageFailed, match=r"moved or deleted.*Once that is fixed"):
+    with pytest.raises(errors.StorageFailed, match=r"moved or deleted.*Put the directory back"):
         flow.run()
     assert not flow.run_dir.exists()
     (tmp_path / "elsewhere").rename(flow.run_dir)

@@ -243,6 +243,23 @@ def test_a_store_that_replaces_objects_is_refused(machine, gateway, monkeypatch)
     assert gateway.invoice() == []
 
 
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("s3://bucket/team", "a budget"),
+        ("s3://bucket/team/a", "a budget"),
+        (f"{URL}/log", "another run directory"),
+    ],
+)
+def test_a_run_keeps_out_of_what_others_keep(server, machine, gateway, url, what):
+    """A budget's records and another run's log would be taken for its own."""
+    dreamo.Budget("s3://bucket/team", cap=5)
+    dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+    with pytest.raises(dreamo.DirectoryError, match=f"{url} lies in {what}. Choose another run directory"):
+        dreamo.run(sweep(2), url, gateway=gateway, **QUIET)
+    assert list(bought(gateway).values()) == [1]
+
+
 def started(server, gateway, cache, n, pool="None"):
     """Begin a run in a process of its own, as on another machine."""
     env = (
@@ -347,7 +364,7 @@ def test_a_store_that_goes_away_stops_the_run_and_loses_no_answer(server, machin
     with (
         pytest.warns(UserWarning, match="can't be listed"),  # the ratings, which are nothing to stop for
         pytest.raises(
-            dreamo.StorageFailed, match=rf"Can't write to the run directory {URL} .* Once that is fixed"
+            dreamo.StorageFailed, match=rf"Can't write to the run directory {URL} .* Check the network"
         ),
     ):
         batch.wait()

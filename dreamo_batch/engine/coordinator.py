@@ -832,8 +832,8 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
     if directory.is_in_place():
         return (
             f"Can't write to the run directory {directory.path if error.errno else directory.name} "
-            f"({error.strerror or error}). No more jobs are submitted. Once that is fixed, run {same_call()} again to "
-            "pick up the jobs in flight."
+            f"({error.strerror or error}). No more jobs are submitted. {directory.remedy(error)}, then run "
+            f"{same_call()} again to pick up the jobs in flight."
         )
     return (
         f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "

@@ -248,6 +248,16 @@ class RunDirectory:
             self._is_lost = True
         return not (self._is_lost or (self.replica is not None and self.replica.is_lost))
 
+    def remedy(self, error: OSError) -> str:
+        """Say what to do if it can't be written."""
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return "Raise the limit on open files (ulimit -n)"
+        if error.errno == errno.ENOENT:
+            return "Put the directory back"
+        if error.errno is None and self.replica is not None:
+            return "Check the network, the store and its credentials"
+        return "Free some space or fix the directory"
+
     def refuse_loss(self, *, is_asked: bool = False) -> None:
         """Raise if the directory or its lock was moved or deleted, so that another writer could have started.
 

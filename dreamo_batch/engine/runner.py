@@ -57,8 +57,8 @@ def storing(directory: RunDirectory) -> Iterator[None]:
 
 def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
     failed = StorageFailed(
-        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. Once that "
-        f"is fixed, run {same_call()} again."
+        f"Can't use the run directory {directory.path} ({error.strerror or error}). Nothing was submitted. "
+        f"{directory.remedy(error)}, then run {same_call()} again."
     )
     failed.run_dir = directory.path
     return failed

@@ -528,6 +528,7 @@ _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
+_OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
 _OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
@@ -711,6 +712,7 @@ class Replica:
         """Become the one writer: no other can commit any more. The folder is rebuilt."""
         with self._named_in_errors():
             if not self.store.names("log/"):
+                self._refuse_taken()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
@@ -724,6 +726,15 @@ class Replica:
         files.publish(self.path, self._publish)
         self._beating.clear()
         threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
+
+    def _refuse_taken(self) -> None:
+        """Refuse a place where a budget, or another run directory, keeps what is its own."""
+        parent, _, name = self.url.rpartition("/")
+        above = open_store(parent) if is_url(parent) else self.store
+        is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
+        if is_budget or (name in _OWN and above.names("log/")):
+            what = "a budget" if is_budget else "another run directory"
+            raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
 
     def release(self, *, is_inherited: bool = False) -> None:
         """Stop being the writer, and say so in the log, unless it is that of the process this one was forked from."""

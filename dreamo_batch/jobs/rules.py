@@ -30,6 +30,7 @@ WARNING: Final = "warning"
 COLUMN_NOT_READ: Final = "column-not-read"
 LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
+OF_TABLE: Final = (COLUMN_NOT_READ, SWEEP_REPHRASED)  # stand at one row, and are of the whole table
 
 # What `$NAME` in rules.toml stands for.
 _FACTS: Final = {
@@ -198,7 +199,7 @@ def kind_lines(problems: pd.DataFrame) -> list[str]:
 def _line(group: pd.DataFrame) -> str:
     first = group.iloc[0]
     text = f"{first[columns.MESSAGE]} {first[columns.FIX]}"
-    if first[columns.CODE] == COLUMN_NOT_READ:
+    if first[columns.CODE] in OF_TABLE:
         return f"{first[columns.CODE]}: {text}"
     rows = group.drop_duplicates(columns.POSITION)
     unit = columns.ROW if pd.isna(first[columns.LINE]) else columns.LINE
