@@ -137,7 +137,7 @@ def test_several_directories_at_once(tmp_path, reference, gateway):
     with pytest.raises(UsageError, match="Expected a run directory"):
         dreamo.attempts(3)
     # A frame would give the names of its columns.
-    with pytest.raises(UsageError, match=r"got DataFrame.*Pass the path"):
+    with pytest.raises(UsageError, match=r"got a DataFrame.*Pass the path"):
         dreamo.attempts(dreamo.load(tmp_path / "one"))
 
 
