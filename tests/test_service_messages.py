@@ -312,7 +312,7 @@ def test_a_status_is_known_in_any_spelling(word):
     assert read(status=word, output=None).unlisted_status is None
 
 
-@pytest.mark.parametrize("key", ["outputs", "result", "results", "images"])
+@pytest.mark.parametrize("key", ["outputs", "result", "results", "images", "data"])
 def test_a_picture_is_found_under_kindred_names(key):
     """It is paid for."""
     assert read(output=..., **{key: [LINK]}).urls == (LINK,)

@@ -381,13 +381,13 @@ def _speaks_of_task(answer: dict[str, Any]) -> bool:
 
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
-    word, error = _status(answer), message_in(answer.get("error"))
+    word, error, data = _status(answer), message_in(answer.get("error")), answer.get("data")
     written, progress = _written(answer.get("status")), number(answer.get("progress"))
-    pictures = _pictures([answer.get(key) for key in _OUTPUT_KEYS])
+    listed = data if isinstance(data, list) else []  # an object may repeat the reference's link
+    pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
         word = None  # an unlisted word says less than a picture
-    usage = _usage(answer)
-    is_cost_unreadable = _is_cost_unreadable(usage)
+    is_cost_unreadable = _is_cost_unreadable(usage := _usage(answer))
     usage = usage if isinstance(usage, dict) else {}
     has_output = word == "completed" or (word is None and bool(pictures))
     is_contradictory = has_output and error is not None
