@@ -871,5 +871,6 @@ def test_another_id_beside_the_tasks_own_is_kept():
 
 def test_a_cost_under_another_name_is_not_free():
     """It can't be counted, but the failure isn't known to be unbilled; the price of a unit tells nothing."""
-    assert read(usage={"total_cost": "0.02"}).is_cost_unreadable
-    assert not read(usage={"total_cost": 0, "unit_cost": "0.02", "used": 1}).is_cost_unreadable
+    for name in ("total_cost", "price", "amount_usd"):
+        assert read(usage={name: "0.02"}).is_cost_unreadable
+    assert not read(usage={"total_cost": 0, "unit_price": "0.02", "used": 1}).is_cost_unreadable

@@ -502,7 +502,7 @@ def _currency(about: dict[str, Any]) -> str | None:
 
 
 # A cost under another name is none that can be counted, but what told one was not free.
-_COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed)", re.IGNORECASE)
+_COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed|paid|price|amount|fee)", re.IGNORECASE)
 
 
 def _is_cost_unreadable(usage: Any) -> bool:
