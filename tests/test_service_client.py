@@ -332,7 +332,7 @@ def test_an_answer_whose_headers_alone_name_a_task_is_followed_up(server, client
     assert (failure.task_id, failure.is_task_in_doubt) == ("cq0example", True)
 
 
-@pytest.mark.parametrize("status", [200, 400, 409, 429, 500])
+@pytest.mark.parametrize("status", [200, 400, 403, 409, 429, 500])
 @pytest.mark.parametrize(
     "words",
     [
@@ -344,15 +344,15 @@ def test_an_answer_whose_headers_alone_name_a_task_is_followed_up(server, client
     ],
 )
 def test_a_task_that_only_words_mention_is_shown(server, client, status, words):
-    """It may be anyone's; only a rate limit, which would be sent again, is followed up."""
+    """It may be anyone's; only a limit or a refused account, which would be sent again, is followed up."""
     server.script[:] = [
         answer(words.encode(), status),
         answer(json.dumps({"message": words}).encode(), status),
     ]
     for failure in (failure_of(client, "create"), failure_of(client, "create")):
-        is_limit = status == 429
+        is_resent = status in (403, 429)
         assert (failure.task_id, failure.is_task_in_doubt) == (
-            ("cq0example1", True) if is_limit else (None, False)
+            ("cq0example1", True) if is_resent else (None, False)
         )
         assert "cq0example1" in str(failure)
 

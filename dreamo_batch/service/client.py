@@ -563,8 +563,8 @@ class Client:
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-        # Nothing but a rate limit is sent again unasked.
-        asked = quoted if not named and failure.error_class == failures.RATE_LIMITED else named
+        # What else only words mention is shown: nothing but these is sent again unasked.
+        asked = quoted if not named and failure.kind in (FailureKind.TRANSIENT, FailureKind.STOP) else named
         if len(asked) == 1:
             # With a reason, what is named may be the request alone; with a refusal, the task that is in its way.
             has_reason = messages.message_in(messages.load_leniently(answer.body)) is not None
