@@ -507,9 +507,8 @@ _PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
     """Name the files that show a purchase the ledger doesn't have."""
     for path in sorted(directory.images.iterdir()) if directory.images.is_dir() else ():
-        if (
-            _PICTURE.fullmatch(path.name) and path.stem.partition("-")[0] not in state
-        ):  # others are the user's
+        is_ours = _PICTURE.fullmatch(path.name)  # all others are the user's
+        if is_ours and path.stem.partition("-")[0] not in state:
             yield f"images/{path.name}"
     for job_id in state.stored.lacking(_bought(directory.results)).to_pylist():
         if job_id not in state:
