@@ -140,8 +140,11 @@ def test_a_price_that_was_told_too_low_is_not_believed_again(place, unit_cost):
 
 @pytest.mark.parametrize("name", ["seed", "width", "prompt"])
 @pytest.mark.parametrize("use_rephraser", [True, False])
-def test_an_answer_about_another_rows_parameters_never_completes_a_row(place, name, use_rephraser):
+def test_an_answer_about_another_rows_parameters_never_completes_a_row(
+    monkeypatch, place, name, use_rephraser
+):
     """The row is held and named, nothing of it is saved, and it is done once the service tells things apart."""
+    speed_up(monkeypatch)
     table = place.table(["a fox", "a dog"], use_rephraser=use_rephraser).drop(columns="size")
     table = table.assign(seed=[1, 2], width=[512, 640], height=512)
 

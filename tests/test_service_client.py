@@ -394,7 +394,7 @@ def test_an_answer_whose_length_is_no_number_ends_at_the_read_timeout(server, le
     """The id that it names is kept."""
     over = threading.Event()
     server.script[:] = [then(answer(CREATED, Content_Length=length), lambda _connection: over.wait(60))]
-    with Client(KEY, server.url, read_timeout_s=0.05) as client:
+    with Client(KEY, server.url, read_timeout_s=0.5) as client:
         failure = failure_of(client, "create")
         over.set()
     assert (failure.error_class, failure.task_id) == ("no_answer", "cq0example")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dreamo_batch.service.client import Client
 
 
+_ASK_AGAIN_S: Final = 1.0  # for a task that an error names, unless another wait is asked for
 _ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
 _UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
 _UNFOUND_MAX: Final = 2  # ids in refusals of a kind, after which the id is taken for the request's
@@ -405,7 +406,7 @@ class Effects:
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
                 told = f"{failure.message} (no task {failure.task_id}, which it names)"
                 return CreateAnswer(key, replace(failure, message=told))
-            wait_s = max(2 * wait_s, said.retry_after_s or 1.0)
+            wait_s = max(2 * wait_s, said.retry_after_s or _ASK_AGAIN_S)
             # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
             is_open = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
             # Once halted it is held with the id: the process gives up waiting for this answer.
