@@ -31,7 +31,7 @@ from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned
-from dreamo_batch.engine.runner import live, storing
+from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -262,17 +262,19 @@ def _call(
     """Check the table that a verb is given, and make it a call on the directory; unless `is_kept`, write nothing."""
     table = as_frame(given["table"])
     named, _ = recognised(table)
-    entropy = peek_entropy(directory) or new_entropy()
     # Told below, if nothing is wrong with the table; until then nothing is written.
     refusal: Exception | None = None
     try:
         service.check()
-        earlier = live(directory.path) if is_kept else None
-        with storing(directory):
-            if earlier is not None:  # what it bought would be bought again in a new directory
-                earlier.directory.refuse_loss()
+        if is_kept and (earlier := live(directory.path)) is not None:
+            earlier.ask(
+                lambda _: None, PATIENCE_S
+            )  # one that was interrupted may still be making the directory
+            with storing(directory):
+                earlier.directory.refuse_loss()  # what it bought would be bought again in a new one
     except Exception as error:  # noqa: BLE001 - whatever it is
         refusal = error
+    entropy = peek_entropy(directory) or new_entropy()
     kept = Inputs(directory.inputs if is_kept and refusal is None else None)
     with kept.undone_if_refused():
         prepared = prepare(

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns, errors
+from dreamo_batch import batch, columns, errors
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
@@ -316,6 +316,32 @@ def test_an_interrupt_ends_the_waiting_and_not_the_run(flow, start, slow, capsys
             live.wait()
     assert "continues in the background" in capsys.readouterr().err
     assert live.status.phase == "running"
+    until(lambda: slow.let_tasks_end() or live.status.is_over)
+    flow.assert_finishes()
+
+
+def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_directory(flow, slow, monkeypatch):
+    """Both draw the same seeds: it waits for the first to have made its ledger, or to have given up."""
+    flow.table = flow.table.drop(columns="seed", errors="ignore")
+    go_on = threading.Event()
+    opened, read = runner.open_ledger, batch.as_frame
+
+    def late(*given: object) -> object:
+        _thread.interrupt_main()
+        assert go_on.wait(PATIENCE_S)
+        return opened(*given)
+
+    def in_time(table: object) -> object:
+        threading.Timer(0.2, go_on.set).start()
+        return read(table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "open_ledger", late)
+        with pytest.raises(KeyboardInterrupt):
+            flow.run()
+    assert flow.invoice() == []
+    monkeypatch.setattr(batch, "as_frame", in_time)
+    live = dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway, unit_cost="0.03")
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     flow.assert_finishes()
 

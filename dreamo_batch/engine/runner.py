@@ -116,7 +116,7 @@ class Workers:
 logger = logger_named(__name__)
 
 _AT_EXIT_S: Final = 30.0
-_PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
 
 T = TypeVar("T")
@@ -211,9 +211,9 @@ class Runner:
     def _ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
         self.refuse_fork()
         question = _Question(do)
-        self.mailbox.put(question)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
+            self.mailbox.put(question)
             while not question.is_answered():
                 if self.is_closed.is_set() or (until is not None and time.monotonic() >= until):
                     break
@@ -311,7 +311,7 @@ class Runner:
         self.is_closed.set()
 
     def _loop(self) -> None:
-        self._take(_PATIENCE_S)
+        self._take(PATIENCE_S)
         while (coordinator := self.coordinator) is not None:
             self._give(coordinator)
             if coordinator.is_over():
@@ -458,7 +458,7 @@ _of_parent: Final[dict[Path, int]] = {}
 _lock: Final = threading.Lock()
 
 
-def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = _PATIENCE_S) -> T:
+def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = PATIENCE_S) -> T:
     """Call a function in the thread that works on a directory, and start the thread if there is none.
 
     It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
