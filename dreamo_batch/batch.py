@@ -272,7 +272,7 @@ def _call(
             )  # one that was interrupted may still be making the directory
             with storing(directory):
                 earlier.directory.refuse_loss()  # what it bought would be bought again in a new one
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - raised below
         refusal = error
     entropy = peek_entropy(directory) or new_entropy()
     kept = Inputs(directory.inputs if is_kept and refusal is None else None)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import warnings
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -55,10 +56,10 @@ def picture(run_dir, label):
 class Counted:
     """A metric that knows how often it was asked."""
 
-    name, version = "counted", "1"
+    version = "1"
 
-    def __init__(self):
-        self.n = 0
+    def __init__(self, name="counted"):
+        self.name, self.n = name, 0
         self._lock = threading.Lock()
 
     def __call__(self, reference, output):
@@ -166,6 +167,25 @@ def test_a_metric_that_breaks_is_told_once_and_measured_anew(run_dir):
     assert mended.loc["a", "problem"] == "nothing to measure"
     state["is_broken"] = True
     assert dreamo.measure(run_dir, metric, **QUIET).loc["a", "problem"] == "nothing to measure"  # remembered
+
+
+def test_own_metrics_share_what_is_read_and_each_measures_what_it_lacks(run_dir, monkeypatch):
+    """Decoding takes most of the time; a value that is remembered isn't made again beside a new metric."""
+    read, n_read = likeness.read, Counter()
+
+    def counting(path, sha256):
+        n_read[path.suffix] += 1
+        return read(path, sha256)
+
+    monkeypatch.setattr(likeness, "read", counting)
+    old, new, other = Counted(), Counted("new"), Counted("other")
+    dreamo.measure(run_dir, old, n_workers=1, **QUIET)
+    n_read.clear()
+    measured = dreamo.measure(run_dir, [old, new, other], n_workers=1, **QUIET)
+    assert n_read[".jpg"] == 5
+    assert (old.n, new.n, other.n) == (5, 5, 5)
+    assert measured["new"].equals(measured["counted"])
+    assert measured["other"].equals(measured["counted"])
 
 
 def test_without_a_version_nothing_is_remembered(run_dir):

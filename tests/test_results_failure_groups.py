@@ -25,17 +25,18 @@ def test_equal_causes_fall_together():
         failed("b", error_message="no room for task deadbeef12345 after 4.5 s"),
         failed("c", error_class="result_error", error_code="003011096", may_have_been_billed=True),
     ]
-    table = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x", "y", "z"]))
+    table = dreamo.failures(history_of(["a", "b", "c"], attempts, index=["x, 1", "y", "z"]))
     assert list(table.columns) == list(columns.FAILURES)
     assert table.dtypes.map(str).to_dict() == columns.dtypes(columns.FAILURES)
     assert table["pattern"].tolist() == ["no room for task <id> after <n> s", "Internal generation error"]
     assert table[["rows", "attempts", "may_have_been_billed", "example_rows"]].to_numpy().tolist() == [
-        [2, 2, False, "x, y"],
+        [2, 2, False, "x, 1, y"],
         [1, 1, True, "z"],
     ]
     assert table["example"].tolist()[0] == "no room for task c0ffee1234567 after 3 s"
     assert table["meaning"].tolist() == ["Internal generation error", "Result parsing error"]
     assert repr(table).startswith("2 kinds of failure.\n")
+    assert "2 rows (x, 1, y), 2 attempts, not billed" in repr(table)
     shown = [line.strip() for line in repr(table).splitlines()]
     for column in ("example", "meaning", "advice", "call"):
         assert set(table[column].dropna()) <= set(shown)

@@ -164,6 +164,8 @@ def show(cell: Any) -> str | None:
 
 def text_of(value: object) -> str:
     """Return a cell, label or name as text that can be shown and stored."""
+    if isinstance(value, tuple):  # of several levels, which pandas gives as NumPy's numbers
+        value = tuple(one.item() if isinstance(one, np.generic) else one for one in value)
     try:
         return printable(str(value))
     except Exception:  # noqa: BLE001 - whatever its class raises

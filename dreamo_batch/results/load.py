@@ -880,6 +880,9 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
     """Return the labels of added rows in the dtype of the other labels, if they can be converted."""
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(len(index), len(index) + len(labels))
+    if index.nlevels > 1:
+        # None instead of "" would turn the numbers of a level into floats.
+        return pd.MultiIndex.from_product([labels, *[[""]] * (index.nlevels - 1)], names=index.names)
     try:
         return pd.Index(labels, name=index.name).astype(index.dtype)
     except (ValueError, TypeError):

@@ -434,7 +434,9 @@ def _measured(
 ) -> Iterator[tuple[Metric | VectorMetric, list[Measured]]]:
     """Yield what each metric says of each picture."""
     built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
+    own = [metric for metric in metrics if isinstance(metric, Metric) and metric not in built_in]
     prints = take_fingerprints(_with_references(subjects if built_in else ()), what="measuring")
+    measured = _measure(own, subjects if own else ())
     for metric in metrics:
         if isinstance(metric, PromptMatch):
             vectors = take_vectors(metric, filter(None, subjects))
@@ -451,11 +453,14 @@ def _measured(
         elif metric in built_in:
             found = _by_parts(subjects, prints, functools.partial(_of_fingerprints, metric))
         else:
-            measured = _measure(metric, subjects)
             found = [
-                measured[subject.pair] if subject and subject.pair else _without_pair(subject)
+                measured[subject.pair, metric.name] if subject and subject.pair else _without_pair(subject)
                 for subject in subjects
             ]
+            of_pairs = [one for (_, name), one in measured.items() if name == metric.name]
+            if failed := [one.problem for one in of_pairs if one.failed == "metric"]:
+                # Once; each row says why in its own column.
+                warn(f"{failed[0]} ({len(failed)} of {len(of_pairs)} pictures)")
         yield metric, found
 
 
@@ -578,44 +583,48 @@ def _unpickled(kept: bytes) -> VectorMetric:
     return metric
 
 
-def _measure(metric: Metric, subjects: Iterable[Subject | None]) -> dict[_Pair, Measured]:
-    """Measure each pair with a metric of the user's, from kept values or the pictures."""
+def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[tuple[_Pair, str], Measured]:
+    """Measure each pair with the user's metrics, from kept values or the pictures, which are read once for all."""
     by_pair: dict[_Pair, list[Subject]] = {}
     for subject in subjects:
         if subject and subject.pair:
             by_pair.setdefault(subject.pair, []).append(subject)
     cache = Cache(copies[0].run_dir for copies in by_pair.values())
-    measured: dict[_Pair, Measured] = {}
+    measured: dict[tuple[_Pair, str], Measured] = {}
+    wanted: dict[tuple[str, ...], list[tuple[_Pair, list[Subject]]]] = {}
     for pair, copies in by_pair.items():
-        key = Key(*pair, metric.name, metric.version or "")
-        if metric.version and (kept := cache.get(copies[0].run_dir, key)):
-            measured[pair] = _checked(kept.number)
-    wanted = [pair for pair in by_pair if pair not in measured]
-    n_batch = 32 if is_on_cluster() or metric.is_batched else 1
-    work = functools.partial(_measure_several, metric)
+        for metric in own:
+            key = Key(*pair, metric.name, metric.version or "")
+            if metric.version and (kept := cache.get(copies[0].run_dir, key)):
+                measured[pair, metric.name] = _checked(kept.number)
+        missing = tuple(metric.name for metric in own if (pair, metric.name) not in measured)
+        wanted.setdefault(missing, []).append((pair, copies))
+    wanted.pop((), None)
     try:
-        done = each(
-            [by_pair[pair] for pair in wanted], work, what="measuring", is_portable=True, n_batch=n_batch
-        )
-        for pair, (copies, one) in zip(wanted, done, strict=True):
-            measured[pair] = one
-            if metric.version and one.failed is None:  # what failed may be repaired
-                key = Key(*pair, metric.name, metric.version)
-                cache.put(copies[0].run_dir, key, Value(one.number))
+        for names, several in wanted.items():
+            here = [metric for metric in own if metric.name in names]
+            work = functools.partial(_measure_several, here)
+            n = 32 if is_on_cluster() or any(metric.is_batched for metric in here) else 1
+            for (pair, copies), found in each(several, work, what="measuring", is_portable=True, n_batch=n):
+                for metric, one in zip(here, found, strict=True):
+                    measured[pair, metric.name] = one
+                    if metric.version and one.failed is None:  # what failed may be repaired
+                        key = Key(*pair, metric.name, metric.version)
+                        cache.put(copies[0].run_dir, key, Value(one.number))
     finally:
         cache.save()
         _read_reference.cache_clear()
-    # Each row says why in its own column.
-    if failed := [one.problem for one in measured.values() if one.failed == "metric"]:
-        warn(f"{failed[0]} ({len(failed)} of {len(measured)} pictures)")
     return measured
 
 
-def _measure_several(metric: Metric, several: Sequence[Sequence[Subject]]) -> list[Measured]:
-    """Measure pairs, each given as the pictures with its bytes, in any process."""
-    pictures = list(map(_read_pair, several))
-    values = iter(_apply_batch(metric, [one for one in pictures if not isinstance(one, Measured)]))
-    return [one if isinstance(one, Measured) else next(values) for one in pictures]
+def _measure_several(
+    metrics: Sequence[Metric], several: Sequence[tuple[_Pair, Sequence[Subject]]]
+) -> list[list[Measured]]:
+    """Measure pairs, each given with the pictures that have its bytes, in any process."""
+    pictures = [_read_pair(copies) for _, copies in several]
+    read = [one for one in pictures if not isinstance(one, Measured)]
+    values = [iter(_apply_batch(metric, read)) for metric in metrics]
+    return [[one] * len(metrics) if isinstance(one, Measured) else [*map(next, values)] for one in pictures]
 
 
 def _read_pair(copies: Sequence[Subject]) -> tuple[Image.Image, Image.Image] | Measured:

@@ -637,17 +637,13 @@ class FailureGroups(HeadedFrame):
 
     def in_full(self) -> str:
         """Return what a cut table would hide: rows, messages, advice and calls; ambiguous rows stand apart."""
-        parts: dict[bool, list[str]] = {
-            False: ["Failed"],
-            True: ["Ambiguous: may have been accepted and billed"],
-        }
+        parts = ["Failed"], ["Ambiguous: may have been accepted and billed"]
         table = self.astype(object)
         for kind in table.where(table.notna(), None).to_dict("records"):
-            is_held = (
-                bool(kind[columns.N_ROWS]) and CLASSES.get(kind[columns.ERROR_CLASS], _UNKNOWN).is_ambiguous
-            )
+            known = CLASSES.get(kind[columns.ERROR_CLASS], _UNKNOWN)
+            is_held = known.is_ambiguous and kind[columns.N_ROWS] > 0
             parts[is_held].append("\n    ".join(map(harmless, _lines(kind, is_held=is_held))))
-        return "\n\n".join("\n  ".join(lines) for lines in parts.values() if len(lines) > 1)
+        return "\n\n".join("\n  ".join(lines) for lines in parts if len(lines) > 1)
 
     _text = in_full
 
@@ -655,35 +651,23 @@ class FailureGroups(HeadedFrame):
 def _lines(kind: Mapping[str, Any], *, is_held: bool) -> list[str]:
     """Return a group of failures as lines: what and how many, what it means, what to do, and the calls."""
     labels, n_rows, spent = kind[columns.EXAMPLE_ROWS], kind[columns.N_ROWS], money(kind[columns.SPENT])
-    which = "" if not labels else labels if n_rows == labels.count(", ") + 1 else f"such as {labels}"
+    which = "" if not labels else labels if n_rows <= _N_EXAMPLES else f"such as {labels}"
     billed = [f"{dollars(spent)} spent"] if spent else []
     billed += ["may have been billed"] if kind[columns.MAY_HAVE_BEEN_BILLED] else []
     name = " ".join(filter(None, (kind[columns.ERROR_CLASS], kind[columns.ERROR_CODE])))
-    counts = (
-        f"{counted(n_rows, 'row')}{which and f' ({which})'}, {counted(kind[columns.ATTEMPTS], 'attempt')}"
-    )
-    lines = [
-        f"{name}: {counts}, {', '.join(billed) or 'not billed'}",
-        kind[columns.MEANING],
-        kind[columns.ADVICE],
-    ]
-    if (message := kind[columns.EXAMPLE]) and message.rstrip(".") != kind[columns.MEANING].rstrip("."):
-        lines.insert(1, message)
-    calls = [kind[columns.CALL]] if kind[columns.CALL] else []
+    rows = counted(n_rows, "row") + (which and f" ({which})")
+    message, meaning = kind[columns.EXAMPLE] or "", kind[columns.MEANING]
+    message = "" if message.rstrip(".") == meaning.rstrip(".") else message
+    calls = list(filter(None, [kind[columns.CALL]]))
     if is_held and labels:
         place = _place(kind[columns.RUN_DIR])
-        calls = [
-            spelled(
-                f"dreamo.resolve({place}, row, task_id=...)", f"dreamo-batch resolve {place} ROW --task-id ID"
-            )
-            + "  # accepted",
-            spelled(
-                f"dreamo.resolve({place}, row, not_sent=True)", f"dreamo-batch resolve {place} ROW --not-sent"
-            )
-            + "  # not accepted",
-            *(f"{call}  # may be paid twice" for call in calls),
-        ]
-    return [*lines, *(f"  {call}" for call in calls)]
+        begin = spelled(f"dreamo.resolve({place}, row, ", f"dreamo-batch resolve {place} ROW ")
+        settled = (option("task_id", "ID"), "accepted"), (option("not_sent", value=True), "not accepted")
+        calls = [f"{call}  # may be paid twice" for call in calls]
+        calls = [f"{begin}{how}{spelled(')', '')}  # {when}" for how, when in settled] + calls
+    counts = rows, counted(kind[columns.ATTEMPTS], "attempt"), *(billed or ["not billed"])
+    said = f"{name}: {', '.join(counts)}", message, meaning, kind[columns.ADVICE]
+    return [*filter(None, said), *(f"  {call}" for call in calls)]
 
 
 def failures(source: Source) -> pd.DataFrame:
