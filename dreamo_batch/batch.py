@@ -37,7 +37,7 @@ from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import Batch, begin, in_front, moment, wait_until, work_off
+from dreamo_batch.live import Batch, begin, in_foreground, moment, run_to_end, wait_until
 from dreamo_batch.parallel import bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, meant, option, spelled
@@ -204,13 +204,13 @@ def run(
     given = locals()
     options, service = RunOptions.of(given), Service.of(given)
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
-    with _heard(run_dir, given) as (directory, listeners):
+    with _listening(run_dir, given) as (directory, listeners):
 
         def call(at: float | None) -> Call:
             with bars(progress):
                 return _call(given, options, service, directory, listeners, at=at, is_kept=at is None)
 
-        return _work_off(call, given)
+        return _run_when_due(call, given)
 
 
 def takes_options_of_run(*, but: Collection[str] = ()) -> Callable[[V], V]:
@@ -236,14 +236,14 @@ def all_arguments(verb: Callable[..., Any], given: dict[str, Any]) -> dict[str, 
 
 
 @contextmanager
-def _heard(
+def _listening(
     run_dir: str | os.PathLike[str], given: Mapping[str, Any]
 ) -> Iterator[tuple[RunDirectory, Listeners]]:
-    """Check what every call in the foreground is given, and tell its listeners of what keeps it from beginning."""
-    with in_front():
+    """Check what every call in the foreground is given, and report to its listeners what keeps it from beginning."""
+    with in_foreground():
         directory = RunDirectory(run_dir)
         listeners = Listeners(directory.name, given["notify"], given["on_event"])
-        with listeners.hear_of_refusal():
+        with listeners.report_refusal():
             check_flag("progress", given["progress"])
             shards.refuse_ordinary(directory, given["cluster"])
             yield directory, listeners
@@ -262,7 +262,7 @@ def _call(
     """Check the table that a verb is given, and make it a call on the directory; unless `is_kept`, write nothing."""
     table = as_frame(given["table"])
     named, _ = recognised(table)
-    # Told below, if nothing is wrong with the table; until then nothing is written.
+    # Raised below, if nothing is wrong with the table; until then nothing is written.
     refusal: Exception | None = None
     try:
         service.check()
@@ -302,14 +302,14 @@ def _call(
     return Call(directory, inputs, entropy, service, listeners=listeners, not_before=at)
 
 
-def _work_off(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
+def _run_when_due(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
     """Run a call to its end in the foreground; one for a later time is checked now, and checked again then."""
     __tracebackhide__ = True
     if (at := moment(given["not_before"], now=time.time())) is not None:
         early = make(at)
         early.check()
         wait_until(at, early.directory, show=given["progress"])
-    return work_off(shards.over_shards(make(None), given["cluster"]), show=given["progress"])
+    return run_to_end(shards.over_shards(make(None), given["cluster"]), show=given["progress"])
 
 
 @takes_options_of_run()
@@ -369,7 +369,7 @@ def plan(
 
 
 def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str, Any]) -> None:
-    """Check what a plan is given beside options of a run; writes and tells nothing."""
+    """Check what a plan is given beside options of a run; writes and reports nothing."""
     check_flag("progress", given["progress"])
     shards.refuse_ordinary(directory, given["cluster"])
     Service.of(given)
@@ -429,7 +429,7 @@ def retry(
     """
     given = all_arguments(retry, locals())
     __tracebackhide__ = True
-    with _heard(run_dir, given) as (directory, listeners):
+    with _listening(run_dir, given) as (directory, listeners):
         service, checked = Service.of(given), RunOptions.of(options)
 
         def call(_at: float | None) -> Call:
@@ -437,7 +437,7 @@ def retry(
             chosen = choose(directory, table, rows, classes)
             return Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
 
-        return _work_off(call, given)
+        return _run_when_due(call, given)
 
 
 @takes_options_of_run(but=_OF_A_TABLE)
@@ -482,7 +482,7 @@ def resume(
     """
     given = all_arguments(resume, locals())
     __tracebackhide__ = True
-    with _heard(run_dir, given) as (directory, listeners):
+    with _listening(run_dir, given) as (directory, listeners):
         manifest, service = directory.read_manifest(), Service.of(given)
         names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
         stored = {} if manifest is None else manifest.settings
@@ -492,7 +492,7 @@ def resume(
         def call(_at: float | None) -> Call:
             return Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)
 
-        return _work_off(call, given)
+        return _run_when_due(call, given)
 
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:
@@ -562,7 +562,7 @@ def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Unpac
     """
     given = all_arguments(start, locals()) | {"progress": False}
     checked, service = RunOptions.of(given), Service.of(given)
-    with _heard(run_dir, given) as (directory, listeners):
+    with _listening(run_dir, given) as (directory, listeners):
         at = moment(given["not_before"], now=time.time())
         call = _call(given, checked, service, directory, listeners, at=at, is_kept=True)
         return begin(shards.over_shards(call, given["cluster"]))

@@ -183,7 +183,7 @@ class CallInputs:
 class Call:
     """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
-    tells_changes = True  # of each attempt, to its followers
+    reports_changes = True  # of each attempt, to its followers
     client: Client
     runner: Runner
     coordinator: Coordinator
@@ -249,7 +249,7 @@ class Call:
         with ExitStack() as resources:
             self.client = self.service.connect(resources, self.directory)
             try:
-                price = self.told_price()
+                price = self.price_to_reserve()
                 ask(self.directory, partial(self._install, price, resources, on_begin))
             except errors.AccessRefused as refused:
                 if live(self.directory.path) is None:
@@ -266,7 +266,7 @@ class Call:
             if not place.gateway.is_dir():  # a local gateway must not leave one
                 place = RunDirectory(resources.enter_context(TemporaryDirectory()))
             self.client = self.service.connect(resources, place)
-            price, state = self.told_price(), read_state(self.directory)
+            price, state = self.price_to_reserve(), read_state(self.directory)
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
@@ -412,8 +412,8 @@ class Call:
         on_begin(self)
         coordinator.on_change = self.follower
         self.listeners.begin(self.client.settings.api_key)
-        coordinator.tell = self.tell
-        at_work.take_on(coordinator, self._finish, n_workers, self.tell_of_end)
+        coordinator.report = self.report
+        at_work.switch_to(coordinator, self._finish, n_workers, self.report_end)
         self.is_begun = True
         if self._is_stopped:
             coordinator.halt()
@@ -502,7 +502,7 @@ class Call:
         shared = state.terms.budget if options.budget is None else options.budget
         is_limited = cap is not None or max_new is not None or shared is not None
         seen = state.kinds()
-        # Whoever told less than attempts then cost is not believed again.
+        # A quote below what attempts then cost is not believed again.
         higher = highest_price(seen, above_reserved=price is not None)
         price = higher if price is None else max(price, higher or price)
         n_pilot = options.pilot if shared is None else None
@@ -615,28 +615,28 @@ class Call:
         results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
         refused.results = mark(results, self.directory)
 
-    def tell(self, kind: Kind, message: str) -> None:
-        """Tell all listeners of this call."""
-        self.listeners.tell(kind, message, self.snapshot())
+    def report(self, kind: Kind, message: str) -> None:
+        """Report an event to all listeners of this call."""
+        self.listeners.report(kind, message, self.snapshot())
 
-    def tell_of_end(self, error: BaseException | None) -> None:
-        """Tell how the call ended, once the directory is free."""
+    def report_end(self, error: BaseException | None) -> None:
+        """Report how the call ended, once the directory is free."""
         problem = error or self.stopped
         by_status = self.snapshot().by_status
         n_left = sum(by_status.get(status, 0) for status in columns.UNSETTLED)
         if problem is not None:
             is_budget = isinstance(problem, errors.BudgetReached | errors.PriceUnknown)
-            self.tell("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
+            self.report("budget" if is_budget else "stopped", str(problem) or type(problem).__name__)
         elif n_left:
-            self.tell(
+            self.report(
                 "stopped", f"{text.counted(n_left, 'row')} left. Run {text.same_call()} again to resume."
             )
         else:
-            self.tell("done", self.ending)
+            self.report("done", self.ending)
 
     # What it may cost.
 
-    def told_price(self) -> Decimal | None:
+    def price_to_reserve(self) -> Decimal | None:
         """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
@@ -664,7 +664,7 @@ class Quote:
 def ask_price(client: Client, jobs: Collection[Job], *, is_known: bool = False) -> Quote:
     """Ask what the largest picture of each model costs; the highest price counts, and only if all are known.
 
-    If `is_known`, earlier attempts tell a price, and a 403 stops nothing: it may be only that of the jobs left.
+    If `is_known`, earlier attempts show the price, and a 403 stops nothing: it may be only that of the jobs left.
     """
     highest = Quote()
     for model in dict.fromkeys(job.model for job in jobs):
@@ -733,7 +733,7 @@ def choose(
         known = sorted(
             {*summaries.known_classes(), columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         )
-        names = errors.names_given("classes", classes, known, "failure class", is_ordered=False)
+        names = errors.as_names("classes", classes, known, "failure class", is_ordered=False)
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -89,7 +89,7 @@ def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def integers(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Convert to integers; NaN is missing, also where an option of pandas tells it from missing values."""
+    """Convert to integers; NaN is missing, also where an option of pandas treats it as a value."""
     if values.dtype.kind == "f" or values.dtype == object:
         values = values.astype(object).where(lambda cells: cells.notna(), None)
     return values.astype(INT)

@@ -479,7 +479,7 @@ def check_text(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be text, not {type_of(value)}.")
 
 
-def names_given(
+def as_names(
     argument: str, names: Any, known: Any = None, what: str = "column", *, is_ordered: bool = True
 ) -> list[Any]:
     """Return the names that an argument lists, of columns or of anything else known: one, several or none."""
@@ -512,7 +512,7 @@ def is_function_of(n_arguments: int, function: Any) -> bool:
     return True
 
 
-def path_given(name: str, path: object, *, is_local: bool = True) -> str:
+def as_path(name: str, path: object, *, is_local: bool = True) -> str:
     """Return a path argument as text; raises an error that names the argument, also for a URL if it is to be local."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -528,14 +528,14 @@ def path_given(name: str, path: object, *, is_local: bool = True) -> str:
     return text
 
 
-def file_given(name: str, path: object) -> Path:
+def as_file(name: str, path: object) -> Path:
     """Return the path of a file or folder of this machine, with the home folder filled in for ~."""
-    return Path(path_given(name, path)).expanduser()
+    return Path(as_path(name, path)).expanduser()
 
 
-def new_file_given(name: str, path: object, suffixes: Collection[str] = ()) -> Path:
+def as_new_file(name: str, path: object, suffixes: Collection[str] = ()) -> Path:
     """Return the path of a file to write, before the work that fills it; its folder must be there."""
-    target = file_given(name, path)
+    target = as_file(name, path)
     if suffixes and target.suffix.lower() not in suffixes:
         raise UsageError(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
     if target.is_dir():

@@ -31,7 +31,7 @@ def replace(
 
     What can be made again, or is soon out of date, need not be durable.
     """
-    # One name per thread, since two calls may save the same picture at once; the suffix tells writers the format.
+    # One name per thread, since two calls may save the same picture at once; writers read the format from the suffix.
     stem = path.stem[:_STEM_MAX]
     temporary = path.with_name(f".partial-{threading.get_native_id()}-{stem}{path.suffix}")
     try:

@@ -53,7 +53,7 @@ class Fonts:
         """Return a font for a text, also where none has all its letters."""
         return self.font_for(text, size_px) or ImageFont.load_default(size_px)
 
-    def lacking(self, text: str) -> set[str]:
+    def missing_letters(self, text: str) -> set[str]:
         """Return the letters of a text that no font has, and say so once."""
         letters = {letter for letter in text if self.font_for(letter, 20) is None}
         shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
@@ -68,7 +68,7 @@ class Fonts:
 
     def drawable(self, text: str) -> str:
         """Return a text without the letters that no font has, so that one font has the rest."""
-        lacking = self.lacking(text)
+        lacking = self.missing_letters(text)
         known = "".join(letter for letter in text if letter not in lacking)
         latin = "".join(letter for letter in text if letter < _BEYOND_LATIN)
         found = next((part for part in (text, known) if self.font_for(part, 20)), latin)

@@ -71,7 +71,7 @@ os.register_at_fork(
 
 def begin(call: Call) -> Batch:
     """Begin a call in the background, show its warnings in the log, and let it submit, at its time if it has one."""
-    batch = begin_held(call)
+    batch = begin_paused(call)
     for warning in call.warnings:
         logger.warning("%s", warning)
     if (at := call.not_before) is None:
@@ -86,7 +86,7 @@ def begin(call: Call) -> Batch:
     return batch
 
 
-def begin_held(call: Call) -> Batch:
+def begin_paused(call: Call) -> Batch:
     """Begin a call that waits to be released if there are warnings; a batch on the directory continues with it."""
     with _batches_lock:
         batch = _batches.setdefault(call.directory.path, Batch(call.directory))
@@ -122,18 +122,18 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
     directory = RunDirectory(run_dir)
     with _batches_lock:
         batch = _batches.get(directory.path)
-    if batch is not None and batch.can_control and not batch._told_by().is_over:  # noqa: SLF001 - this module's own
+    if batch is not None and batch.can_control and not batch._state_source().is_over:  # noqa: SLF001 - this module's own
         return batch
     return Batch(directory, FollowedRun(run_dir))
 
 
-def work_off(call: Call, *, show: bool) -> pd.DataFrame:
+def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
     """Run a call to its end in the foreground and return the table; raises what stopped it early."""
     __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     bar: Progress | None = None
     with interrupts():
         try:
-            batch = begin_held(call)  # noqa: F841 - referred to for as long as the call runs
+            batch = begin_paused(call)  # noqa: F841 - referred to for as long as the call runs
             announce.get()("")
             bar = _bar(call, show=show)
             call.release()
@@ -177,7 +177,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
     if call.runner.error is not None:
         raise call.runner.error
     if call.is_taken_over:
-        return _end_with_another(call)
+        return _follow_successor(call)
     if call.results is not None:
         bar.say(call.ending)
         for line in open_lines(call.results, call.state):
@@ -190,7 +190,7 @@ def end(call: Call, bar: Progress) -> pd.DataFrame:
     return call.results_now()
 
 
-def _end_with_another(call: Call) -> pd.DataFrame:
+def _follow_successor(call: Call) -> pd.DataFrame:
     """Return the table once the call that took over the run is over; raises what stopped that one."""
     __tracebackhide__ = True
     results = call.results_now()
@@ -293,7 +293,7 @@ def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
 
 
 @contextmanager
-def in_front() -> Iterator[None]:
+def in_foreground() -> Iterator[None]:
     """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
     is_closed = getattr(sys.stderr, "closed", False)
     with errors.interrupts_without_our_lines(), redirect_stderr(None) if is_closed else nullcontext():
@@ -365,7 +365,7 @@ class Batch:
     @property
     def status(self) -> Status:
         """The state of the run: an immutable `Status` with counts, money, rate, errors and newest pictures."""
-        call, now = self._told_by(), time.monotonic()
+        call, now = self._state_source(), time.monotonic()
         if isinstance(call, FollowedRun):
             return call.status()
         tally, snapshot = self._counted(call), call.snapshot()
@@ -407,7 +407,7 @@ class Batch:
         pandas.DataFrame
             The table with the columns of `dreamo_batch.columns.OUTPUTS`; rows under way are ``in_progress``.
         """
-        return self._told_by().results_now()
+        return self._state_source().results_now()
 
     def pause(self) -> None:
         """Submit nothing more for now; what is in flight is finished and saved.
@@ -527,10 +527,10 @@ class Batch:
         __tracebackhide__ = True  # a notebook shows the user's own line, not ours
         timeout_s = inf if timeout_s is None else timeout_s
         errors.check_seconds("timeout_s", timeout_s)
-        with in_front():
+        with in_foreground():
             bar = shown(self.status, show=progress)
             try:
-                is_over = follow(self._told_by, bar, timeout_s)
+                is_over = follow(self._state_source, bar, timeout_s)
             except KeyboardInterrupt:
                 bar.say(
                     f"Stopped waiting. The run continues in the background ({self.run_dir}); "
@@ -593,17 +593,17 @@ class Batch:
             return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
-        while not self._told_by().is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
+        while not self._state_source().is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
             await asyncio.sleep(_LOOK_EVERY_S)
         return self._end(Silent())
 
     def _end(self, bar: Progress) -> pd.DataFrame:
         """Return the table; raises what stopped the run of this process."""
         __tracebackhide__ = True
-        call = self._told_by()
+        call = self._state_source()
         return call.results_now() if isinstance(call, FollowedRun) else end(call, bar)
 
-    def _told_by(self) -> Call | FollowedRun:
+    def _state_source(self) -> Call | FollowedRun:
         """Return what knows the state of the run: the call, or in another or a forked process the directory itself."""
         if self._call is not None and not self._call.is_taken_over:
             return self._call
@@ -624,13 +624,13 @@ class Batch:
     def _begin(self, call: Call) -> None:
         """Begin a call, in place of the one under way; requests already sent are still recorded."""
         with self._changing:
-            call.begin(self._go_on_with)
+            call.begin(self._continue_with)
 
-    def _go_on_with(self, call: Call) -> None:
+    def _continue_with(self, call: Call) -> None:
         """Follow this call from now on; called in the runner's thread, before the first request."""
         call.follower = self._note  # which keeps this batch alive as long as its call
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
-            self._call.tell("stopped", "Another call of this process continues in this directory.")
+            self._call.report("stopped", "Another call of this process continues in this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
         self._tally, self._rows = None, None
         self._speed = Speed(self._began_at, call.snapshot().n_settled)
@@ -666,7 +666,7 @@ class Batch:
         tally = Tally(rows, call.state, self.run_dir)
         if call is self._call:  # else another has taken over
             self._rows, self._tally = rows, tally
-            self._count_at = inf if call.tells_changes else _next_reading(began_at)
+            self._count_at = inf if call.reports_changes else _next_reading(began_at)
         return tally
 
     def _note(self, before: Attempt | None, after: Attempt) -> None:
@@ -747,7 +747,7 @@ class FollowedRun:
 
     def _read(self) -> Status:
         self.directory = RunDirectory(self._place)  # a store is read again
-        is_worked_on = self.directory.is_locked()
+        is_live = self.directory.is_locked()
         self._read_table()
         state, now = read_state(self.directory), time.monotonic()
         price = highest_price(state.kinds())
@@ -759,9 +759,9 @@ class FollowedRun:
             snapshot,
             Tally(self._rows, state, self.directory.path),
             price,
-            self._speed.rows_per_s(now) if is_worked_on else None,
+            self._speed.rows_per_s(now) if is_live else None,
             run_dir=self.directory.path,
-            phase="running" if is_worked_on else "finished" if is_whole else "idle",
+            phase="running" if is_live else "finished" if is_whole else "idle",
             elapsed_s=now - self._began_at,
             notices=(replica.silence,) if (replica := self.directory.replica) and replica.silence else (),
             problem=None,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from PIL import Image
 
-from dreamo_batch.errors import UsageError, check_count, file_given, is_number
+from dreamo_batch.errors import UsageError, as_file, check_count, is_number
 from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined, one_line, quoted
 
@@ -142,7 +142,7 @@ class _Weights:
     def __init__(self, preset: str, kind: str, folder: str | os.PathLike[str] | None) -> None:
         self.preset = _preset(preset, kind)
         self.name = preset
-        self._folder = None if folder is None else file_given("path", folder)
+        self._folder = None if folder is None else as_file("path", folder)
         self._files: Mapping[str, Mapping[str, str]] = self.preset["files"]
 
     def digest(self, *names: str) -> str:

@@ -17,7 +17,7 @@ from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
-from dreamo_batch.engine.plan import Amount, amount_given
+from dreamo_batch.engine.plan import Amount, as_amount
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
@@ -110,7 +110,7 @@ def probe_seeds(
     [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
     given = all_arguments(probe_seeds, locals())
-    cap = amount_given("max_cost", max_cost)
+    cap = as_amount("max_cost", max_cost)
     if cap is None:
         raise errors.UsageError(f"probe_seeds needs a cap: pass {option('max_cost')} in USD.")
     directory = RunDirectory(run_dir)
@@ -198,7 +198,7 @@ def _refuse_other_table(
 def _price(
     planned: pd.DataFrame, directory: RunDirectory, service: Service, prepared: Prepared
 ) -> Decimal | None:
-    """Give the most that an attempt costs: as planned, else as the service tells; None if nobody does."""
+    """Give the most that an attempt costs: as planned, else as the service quotes it; None if unknown."""
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
     if not pd.isna(known):
         return money(str(known))
@@ -218,7 +218,7 @@ class _Broken(Exception):  # noqa: N818 - it names what happened to the contract
     """The service does not do what the toolkit relies on."""
 
 
-class _NotReached(Exception):  # noqa: N818 - no error: an earlier check has told already
+class _NotReached(Exception):  # noqa: N818 - no error: an earlier check has reported it
     """A check has nothing to look at, because an earlier one failed."""
 
 
@@ -293,7 +293,7 @@ def check_service(
         raise errors.UsageError(f"client={quoted(client)}: expected a Client.")
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
-        most = most_it_costs(service, models)
+        most = highest_cost(service, models)
         logger.info(
             "checking %s with at most %d attempts, for up to %s in all",
             service.settings.service_name,
@@ -310,11 +310,11 @@ def check_service(
 
 def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
-    names = errors.names_given("models", models, contract.MODELS, "model", is_ordered=False)
+    names = errors.as_names("models", models, contract.MODELS, "model", is_ordered=False)
     return tuple(dict.fromkeys(names or contract.MODELS))
 
 
-def most_it_costs(client: Client, models: Collection[str] = tuple(contract.MODELS)) -> Decimal | None:
+def highest_cost(client: Client, models: Collection[str] = tuple(contract.MODELS)) -> Decimal | None:
     """Say the most that `check_service` can cost."""
     try:
         prices = [money(client.precharge(_request(model)).cost) for model in models]
@@ -380,14 +380,14 @@ def _described_by(client: Client, model: str) -> dict[str, Any] | None:
 def differences_from_known(description: dict[str, Any], model: str = contract.MODEL) -> list[str]:
     """List where a model's description says other than the contract."""
     known, found = contract.MODELS[model].parameters, []
-    for told in description["parameters"]:
-        name = str(told.get("name")) if isinstance(told, dict) else ""
+    for parameter in description["parameters"]:
+        name = str(parameter.get("name")) if isinstance(parameter, dict) else ""
         if not name or name == "model":
             continue
         if name not in known:
             found.append(f"{name[:80]}: a parameter that is not known")
             continue
-        constraints = told.get("constraints")
+        constraints = parameter.get("constraints")
         for word, fact in known[name].items():
             value = constraints.get(word) if isinstance(constraints, dict) else None
             if value is not None and not _agrees(word, value, fact.value):
@@ -397,10 +397,10 @@ def differences_from_known(description: dict[str, Any], model: str = contract.MO
     return found
 
 
-def _agrees(word: str, told: object, known: float) -> bool:
+def _agrees(word: str, given: object, known: float) -> bool:
     if isinstance(known, bool):
-        return str(told).lower() == str(known).lower()
-    read = None if isinstance(told, bool) else number(told)
+        return str(given).lower() == str(known).lower()
+    read = None if isinstance(given, bool) else number(given)
     return read is not None and (read >= known if word in contract.UPPER_LIMITS else read == known)
 
 
@@ -428,7 +428,7 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     raise _Broken(f"the task {_UNKNOWN_TASK}, which nobody submitted, was found")
 
 
-def _tells_a_price_or_none(visit: _Visit) -> str:
+def _quotes_a_price_or_none(visit: _Visit) -> str:
     """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
     try:
         price = visit.client.precharge(visit.request)
@@ -460,7 +460,7 @@ def _takes_a_create(visit: _Visit) -> str:
     return f"task {visit.task_id}"
 
 
-def _brings_a_task_to_its_end(visit: _Visit) -> str:
+def _finishes_a_task(visit: _Visit) -> str:
     """Polls find the task, until it has completed."""
     if visit.task_id is None:
         raise _NotReached("no attempt was taken")
@@ -471,11 +471,11 @@ def _brings_a_task_to_its_end(visit: _Visit) -> str:
     return f"task {visit.task_id} completed"
 
 
-def _tells_what_a_task_cost(visit: _Visit) -> str:
+def _reports_what_a_task_cost(visit: _Visit) -> str:
     """Without a readable cost, budgets keep what was reserved."""
     cost = visit.ended().cost
     if cost is None:
-        raise _Broken("the completed task tells no cost that can be read")
+        raise _Broken("the completed task has no readable cost")
     return f"{cost} USD"
 
 
@@ -513,12 +513,12 @@ CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
         _describes_the_model_as_known,
         _refuses_a_wrong_key,
         _does_not_find_an_unknown_task,
-        _tells_a_price_or_none,
+        _quotes_a_price_or_none,
         _refuses_an_invalid_create,
         _takes_a_create,
-        _brings_a_task_to_its_end,
+        _finishes_a_task,
         _answers_in_the_documented_form,
-        _tells_what_a_task_cost,
+        _reports_what_a_task_cost,
         _serves_the_picture,
         _knows_an_ended_task_again,
     )

@@ -16,7 +16,7 @@ from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
-from dreamo_batch.errors import TableError, UsageError, check_count, is_function_of, names_given
+from dreamo_batch.errors import TableError, UsageError, as_names, check_count, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
@@ -120,7 +120,7 @@ def search(
     planned: Plan | pd.DataFrame = plan(tries.table, run_dir, max_cost=max_cost, **options)
     if plan_only:
         return planned
-    with _heard_once(run_dir, options):
+    with _listening_once(run_dir, options):
         load_model(wanted.metric)
         n_wanted = np.maximum(keep, _n_known(planned, tries))
         while True:
@@ -140,8 +140,8 @@ def search(
 
 
 @contextmanager
-def _heard_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> Iterator[None]:
-    """Tell the listeners of one end, not of the end of each round."""
+def _listening_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> Iterator[None]:
+    """Report one end to the listeners, not the end of each round."""
     listeners = Listeners(
         RunDirectory(run_dir).name, options.pop("notify", None), options.pop("on_event", None)
     )
@@ -152,15 +152,15 @@ def _heard_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> Iter
             ends.append(event)
             return
         if event.kind in ("stopped", "budget"):
-            listeners.begin(None)  # so that the error isn't told again
-        listeners.hand_on(event)
+            listeners.begin(None)  # so that the error isn't reported again
+        listeners.emit(event)
 
     options["on_event"] = hear
     try:
-        with listeners.hear_of_refusal():
+        with listeners.report_refusal():
             yield
         for event in ends[-1:]:  # none if the listener was not reached in time
-            listeners.hand_on(event)
+            listeners.emit(event)
     finally:
         listeners.wait()
 
@@ -199,7 +199,7 @@ def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> 
     new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
-    per = [*dict.fromkeys(names_given("per", per, table))]
+    per = [*dict.fromkeys(as_names("per", per, table))]
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")
     seeds = table.get(columns.SEED, ())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamo_batch import columns, live
 from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
 from dreamo_batch.cluster import shards
-from dreamo_batch.cluster.shared_budget import give_back_rest
+from dreamo_batch.cluster.shared_budget import return_unspent
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
 from dreamo_batch.engine.coordinator import SystemClock
@@ -131,7 +131,7 @@ def resolve(
             refuse_young(holder.replica, [settled], now)
         at_work.settle(effects.resolved(settled, now, task_id))
         if at_work.coordinator is None:
-            give_back_rest(opened, now)
+            return_unspent(opened, now)
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
@@ -227,15 +227,15 @@ def download(
         table = stored_table(directory)
         calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
-        live.work_off(shards.over_shards(call), show=progress)
+        live.run_to_end(shards.over_shards(call), show=progress)
     fresh = [
-        _as_they_stand(rows.iloc[at], call.directory)
+        _as_recorded(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
     ]
     return reading.interleaved(fresh, list(positions.values()))
 
 
-def _as_they_stand(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
+def _as_recorded(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_arrow(reading.read_state(directory))
     fresh = reading.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)

@@ -265,7 +265,7 @@ def beat_of(task, at, n_left):
     shard = RunDirectory(f"{task.run_dir}/{task.name}")
     snapshot = Snapshot({"pending": n_left, "completed": 1}, Decimal(0), Decimal(0), None, n_in_flight=0)
     with mock.patch("time.time", return_value=at):
-        shards._Parent(task, threading.Event()).tell(shard, snapshot)
+        shards._Parent(task, threading.Event()).report(shard, snapshot)
 
 
 def test_the_shards_of_a_silent_worker_are_handed_out_anew(jobs, gateway, tmp_path, monkeypatch):
@@ -306,7 +306,7 @@ def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, mon
         if beat is not None:
             beat_of(task, *beat)
         call._pulsed_at = 0.0
-        call._hear([work])
+        call._read_pulses([work])
     assert work.silent_s == silent * 20.0
 
 

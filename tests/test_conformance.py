@@ -19,7 +19,7 @@ ONE = (contract.MODEL,)
 KEY = "sk-a-key-that-nobody-may-see"
 OF_ENDED_TASKS = {
     "answers_in_the_documented_form",
-    "tells_what_a_task_cost",
+    "reports_what_a_task_cost",
     "serves_the_picture",
     "knows_an_ended_task_again",
 }
@@ -87,20 +87,20 @@ def test_what_the_contract_leaves_open_is_no_failure(options):
 @pytest.mark.parametrize(
     ("stage", "faults", "broken", "unseen"),
     [
-        ("poll", ["cost_missing"], {"tells_what_a_task_cost", "knows_an_ended_task_again"}, set()),
-        ("poll", ["output_missing"], OF_ENDED_TASKS - {"tells_what_a_task_cost"}, set()),
-        ("create", ["fail_096"], {"brings_a_task_to_its_end"}, OF_ENDED_TASKS),
-        ("create", ["id_missing"], {"takes_a_create"}, OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
+        ("poll", ["cost_missing"], {"reports_what_a_task_cost", "knows_an_ended_task_again"}, set()),
+        ("poll", ["output_missing"], OF_ENDED_TASKS - {"reports_what_a_task_cost"}, set()),
+        ("create", ["fail_096"], {"finishes_a_task"}, OF_ENDED_TASKS),
+        ("create", ["id_missing"], {"takes_a_create"}, OF_ENDED_TASKS | {"finishes_a_task"}),
         (
             "create",
             ["http_500_after_accept"],
             {"takes_a_create"},
-            OF_ENDED_TASKS | {"brings_a_task_to_its_end"},
+            OF_ENDED_TASKS | {"finishes_a_task"},
         ),
         ("download", ["wrong_content"], {"serves_the_picture"}, set()),
         ("download", ["link_expired"], {"serves_the_picture"}, set()),
         # The first price is asked for to say beforehand what it costs.
-        ("precharge", ["slow", "http_500"], {"tells_a_price_or_none"}, set()),
+        ("precharge", ["slow", "http_500"], {"quotes_a_price_or_none"}, set()),
     ],
 )
 def test_what_a_service_breaks_is_named(gateway, stage, faults, broken, unseen):
@@ -197,16 +197,16 @@ BREAKS = {
     ),
     "refuses_a_wrong_key": ("stranger", said(404, message="Task not found"), set()),
     "does_not_find_an_unknown_task": ("unknown", lambda server: task(server.url), set()),
-    "tells_a_price_or_none": ("price", answer(b"<html>"), set()),
+    "quotes_a_price_or_none": ("price", answer(b"<html>"), set()),
     "refuses_an_invalid_create": ("bad attempt", said(id="cq0example", status="in_progress"), set()),
-    "takes_a_create": ("attempt", said(500), OF_ENDED_TASKS | {"brings_a_task_to_its_end"}),
-    "brings_a_task_to_its_end": (
+    "takes_a_create": ("attempt", said(500), OF_ENDED_TASKS | {"finishes_a_task"}),
+    "finishes_a_task": (
         "poll",
         said(id="cq0example", status="failed", error={"code": "003011095"}),
         OF_ENDED_TASKS,
     ),
     "answers_in_the_documented_form": ("poll", lambda server: task(server.url, status="resting"), set()),
-    "tells_what_a_task_cost": ("poll", lambda server: task(server.url, usage={"cost": ""}), set()),
+    "reports_what_a_task_cost": ("poll", lambda server: task(server.url, usage={"cost": ""}), set()),
     "serves_the_picture": ("file", answer(b"<html>busy</html>"), set()),
     "knows_an_ended_task_again": ("poll", changing, set()),
 }
@@ -287,11 +287,11 @@ def test_most_that_it_costs_is_known_beforehand(gateway):
     """Two attempts a model at the price that the service tells, or nothing is known."""
     with dreamo.Client(gateway.api_key, gateway.base_url) as client:
         with localcontext(prec=1):  # the user's
-            most = probe.most_it_costs(client)
+            most = probe.highest_cost(client)
         assert most == 4 * Decimal(PRICE)
-        assert probe.most_it_costs(client, ONE) == 2 * Decimal(PRICE)
+        assert probe.highest_cost(client, ONE) == 2 * Decimal(PRICE)
         gateway.faults.script("precharge", "cost_cache_miss")
-        assert probe.most_it_costs(client) is None
+        assert probe.highest_cost(client) is None
     assert gateway.invoice() == []
 
 

@@ -389,7 +389,7 @@ def many(folder, n):
         history=told,
         decided=decided,
         summary=summary,
-        is_worked_on=False,
+        is_live=False,
         made_at=datetime(2026, 11, 23, tzinfo=UTC),
     )
 

@@ -162,7 +162,7 @@ def test_the_cap_is_met_to_the_last_digit():
     assert budget.excess == 0
 
 
-def test_what_is_over_the_cap_is_told():
+def test_what_is_over_the_cap_is_reported():
     """If a price exceeds its reservation, the excess is a number."""
     budget = Spending(cap=Decimal("0.03"), price=Decimal("0.03"))
     budget.change(None, Attempt("a", 1, Stage.COMPLETED, cost="0.0400001"))

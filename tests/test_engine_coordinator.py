@@ -41,8 +41,8 @@ class Named:
     def fetch(self, do, key, task_id):
         return do, key, task_id
 
-    def save(self, key, links, *, name, told_bytes):
-        assert told_bytes is None
+    def save(self, key, links, *, name, stated_bytes):
+        assert stated_bytes is None
         url = links[0] if links else None
         return ("save", key, url) if name == key[0] else ("save", key, url, name)
 
@@ -618,7 +618,7 @@ def test_a_disk_that_fails_is_graver_than_any_other_reason(make):
     assert coordinator.is_over()
 
 
-def test_the_first_reason_to_stop_is_told(make):
+def test_the_first_reason_to_stop_is_reported(make):
     """What follows from it is not the reason."""
     coordinator = make("a")
     first = AccessRefused("no credit")
@@ -820,7 +820,7 @@ def test_an_answer_with_another_seed_is_asked_for_again_and_then_held(make, cloc
     ("link", "digest", "words"),
     [("1", "01", "same picture link"), ("2", "00", "identical"), ("2", "01", None)],
 )
-def test_two_jobs_with_one_picture_are_told(make, clock, link, digest, words):
+def test_two_jobs_with_one_picture_are_reported(make, clock, link, digest, words):
     """One of them may hold what was made for the other, also if that was in an earlier call."""
     first = completed(make, clock)
     assert given(first) == [("save", KEY, "https://h/1")]

@@ -286,14 +286,14 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
     client = Links(a=[wrong, right])
     assert (
         Effects(client, RunDirectory(tmp_path))
-        .save(KEY, ["https://h/a"], told_bytes=len(right))
+        .save(KEY, ["https://h/a"], stated_bytes=len(right))
         .result.warning
         is None
     )
     assert client.asked == ["a", "a"]
     kept = (
         Effects(Links(a=[wrong]), RunDirectory(tmp_path))
-        .save(KEY, ["https://h/a"], told_bytes=len(wrong) + 1)
+        .save(KEY, ["https://h/a"], stated_bytes=len(wrong) + 1)
         .result
     )
     assert kept.n_bytes == len(wrong)
@@ -307,7 +307,7 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
         (RequestNotTaken(AWAY), "unreachable"),
     ],
 )
-def test_a_picture_that_did_not_come_is_told(tmp_path, answer, text):
+def test_a_picture_that_did_not_come_is_reported(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""
     assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"]).result
     assert not (tmp_path / "images").exists()

@@ -241,7 +241,7 @@ def test_a_store_that_says_nothing_stops_the_writer():
     assert log_on(store).open().commits == []
 
 
-def test_a_damaged_slot_is_told():
+def test_a_damaged_slot_is_reported():
     store = Memory()
     log_on(store).open()
     store.objects["log/000000000001"] = b"nonsense"

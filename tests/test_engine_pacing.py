@@ -353,22 +353,22 @@ def learned(*, progress_is_true, n=40):
     poll_times = PollTimes(random.Random(0))
     for _ in range(n):
         latency_s = source.uniform(3, 5)
-        told_s = latency_s if progress_is_true else 1.5 * latency_s
-        poll_times.learn(latency_s + 0.1, unfinished_s=latency_s - 0.1, told_s=told_s)
+        predicted_s = latency_s if progress_is_true else 1.5 * latency_s
+        poll_times.learn(latency_s + 0.1, unfinished_s=latency_s - 0.1, predicted_s=predicted_s)
     return poll_times
 
 
 def test_progress_that_foretold_ends_is_believed():
     """The next poll comes when the task should end, but not so late that nobody would notice if it lied."""
     poll_times = learned(progress_is_true=True)
-    assert poll_times.due_in(3.5, told_s=3.6) == pytest.approx(0.136)
-    assert poll_times.due_in(3.5, told_s=300.0) < 4
+    assert poll_times.due_in(3.5, predicted_s=3.6) == pytest.approx(0.136)
+    assert poll_times.due_in(3.5, predicted_s=300.0) < 4
 
 
 def test_progress_that_foretold_nothing_is_ignored():
     """As on a service that says 0.5 until the end."""
     poll_times = learned(progress_is_true=False)
-    assert poll_times.due_in(3.5, told_s=5.7) == pytest.approx(poll_times.due_in(3.5), rel=0.2)
+    assert poll_times.due_in(3.5, predicted_s=5.7) == pytest.approx(poll_times.due_in(3.5), rel=0.2)
 
 
 def test_the_first_latencies_seen_are_taken_for_the_short_ones_they_are():

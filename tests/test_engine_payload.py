@@ -61,7 +61,7 @@ def test_a_changed_file_is_not_sent(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["gone", "a folder"])
-def test_a_file_that_can_not_be_read_is_told(tmp_path, what):
+def test_a_file_that_can_not_be_read_is_reported(tmp_path, what):
     """The message names the file and says what to do."""
     image = source(tmp_path / "cat.png", b"before")
     (tmp_path / "cat.png").unlink()

@@ -104,7 +104,7 @@ class Call:
             ),
         )
         self.runner = at_work
-        at_work.take_on(self.coordinator, self.close, self.n_workers)
+        at_work.switch_to(self.coordinator, self.close, self.n_workers)
 
     def wait(self) -> Call:
         assert self.runner.is_closed.wait(PATIENCE_S)
@@ -550,7 +550,7 @@ def test_an_error_nobody_foresaw_in_the_writing_ends_the_run(folder, service):
     assert not RunDirectory(folder).is_locked()
 
 
-def test_an_id_that_can_not_be_written_down_is_told(folder, service, monkeypatch, caplog):
+def test_an_id_that_can_not_be_written_down_is_reported(folder, service, monkeypatch, caplog):
     """If the disk fills up while a create is on the wire, its task id is in the error and the log."""
     service.hold()
     call = Call(folder, service, "a", max_in_flight=1).start()

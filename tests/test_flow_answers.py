@@ -275,7 +275,7 @@ def test_a_refusal_that_names_a_task_is_taken_for_one_only_without_doubt(
     assert status != "ambiguous" or mentioned in results["error_message"][1]
 
 
-def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_told(place, caplog, monkeypatch):
+def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_reported(place, caplog, monkeypatch):
     """The row is completed and its cost missing; the end of the call says so."""
     speed_up(monkeypatch)
 

@@ -475,13 +475,13 @@ def test_a_watched_directory_that_is_deleted_says_so(flow, slow, tmp_path):
     watched = dreamo.watch(flow.run_dir)
     flow.run_dir.rename(tmp_path / "elsewhere")
 
-    def is_told() -> bool:
+    def is_reported() -> bool:
         try:
             return watched.status.problem is not None
         except errors.DirectoryError:
             return True
 
-    until(is_told)
+    until(is_reported)
 
 
 def test_a_live_run_whose_directory_was_moved_does_not_begin_in_a_new_one(flow, start, slow, tmp_path):

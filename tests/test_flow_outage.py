@@ -117,12 +117,12 @@ def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
         job.start()
         until(lambda: len(gateway.invoice()) >= 10)
     with black_hole(job.port) if kind == "black hole" else nullcontext():
-        until(lambda: n_told(job) == (1, 0))
+        until(lambda: n_reported(job) == (1, 0))
         pause(AWAY_S)
     with job.gateway() as gateway:
         job.end()
         check_outage(job, gateway)
-    assert n_told(job) == (1, 1)
+    assert n_reported(job) == (1, 1)
 
 
 def test_service_that_answers_503_for_a_while_is_waited_for(job):
@@ -131,15 +131,15 @@ def test_service_that_answers_503_for_a_while_is_waited_for(job):
         job.start()
         until(lambda: len(gateway.invoice()) >= 10)
         gateway.faults.set({"create": {"http_503": 1.0}, "poll": {"http_503": 1.0}})
-        until(lambda: n_told(job) == (1, 0))
+        until(lambda: n_reported(job) == (1, 0))
         pause(AWAY_S)
         gateway.faults.change({"clear": True})
         job.end()
         check_outage(job, gateway)
-    assert n_told(job) == (1, 1)
+    assert n_reported(job) == (1, 1)
 
 
-def n_told(job: Job) -> tuple[int, int]:
+def n_reported(job: Job) -> tuple[int, int]:
     """Count the lines that tell of the outage, and of its end."""
     return (
         sum("Service unreachable" in line for line in job.said),

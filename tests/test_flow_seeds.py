@@ -581,7 +581,7 @@ def test_a_probe_without_a_known_price_is_refused_by_the_run(jobs, tmp_path):
     assert probed["is_same_pixels"].all()
 
 
-def test_half_a_pair_is_told(jobs, tmp_path):
+def test_half_a_pair_is_reported(jobs, tmp_path):
     """One attempt of four fails: its pair can't be compared, and says why."""
     faults = {"script": {"create": [{"fault": "slow", "seconds": 0}, "fail_099"]}}
     with dreamo.LocalGateway(engine="flat", faults=faults) as gateway:

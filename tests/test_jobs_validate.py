@@ -136,7 +136,7 @@ def test_a_problem_says_what_and_what_to_do():
     assert found["fix"].str.endswith(".").all()
 
 
-def test_a_column_named_nearly_like_one_that_is_read_is_told():
+def test_a_column_named_nearly_like_one_that_is_read_is_reported():
     """Once for the table, not where the right one is there as well, and the rows can be submitted."""
     table = pd.DataFrame(
         {"image": [URL] * 2, "prompt": ["a", "b"], "Seeds ": [1, 2], "SIZE": "1:1", "speed": 3}

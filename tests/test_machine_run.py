@@ -208,10 +208,10 @@ class MemoryLedger:
     def unwritten(self):
         return tuple(self.waiting)
 
-    def answers_beside(self):
+    def answers_in_strays(self):
         return iter(())
 
-    def kept_beside(self, _key, _result):
+    def strays_on_error(self, _key, _result):
         """Answers are always taken in here."""
         return nullcontext()
 
@@ -287,7 +287,7 @@ class World:
     def go_on(self, planned: tuple[Coordinator, Watch]) -> None:
         """Let the runner take on a call, in place of the one under way."""
         coordinator, self.ledger.watch = planned
-        self.runner.take_on(coordinator, lambda: None, self.runner.workers.n)
+        self.runner.switch_to(coordinator, lambda: None, self.runner.workers.n)
         self.service.quiet_until = self.clock.now  # a new call knows nothing of what an earlier one was told
 
     def touch(self, what: str) -> None:

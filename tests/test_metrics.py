@@ -186,7 +186,7 @@ def face(x=320, side=128):
     return picture
 
 
-def test_the_largest_face_is_compared_and_its_absence_told(models):
+def test_the_largest_face_is_compared_and_its_absence_reported(models):
     """Faces in other places are alike, and a picture without one has no vector."""
     metric = Face(path=models)
     one, moved, none = metric.embed([face(), face(64), Image.new("RGB", (640, 640), "white")])
@@ -280,12 +280,12 @@ def test_metrics_have_names(run_dir, models, monkeypatch):
         (lambda: Embedding(batch_size=0), "batch_size=0"),
     ],
 )
-def test_wrong_arguments_are_told(make, words):
+def test_wrong_arguments_are_reported(make, words):
     with pytest.raises(UsageError, match=words):
         make()
 
 
-def test_a_folder_without_the_files_is_told(tmp_path, run_dir):
+def test_a_folder_without_the_files_is_reported(tmp_path, run_dir):
     with pytest.raises(
         UsageError, match=r"There is no model.onnx in .*huggingface.co/onnx-community/dinov2-small"
     ):
@@ -541,7 +541,7 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
         (3, "lists of paths by subject"),
     ],
 )
-def test_too_few_or_unreadable_pictures_are_told(pictures, words):
+def test_too_few_or_unreadable_pictures_are_reported(pictures, words):
     with pytest.raises(UsageError, match=words):
         dreamo.calibrate("colour", pictures, **QUIET)
 

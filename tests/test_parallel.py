@@ -219,7 +219,7 @@ def test_a_killed_process_costs_only_its_work(tmp_path, doubling):
     assert (tmp_path / "mark").exists()
 
 
-def test_a_process_that_cannot_start_is_told(monkeypatch):
+def test_a_process_that_cannot_start_is_reported(monkeypatch):
     def refuse(_process):
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 

@@ -49,7 +49,7 @@ def test_no_failures_are_said_in_words():
     assert "No failures." in found._repr_html_()
 
 
-def test_every_kind_of_failure_is_told():
+def test_every_kind_of_failure_is_reported():
     """Failed, ambiguous, invalid, overdue and unsaved rows each have a meaning and a call that suits."""
     attempts = [
         failed("a", cost="0.01"),

@@ -177,7 +177,7 @@ def test_results_with_their_directory_are_run_again_as_they_are(two, tmp_path):
     assert user_columns(results.drop(columns="run_dir")) == ["image", "prompt", "seed", "size"]
 
 
-def test_pictures_of_rows_that_left_the_table_are_told(tmp_path):
+def test_pictures_of_rows_that_left_the_table_are_reported(tmp_path):
     """Wherever the pictures of a directory are shown, for they were paid for."""
     jobs = dreamo.sweep(image="data/mascot.png", prompt="on a beach", seed=[1, 2, 3], size="512x512")
     dreamo.run(jobs, tmp_path / "run", gateway="local", progress=False)

@@ -222,7 +222,7 @@ def test_patches_of_sessions_do_not_reach_the_transport(server, monkeypatch):
         assert client.create(REQUEST) == "cq0example"
 
 
-def test_a_library_that_had_replaced_the_connections_is_told(monkeypatch):
+def test_a_library_that_had_replaced_the_connections_is_reported(monkeypatch):
     """`vcr` does, for as long as a cassette is used."""
     monkeypatch.setattr("dreamo_batch.service.transport.HTTPConnection", type("Recorded", (), {}))
     with pytest.raises(errors.SettingsError, match=r"patched.*import dreamo_batch"):

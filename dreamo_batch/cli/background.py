@@ -39,7 +39,7 @@ _OVER: Final = ("Z", "X")  # a process that has ended, and whose parent hasn't l
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A command that works on a run directory, as its file there tells.
+    """A command that works on a run directory, as its file there describes it.
 
     `folder` tells a copy of the directory, whose file is about the original; `until` is what the command waits for.
     """
@@ -140,7 +140,7 @@ def working_on(run_dir: str) -> Process | None:
     return process if process is not None and process.is_alive else None
 
 
-def is_to_begin(run_dir: str) -> bool:
+def should_begin(run_dir: str) -> bool:
     """Whether a command waits for its time where no call has ever begun."""
     process = working_on(run_dir)
     return process is not None and bool(process.until) and not _directory(run_dir).exists()

@@ -56,7 +56,7 @@ from dreamo_batch.cli.output import (
     show_summary,
     warn,
 )
-from dreamo_batch.errors import RunStopped, UsageError, file_given, new_file_given
+from dreamo_batch.errors import RunStopped, UsageError, as_file, as_new_file
 from dreamo_batch.money import EXACT, dollars, money
 from dreamo_batch.text import counted, harmless
 
@@ -365,7 +365,7 @@ def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
 
 
 def _folder_of(table: str) -> str:
-    return str(file_given("TABLE", table).absolute().parent)
+    return str(as_file("TABLE", table).absolute().parent)
 
 
 def _show_plan(planned: Any, *, rows: bool, on_invalid: str) -> int:
@@ -423,7 +423,7 @@ def status(run_dirs: Sequence[str], *, verify: bool) -> int:
 
     Over one run directory or several.
     """
-    begun = [one for one in run_dirs if not background.is_to_begin(one)]
+    begun = [one for one in run_dirs if not background.should_begin(one)]
     for one in run_dirs:
         hint(background.sentence(one))
     damage = dreamo.verify(begun) if verify and begun else []
@@ -661,7 +661,7 @@ def gallery(
             raise click.UsageError("name a file for a gallery of several run directories: --output PATH")
         output = str(existing(run_dirs[0]).path / "gallery.html")
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
-    if new_file_given("output", output, (*PAGES, *FORMATS)).suffix.lower() in PAGES:
+    if as_new_file("output", output, (*PAGES, *FORMATS)).suffix.lower() in PAGES:
         shown = dreamo.gallery(run_dirs, **axes, title=title)
         emit(f"{shown.to_html(output)}\n")
         hint(f"{counted(len(shown.results), 'row')}; open it in a browser")
@@ -810,13 +810,13 @@ def _check_store(url: str) -> int:
 
 def _check(base_url: str | None, api_key: str | None, models: tuple[str, ...], *, is_agreed: bool) -> int:
     from dreamo_batch.call import with_key
-    from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, known_models, most_it_costs
+    from dreamo_batch.probe import N_ATTEMPTS_MAX, check_service, highest_cost, known_models
     from dreamo_batch.service.client import Client
 
     chosen = known_models(models)
     with Client(api_key=api_key, base_url=base_url) as client:
         settings = with_key(client, "leave out --live").settings
-        offer = Offer(N_ATTEMPTS_MAX * len(chosen), most_it_costs(client, chosen))
+        offer = Offer(N_ATTEMPTS_MAX * len(chosen), highest_cost(client, chosen))
         sentence = f"Up to {offer.sentence(settings.service_name)}"
         hint(sentence)
         if not (is_agreed or settings.is_loopback):

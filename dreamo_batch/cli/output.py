@@ -26,7 +26,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, path_given
+from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, as_path
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = 
         undo.callback(logger.setLevel, logger.level)
         handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
-            handlers.append(_LogFile(path_given("--log-file", log_file), encoding="utf-8"))
+            handlers.append(_LogFile(as_path("--log-file", log_file), encoding="utf-8"))
         for handler in handlers:
             handler.setFormatter(_HarmlessFormatter(_LOG_FORMAT))
             logger.addHandler(handler)

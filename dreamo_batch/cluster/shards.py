@@ -30,16 +30,16 @@ from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, s
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
-from dreamo_batch.engine.coordinator import SystemClock, cap_reached, snapshot_of, standing, what_to_do
+from dreamo_batch.engine.coordinator import SystemClock, cap_reached, snapshot_of, spent_so_far, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import is_url, read_anew
+from dreamo_batch.engine.store import is_url, reread
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
-from dreamo_batch.live import begin_held, interrupts
+from dreamo_batch.live import begin_paused, interrupts
 from dreamo_batch.money import ZERO, exact_text, money, total
 from dreamo_batch.results.load import composed, joined, mark, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
@@ -79,7 +79,7 @@ def beat_s(run_dir: str) -> float:
 class ShardTask:
     """What a worker needs to know; it may be done any number of times, and buys nothing that was bought.
 
-    `pulse_id` tells what this worker says from what another says of the same shard. `table` holds the shard's rows, as
+    `pulse_id` distinguishes this worker's reports from another's of the same shard. `table` holds the shard's rows, as
     `_table_of` packs them. `chosen` are the jobs to submit although they have failed or are ambiguous, each with the
     number that this attempt would have. `service` has no key of the user's.
     """
@@ -137,7 +137,7 @@ class _ShardCall(Call):
         self._give_back(self.ledger)
         try_merge(self.directory.path)
 
-    def tell_of_end(self, error: BaseException | None) -> None:
+    def report_end(self, error: BaseException | None) -> None:
         """Nobody listens to a shard."""
 
 
@@ -164,9 +164,9 @@ def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutc
 
 def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
     parent, table = _Parent(task, is_ending), None
-    while not (told := parent.signal()).is_stopped:
+    while not (signal := parent.signal()).is_stopped:
         try:
-            if told.is_paused:
+            if signal.is_paused:
                 is_ending.wait(beat_s(task.run_dir))
                 continue
             table = table or parent.table(task)
@@ -186,17 +186,17 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
-    batch = begin_held(call)  # noqa: F841 - referred to for as long as the call runs
+    batch = begin_paused(call)  # noqa: F841 - referred to for as long as the call runs
     try:
         call.release()
         while not call.is_over:
             call.pause_for(beat_s(parent.run_dir))
-            told = parent.signal()
-            if told.is_stopped:
+            signal = parent.signal()
+            if signal.is_stopped:
                 call.stop()
-            elif told.is_paused != call.is_paused:
-                call.pause(is_paused=told.is_paused)
-            parent.tell(call.directory, call.snapshot())
+            elif signal.is_paused != call.is_paused:
+                call.pause(is_paused=signal.is_paused)
+            parent.report(call.directory, call.snapshot())
     except BaseException:  # nobody would stop it any more
         call.stop()
         call.runner.is_closed.wait()
@@ -208,7 +208,7 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
 
 
 class _Parent:
-    """The directory of all shards, as a worker sees it: what the driver says there, and where to tell it something."""
+    """The directory of all shards, as a worker sees it: what the driver says there, and where to report to it."""
 
     def __init__(self, task: ShardTask, is_ending: threading.Event) -> None:
         self.run_dir, directory = task.run_dir, RunDirectory(task.run_dir)
@@ -226,8 +226,8 @@ class _Parent:
         except OSError as error:
             logger.info("can't tell whether %s was stopped: %s", self.run_dir, error)
             return Signal(self._call_id)
-        told = Signal("") if content is None else Signal(**json.loads(content))
-        return told if told.call_id == self._call_id else replace(told, is_stopped=True)
+        signal = Signal("") if content is None else Signal(**json.loads(content))
+        return signal if signal.call_id == self._call_id else replace(signal, is_stopped=True)
 
     def table(self, task: ShardTask) -> tuple[pd.DataFrame, Prepared]:
         """Return the rows of a shard; its reference pictures are here then."""
@@ -246,15 +246,15 @@ class _Parent:
         }
         return user, replace(prepared, jobs=jobs)
 
-    def tell(self, shard: RunDirectory, snapshot: Snapshot) -> None:
+    def report(self, shard: RunDirectory, snapshot: Snapshot) -> None:
         """Say how far a shard is."""
         pulse = Pulse(self._pulse_id, time.time(), os.getpid(), gethostname())
-        told: dict[str, Any] = asdict(snapshot) | asdict(pulse)
-        amounts = {name: exact_text(told[name]) for name in AMOUNTS if told[name] is not None}
+        written: dict[str, Any] = asdict(snapshot) | asdict(pulse)
+        amounts = {name: exact_text(written[name]) for name in AMOUNTS if written[name] is not None}
         try:
             files.replace(
                 shard.path / _PULSE,
-                lambda path: path.write_text(json.dumps(told | amounts), encoding="utf-8"),
+                lambda path: path.write_text(json.dumps(written | amounts), encoding="utf-8"),
                 is_durable=False,
             )
         except OSError as error:  # the ledger finds out by itself
@@ -266,13 +266,13 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
     try:
         path, replica = f"{name}/{_PULSE}", directory.replica
         content = (directory.path / path).read_bytes() if replica is None else replica.read(path)
-        told = json.loads(content or "{}")
+        read = json.loads(content or "{}")
     except (OSError, ValueError):
         return None
-    if told.get("pulse_id") != pulse_id:
+    if read.get("pulse_id") != pulse_id:
         return None
-    pulse = Pulse(*(told.pop(one.name) for one in fields(Pulse)))
-    return Snapshot(**told | {name: Decimal(told[name]) for name in AMOUNTS if told[name] is not None}), pulse
+    pulse = Pulse(*(read.pop(one.name) for one in fields(Pulse)))
+    return Snapshot(**read | {name: Decimal(read[name]) for name in AMOUNTS if read[name] is not None}), pulse
 
 
 def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
@@ -312,7 +312,7 @@ class _ShardRunner(Runner):
     def __init__(self, call: ShardedCall) -> None:
         super().__init__(call.directory)
         self._call = call
-        self._on_close, self._on_end = call.finish, call.tell_of_end
+        self._on_close, self._on_end = call.finish, call.report_end
 
     def is_ended(self, timeout_s: float) -> bool:
         """Whether it has ended, or does so in time, since its call was stopped."""
@@ -342,7 +342,7 @@ threading._register_atexit(partial(wait_at_exit, _ShardRunner))  # type: ignore[
 class ShardedCall(Call):
     """A call that hands shards to workers, and keeps count of them."""
 
-    tells_changes = False
+    reports_changes = False
     runner: _ShardRunner
     coordinator = None  # type: ignore[assignment]  # each shard has one, in its worker
 
@@ -384,13 +384,13 @@ class ShardedCall(Call):
         directory, inputs = self.directory, self.inputs
         self._service = self._for_workers()
         manifest = self._manifest()
-        read_anew(directory.path)
+        reread(directory.path)
         ledgers = {name: read_ledger(shard) for name, shard in directory.shards().items()}
         shards = {name: state for name, (state, _) in ledgers.items()}
         state = joined(shards, stored_terms(directory))
         self._planned = self.planned(state, inputs.chosen)
         self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
-        self.spending = self.budget(self._planned, state, self.told_price())
+        self.spending = self.budget(self._planned, state, self.price_to_reserve())
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else budget_of(team)
         self._refuse_two_caps()
@@ -402,7 +402,7 @@ class ShardedCall(Call):
         self._store(manifest)
         self._user, decided = read_outcomes(directory.jobs)  # as stored: without pictures from memory
         self._shard_of_row = decided[columns.JOB_ID].map(shard_of, na_action="ignore").to_numpy(object)
-        self._snapshots = self._as_it_stands(shards)
+        self._snapshots = self._count_shards(shards)
         to_save = (key for key, _ in self._planned.to_save)
         keys = (*self._planned.to_submit, *self._planned.to_poll, *to_save)
         self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
@@ -547,7 +547,7 @@ class ShardedCall(Call):
             self.is_halted = True
             self._stopped = StorageFailed(what_to_do(self.directory, error))
 
-    def _as_it_stands(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
+    def _count_shards(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
         """Count rows and money shard by shard, as long as nobody works on them."""
         weights: dict[str, dict[str, int]] = defaultdict(dict)
         for job_id, n_rows in self._planned.weights.items():
@@ -672,10 +672,10 @@ class ShardedCall(Call):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
                     del running[future]
-                self._hear(running.values())
+                self._read_pulses(running.values())
                 for future in [one for one, work in running.items() if self._is_lost(work)]:
                     left.extend(self._give_up(future, running.pop(future)))
-                self._tell_news(running.values())
+                self._report_trouble(running.values())
         except BaseException as error:  # whatever it is, no worker may keep buying
             self._signal(is_stopped=True)
             for future in running:
@@ -690,7 +690,7 @@ class ShardedCall(Call):
         while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
             time.sleep(_LOOK_EVERY_S)
             before = [work.last for work in running]
-            self._hear(running)
+            self._read_pulses(running)
             silent_s = silent_s + _LOOK_EVERY_S if before == [work.last for work in running] else 0.0
         if left:
             pids = listed(one.pid for one in left)
@@ -759,7 +759,7 @@ class ShardedCall(Call):
             self._stopped = outcome.error
             self.halt()
 
-    def _hear(self, running: Iterable[_HandedOut]) -> None:
+    def _read_pulses(self, running: Iterable[_HandedOut]) -> None:
         """Read how far the workers are."""
         if time.monotonic() < self._pulsed_at:
             return
@@ -767,18 +767,18 @@ class ShardedCall(Call):
         self._pulsed_at = time.monotonic() + beat
         for work in running:
             heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
-            told = {name: pulse for name, pulse in heard.items() if pulse is not None}
-            self._snapshots |= {name: snapshot for name, (snapshot, _) in told.items()}
-            pulse = max((pulse for _, pulse in told.values()), key=lambda one: one.at, default=None)
-            is_at_work = any(one.n_settled < one.n_rows for one, _ in told.values())
+            known = {name: pulse for name, pulse in heard.items() if pulse is not None}
+            self._snapshots |= {name: snapshot for name, (snapshot, _) in known.items()}
+            pulse = max((pulse for _, pulse in known.values()), key=lambda one: one.at, default=None)
+            is_at_work = any(one.n_settled < one.n_rows for one, _ in known.values())
             work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
             work.last, work.unheard_s = pulse, 0.0 if pulse else work.unheard_s + beat
 
-    def _tell_news(self, running: Iterable[_HandedOut]) -> None:
-        """Tell of attempts that are held whenever their number has doubled, and of an outage once while it lasts."""
+    def _report_trouble(self, running: Iterable[_HandedOut]) -> None:
+        """Report attempts that are held whenever their number has doubled, and an outage once while it lasts."""
         now = self.snapshot()
         if now.n_held.bit_length() > self._n_held.bit_length():
-            self.tell(
+            self.report(
                 "held",
                 f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
                 "is sent again unless you ask.",
@@ -786,7 +786,7 @@ class ShardedCall(Call):
         outage = now.outage or (_UNHEARD if any(one.unheard_s >= store.STILL_S for one in running) else "")
         if outage and not self._is_out:
             self.notices.append(outage)
-            self.tell("outage", outage)
+            self.report("outage", outage)
         self._n_held, self._is_out = now.n_held, bool(outage)
 
     def snapshot(self) -> Snapshot:
@@ -810,7 +810,7 @@ class ShardedCall(Call):
         if not self._short:
             return None
         whole, team = self.snapshot(), self._team
-        here = standing(whole, self.spending.price, counted(whole.by_status[columns.PENDING], "row"))
+        here = spent_so_far(whole, self.spending.price, counted(whole.by_status[columns.PENDING], "row"))
         if self.spending.limit is None and team is not None:
             slices = slices_at(team.place)
             try:
@@ -823,7 +823,7 @@ class ShardedCall(Call):
     def finish(self) -> None:
         """Say that the call is over, also to what an engine might restart, and put the results together."""
         self.halt()
-        read_anew(self.directory.path)
+        reread(self.directory.path)
         try:
             results = self.compose()
         except errors.DirectoryError as error:

@@ -31,7 +31,7 @@ from dreamo_batch import columns, errors
 from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
-from dreamo_batch.engine.plan import amount_given
+from dreamo_batch.engine.plan import as_amount
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, harmless, option, quoted, same_call, spelled, user_name
@@ -110,7 +110,7 @@ class Budget:
         self.user = user_name() if user is None else harmless(user.strip()) if isinstance(user, str) else ""
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
-        new_cap, new_share = amount_given("cap", cap), amount_given("per_user", per_user, unless="no limit")
+        new_cap, new_share = as_amount("cap", cap), as_amount("per_user", per_user, unless="no limit")
         try:
             slices = slices_at(self.place)
             is_known = slices.read()
@@ -305,7 +305,7 @@ def slices_at(place: str) -> Slices:
     return Slices(store.FolderStore(Path(place)), place=place, pause=lambda _: None)
 
 
-def give_back_rest(ledger: Ledger, at: float) -> None:
+def return_unspent(ledger: Ledger, at: float) -> None:
     """Give back what a directory without a running call holds beyond what is spent and reserved."""
     terms, attempts = ledger.state.terms, ledger.state.kinds()
     spending = Spending(price=highest_price(attempts), attempts=attempts)
@@ -361,7 +361,7 @@ def _identity(place: str) -> str:
 
 def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
-    text = store.place_given("budget", given)
+    text = store.as_place("budget", given)
     return text.rstrip("/") if store.is_url(text) else str(Path(text).expanduser().absolute())
 
 

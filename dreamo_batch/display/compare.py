@@ -19,11 +19,11 @@ from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.errors import (
     DreamoError,
     UsageError,
+    as_file,
+    as_names,
+    as_new_file,
     check_choice,
     check_count,
-    file_given,
-    names_given,
-    new_file_given,
     warn,
 )
 from dreamo_batch.frames import beside_widget
@@ -71,7 +71,7 @@ def compare(
     """Let people choose between two pictures at a time, without knowing what they are.
 
     Two pictures of different groups stand side by side, below the reference and the prompt, but neither seed nor any
-    other column is told. Left arrow, right arrow, or down for a tie; U undoes. Each choice is kept at once in
+    other column is shown. Left arrow, right arrow, or down for a tie; U undoes. Each choice is kept at once in
     `comparisons.parquet` of the run directory, so that several people can choose, and continue at any time.
 
     Parameters
@@ -95,7 +95,7 @@ def compare(
     Returns
     -------
     PairedComparison
-        A notebook shows it; `scores` tells what came of it.
+        A notebook shows it; `scores` returns the result.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class PairedComparison:
         self.rater = rater_named(rater)
         results = read_results(source, names.PROMPT)
         known = [*results, names.SEED]
-        self._by, same = names_given("by", by, known), names_given("within", within, known)
+        self._by, same = as_names("by", by, known), as_names("within", within, known)
         if not self._by:
             raise UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
@@ -214,7 +214,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = new_file_given("path", path, PAGES)
+        target = as_new_file("path", path, PAGES)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))
@@ -230,14 +230,14 @@ class PairedComparison:
             for pair in self._pairs
         ]
         key = hashlib.sha256(repr([self._jobs_of(pair) for pair in self._pairs]).encode()).hexdigest()
-        told = {
+        content = {
             "pictures": list(pictures.values()),
             "references": list(references),
             "pairs": pairs,
             "key": f"dreamo-compare-{key}",
             "columns": _SAVED,
         }
-        return write_page(target, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=told))
+        return write_page(target, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=content))
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
         r"""Keep the choices that somebody saved on a page that `to_html` wrote.
@@ -282,7 +282,7 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        file = file_given("path", path)
+        file = as_file("path", path)
         for number, line in enumerate(csv.reader(io.StringIO(decoded(file, file.read_bytes()))), start=1):
             if number == 1 and line == _SAVED:
                 continue
@@ -487,7 +487,7 @@ def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int],
 
 
 def _jpeg(picture: Image.Image | None) -> str:
-    """Re-encode a picture, so that nothing in the file tells what it is; empty if it can't be read."""
+    """Re-encode a picture, so that nothing in the file shows what it is; empty if it can't be read."""
     if picture is None:
         return ""
     return Thumbnail(encoded(picture.convert("RGB"), quality=_QUALITY), *picture.size).data_uri

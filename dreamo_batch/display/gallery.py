@@ -26,10 +26,10 @@ from dreamo_batch.display.grid import (
 from dreamo_batch.errors import (
     DreamoError,
     UsageError,
+    as_new_file,
     check_count,
     check_text,
     interrupts_without_our_lines,
-    new_file_given,
 )
 from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.images import encoded, small_picture
@@ -313,7 +313,9 @@ class Gallery:
             One `div` with its own styles.
         """
         with bars(progress):
-            return self._html(self.grid, bytes_max, heading=self.title, said=self._said(), has_style=True)
+            return self._html(
+                self.grid, bytes_max, heading=self.title, said=self._current_ratings(), has_style=True
+            )
 
     @overload
     def to_html(self, path: None = None, *, cluster: Any = None, progress: bool = True) -> str: ...
@@ -348,9 +350,9 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else new_file_given("path", path, PAGES)
+        target = None if path is None else as_new_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
-            said = self._said()
+            said = self._current_ratings()
             fragment = self._html(
                 self._whole, _PAGE_BYTES_MAX, heading="", said=said, has_style=True, page=target
             )
@@ -421,9 +423,9 @@ class Gallery:
             widget.send({"type": "problem", "text": str(error)})
 
     def _marks(self) -> dict[str, list[float | bool | None]]:
-        return {str(position): list(said) for position, said in self._said(self.rater).items()}
+        return {str(position): list(said) for position, said in self._current_ratings(self.rater).items()}
 
-    def _said(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
+    def _current_ratings(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
         """Return rating and pick of each row that has one, as they are now, by all raters or one."""
         rated = with_ratings(self.results, self._folders, rater)
         if not all(name in rated for name in names.RATED):

@@ -21,7 +21,7 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
 from dreamo_batch.engine.directory import RunDirectory, is_unaltered
 from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
-from dreamo_batch.errors import UsageError, names_given
+from dreamo_batch.errors import UsageError, as_names
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of, printable
@@ -484,8 +484,8 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.i
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
     known = [*results, columns.SEED, columns.SIZE]
-    down = _available(results, [columns.PROMPT]) if rows is ... else names_given("rows", rows, known)
-    along = _available(results, [columns.SEED]) if across is ... else names_given("columns", across, known)
+    down = _available(results, [columns.PROMPT]) if rows is ... else as_names("rows", rows, known)
+    along = _available(results, [columns.SEED]) if across is ... else as_names("columns", across, known)
     open_axes = [axis for axis, wanted in ((down, rows), (along, across)) if wanted is ...]
     if not open_axes or not len(results):
         return down, along

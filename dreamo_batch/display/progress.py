@@ -211,12 +211,12 @@ class Shown:
                     self._shown = self._ways[0]()
                 do(self._shown)
             except Exception as error:  # noqa: BLE001 - a run that buys does not end because it can't be shown
-                self._give_up_way(error)
+                self._fall_back(error)
             else:
                 return True
         return False
 
-    def _give_up_way(self, error: Exception) -> None:
+    def _fall_back(self, error: Exception) -> None:
         if isinstance(self._shown, Bar):
             self._shown.abandon()
         self._shown = None
@@ -259,7 +259,7 @@ def _usable(stream: Any) -> Any:
 
 
 def postfix(snapshot: Snapshot) -> str:
-    """Tell money, failures and what is in flight in a few words."""
+    """Sum up money, failures and what is in flight in a few words."""
     cap = "" if snapshot.max_cost_usd is None else f"/{dollars(snapshot.max_cost_usd)}"
     parts = [f"spent={dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
     if snapshot.by_status.get(columns.AMBIGUOUS):

@@ -21,7 +21,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.engine.plan import RunOptions
-from dreamo_batch.errors import UsageError, new_file_given
+from dreamo_batch.errors import UsageError, as_new_file
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
@@ -141,9 +141,7 @@ def report(
             f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
         )
     target = (
-        (existing(run_dirs[0]).path / NAME)
-        if path is None
-        else new_file_given("path", path, PAGES).absolute()
+        (existing(run_dirs[0]).path / NAME) if path is None else as_new_file("path", path, PAGES).absolute()
     )
     with bars(progress):
         page = render([read_facts(one) for one in run_dirs])
@@ -161,7 +159,7 @@ class Facts:
     history: History
     decided: pd.DataFrame
     summary: Mapping[str, Any]
-    is_worked_on: bool
+    is_live: bool
     made_at: datetime
 
     @cached_property
@@ -193,7 +191,7 @@ def read_facts(run_dir: RunDir) -> Facts:
         history=read_history(run_dir),
         decided=read_jobs(directory.jobs).decided,
         summary=status(run_dir),
-        is_worked_on=directory.is_locked(),
+        is_live=directory.is_locked(),
         made_at=datetime.now(UTC),
     )
 
@@ -260,7 +258,7 @@ def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
     """Return the cost of each group, the most expensive first; None unless there are several."""
     try:
         table = costs(facts.history, by)
-    except UsageError:  # no such column, or cells that can't be told apart
+    except UsageError:  # no such column, or cells that can't be compared
         return None
     if len(table) < 2:  # noqa: PLR2004 - one group is the whole
         return None
@@ -274,7 +272,7 @@ def _timing(facts: Facts) -> dict[str, Any]:
     phases = latency(facts.history)
     try:
         sizes = latency(facts.history, columns.SIZE)
-    except UsageError:  # sizes of the user's own that can't be told apart
+    except UsageError:  # sizes of the user's own that can't be compared
         sizes = phases.iloc[:0]
     sizes = sizes[sizes[columns.PHASE] == columns.TASK]
     return {

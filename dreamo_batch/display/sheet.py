@@ -27,7 +27,7 @@ from dreamo_batch.display.grid import (
 )
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import SIDE_PX, PictureFile
-from dreamo_batch.errors import check_choice, check_count, check_text, file_given, names_given, new_file_given
+from dreamo_batch.errors import as_file, as_names, as_new_file, check_choice, check_count, check_text
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
@@ -163,7 +163,7 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
-    target = new_file_given("path", path, FORMATS)
+    target = as_new_file("path", path, FORMATS)
     check_count("n_across", n_across)
     check_text("title", title)
     kind = FORMATS[target.suffix.lower()]
@@ -173,8 +173,8 @@ def contact_sheet(
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     check_results(source, names.OUTPUT_PATH)
-    labels = names_given("labels", labels, source)
-    folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_given("font", font))
+    labels = as_names("labels", labels, source)
+    folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:

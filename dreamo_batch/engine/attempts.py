@@ -138,7 +138,7 @@ class Attempt:
     output_urls: str | None = None
     output_warning: str | None = None
     output_job_id: str | None = None
-    output_bytes_told: int | None = None
+    output_bytes_stated: int | None = None
     inputs: str | None = None
 
     @property
@@ -383,7 +383,7 @@ def next_number(attempts: tuple[Attempt, ...]) -> int:
     """Return the number the next create of a job is sent under; one that never became an attempt is used again.
 
     Not after somebody answered a doubt: a run that has lost its directory may still hold the create for ambiguous, and
-    only an attempt in the ledger tells that it was not taken.
+    only an attempt in the ledger shows that it was not taken.
     """
     last = attempts[-1] if attempts and attempts[-1].stage in _SENDABLE else None
     is_answered_doubt = last and last.stage is Stage.UNSENT and last.may_have_been_billed is False
@@ -681,7 +681,7 @@ class StoredAttempts:
         for block, end in zip(self._blocks, self._ends.tolist(), strict=True):
             n = len(block.job_ids)
             is_kept = isinstance(block.rows, pa.Buffer) and not pc.any(is_of.slice(end - n, n)).as_py()
-            blocks += [block] if is_kept else _packed(_besides(block.opened(), changed))
+            blocks += [block] if is_kept else _packed(_of_other_jobs(block.opened(), changed))
         blocks += _packed(_table_of([one for of_job in changed.values() for one in of_job]))
         return StoredAttempts(None, blocks)
 
@@ -702,7 +702,7 @@ class StoredAttempts:
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(map(pa.ChunkedArray.to_pylist, _slices(self._firsts())))
 
-    def at_hand(self, job_ids: Collection[str]) -> Iterator[Attempt]:
+    def attempts_of(self, job_ids: Collection[str]) -> Iterator[Attempt]:
         """Return the attempts of some jobs, and of those with an open one."""
         is_open = pc.is_in(self.table[columns.STAGE], pa.array(list(OPEN), pa.string()))
         wanted = {*job_ids, *self.table[columns.JOB_ID].filter(is_open).to_pylist()}
@@ -711,7 +711,7 @@ class StoredAttempts:
             numbers[row[0]] += 1
             yield _attempt(row, numbers[row[0]])
 
-    def lacking(self, job_ids: pa.Array) -> pa.Array:
+    def without_attempts(self, job_ids: pa.Array) -> pa.Array:
         """Return those of some jobs that have no attempts here."""
         return job_ids.filter(pc.invert(pc.is_in(job_ids, self._job_ids))) if len(job_ids) else job_ids
 
@@ -774,20 +774,20 @@ def _packed(table: pa.Table) -> Iterator[_Block]:
 
 def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
     """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
-    stored = _besides(state.stored.table, state.changed)
+    stored = _of_other_jobs(state.stored.table, state.changed)
     changed = _table_of([one for of_job in state.changed.values() for one in of_job])
     return pa.concat_tables([stored, changed, absent(state, pending)])
 
 
-def lacking(state: State, job_ids: Iterable[str]) -> list[str]:
+def without_attempts(state: State, job_ids: Iterable[str]) -> list[str]:
     """Return those of some jobs that have no attempts; for many of them in much less time than one by one."""
-    unstored = state.stored.lacking(pa.array(list(job_ids), pa.string())).to_pylist()
+    unstored = state.stored.without_attempts(pa.array(list(job_ids), pa.string())).to_pylist()
     return [job_id for job_id in unstored if job_id not in state.changed]
 
 
 def absent(state: State, pending: Iterable[str]) -> pa.Table:
     """Return a row for each of some jobs that was never submitted."""
-    never = lacking(state, pending)
+    never = without_attempts(state, pending)
     known = {columns.JOB_ID: pa.array(never, pa.string()), columns.STAGE: pa.repeat(_PENDING, len(never))}
     n, rest = divmod(len(never), _BLOCK)
     blocks = {field.name: pa.nulls(_BLOCK, field.type) for field in SCHEMA}  # in memory once
@@ -819,7 +819,7 @@ def _is_of(rows: pa.ChunkedArray, job_ids: Iterable[str]) -> pa.ChunkedArray:
     return pc.is_in(rows, pa.array(list(job_ids), pa.string()))
 
 
-def _besides(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
+def _of_other_jobs(table: pa.Table, job_ids: Collection[str]) -> pa.Table:
     is_of = _is_of(table[columns.JOB_ID], job_ids)
     return table.filter(pc.invert(is_of)) if pc.any(is_of).as_py() else table
 

@@ -131,7 +131,7 @@ class Coordinator:
         self.stopped: errors.DreamoError | None = None
         self.notices: list[str] = []
         self.on_change: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
-        self.tell: Callable[[Kind, str], None] = lambda _kind, _message: None
+        self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
         self.effects = effects
         self._clock = clock
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
@@ -155,7 +155,7 @@ class Coordinator:
         """Queue everything, and wait for creates of an earlier call that are still on the wire."""
         now, wall = self._clock.monotonic(), self._clock.wall()
         while self.ledger.interrupted:
-            self._tell_of_held(self.ledger.interrupted.pop())
+            self._report_held(self.ledger.interrupted.pop())
         self.schedule.adopt(on_the_wire)
         for key in self.assignment.to_poll:
             attempt = self._attempt(key)
@@ -192,13 +192,13 @@ class Coordinator:
         is_lasting = self._away is not None and self._away.cause is not None
         if outage.is_losing_creates:
             self._give_up(f"Several submissions in a row got no reply{_reason(self._away)}")
-        elif outage.mood == "down" and outage.is_unmet and is_lasting:
+        elif outage.mood == "down" and outage.was_never_reached and is_lasting:
             self._give_up(f"Can't reach the service, and waiting won't help: {self._away}")
         elif outage.is_hopeless(now):
             why = f"{_reason(self._away)}{self._what_to_check()}"
             self._give_up(f"The service was unreachable for too long{why}")
         elif self.schedule.standstill.is_hopeless(now) and not self.schedule.is_paused:
-            self._give_up(self._why_at_a_standstill(now))
+            self._give_up(self._standstill_reason(now))
         self._notice_outage()
         self._notice_standstill(now)
         if not self.schedule.is_done() or self._is_settled_by_others():
@@ -248,8 +248,8 @@ class Coordinator:
         key = action.key
         if action.do is Do.CREATE:
             job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
-            told = {"reserved": self.budget.reserve(), "inputs": self.assignment.describe(job)}
-            self.record(effects.sending(key, self._clock.wall(), before, seed_sent=job.seed, **told))
+            known = {"reserved": self.budget.reserve(), "inputs": self.assignment.describe(job)}
+            self.record(effects.sending(key, self._clock.wall(), before, seed_sent=job.seed, **known))
             return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
             return self.effects.probe
@@ -257,7 +257,7 @@ class Coordinator:
         if action.do is Do.SAVE:
             name = self._picture_name(key)
             return lambda: self.effects.save(
-                key, attempt.links, name=name, told_bytes=attempt.output_bytes_told
+                key, attempt.links, name=name, stated_bytes=attempt.output_bytes_stated
             )
         return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
 
@@ -275,7 +275,7 @@ class Coordinator:
         """Handle the answer of a worker."""
         match answer:
             case effects.CreateAnswer():
-                with self.ledger.kept_beside(answer.key, answer.result):
+                with self.ledger.strays_on_error(answer.key, answer.result):
                     self._create_ended(answer)
             case effects.PollAnswer(do=do, key=key) | effects.SaveAnswer(do=do, key=key) if (
                 not self.schedule.is_awaiting(do, key)
@@ -310,15 +310,15 @@ class Coordinator:
             self._again.discard(event.job_id)
             self._n_again -= weight
         if after.stage is Stage.AMBIGUOUS and (before is None or before.stage is not Stage.AMBIGUOUS):
-            self._tell_of_held(after.job_id)
+            self._report_held(after.job_id)
         self.on_change(before, after)
         return after
 
-    def _tell_of_held(self, job_id: str) -> None:
-        """Tell of the first attempt that is held, and whenever their number has doubled."""
+    def _report_held(self, job_id: str) -> None:
+        """Report the first attempt that is held, and whenever their number has doubled."""
         self._n_held += 1
         if self._n_held.bit_count() == 1:
-            self.tell(
+            self.report(
                 "held",
                 f"{counted(self._n_held, 'attempt')} of this call may or may not have been accepted and billed, last "
                 f"that of job {job_id}; none will be resent unless you ask.",
@@ -346,7 +346,7 @@ class Coordinator:
         if not self._by_status[columns.AMBIGUOUS] or self.schedule.is_halted:
             return False
         try:
-            for event in self.ledger.answers_beside():
+            for event in self.ledger.answers_in_strays():
                 self.settle(event)
         except (OSError, errors.DirectoryError) as error:  # the next call reads them as it begins
             logger.info("answers kept by other processes can't be read: %s", error)
@@ -452,19 +452,19 @@ class Coordinator:
         known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
         is_anothers = known is not None and (known.job_id, known.attempt) != answer.key
         if named is None or isinstance(said, str):
-            told = f"the service answered with task {task_id}, which already belongs to job {owner}"
-            return Failure(_HELD, failures.OTHER_TASK, 200, message=told) if is_anothers else task_id
+            message = f"the service answered with task {task_id}, which already belongs to job {owner}"
+            return Failure(_HELD, failures.OTHER_TASK, 200, message=message) if is_anothers else task_id
         if is_anothers or self._named_at.setdefault(task_id, self._clock.wall()) < sent_at:
             return said
         if differs := self._contradiction(answer.key, named):
-            told = f"{said.message} (task {task_id}, which it names, is about {differs})"
-            return replace(said, message=told)
+            message = f"{said.message} (task {task_id}, which it names, is about {differs})"
+            return replace(said, message=message)
         is_own = not said.is_task_anyones or {"seed", "prompt"} <= named.echo.keys()
         if not is_own or self._contradiction(answer.key, named, is_exact=said.is_task_anyones):
-            told = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
-            return replace(said, kind=_HELD, message=told)
-        told = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
-        self._notice("own", f"Job {job_id}: {told}. Check its picture.")
+            message = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
+            return replace(said, kind=_HELD, message=message)
+        message = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
+        self._notice("own", f"Job {job_id}: {message}. Check its picture.")
         return task_id
 
     @functools.cached_property
@@ -635,8 +635,8 @@ class Coordinator:
     def _notice_price(self, job_id: str, task: Task, price: Decimal | None, excess: Decimal) -> None:
         """Notice a cost that can't be read; under a limit, one above what was reserved, and when that exceeds it."""
         if task.is_cost_unreadable:
-            told = "what the service told as its cost is no amount in USD that a picture can have"
-            self._notice("cost", f"Job {job_id}: {told}; it counts as unknown.")
+            message = "what the service gave as its cost is not an amount in USD that a picture can cost"
+            self._notice("cost", f"Job {job_id}: {message}; it counts as unknown.")
         if self.budget.limit is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
@@ -713,7 +713,7 @@ class Coordinator:
             reason, check = _reason(self._away), self._what_to_check()
             self._outage = f"Service unreachable{reason}; retrying. No rows are lost{check}."
             self.notices.append(self._outage)
-            self.tell("outage", self._outage)
+            self.report("outage", self._outage)
         elif self._outage and outage.has_answered:
             self._outage = ""
             self.notices.append("The service is back; resuming.")
@@ -727,7 +727,7 @@ class Coordinator:
                 "lost."
             )
             self.notices.append(self._standstill)
-            self.tell("outage", self._standstill)
+            self.report("outage", self._standstill)
         elif self._standstill and schedule.standstill.since is None:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
@@ -766,7 +766,7 @@ class Coordinator:
             return ""
         return ". Nothing has answered yet: check the base URL (http or https, host, port) and the proxy"
 
-    def _why_at_a_standstill(self, now: float) -> str:
+    def _standstill_reason(self, now: float) -> str:
         schedule = self.schedule
         waited_s = now - (schedule.standstill.since or now)
         left_s = schedule.cool_down_left_s(now)
@@ -784,7 +784,7 @@ class Coordinator:
                 f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
             )
-        here = standing(self.snapshot(), self.budget.price, counted(self.schedule.n_waiting, "job"))
+        here = spent_so_far(self.snapshot(), self.budget.price, counted(self.schedule.n_waiting, "job"))
         if self.budget.is_slice_used_up:
             if self.shared is None:
                 place = self.ledger.state.terms.budget
@@ -802,7 +802,7 @@ class Coordinator:
         return status_of(self.ledger.state.deciding(job_id)) in columns.SETTLED
 
 
-def standing(now: Snapshot, price: Decimal | None, n_left: str) -> str:
+def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
     """Say what was spent where nothing more can be bought."""
     return (
         f"{dollars(now.spent_usd)} spent and {dollars(now.reserved_usd)} reserved here, and the next attempt may cost "

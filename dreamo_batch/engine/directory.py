@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.engine.store import FIRST_SLICE, Replica, folder_of, is_url, place_given, url_of
+from dreamo_batch.engine.store import FIRST_SLICE, Replica, as_place, folder_of, is_url, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.service import contract
@@ -95,7 +95,7 @@ class RunDirectory:
     """Paths of a run directory, its manifest and its lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.given = place_given("run_dir", path)
+        self.given = as_place("run_dir", path)
         is_in_store = is_url(self.given)
         self.path = folder_of(self.given) if is_in_store else Path(self.given).expanduser().absolute()
         url = self.given if is_in_store else url_of(self.path)
@@ -286,7 +286,7 @@ class RunDirectory:
 
     def is_locked(self) -> bool:
         """Whether any process is writing here, or in a shard."""
-        if self._is_locked_here() or (self.replica is not None and self.replica.is_worked_on):
+        if self._is_locked_here() or (self.replica is not None and self.replica.is_live):
             return True
         if self.replica is None:  # also where run.json can't be read
             return any(RunDirectory(shard).is_locked() for shard in self.path.glob(f"{SHARDS}/*"))
@@ -355,17 +355,17 @@ _BTIME_AT: Final = 80
 
 
 def _born_at(path: Path) -> str:
-    """Return when a folder or a file was made, which Python tells only on some systems; empty where nobody knows."""
+    """Return when a folder or a file was made, which Python knows only on some systems; empty where nobody knows."""
     born = getattr(path.stat(), "st_birthtime", None)
     if born is not None:
         return str(born)
-    told = ctypes.create_string_buffer(_STATX_BYTES)
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
     try:
-        asked = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0, _STATX_BTIME, told)
+        asked = ctypes.CDLL(None).statx(-100, os.fsencode(path), 0, _STATX_BTIME, buffer)
     except (OSError, AttributeError):  # another C library
         return ""
-    (known,) = struct.unpack_from("I", told)
-    seconds, nanoseconds = struct.unpack_from("qI", told, _BTIME_AT)
+    (known,) = struct.unpack_from("I", buffer)
+    seconds, nanoseconds = struct.unpack_from("qI", buffer, _BTIME_AT)
     return f"{seconds}.{nanoseconds:09}" if asked == 0 and known & _STATX_BTIME else ""
 
 
@@ -510,7 +510,7 @@ def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
         is_ours = _PICTURE.fullmatch(path.name)  # all others are the user's
         if is_ours and path.stem.partition("-")[0] not in state:
             yield f"images/{path.name}"
-    for job_id in state.stored.lacking(_bought(directory.results)).to_pylist():
+    for job_id in state.stored.without_attempts(_bought(directory.results)).to_pylist():
         if job_id not in state:
             yield f"results.parquet (job {job_id})"
 

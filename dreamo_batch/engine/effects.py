@@ -60,7 +60,7 @@ def body_bytes(job: Job) -> int:
         return 0
     try:
         return sum(-(-os.stat(image.sent_location).st_size // 3) * 4 for image in job.images)  # noqa: PTH116 - called for every row
-    except OSError:  # sending it will tell
+    except OSError:  # sending it will show
         return 0
 
 
@@ -180,10 +180,10 @@ class ProbeAnswer:
     failure: Failure | None = None
 
 
-def sending(key: Key, at: float, before: Attempt | None = None, **told: Any) -> Event:
-    """About to send a create; `before` is the attempt as earlier tries left it, `told` what is known of the new one."""
+def sending(key: Key, at: float, before: Attempt | None = None, **known: Any) -> Event:
+    """About to send a create; `before` is the attempt as earlier tries left it, `known` belongs to the new one."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **told)
+    return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **known)
 
 
 def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
@@ -192,14 +192,14 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
     if isinstance(answer.result, str):
         return Event.of(EventKind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
     failure = answer.result
-    told = _told(failure)
+    fields = _failure_fields(failure)
     if failure.kind is FailureKind.PERMANENT:
-        return Event.of(EventKind.REFUSED, answer.key, at, **told, may_have_been_billed=False)
+        return Event.of(EventKind.REFUSED, answer.key, at, **fields, may_have_been_billed=False)
     if failure.kind is FailureKind.MAY_HAVE_ARRIVED:
-        return Event.of(EventKind.AMBIGUOUS, answer.key, at, **told, may_have_been_billed=True)
+        return Event.of(EventKind.AMBIGUOUS, answer.key, at, **fields, may_have_been_billed=True)
     is_refusal = failure.error_class == failures.RATE_LIMITED
     n_refusals = (attempt.n_refusals or 0) + 1 if is_refusal else None
-    why = told if failure.error_class == failures.FORBIDDEN else {}
+    why = fields if failure.error_class == failures.FORBIDDEN else {}
     return Event.of(EventKind.NOT_SENT, answer.key, at, n_refusals=n_refusals, waited_s=waited_s, **why)
 
 
@@ -256,18 +256,18 @@ def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
             at,
             **known,
             output_job_id=next(iter(task.job_ids), None),
-            output_bytes_told=next(iter(task.sizes), None),
+            output_bytes_stated=next(iter(task.sizes), None),
             output_warning=odd and f"the service reported an undocumented status, {odd!r}, with this picture",
             excerpt=task.excerpt,
             may_have_been_billed=task.cost is None,
         )
-    told = _told(failures.from_task(task))
+    fields = _failure_fields(failures.from_task(task))
     if task.urls:
-        told["error_message"] += "; it came with a picture: open output_url before the link expires"
-    code = contract.ERROR_CODES.get(told["error_code"] or "")
+        fields["error_message"] += "; it came with a picture: open output_url before the link expires"
+    code = contract.ERROR_CODES.get(fields["error_code"] or "")
     is_open = bool(task.urls) or task.is_cost_unreadable or code is None or not code.is_unbilled
     return Event.of(
-        EventKind.FAILED, key, at, **known, **told, may_have_been_billed=task.cost is None and is_open
+        EventKind.FAILED, key, at, **known, **fields, may_have_been_billed=task.cost is None and is_open
     )
 
 
@@ -282,8 +282,8 @@ def is_retryable(attempt: Attempt) -> bool:
 def lost(key: Key, at: float, n_polls: int) -> Event:
     """Say that the service does not know the task any more."""
     message = "The service didn't know this task when asked three times over 30 s; it may have been billed."
-    told = {"error_class": TASK_LOST, "error_message": message}
-    return Event.of(EventKind.LOST, key, at, **told, may_have_been_billed=True, n_polls=n_polls)
+    fields = {"error_class": TASK_LOST, "error_message": message}
+    return Event.of(EventKind.LOST, key, at, **fields, may_have_been_billed=True, n_polls=n_polls)
 
 
 def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
@@ -327,7 +327,7 @@ def new_links(attempt: Attempt, at: float, urls: tuple[str, ...]) -> Event:
     )
 
 
-def _told(failure: Failure) -> dict[str, Any]:
+def _failure_fields(failure: Failure) -> dict[str, Any]:
     return {
         "error_class": failure.error_class,
         "error_code": failure.code,
@@ -404,8 +404,8 @@ class Effects:
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 self._n_unfound[refusal] += 1
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
-                told = f"{failure.message} (no task {failure.task_id}, which it names)"
-                return CreateAnswer(key, replace(failure, message=told))
+                message = f"{failure.message} (no task {failure.task_id}, which it names)"
+                return CreateAnswer(key, replace(failure, message=message))
             wait_s = max(2 * wait_s, said.retry_after_s or _ASK_AGAIN_S)
             # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
             is_open = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
@@ -423,13 +423,13 @@ class Effects:
             return PollAnswer(do, key, error.failure)
 
     def save(
-        self, key: Key, links: Sequence[str], *, name: str | None = None, told_bytes: int | None = None
+        self, key: Key, links: Sequence[str], *, name: str | None = None, stated_bytes: int | None = None
     ) -> SaveAnswer:
         """Fetch the pictures of one task and put them on disk, the first under its job's id or another name."""
         if not links:
             return SaveAnswer(key, "the service gave no link to the picture")
         try:
-            content, warning = self._picture(links[0], told_bytes)
+            content, warning = self._picture(links[0], stated_bytes)
             self._directory.refuse_loss()  # else the picture would look like damage in what is there instead
             saved = directory.save(content, name or key[0], self._run_dir)
             directory.share_with_gateway(self._run_dir, saved.path, links[0])
@@ -438,19 +438,19 @@ class Effects:
             return SaveAnswer(key, str(error), error.failure if is_refusal else None)
         except directory.NotAPicture as error:
             return SaveAnswer(key, self._without_key(str(error)))
-        told = [] if warning is None else [warning]
+        warnings = [] if warning is None else [warning]
         if len(links) > 1:
-            told.append(self._further(links, name or key[0]))
-        return SaveAnswer(key, replace(saved, warning="; ".join(told) or None))
+            warnings.append(self._further(links, name or key[0]))
+        return SaveAnswer(key, replace(saved, warning="; ".join(warnings) or None))
 
-    def _picture(self, url: str, told_bytes: int | None) -> tuple[bytes, str | None]:
-        """Fetch a picture, once more if it has not the size that the service told."""
+    def _picture(self, url: str, stated_bytes: int | None) -> tuple[bytes, str | None]:
+        """Fetch a picture, once more if it doesn't have the size that the service gave."""
         content = b""
         for _ in range(2):
             content = self._download(url)
-            if told_bytes is None or len(content) == told_bytes:
+            if stated_bytes is None or len(content) == stated_bytes:
                 return content, None
-        return content, f"the picture has {len(content)} bytes, and the service had said {told_bytes}"
+        return content, f"the picture has {len(content)} bytes, and the service had said {stated_bytes}"
 
     def _download(self, url: str) -> bytes:
         """Fetch a file; where the service wrote the key into it, as into a picture's metadata, it is masked."""

@@ -1,6 +1,6 @@
 """Events that a run reports: passed to a callable and posted to a URL, each in its own thread.
 
-Listening never fails or delays a run: what can't be handed on is logged, once for each reason.
+Listening never fails or delays a run: what can't be delivered is logged, once for each reason.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class RunEvent:
     kind : {"done", "stopped", "budget", "held", "outage"}
         ``"done"``: every row has an outcome; look at `by_status` for failed ones. ``"stopped"``: the call ended early
         or was refused. ``"budget"``: it ended because the next attempt could exceed the cap, or its price is unknown.
-        ``"held"``: an attempt may or may not have been accepted; told of the first, and whenever their number in this
-        call has doubled. ``"outage"``: the service is away or refuses everything with 429; the run waits.
+        ``"held"``: an attempt may or may not have been accepted; reported for the first, and whenever their number in
+        this call has doubled. ``"outage"``: the service is away or refuses everything with 429; the run waits.
     message : str
         What happened, and what to do.
     run_dir : str
@@ -126,29 +126,27 @@ class Listeners:
         self.is_begun = False
 
     def begin(self, key: Secret | None) -> None:
-        """Leave it to the call to tell of its end; its key is masked in whatever is told."""
+        """Leave it to the call to report its end; its key is masked in every event."""
         self._key, self.is_begun = key, True
 
-    def tell(self, kind: Kind, message: str, snapshot: Snapshot | None = None) -> None:
-        """Make an event and hand it on, without waiting."""
+    def report(self, kind: Kind, message: str, snapshot: Snapshot | None = None) -> None:
+        """Make an event and deliver it, without waiting."""
         if not self._listeners:
             return
         mask = str if self._key is None else self._key.mask
         known = (
             {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *AMOUNTS)}
         )
-        self.hand_on(
-            RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known)
-        )
+        self.emit(RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known))
 
-    def hand_on(self, event: RunEvent) -> None:
-        """Tell an event, without waiting."""
+    def emit(self, event: RunEvent) -> None:
+        """Deliver an event, without waiting."""
         for listener in self._listeners:
-            listener.tell(event)
+            listener.enqueue(event)
 
     @contextmanager
-    def hear_of_refusal(self) -> Iterator[None]:
-        """Tell of what keeps a call from beginning."""
+    def report_refusal(self) -> Iterator[None]:
+        """Report what keeps a call from beginning."""
         try:
             yield
         except BaseException as error:
@@ -156,18 +154,18 @@ class Listeners:
                 # Others may quote the table below their first line.
                 why = str(error) if isinstance(error, RunStopped) else first_line(error)
                 is_interrupt = isinstance(error, KeyboardInterrupt)
-                self.tell("stopped", "Interrupted before anything was sent." if is_interrupt else why)
+                self.report("stopped", "Interrupted before anything was sent." if is_interrupt else why)
                 if isinstance(error, Exception):
                     self.wait()
             raise
 
     def wait(self, timeout_s: float = _END_S) -> None:
-        """Wait until everything was handed on, or the time is up."""
+        """Wait until everything was delivered, or the time is up."""
         _wait(self._listeners, timeout_s)
 
 
 class _Listener:
-    """Hands events on, one after the other, in a daemon thread that lives as long as there are any."""
+    """Delivers events, one after the other, in a daemon thread that lives as long as there are any."""
 
     def __init__(self, name: str, deliver: Callable[[RunEvent], Any] | _Webhook) -> None:
         self._name = name
@@ -176,22 +174,22 @@ class _Listener:
         self._events: deque[RunEvent] = deque()
         self._changing = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def tell(self, event: RunEvent) -> None:
+    def enqueue(self, event: RunEvent) -> None:
         if self._webhook is not None:
             self._webhook.is_ending.clear()
         with self._changing:
             self._events.append(event)
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._hand_on, name=f"dreamo-{self._name}", daemon=True
+                    target=self._deliver_all, name=f"dreamo-{self._name}", daemon=True
                 )
                 self._thread.start()
                 _busy.add(self)
 
     def wait(self, until: float) -> None:
-        """Wait for what it is handing on."""
+        """Wait for what it is delivering."""
         if self._webhook is not None:
             self._webhook.is_ending.set()
         with self._changing:
@@ -204,7 +202,7 @@ class _Listener:
                     return
                 self._changing.wait(min(left_s, _LOOK_EVERY_S))
 
-    def _hand_on(self) -> None:
+    def _deliver_all(self) -> None:
         while True:
             with self._changing:
                 if not self._events:
@@ -220,8 +218,8 @@ class _Listener:
                 self._say(f"{type(error).__name__}: {first_line(error)}", error)
 
     def _say(self, reason: str, error: BaseException | None = None) -> None:
-        if reason not in self._told:
-            self._told.add(reason)
+        if reason not in self._logged:
+            self._logged.add(reason)
             logger.warning("%s: %s. The run isn't affected.", self._name, reason, exc_info=error)
 
 
@@ -335,7 +333,7 @@ _busy: Final[weakref.WeakSet[_Listener]] = weakref.WeakSet()
 
 
 def wait_at_exit(timeout_s: float = _END_S) -> None:
-    """Wait until every event was handed on, or the time is up."""
+    """Wait until every event was delivered, or the time is up."""
     _wait(list(_busy), timeout_s)
 
 

@@ -169,7 +169,7 @@ def is_copied(folder: Path) -> bool:
         with path.open("rb") as file:
             header = Header(**json.loads(file.readline())["journal"])
         return not is_same_file(header.file, identity_of_file(path))
-    except (FileNotFoundError, LookupError, ValueError, TypeError):  # damage is told where all is read
+    except (FileNotFoundError, LookupError, ValueError, TypeError):  # damage is reported where all is read
         return False
 
 
@@ -482,8 +482,8 @@ def events_of(state: State, stray: Attempt) -> Iterator[Event]:
             message = (
                 stray.error_message or "No reply to this submission; it may have been accepted and billed."
             )
-            told = {"error_class": stray.error_class or "interrupted", "error_message": message}
-            yield from (sending, Event.of(EventKind.AMBIGUOUS, key, at, **told, may_have_been_billed=True))
+            fields = {"error_class": stray.error_class or "interrupted", "error_message": message}
+            yield from (sending, Event.of(EventKind.AMBIGUOUS, key, at, **fields, may_have_been_billed=True))
     elif any(attempt.task_id == stray.task_id for attempt in attempts):
         return
     else:

@@ -100,7 +100,7 @@ class Recovered:
             jobs = {stray.job_id for stray in strays}
             plain, others = fold_lines(self.texts, known, jobs)
             events = list(map(journal.event_of, others))
-            state = State(known.at_hand(jobs | {event.job_id for event in events}), self.terms)
+            state = State(known.attempts_of(jobs | {event.job_id for event in events}), self.terms)
             for event in events:
                 state.apply(event)
             added = journal.fold_strays(state, strays)
@@ -355,7 +355,7 @@ class Ledger:
             self.write()
         except OSError as error:
             if isinstance(error, FileNotFoundError) or self.directory.replica is not None:
-                self._keep_aside()  # the journal or the directory is gone, or the store doesn't take it
+                self._write_strays()  # the journal or the directory is gone, or the store doesn't take it
             raise
         self.written(n_recorded)
 
@@ -370,7 +370,7 @@ class Ledger:
         """Note that the events recorded first are durable."""
         del self.unwritten[: max(0, n_recorded - self.n_recorded + len(self.unwritten))]
 
-    def _keep_aside(self) -> None:
+    def _write_strays(self) -> None:
         """Write changed attempts to strays, or all of them if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
             self.strays.write(self.state)
@@ -383,7 +383,7 @@ class Ledger:
                 self.directory.replica.put_strays(self.strays.path)
 
     @contextmanager
-    def kept_beside(self, key: Key, result: object) -> Iterator[None]:
+    def strays_on_error(self, key: Key, result: object) -> Iterator[None]:
         """Write a task to strays if an error, whatever it is, keeps the answer with its id from being recorded."""
         try:
             yield
@@ -392,7 +392,7 @@ class Ledger:
                 self.strays.write([replace(attempt, task_id=result)])
             raise
 
-    def answers_beside(self) -> Iterator[Event]:
+    def answers_in_strays(self) -> Iterator[Event]:
         """Yield what settles attempts that are in doubt here, but not for another writer, which kept its answers."""
         if self.directory.replica is not None:
             self.directory.replica.pull_strays()

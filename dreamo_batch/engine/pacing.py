@@ -37,12 +37,12 @@ _USUAL_COUNTS: Final = 4.0  # as much as so many latencies
 _GUESS_STEPS: Final = 12
 _EASED_DEVIATIONS: Final = 2.6
 _EASED_STEP: Final = 0.3  # of a task's age
-_FORETOLD_OF: Final = 32
-_FORETOLD_SHARE: Final = 0.9
-_FORETOLD_WITHIN: Final = 0.05
-_TOLD_MARGIN: Final = 1.01  # progress is rounded
-_TOLD_STEPS_MAX: Final = 4
-_TOLD_STEP: Final = 0.01  # of a task's age
+_PREDICTIONS: Final = 32
+_PREDICTED_SHARE: Final = 0.9
+_PREDICTED_WITHIN: Final = 0.05
+_PREDICTED_MARGIN: Final = 1.01  # progress is rounded
+_PREDICTED_STEPS_MAX: Final = 4
+_PREDICTED_STEP: Final = 0.01  # of a task's age
 _TAIL: Final = 1e-6
 _SEEN_AT_ONCE: Final = 0.7
 _WHOLE: Final = 1 - 1e-6  # of a token: what rounding of large clock times may leave of one
@@ -60,13 +60,13 @@ class PollTimes:
     own client uses.
 
     Where nothing waits for a place, only the end of the last task counts: tasks are first asked for later, and less
-    often, by an ``ease`` from 0 to 1. Services may say how much of a task is done; where that foretold the ends of
+    often, by an ``ease`` from 0 to 1. Services may say how much of a task is done; where that predicted the ends of
     recent tasks, the next poll comes when this one should end.
     """
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
-        self._foretold: deque[bool] = deque(maxlen=_FORETOLD_OF)
+        self._were_predicted: deque[bool] = deque(maxlen=_PREDICTIONS)
         self._logarithms: deque[float] = deque()
         self._sum = self._sum_of_squares = 0.0
         self._guess = 0.0, _DEVIATION_USUAL  # mean and deviation, until latencies are settled
@@ -86,7 +86,7 @@ class PollTimes:
         seen_s: float,
         *,
         unfinished_s: float = 0.0,
-        told_s: float | None = None,
+        predicted_s: float | None = None,
         open_s: Sequence[float] = (),
     ) -> None:
         """Note the age at which a task was seen finished, and the last at which it wasn't; of open tasks, the latter.
@@ -94,9 +94,9 @@ class PollTimes:
         Its end lies between the two. One that was done when first asked for may have been done long before, so
         that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
         """
-        if told_s is not None:
-            self._foretold.append(
-                unfinished_s * (1 - _FORETOLD_WITHIN) < told_s < seen_s * (1 + _FORETOLD_WITHIN)
+        if predicted_s is not None:
+            self._were_predicted.append(
+                unfinished_s * (1 - _PREDICTED_WITHIN) < predicted_s < seen_s * (1 + _PREDICTED_WITHIN)
             )
         latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
         logarithm = math.log(max(latency_s, _LATENCY_MIN_S))
@@ -107,8 +107,8 @@ class PollTimes:
         if not self.is_settled:
             self._guess = _guessed(self._logarithms, [math.log(max(one, _LATENCY_MIN_S)) for one in open_s])
 
-    def due_in(self, age_s: float, *, ease: float = 0.0, told_s: float | None = None) -> float:
-        """Return the seconds until a task of this age is polled again; its progress says it will take `told_s`."""
+    def due_in(self, age_s: float, *, ease: float = 0.0, predicted_s: float | None = None) -> float:
+        """Return the seconds until a task of this age is polled again; its progress says it will take `predicted_s`."""
         if not self.is_known:
             growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
             return self._jittered(min(growing, contract.POLL_EVERY_S.value))
@@ -119,10 +119,10 @@ class PollTimes:
         if first_in_s > 0:
             return max(first_in_s, _STEP_MIN_S)
         step_s = self._step_s(age_s, mean, deviation)
-        if told_s is not None and self._is_foretold():
-            left_s = max(told_s * _TOLD_MARGIN - age_s, _TOLD_STEP * age_s, _STEP_MIN_S)
-            # So that it's noticed if progress foretells nothing any more.
-            return min(left_s, _TOLD_STEPS_MAX * step_s)
+        if predicted_s is not None and self._is_progress_reliable():
+            left_s = max(predicted_s * _PREDICTED_MARGIN - age_s, _PREDICTED_STEP * age_s, _STEP_MIN_S)
+            # So that it's noticed if progress predicts nothing any more.
+            return min(left_s, _PREDICTED_STEPS_MAX * step_s)
         return self._jittered(max(step_s, ease * _EASED_STEP * age_s))
 
     def first_in(self, age_s: float, *, ease: float = 0.0) -> float:
@@ -132,9 +132,9 @@ class PollTimes:
         mean, deviation = self._fitted()
         return math.exp(mean - (_FIRST_DEVIATIONS - ease * _EASED_DEVIATIONS) * deviation) - age_s
 
-    def _is_foretold(self) -> bool:
-        n = len(self._foretold)
-        return n >= _FORETOLD_OF // 2 and sum(self._foretold) >= _FORETOLD_SHARE * n
+    def _is_progress_reliable(self) -> bool:
+        n = len(self._were_predicted)
+        return n >= _PREDICTIONS // 2 and sum(self._were_predicted) >= _PREDICTED_SHARE * n
 
     def _fitted(self) -> tuple[float, float]:
         if not self.is_settled:
@@ -647,7 +647,7 @@ class Outage:
         return (is_too_long and self.mood == "down") or self.is_losing_creates
 
     @property
-    def is_unmet(self) -> bool:
+    def was_never_reached(self) -> bool:
         """Whether nothing was ever answered, though several probes were sent."""
         return not self.has_ever_answered and self.n_failed_probes >= _PROBES_IN_VAIN
 

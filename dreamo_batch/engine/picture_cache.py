@@ -237,14 +237,14 @@ def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> di
     found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
     wanted -= found.keys()
     if wanted:
-        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], tell=warn):
+        for part in _table_parts(run_dir / NAME, wanted, [columns.SHA256, *names], warn=warn):
             for sha256, *cells in zip(*(column.to_pylist() for column in part.columns), strict=True):
                 found[sha256] = tuple(cells)
     return found
 
 
 def _table_parts(
-    path: Path, wanted: set[str] | None, names: list[str], *, tell: Callable[[str], None]
+    path: Path, wanted: set[str] | None, names: list[str], *, warn: Callable[[str], None]
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of a table, or all, a row group at a time; none of one of another version."""
     try:
@@ -260,7 +260,7 @@ def _table_parts(
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        tell(f"{path} can't be read ({error}); the summaries of its pictures are made again")
+        warn(f"{path} can't be read ({error}); the summaries of its pictures are made again")
 
 
 def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
@@ -289,7 +289,7 @@ def _write_table(path: Path, run_dir: Path) -> None:
     }
     fresh = {row[0]: number for number, row in enumerate(_tail_rows(run_dir / TAIL, None))}
     with pq.ParquetWriter(path, _SCHEMA, **options) as writer:
-        for part in _table_parts(run_dir / NAME, None, _SCHEMA.names, tell=logger.debug):
+        for part in _table_parts(run_dir / NAME, None, _SCHEMA.names, warn=logger.debug):
             is_stale = pa.array([sha256 in fresh for sha256 in part[columns.SHA256].to_pylist()], pa.bool_())
             writer.write_table(part.filter(pc.invert(is_stale)).cast(_SCHEMA))
         rows: list[tuple[Any, ...]] = []

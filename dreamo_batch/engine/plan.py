@@ -15,7 +15,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempts import Spending, Stage, deciding, lacking, next_number, price_of
+from dreamo_batch.engine.attempts import Spending, Stage, deciding, next_number, price_of, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
@@ -196,7 +196,7 @@ def _row_warnings(
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
     """Find jobs never submitted that nearly equal one that was and has left the table, and say how they differ."""
-    fresh = [prepared.jobs[job_id] for job_id in lacking(state, prepared.jobs)]
+    fresh = [prepared.jobs[job_id] for job_id in without_attempts(state, prepared.jobs)]
     if jobs_path is None or not fresh or not len(state):
         return {}
     try:
@@ -214,11 +214,11 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
 
 def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Say how many rows are about to be bought although they nearly equal a bought one."""
-    told = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
+    counts = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
     see = spelled("plan()", "`dreamo-batch plan --rows`")
     return tuple(
         f"{counted(n, 'row')} to be bought, although a bought one differs only in {what}: see {see}."
-        for what, n in told.items()
+        for what, n in counts.items()
     )
 
 
@@ -369,7 +369,7 @@ class RunOptions:
             elif get_origin(hint) is Literal:
                 check_choice(name, value, get_args(hint))
             elif hint == Amount | None:
-                amount_given(name, value, unless="no cap" if name == "max_cost" else "")
+                as_amount(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):
                 check_count(name, value)
                 value = int(value)
@@ -385,7 +385,7 @@ class RunOptions:
         return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
 
 
-def amount_given(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
+def as_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
     """Return an amount in USD; None if there is none, or for infinity where that means `unless`."""
     amount = money(value)
     if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
@@ -427,7 +427,7 @@ class Plan(HeadedFrame):
         if not set(self.columns) >= set(columns.PLAN):
             return None
         counts = self[columns.ACTION].value_counts()
-        told = tuple(
+        changes = tuple(
             Count(word, int(counts[word]), PALETTE[_LIKE.get(word, word)].colour)
             for word in columns.ACTIONS
             if counts.get(word)
@@ -437,7 +437,7 @@ class Plan(HeadedFrame):
         cost = [_cost_sentence(low, high)] if n_new or high != 0 else []
         notes = (*cost, *_cap_sentences(self._cap, self._spent, high))
         first = f"{n_new:,} of {len(self):,} rows to buy." if n_new else "Nothing to buy."
-        return Headline(first, told, notes, self._remarks)
+        return Headline(first, changes, notes, self._remarks)
 
     def changes(self) -> pd.DataFrame:
         """Return one row per action and reason: how many rows, which, and the most that they can cost."""

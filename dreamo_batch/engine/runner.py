@@ -245,7 +245,7 @@ class Runner:
         refuse_other_entropy(self.directory, self.ledger.entropy, entropy)
         return self.ledger
 
-    def take_on(
+    def switch_to(
         self,
         coordinator: Coordinator,
         on_close: Callable[[], None],
@@ -296,7 +296,7 @@ class Runner:
             for step in (self._loop, self._await_creates, self._close):
                 try:
                     step()
-                except BaseException as error:  # noqa: BLE001 - told to the caller, in whose thread it is raised
+                except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                     self.error = self.error or error
                     if self.coordinator is not None:
                         self.coordinator.halt()

@@ -61,11 +61,11 @@ class _Task:
 
     born: float
     since: float  # when this call began to wait for it
-    is_fresh: bool = False  # accepted in this call: its latency tells of the service, not of our absence
+    is_fresh: bool = False  # accepted in this call: its latency is the service's, not that of our absence
     is_scout: bool = False  # one of the first, by which latencies are learned
     n_polls: int = 0
     unfinished_s: float = 0.0
-    told_s: float | None = None  # its latency, as its progress first foretold it
+    predicted_s: float | None = None  # its latency, as its progress first predicted it
     strikes: int = 0
     first_strike: float = 0.0
 
@@ -267,9 +267,9 @@ class Schedule:
         self.quota.seen(key, now=now, is_running=True)
         task.strikes = 0
         task.unfinished_s = age_s = now - task.born
-        told_s = age_s / progress if progress else None
-        task.told_s = task.told_s or told_s
-        return self._ask_again(key, task, now, self._due_in(task, age_s, told_s))
+        predicted_s = age_s / progress if progress else None
+        task.predicted_s = task.predicted_s or predicted_s
+        return self._ask_again(key, task, now, self._due_in(task, age_s, predicted_s))
 
     def poll_failed(self, key: Key, now: float, *, is_refused: bool = False) -> bool:
         """Note a failed poll, or one that was answered 429, whose wait is the quota's; False if the task is overdue."""
@@ -313,9 +313,11 @@ class Schedule:
         open_s = [
             one.unfinished_s for one in self._tasks.values() if is_open and one.is_scout and one.n_polls
         ]
-        times.learn(now - task.born, unfinished_s=task.unfinished_s, told_s=task.told_s, open_s=open_s)
+        times.learn(
+            now - task.born, unfinished_s=task.unfinished_s, predicted_s=task.predicted_s, open_s=open_s
+        )
         if before != (times.is_known, times.is_settled):
-            self._plan_anew(now)
+            self._replan(now)
 
     def saved(self, key: Key, now: float) -> None:
         """Note a saved picture."""
@@ -409,14 +411,14 @@ class Schedule:
         is_open = self.is_polling and self.outage.mood != "down" and self.quota.is_open(now)
         if not self._due or self._due[0][0] > now or not is_open:
             return None
-        self._put_off(now)
+        self._postpone_polls(now)
         if not self._due or self._due[0][0] > now or not self._bucket.take(now):
             return None
         self.quota.sent(now)
         _, _, do, key = heappop(self._due)
         return Action(do, key)
 
-    def _put_off(self, now: float) -> None:
+    def _postpone_polls(self, now: float) -> None:
         """Plan first polls that are due later, as is known by now, once more."""
         while self._due and self._due[0][0] <= now:
             _, _, do, key = self._due[0]
@@ -429,13 +431,13 @@ class Schedule:
             heappop(self._due)
             self._plan(do, key, now + left_s)
 
-    def _due_in(self, task: _Task, age_s: float, told_s: float | None = None) -> float:
+    def _due_in(self, task: _Task, age_s: float, predicted_s: float | None = None) -> float:
         """Return the seconds until a task is polled again; while no latency is known, mostly scouts are polled."""
         if not self.poll_times.is_known and task.is_fresh and not task.is_scout:
             return min(max(2 * age_s, _UNKNOWN_POLL_S), _RETRY_CAP_S)
-        return self.poll_times.due_in(age_s, ease=self._ease(task), told_s=told_s)
+        return self.poll_times.due_in(age_s, ease=self._ease(task), predicted_s=predicted_s)
 
-    def _plan_anew(self, now: float) -> None:
+    def _replan(self, now: float) -> None:
         """Plan the polls once more, now that latencies are known, or known better."""
         due, self._due = self._due, []
         for at, number, do, key in due:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.jobs.prepare import Job, Prepared
 
-_SPEED_OVER: Final = 64  # rows settled lately that the rate is told from
+_SPEED_OVER: Final = 64  # rows settled lately that the rate is measured over
 N_NEWEST: Final = 12
 _ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
 _MEAN_DIGITS: Final = 12
@@ -117,7 +117,7 @@ class Status(Snapshot):
     rows_per_s : float or None
         Rows settled in a second, lately; None before the first.
     eta_s : float or None
-        Seconds left at that rate; None if it can't be told, 0 at the end.
+        Seconds left at that rate; None if unknown, 0 at the end.
     elapsed_s : float
         Seconds since this call began.
     errors : tuple of ErrorGroup
@@ -331,14 +331,14 @@ class Speed:
             self._marks.append((now, n_settled))
 
     def rows_per_s(self, now: float) -> float | None:
-        """Tell the rate; None before the first row."""
+        """Return the rate; None before the first row."""
         first, last = self._marks[0], self._marks[-1]
         n_rows = last[1] - first[1]
         return n_rows / (now - first[0]) if n_rows > 0 and now > first[0] else None
 
 
 def left_s(n_left: int, rows_per_s: float | None) -> float | None:
-    """Return how many seconds are left; None if it can't be told."""
+    """Return how many seconds are left; None if unknown."""
     if n_left == 0:
         return 0.0
     return n_left / rows_per_s if rows_per_s else None

@@ -65,9 +65,9 @@ _URL: Final = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s]+(?P<folder>/.*)?", 
 _SECRET: Final = re.compile(r"//[^/]*@|[?#]")
 
 
-def place_given(name: str, place: object) -> str:
+def as_place(name: str, place: object) -> str:
     """Return a path or the URL of a store as text; raises an error that names the argument."""
-    text = errors.path_given(name, place, is_local=False)
+    text = errors.as_path(name, place, is_local=False)
     if not errors.LIKE_URL.match(text):
         return text
     if _SECRET.search(text):
@@ -118,7 +118,7 @@ class ObjectStore:
     def get(self, name: str) -> bytes | None:
         """Return an object's content; None if there is none."""
         try:
-            with self._said(name, "read"):
+            with self._naming_errors(name, "read"):
                 return bytes(self._obstore.get(self._store, name).bytes())
         except FileNotFoundError:
             return None
@@ -133,26 +133,26 @@ class ObjectStore:
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
-        with self._said(prefix, "listed"):
+        with self._naming_errors(prefix, "listed"):
             return sorted(one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk)
 
     def folders(self, folder: str) -> list[str]:
         """List the folders in one that hold any object, however many those are."""
-        with self._said(folder, "listed"):
+        with self._naming_errors(folder, "listed"):
             return sorted(self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"])
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; those that are gone don't matter."""
         for name in names:
-            with suppress(FileNotFoundError), self._said(name, "deleted"):
+            with suppress(FileNotFoundError), self._naming_errors(name, "deleted"):
                 self._obstore.delete(self._store, name)
 
     def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
-        with self._said(name, "written"):
+        with self._naming_errors(name, "written"):
             self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
 
     @contextmanager
-    def _said(self, name: str, how: str) -> Iterator[None]:
+    def _naming_errors(self, name: str, how: str) -> Iterator[None]:
         """Say what can't be done with an object."""
         try:
             yield
@@ -535,7 +535,7 @@ _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
 
 
-def read_anew(folder: Path) -> None:
+def reread(folder: Path) -> None:
     """Have a folder and its shards be read from the store again: others may just have written to it."""
     for path in [one for one in _pulled_at.copy() if one.is_relative_to(folder)]:
         _pulled_at.pop(path, None)
@@ -662,7 +662,7 @@ class Replica:
         self.pull_strays()
         heard_at = found.slots[found.last].at if found.slots else 0.0  # in Unix seconds by the writer's clock
         marker = {"url": self.url, "owner": found.owner, "heard_at": heard_at}
-        marker["is_worked_on"] = bool(found.owner) and not _has_ended(found.owner)
+        marker["is_live"] = bool(found.owner) and not _has_ended(found.owner)
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     def pull_strays(self) -> None:
@@ -671,9 +671,9 @@ class Replica:
             _place(self.path / name.removeprefix(f"{_STRAYS}/"), self.store.get(name) or b"")
 
     @property
-    def is_worked_on(self) -> bool:
+    def is_live(self) -> bool:
         """Whether somebody was writing when the store was last read, as far as its log says."""
-        return bool(_marker(self.path).get("is_worked_on"))
+        return bool(_marker(self.path).get("is_live"))
 
     @property
     def owner(self) -> str:
@@ -684,7 +684,7 @@ class Replica:
     def silence(self) -> str:
         """Say since when nothing was heard of who was writing then; empty while its lease holds."""
         heard_at = float(_marker(self.path).get("heard_at") or 0.0)
-        if not self.is_worked_on or time.time() - heard_at < STILL_S:
+        if not self.is_live or time.time() - heard_at < STILL_S:
             return ""
         return (
             f"No heartbeat from {self.owner}, which works on {self.url}, since {clock_time(heard_at)}. If it was "

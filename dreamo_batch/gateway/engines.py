@@ -115,7 +115,7 @@ def check_engine(engine: Any) -> Engine:
 
 
 def as_picture(made: RenderedPicture | bytes) -> RenderedPicture:
-    """Return a picture with its media type and size, which its bytes tell."""
+    """Return a picture with its media type and size, as read from its bytes."""
     if isinstance(made, RenderedPicture):
         return made
     try:

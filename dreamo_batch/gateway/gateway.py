@@ -151,7 +151,7 @@ class LocalGateway:
         given = locals() | {"latency": read_latency(latency)}
         self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
-        self._state_dir = None if state_dir is None else _folder_given(state_dir)
+        self._state_dir = None if state_dir is None else _as_folder(state_dir)
         if not isinstance(host, str) or not host.isprintable() or not host.strip():
             raise ValueError(f"host={quoted(host)} must be an address of this machine, such as '127.0.0.1'.")
         if not is_whole(port) or port not in range(2**16):
@@ -221,7 +221,7 @@ class LocalGateway:
             if self._running is not None:
                 raise RuntimeError(f"The local gateway is running already, at {self.base_url}.")
             given = stack.enter_context(_temporary_folder()) if state_dir is None else state_dir
-            folder = self._state_dir or _folder_given(given)
+            folder = self._state_dir or _as_folder(given)
             sock = stack.enter_context(listen(*self._address))
             base_url = _url(sock)
             transports: Transports = {}
@@ -327,7 +327,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="dreamo-gateway-", ignore_cleanup_errors=True)
 
 
-def _folder_given(state_dir: Any) -> Path:
+def _as_folder(state_dir: Any) -> Path:
     text = str(state_dir) if isinstance(state_dir, str | Path) else ""
     if not text.strip() or not text.isprintable():
         raise ValueError(f"state_dir={quoted(state_dir)} must be the path of a folder.")

@@ -251,7 +251,7 @@ class TaskStore:
         return [task.task_id for task in self._tasks(f"WHERE due_at <= ? AND {_UNMADE}", now)]
 
     def update(self, task_id: str, **values: str | int) -> None:
-        """Record a task's picture, its price if only making it told that, or why there is none."""
+        """Record a task's picture, its price if only known once it was made, or why there is none."""
         changes = ", ".join(f"{name} = ?" for name in values)
         self._run(f"UPDATE tasks SET {changes} WHERE task_id = ?", *values.values(), task_id)  # noqa: S608 - ours
 

@@ -158,10 +158,10 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
-    lacking = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
-    lacking = {slip: name for plain, name in lacking.items() for slip in _slips(plain)} | lacking
-    lacking |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
-    near = {name: lacking.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
+    missing = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
+    missing = {slip: name for plain, name in missing.items() for slip in _slips(plain)} | missing
+    missing |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
+    near = {name: missing.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
     if any(name in near for name in columns.IMAGE_NUMBERED):  # no model takes further ones
         beyond = near.keys() - {*columns.IMAGE_NUMBERED}
         last = columns.IMAGE_NUMBERED[-1]
@@ -621,7 +621,7 @@ def find_rephrased_sweeps(
     if len(at):
         images = [cells.distinct(table[name]).codes[at] for name in image_columns(table)]
         keys = numbered([*images, *(values[at] for values in rest)])
-        found[at] = pd.Series(told_apart(seeds)[at]).groupby(keys).transform("nunique") > 1
+        found[at] = pd.Series(seed_numbers(seeds)[at]).groupby(keys).transform("nunique") > 1
         n_sweeps = len(np.unique(keys[found[at]]))
         is_first = np.arange(len(table)) == np.argmax(found)
         column = next(n for n in (columns.USE_REPHRASER, columns.SEED, columns.PROMPT) if n in table.columns)
@@ -630,7 +630,7 @@ def find_rephrased_sweeps(
         )
 
 
-def told_apart(seeds: Integers) -> NDArray[np.int64]:
+def seed_numbers(seeds: Integers) -> NDArray[np.int64]:
     """Return numbers that tell seeds apart; every random one counts as another."""
     is_given = seeds.is_given & (seeds.numbers >= 0)
     return np.where(is_given, seeds.numbers, -1 - np.arange(len(is_given)))

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import check_flag, file_given
+from dreamo_batch.errors import as_file, check_flag
 from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, show
@@ -215,7 +215,7 @@ def validate(
 
 def absolute(folder: Any) -> Path:
     """Return the absolute path of a folder; the working directory by default."""
-    return file_given("base_dir", "." if folder is None else folder).absolute()
+    return as_file("base_dir", "." if folder is None else folder).absolute()
 
 
 # Jobs and their identity.

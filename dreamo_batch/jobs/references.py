@@ -445,7 +445,7 @@ class Check:
 
     Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
     only judged. `known` holds pictures of earlier calls by absolute path or canonical URL, for files that have gone
-    and links that have expired. `n_rows` tells how long it may take until the last row is sent.
+    and links that have expired. `n_rows` says how long it may take until the last row is sent.
     """
 
     base_dir: Path

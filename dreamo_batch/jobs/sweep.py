@@ -19,10 +19,10 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, check_count, file_given, names_given, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, warn
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import numbered, read_size, told_apart
+from dreamo_batch.jobs.fields import numbered, read_size, seed_numbers
 from dreamo_batch.jobs.references import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, listed, type_of
@@ -121,7 +121,7 @@ def _images(value: Any) -> list[Any]:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
-    found, near = matching(str(file_given("image", value)))
+    found, near = matching(str(as_file("image", value)))
     named = listed(map(cells.printable, near))
     if not found:
         hint = f" Some differ only in letter case: {named}." if near else ""
@@ -213,7 +213,7 @@ def _n_jobs(table: pd.DataFrame) -> int:
     ]
     has_seed = columns.SEED in table
     seeds = cells.integers(table[columns.SEED]) if has_seed else cells.Integers.nothing(len(table))
-    return len(np.unique(numbered([*keys, told_apart(seeds)])))
+    return len(np.unique(numbered([*keys, seed_numbers(seeds)])))
 
 
 def sweep(
@@ -392,7 +392,7 @@ def _groups(
     listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str | Mapping) else [tied]
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
-    groups = [tuple(names_given("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
+    groups = [tuple(as_names("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
     names = [name for group in groups for name in group]
     for name in names:
         if name not in axes:
@@ -492,7 +492,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     >>> lines(path)
     ['beach', 'forest']
     """
-    file = file_given("path", path)
+    file = as_file("path", path)
     try:
         text = cells.decoded(file, file.read_bytes())
     except OSError as error:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, check_flag, file_given, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, warn
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
@@ -102,7 +102,7 @@ def read_table(
     ['42.5']
     """
     check_pandas()
-    path = file_given("path", path)
+    path = as_file("path", path)
     suffix = _known_suffix(path, " Unpack compressed files; save other tables as .csv or .xlsx.")
     if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
         raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
@@ -163,7 +163,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
     >>> path.read_text(encoding="utf-8")
     "\ufeffprompt\n'=1+1\n"
     """
-    path, frame = file_given("path", path), as_frame(frame)
+    path, frame = as_file("path", path), as_frame(frame)
     suffix = _known_suffix(path)
     check_flag("excel_safe", excel_safe)
     if not isinstance(frame, pd.DataFrame):

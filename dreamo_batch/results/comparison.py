@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.errors import UsageError, check_count, file_given, is_number, names_given
+from dreamo_batch.errors import UsageError, as_file, as_names, check_count, is_number
 from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
@@ -332,7 +332,7 @@ def rank(
     """
     source = as_frame(source)
     results = read_results(source)
-    is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in names_given("by", by))
+    is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in as_names("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
             results = with_ratings(results, folders_of(results, run_dir), is_needed=is_by_rating)
@@ -409,7 +409,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     """
     attrs = getattr(ranked, "attrs", {})
     within = attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
-    keys = list(dict.fromkeys(names_given("within", within)))
+    keys = list(dict.fromkeys(as_names("within", within)))
     if absent := [name for name in [*columns.RANKS, *keys] if name not in getattr(ranked, "columns", ())]:
         raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
@@ -582,7 +582,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
-    measures = [_read_by(one, results) for one in names_given("by", by)]
+    measures = [_read_by(one, results) for one in as_names("by", by)]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
@@ -826,7 +826,7 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             _refuse_gaps(pictures, name)
         pictures = dict(list(pictures.groupby("subject", sort=False)[columns.IMAGE]))
     if isinstance(pictures, str | os.PathLike):
-        folder = file_given("pictures", pictures)
+        folder = as_file("pictures", pictures)
         if not folder.is_dir():
             raise UsageError(f"No folder at {folder}.")
         found: dict[str, list[Path]] = {}

@@ -27,7 +27,7 @@ from dreamo_batch.engine.directory import (
     inspect_picture,
     is_in_place,
 )
-from dreamo_batch.errors import UsageError, check_choice, file_given, names_given, warn
+from dreamo_batch.errors import UsageError, as_file, as_names, check_choice, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
@@ -230,7 +230,7 @@ def export(
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
-    wanted = names_given("formats", formats, _FORMATS, "format", is_ordered=False)
+    wanted = as_names("formats", formats, _FORMATS, "format", is_ordered=False)
     check_choice("pictures", pictures, _PICTURES)
     if text and pictures != "copy":
         raise UsageError(
@@ -241,7 +241,7 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
 
 
 def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
-    target = file_given("folder", folder).absolute()
+    target = as_file("folder", folder).absolute()
     if target.resolve() in {RunDirectory(run_dir).path.resolve() for run_dir in dict.fromkeys(run_dirs)}:
         raise UsageError(f"{target} is the run directory itself. Export into another folder.")
     if (target.exists() or target.is_symlink()) and not target.is_dir():

@@ -50,7 +50,7 @@ from dreamo_batch.engine.checkpoint import (
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, names_given, warn
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, as_names, logger_named, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import groupable, is_missing, text_of
 from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
@@ -195,12 +195,12 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
         shards = {name: read_ledger(shard, names) for name, shard in directory.shards().items()}
         whole = joined({name: state for name, (state, _) in shards.items()}, stored_terms(directory))
         return whole, any(is_copy for _, is_copy in shards.values())
-    is_worked_on = directory.is_locked()
+    is_live = directory.is_locked()
     with ledger.reading(directory):
         recovered = ledger.read(directory.path, names)
         is_copy = ledger.is_copied(recovered, directory)
     state = recovered.state()
-    return state if is_worked_on else _settled(state), is_copy
+    return state if is_live else _settled(state), is_copy
 
 
 def joined(shards: Mapping[str, State], terms: Terms) -> State:
@@ -268,13 +268,13 @@ def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFram
     user, rows = read_outcomes(directory.jobs)
     try:
         state = read_state(directory, _NEEDED) if state is None else state
-    except LedgerDamaged:  # an event told twice is only known for the same by every column
+    except LedgerDamaged:  # only all columns together show that an event is a repetition
         state = read_state(directory)
     return assemble(user, rows, to_arrow(state))
 
 
 def decided_for(results: pd.DataFrame, folders: Sequence[Path], names: Iterable[str]) -> pd.DataFrame:
-    """Return what was decided for the job of each row, by position; missing where its directory doesn't tell."""
+    """Return what was decided for the job of each row, by position; missing where its directory doesn't say."""
     known = [
         read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(names)]
         for folder in dict.fromkeys(folders)
@@ -543,7 +543,7 @@ def labelled(results: pd.DataFrame) -> pd.DataFrame:
 
 def group(history: History, by: Any, argument: str = "by", *, reserved: Collection[str] = ()) -> Groups:
     """Group rows and attempts by columns, the size, or the time; None: all are one group."""
-    names = names_given(argument, by)
+    names = as_names(argument, by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
         column, of_rows, of_attempts = _key(history, name, argument)
@@ -1020,11 +1020,11 @@ def _by_status(results: pd.DataFrame) -> dict[str, int]:
     return {status: int(counts[status]) for status in columns.STATUSES if counts[status]}
 
 
-def sentence(told: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) -> str:
+def sentence(counts: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) -> str:
     """Write the reconciliation as one line, and how many pictures have no cost in USD."""
-    counts = ", ".join(f"{n} {PALETTE[status].word}" for status, n in told["by_status"].items()) or "none"
-    n_in, n_out = told["rows_in"], told["rows_accounted_for"]
-    said = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {counts}; {dollars(spent_usd)} spent"
+    states = ", ".join(f"{n} {PALETTE[status].word}" for status, n in counts["by_status"].items()) or "none"
+    n_in, n_out = counts["rows_in"], counts["rows_accounted_for"]
+    said = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {states}; {dollars(spent_usd)} spent"
     is_made = results[columns.STATUS].eq(columns.COMPLETED) & results[columns.DUPLICATE_OF].isna()
     n = int((is_made & results[columns.COST].isna()).sum())
     return f"{said}, {n:,} more of unknown cost" if n else said
@@ -1050,8 +1050,8 @@ def open_lines(results: pd.DataFrame, state: State) -> list[str]:
         )
     unsaved = results.loc[results[columns.DUPLICATE_OF].isna(), columns.OUTPUT_ERROR].dropna()
     if len(unsaved):
-        told = f"{counted(len(unsaved), 'picture')} could not be saved; {same_call()} again fetches what is missing"
-        lines.append(f"{told} for free. Row {unsaved.index[0]}: {unsaved.iloc[0]}")
+        lost = f"{counted(len(unsaved), 'picture')} could not be saved; {same_call()} again fetches what is missing"
+        lines.append(f"{lost} for free. Row {unsaved.index[0]}: {unsaved.iloc[0]}")
     return lines
 
 

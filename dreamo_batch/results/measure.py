@@ -21,7 +21,7 @@ from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.attempts import rows_as_table, schema_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import UsageError, logger_named, names_given, warn
+from dreamo_batch.errors import UsageError, as_names, logger_named, warn
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
@@ -285,9 +285,7 @@ def measure(
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     """Read several metrics, each of another name."""
-    read = [
-        read_metric(metric) for metric in ([None] if metrics is None else names_given("metrics", metrics))
-    ]
+    read = [read_metric(metric) for metric in ([None] if metrics is None else as_names("metrics", metrics))]
     for name, n in Counter(metric.name for metric in read).items():
         if n > 1:
             raise UsageError(f"{n} metrics are named {name!r}; use Metric(name, ...) to rename them.")
@@ -416,8 +414,8 @@ def measure_likeness(
         n_most = 1 if isinstance(metric, PromptMatch) else places.max(initial=0) + 1
         for place in range(n_most if n_most > 1 else 0):
             table[f"{metric.name}_{place + 1}"] = numbers[places == place].reindex(every_row).array
-    told = pd.concat(whys).dropna()
-    joined = told.groupby(level=0).agg(lambda of_row: "; ".join(dict.fromkeys(of_row)))
+    reasons = pd.concat(whys).dropna()
+    joined = reasons.groupby(level=0).agg(lambda of_row: "; ".join(dict.fromkeys(of_row)))
     table[columns.PROBLEM] = pd.array(joined.reindex(every_row), dtype=columns.STR)
     return table, failed
 

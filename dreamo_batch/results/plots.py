@@ -74,7 +74,7 @@ def plot_spend(
     paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
     title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"
     if not len(paid):
-        return _say_nothing(ax, theme, title)
+        return _show_empty(ax, theme, title)
     paid = paid.sort_values(columns.COMPLETED_AT)
     times, spent = paid[columns.COMPLETED_AT], paid[columns.COST_USD].cumsum()
     ax.step(times, spent, where="post", color=theme.good, linewidth=2, label="spent")
@@ -118,7 +118,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     keys = _keys(costs, columns.COSTS | columns.COSTS_PLANNED)
     title = f"Cost by {', '.join(keys) or 'group'}"
     if not len(costs):
-        return _say_nothing(ax, theme, title)
+        return _show_empty(ax, theme, title)
     shown = costs if keys == [columns.SUBMITTED_AT] else costs.sort_values(columns.SPENT_USD, ascending=False)
     shown = shown.head(_N_LINES)
     spent, waste, doubt = (
@@ -171,7 +171,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     title = "Seconds by phase" if wanted is None else f"Seconds of {wanted}{by}"
     shown = latency if wanted is None else latency[latency[columns.PHASE] == wanted]
     if not len(shown):
-        return _say_nothing(ax, theme, title)
+        return _show_empty(ax, theme, title)
     n_all, shown = len(shown), shown.head(_N_LINES)
     _draw_ranges(ax, theme, shown)
     _name_lines(ax, _labels(shown, keys or [columns.PHASE]))
@@ -206,7 +206,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax, theme, failures = _prepare(ax, failures, columns.FAILURES, "failures")
     title = "Failures by class"
     if not len(failures):
-        return _say_nothing(ax, theme, title)
+        return _show_empty(ax, theme, title)
     labels = failures[columns.ERROR_CLASS] + (" " + failures[columns.ERROR_CODE]).fillna("")
     n = failures[[columns.N_ROWS, columns.ATTEMPTS]].astype(columns.FLOAT).max(axis=1)
     billed = n.where(failures[columns.MAY_HAVE_BEEN_BILLED].astype(bool), 0.0)
@@ -251,7 +251,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     ax, theme, throughput = _prepare(ax, throughput, columns.THROUGHPUT, "throughput")
     title = "Attempts per minute"
     if not len(throughput):
-        return _say_nothing(ax, theme, title)
+        return _show_empty(ax, theme, title)
     at = throughput[columns.AT]
     step = at.diff().iloc[-1] if len(at) > 1 else pd.Timedelta("1s")
     minutes = step / pd.Timedelta("1min")
@@ -331,7 +331,7 @@ def _add_legend(ax: Axes, theme: Theme) -> None:
             return
 
 
-def _say_nothing(ax: Axes, theme: Theme, title: str) -> Axes:
+def _show_empty(ax: Axes, theme: Theme, title: str) -> Axes:
     """Write that there is nothing to draw, rather than show empty axes."""
     ax.text(0.5, 0.5, "nothing to show", color=theme.ink, ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
@@ -375,7 +375,7 @@ def _drawable(text: str) -> str:
     from matplotlib.font_manager import FontProperties, findfont
 
     fonts = Fonts(findfont(FontProperties()))
-    lacking = fonts.lacking(text)
+    lacking = fonts.missing_letters(text)
     return "".join(c if c.isprintable() and c not in lacking else _UNDRAWABLE for c in text)
 
 

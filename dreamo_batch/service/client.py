@@ -571,9 +571,9 @@ class Client:
             is_made = not has_reason if failures.is_success(answer.status) else is_bare and failure.is_outage
             failure = replace(failure, task_id=asked[0], is_task_in_doubt=answer.broken is None)
             return replace(failure, is_task_anyones=not is_made)
-        untold = named or [one for one in quoted if one not in (failure.message or "")]
-        told = f"{failure.message}; it names tasks {', '.join(untold[:5])}"
-        return replace(failure, message=told) if untold else failure
+        unnamed = named or [one for one in quoted if one not in (failure.message or "")]
+        message = f"{failure.message}; it names tasks {', '.join(unnamed[:5])}"
+        return replace(failure, message=message) if unnamed else failure
 
     def _tasks_in(self, answer: Answer) -> Iterator[list[str]]:
         """Yield the tasks that an answer names in its fields or headers, then those that its words mention instead."""

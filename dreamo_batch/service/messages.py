@@ -328,7 +328,7 @@ class Task:
 def read_task(body: bytes, task_id: str) -> Task:
     """Read the answer to a poll."""
     answer = _about_task(load(body), task_id)
-    if not _speaks_of_task(answer):
+    if not _mentions_task(answer):
         raise Unreadable(excerpt(body))
     ids = _ids(answer)
     if ids and task_id not in ids:
@@ -366,7 +366,7 @@ def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
     return cast("dict[str, Any]", data) if is_envelope else answer
 
 
-def _speaks_of_task(answer: dict[str, Any]) -> bool:
+def _mentions_task(answer: dict[str, Any]) -> bool:
     """Return whether an answer is about a task, unlike a gateway's `{"status": "error", "error": "try again"}`."""
     said, status = message_in(answer.get("error")), _status(answer)
     is_documented = said is not None and said.code in contract.ERROR_CODES
@@ -479,7 +479,7 @@ def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
 
 
 def _usage(answer: dict[str, Any]) -> Any:
-    """Find what tells the cost: documented as `usage`, and looked for elsewhere if that has none."""
+    """Find the cost: documented as `usage`, and looked for elsewhere if that has none."""
     usage = answer.get("usage")
     if usage not in (None, "", {}) and not (isinstance(usage, dict) and "cost" not in usage):
         return usage
@@ -501,7 +501,7 @@ def _currency(about: dict[str, Any]) -> str | None:
     return _written(about.get("currency")) or _written(about.get("unit"))
 
 
-# A cost under another name is none that can be counted, but what told one was not free.
+# A cost under another name is none that can be counted, but a task that has one was not free.
 _COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed|paid|price|amount|fee)", re.IGNORECASE)
 
 
@@ -711,11 +711,11 @@ def read_price(body: bytes) -> Price:
     answer = load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
     said = message_in(answer)
-    currency, told = _currency(data) or _currency(answer), _written(data.get("cost"))
+    currency, price = _currency(data) or _currency(answer), _written(data.get("cost"))
     if not is_usd(currency):
         return Price(None, None, currency, f"the price is in {currency!r}, not in USD")
     cost = _usd(data.get("cost"))
-    unread = f"the price {told!r} can't be read" if told is not None and cost is None else None
+    unread = f"the price {price!r} can't be read" if price is not None and cost is None else None
     return Price(
         cost=cost,
         discount=_written(data.get("discount")),

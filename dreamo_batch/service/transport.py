@@ -270,8 +270,8 @@ class _TimedAnswer(http.client.HTTPResponse):
         if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) or status < HTTPStatus.OK:
             self.length = 0
         is_until_end = not self.chunked and self.length is None
-        told = self.headers.get("connection", "").lower()
-        is_kept = "close" not in told if self.version == _HTTP_1_1 else "keep-alive" in told
+        options = self.headers.get("connection", "").lower()
+        is_kept = "close" not in options if self.version == _HTTP_1_1 else "keep-alive" in options
         self.will_close = is_until_end or not is_kept
 
     def read_next(self, n_bytes: int) -> bytes:
@@ -552,13 +552,13 @@ class _Lane:
 
 
 def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
-    """Write the lines before the body; a proxy without a tunnel is told the whole URL, and who asks."""
+    """Write the lines before the body; a proxy without a tunnel gets the whole URL, and who asks."""
     target, headers = form.target, form.headers
     is_tunnelled = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme)
     if pool.proxy is not None and not is_tunnelled:
         target = f"{form.origin}{target}"
-        told = pool.proxy_headers.items()
-        headers += "".join(f"{name}: {value}\r\n" for name, value in told).encode("latin-1")
+        own = pool.proxy_headers.items()
+        headers += "".join(f"{name}: {value}\r\n" for name, value in own).encode("latin-1")
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (form.method.encode(), target.encode("ascii"), headers)
 
 

@@ -1,4 +1,4 @@
-// Blind choices between two pictures. Python, or the page, keeps each choice and tells the next pair.
+// Blind choices between two pictures. Python, or the page, keeps each choice and sends the next pair.
 
 const create = (tag, parent, className = "", text = "") => {
   const element = document.createElement(tag);

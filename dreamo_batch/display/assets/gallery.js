@@ -164,7 +164,7 @@ class Gallery {
     const value = SAYS[event.key.toLowerCase()];
     if (!this.model || !entry || value === undefined || event.ctrlKey || event.altKey || event.metaKey) return false;
     if (event.repeat) return true; // a key held down says it once
-    this.tell("");
+    this.showMessage("");
     this.send({ type: "rate", position: +entry.dataset.position, value });
     return true;
   }
@@ -189,10 +189,10 @@ class Gallery {
     try {
       this.model.send(message);
     } catch { // after a restart
-      this.tell("The kernel that made this gallery is gone. Run its cell again.");
+      this.showMessage("The kernel that made this gallery is gone. Run its cell again.");
     }
   }
-  tell(text) {
+  showMessage(text) {
     for (const place of this.root.querySelectorAll(".dg-problem")) place.textContent = text;
   }
 
@@ -349,7 +349,7 @@ function render({ model, el }) {
   const mark = () => gallery.mark();
   const showMarks = () => gallery.showMarks();
   const receive = (message, buffers) => {
-    if (message.type === "problem") gallery.tell(message.text);
+    if (message.type === "problem") gallery.showMessage(message.text);
     else gallery.showFull(message, buffers);
   };
   model.on("change:content", draw);
