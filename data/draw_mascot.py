@@ -209,7 +209,8 @@ def _stroke(sheet: Image.Image, points: list[Point], radius: float = 4) -> None:
 
 
 def _fill(sheet: Image.Image, mask: Image.Image, colour: Colour) -> None:
-    sheet.paste((*colour, 255), (0, 0), mask)
+    box = mask.getbbox()  # most parts are small beside the sheet
+    sheet.paste((*colour, 255), box, mask.crop(box))
 
 
 def _shade(
@@ -226,7 +227,7 @@ def _shade(
     soft = _both(blurred.resize(mask.size, Image.Resampling.BILINEAR), inside).point(
         lambda value: value * alpha // 255
     )
-    sheet.paste((*colour, 255), (0, 0), soft)
+    _fill(sheet, soft, colour)
 
 
 def _both(one: Image.Image, other: Image.Image) -> Image.Image:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.fakes import FakeClock
 
-collect_ignore = ["bare_install.py"]  # a script for an environment of its own
+# Scripts and helpers have no doctests: collecting them would only load them, and what they need, in each worker.
+collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if not path.match("test_*")]
 
 settings.register_profile(
     "dreamo",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import _thread
 import json
 import random
-import threading
 from collections import defaultdict
 
 from dreamo_batch.engine.store import Fenced, FencedLog, Taken
@@ -18,6 +17,12 @@ from dreamo_batch.errors import LedgerDamaged
 JOBS = tuple("abcdefgh")
 P_FAULT = 0.12
 P_KILL = 0.01
+
+
+def held_lock():
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
 
 
 class Killed(BaseException):
@@ -39,47 +44,39 @@ class World:
         self.acknowledged = []
         self.damage = []
         self.has_faults = True
+        self.over = held_lock()
 
     def run(self, writers):
         """Let writers begin one after another and take turns until all have ended."""
-        waiting, running = list(writers), []
-        while waiting or running:
+        self.waiting, self.running = list(writers), []
+        self.draw().release()
+        self.over.acquire()
+
+    def draw(self):
+        """Return the lock that whoever is next waits at: a writer, or `run` once all have ended."""
+        while self.waiting or self.running:
             if self.late and self.chance.random() < 0.1:
                 self.apply(*self.late.pop(self.chance.randrange(len(self.late))))
-            if waiting and (not running or self.chance.random() < 0.06):
-                running.append(Turn(self, waiting.pop()))
-            turn = self.chance.choice(running)
-            if not turn.take():
-                running.remove(turn)
+            if self.waiting and (not self.running or self.chance.random() < 0.06):
+                self.running.append(Turn(self, self.waiting.pop()))
+            turn = self.chance.choice(self.running)
+            if not turn.pause:
+                return turn.go
+            turn.pause -= 1
+        return self.over
 
     def apply(self, name, content):
         self.objects.setdefault(name, content)
 
 
 class Turn:
-    """A writer's thread, which runs only when it is given a turn."""
+    """A writer's thread, which runs only while it has the turn, and gives it to the next one itself."""
 
     def __init__(self, world, work):
         self.world = world
-        self.go, self.done = _thread.allocate_lock(), _thread.allocate_lock()
-        self.go.acquire()
-        self.done.acquire()
-        self.has_ended = False
-        self.is_killed = False
+        self.go = held_lock()
         self.pause = 0
-        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self.thread.start()
-
-    def take(self):
-        """Run it until it gives the turn back; return whether it goes on."""
-        if self.pause:
-            self.pause -= 1
-            return True
-        self.go.release()
-        self.done.acquire()
-        if self.has_ended:
-            self.thread.join()
-        return not self.has_ended
+        _thread.start_new_thread(self._run, (work,))  # unlike Thread.start, without waiting for it
 
     def give_back(self, *_):
         """End the turn; the process may be killed or suspended meanwhile."""
@@ -90,8 +87,10 @@ class Turn:
             raise Killed
         if not self.pause and chance.random() >= self.world.p_turn:
             return
-        self.done.release()
-        self.go.acquire()
+        following = self.world.draw()
+        if following is not self.go:
+            following.release()
+            self.go.acquire()
 
     def _run(self, work):
         self.go.acquire()
@@ -102,8 +101,8 @@ class Turn:
         except LedgerDamaged as error:
             self.world.damage.append(f"the log was found damaged: {error}")
         finally:
-            self.has_ended = True
-            self.done.release()
+            self.world.running.remove(self)
+            self.world.draw().release()
 
 
 class SimulatedStore:

@@ -7,13 +7,14 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 from traitlets.config import Config
+
+if TYPE_CHECKING:
+    import nbformat
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -29,9 +30,19 @@ pytestmark = [
 ]
 
 
+def read(path: Path) -> nbformat.NotebookNode:
+    # Loaded here: every worker loads this module, and nothing else that it would load takes as long.
+    import nbformat
+
+    return nbformat.read(path, 4)
+
+
 def run_notebook(path: Path, runs: Path, timeout_s: int = 120) -> nbformat.NotebookNode:
     """Execute a notebook in its own folder; a failure names the cell and shows only the notebook's frames."""
-    notebook = nbformat.read(path, 4)
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = read(path)
     at: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="k") as short:  # paths of unix sockets are limited
         config = Config(
@@ -94,6 +105,8 @@ done = buy(jobs)
 
 def test_a_saved_notebook_shows_a_finished_run_and_only_the_users_lines(tmp_path):
     """The bar that is saved reads 100 %, and an error shows the cell and nothing of this package."""
+    import nbformat
+
     Image.new("RGB", (64, 64), "orange").save(reference := tmp_path / "reference.png")
     first = _RUN.format(reference=str(reference), run_dir=str(tmp_path / "run"))
     failing = nbformat.v4.new_code_cell(
@@ -128,7 +141,7 @@ def test_a_saved_notebook_shows_a_finished_run_and_only_the_users_lines(tmp_path
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_small_and_holds_no_widget_state(path):
     """A committed notebook shows on a repository page: small, and without widget state that breaks the viewer."""
-    notebook = nbformat.read(path, 4)
+    notebook = read(path)
     assert path.stat().st_size < _LARGEST_BYTES
     assert "widgets" not in notebook.metadata
     assert not any(
@@ -139,7 +152,7 @@ def test_notebook_is_small_and_holds_no_widget_state(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_shows_pictures_without_being_run(path):
     """What is committed has its outputs, among them a picture that a repository page can show."""
-    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     shown = {kind for cell in cells for output in cell.outputs for kind in output.get("data", ())}
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert shown & {"image/png", "image/jpeg"}
@@ -156,7 +169,7 @@ def test_notebook_tells_nothing_of_the_machine_it_was_run_on(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_has_a_sentence_above_each_cell_and_no_helpers(path):
     """Each code cell follows a text cell, and none defines a function."""
-    cells = nbformat.read(path, 4).cells
+    cells = read(path).cells
     for before, cell in itertools.pairwise(cells):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", cell.source
