@@ -102,9 +102,14 @@ class Flow:
 def until(is_so: Callable[[], object]) -> None:
     """Wait until something is so, as it soon is."""
     given_up_at = time.monotonic() + PATIENCE_S
+    looked_at = time.monotonic()
     while not is_so():
-        assert time.monotonic() < given_up_at, "it never came to that"
-        time.sleep(0.005)
+        now = time.monotonic()
+        assert now < given_up_at, "it never came to that"
+        time.sleep(
+            max(0.005, 2 * (now - looked_at))
+        )  # looks that cost much leave the machine to what is waited for
+        looked_at = time.monotonic()
 
 
 class Slow:

@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 # In the long form 500 kills, 500 more amid other verbs and 200 interrupts, in rounds: a start takes the longer, the
 # longer the table.
 ROUNDS = range(20) if IS_LONG else range(1)
-N_KILLS = 25 if IS_LONG else 12
-N_INTERRUPTS = 20 if IS_LONG else 6
+N_KILLS = 25 if IS_LONG else 9
+N_INTERRUPTS = 20 if IS_LONG else 4
 ROWS_PER_KILL = 24
 MAX_IN_FLIGHT = 8
 
