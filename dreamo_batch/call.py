@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from dreamo_batch import columns, errors, text
 from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_of, unreachable
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempts import Attempt, Spending, Stage, State, highest_price, next_number, to_arrow
+from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
@@ -48,7 +48,6 @@ _WORKERS_MIN: Final = 4
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
-T = TypeVar("T")
 
 
 class Gateway(Protocol):
@@ -183,7 +182,6 @@ class CallInputs:
 class Call:
     """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
 
-    reports_changes = True  # of each attempt, to its followers
     client: Client
     runner: Runner
     coordinator: Coordinator
@@ -209,8 +207,7 @@ class Call:
         self.results: pd.DataFrame | None = None
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
-        # Called with each change of an attempt, in the runner's thread.
-        self.follower: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
+        self.followed_by: object = None
         self.not_before = not_before  # Unix seconds; whoever begins the call releases it then
         self.is_begun = False
         self.entropy = entropy
@@ -344,11 +341,6 @@ class Call:
 
         return self.ask(set_here)
 
-    def quietly(self, do: Callable[[], T]) -> T:
-        """Do something while nothing changes: in the runner's thread, or here once that has ended."""
-        reply = self.runner.ask(lambda _: do())
-        return do() if reply.cancelled() else reply.result()
-
     def snapshot(self) -> Snapshot:
         """Count the rows by status, and the money."""
         return self.coordinator.snapshot()
@@ -410,7 +402,6 @@ class Call:
         self.notices, self.spending = coordinator.notices, budget
         coordinator.schedule.is_paused = self._waits()
         on_begin(self)
-        coordinator.on_change = self.follower
         self.listeners.begin(self.client.settings.api_key)
         coordinator.report = self.report
         at_work.switch_to(coordinator, self._finish, n_workers, self.report_end)

@@ -25,7 +25,7 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call, choose
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
-from dreamo_batch.engine.attempts import Attempt, highest_price
+from dreamo_batch.engine.attempts import highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
@@ -350,8 +350,9 @@ class Batch:
         self._followed = followed
         self._changing = threading.RLock()
         self._rows: Rows | None = None
-        self._tally: Tally | None = None  # made when a status is first wanted
-        self._count_at = inf
+        self._tally: Tally | None = None  # made when a status is wanted
+        self._is_final = False  # made when the run was over
+        self._count_at = 0.0
         self._speed = Speed(0.0, 0)
         self._is_stop_asked = False
         self._began_at = 0.0
@@ -628,7 +629,7 @@ class Batch:
 
     def _continue_with(self, call: Call) -> None:
         """Follow this call from now on; called in the runner's thread, before the first request."""
-        call.follower = self._note  # which keeps this batch alive as long as its call
+        call.followed_by = self  # stays alive as long as its call
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
             self._call.report("stopped", "Another call of this process continues in this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
@@ -655,26 +656,20 @@ class Batch:
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _counted(self, call: Call) -> Tally:
-        """Return the tally; if it has to be made, then while nothing changes."""
-        if (tally := self._tally) is not None and time.monotonic() < self._count_at:
+        """Return the tally: made anew as seldom as is good for a large run, and once more when it is over."""
+        began_at, is_over = time.monotonic(), call.is_over
+        if (
+            (tally := self._tally) is not None
+            and is_over is self._is_final
+            and (is_over or began_at < self._count_at)
+        ):
             return tally
-        return call.quietly(lambda: self._count(call))
-
-    def _count(self, call: Call) -> Tally:
-        began_at = time.monotonic()
         rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
-        tally = Tally(rows, call.state, self.run_dir)
+        tally = Tally(rows, call.state.copy(), self.run_dir)
         if call is self._call:  # else another has taken over
-            self._rows, self._tally = rows, tally
-            self._count_at = inf if call.reports_changes else _next_reading(began_at)
+            self._rows, self._tally, self._is_final = rows, tally, is_over
+            self._count_at = began_at + (time.monotonic() - began_at) * _READING_SHARE
         return tally
-
-    def _note(self, before: Attempt | None, after: Attempt) -> None:
-        assert self._call is not None  # noqa: S101 - begun before its coordinator changes anything
-        if self._tally is not None:
-            deciding = self._call.state.deciding(after.job_id)
-            self._tally.note(before, after, deciding or after)
-        self._speed.note(time.monotonic(), self._call.snapshot().n_settled)
 
 
 def _problem(call: Call) -> str | None:
@@ -690,8 +685,8 @@ def _status(
         projected_usd=tally.forecast(snapshot.spent_usd, price),
         rows_per_s=rows_per_s,
         eta_s=left_s(snapshot.n_rows - snapshot.n_settled, rows_per_s),
-        errors=tally.errors(),
-        newest=tally.newest(),
+        errors=tally.errors,
+        newest=tally.newest,
         at=datetime.now(UTC),
         **others,
     )

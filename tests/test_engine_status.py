@@ -1,4 +1,4 @@
-"""What a status tells of errors, pictures and prices; kept up event by event, it is what a fresh look would tell."""
+"""What a status tells of errors, pictures and prices."""
 
 from __future__ import annotations
 
@@ -7,39 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Stage, State, next_number
+from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.status import N_NEWEST, Rows, Tally, rows_of
 from dreamo_batch.jobs.prepare import prepare
 from tests.fakes import prepared
 from tests.histories import ambiguous, completed, failed
 
 RUN_DIR = Path("runs/x")
-# What may follow what, and the fields that matter here.
-NEXT = {
-    Stage.UNSENT: [(EventKind.SENDING, {"reserved": "0.04"})],
-    Stage.REFUSED: [(EventKind.SENDING, {"reserved": "0.04"})],
-    Stage.SENDING: [
-        (EventKind.ACCEPTED, {"task_id": "t"}),
-        (EventKind.NOT_SENT, {}),
-        (EventKind.REFUSED, {"error_class": "bad_request", "error_message": "no"}),
-        (EventKind.AMBIGUOUS, {"error_class": "no_answer", "may_have_been_billed": True}),
-    ],
-    Stage.AMBIGUOUS: [(EventKind.ACCEPTED, {"task_id": "t"}), (EventKind.NOT_SENT, {})],
-    Stage.ACCEPTED: [
-        (EventKind.COMPLETED, {"cost": "0.03"}),
-        (EventKind.COMPLETED, {"cost": "0.05"}),
-        (EventKind.COMPLETED, {}),
-        (EventKind.FAILED, {"error_class": "moderated", "error_message": "Risk Not Pass"}),
-        (EventKind.LOST, {"error_class": "task_lost"}),
-    ],
-    Stage.COMPLETED: [
-        (EventKind.SAVED, {"output_path": "images/x.jpg"}),
-        (EventKind.UNSAVED, {"output_error": "gone"}),
-    ],
-}
 
 
 def rows(*names: str, weight: int = 1) -> Rows:
@@ -50,29 +25,6 @@ def tally(*attempts: Attempt, names: str = "abc", weight: int = 1) -> Tally:
     return Tally(rows(*names, weight=weight), State(attempts), RUN_DIR)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcz"), st.integers(0, 9)), max_size=60))
-def test_events_and_a_fresh_look_tell_the_same(choices):
-    """Whatever happens in whatever order, nothing drifts; job z is not in the table."""
-    state, live = State(), tally()
-    for at, (job_id, choice) in enumerate(choices):
-        attempts = state.of(job_id)
-        attempt = (
-            attempts[choice % len(attempts)] if attempts else Attempt(job_id, 1)
-        )  # also one that is not the latest
-        kinds = NEXT.get(attempt.stage) or NEXT[Stage.UNSENT]
-        kind, fields = kinds[choice % len(kinds)]
-        number = next_number(attempts) if kind is EventKind.SENDING else attempt.attempt
-        before = state.find(job_id, number)
-        after = state.apply(Event(kind, job_id, number, float(at), fields))
-        live.note(before, after, state.deciding(job_id))
-    fresh = Tally(rows(*"abc"), state, RUN_DIR)
-    assert {(one.error_class, one.n_rows) for one in live.errors()} == {
-        (one.error_class, one.n_rows) for one in fresh.errors()
-    }
-    assert {one.job_id for one in fresh.newest()} == {one.job_id for one in live.newest()}
-    assert live.forecast(Decimal(1), None) == fresh.forecast(Decimal(1), None)
-
-
 def test_errors_are_counted_in_rows_with_the_first_as_an_example():
     """Classes stand by frequency; each has the label and the words of the job that came first."""
     told = tally(
@@ -80,7 +32,7 @@ def test_errors_are_counted_in_rows_with_the_first_as_an_example():
         failed("b"),
         failed("c", error_message="another"),
         weight=2,
-    ).errors()
+    ).errors
     assert [(one.error_class, one.n_rows, one.row, one.message) for one in told] == [
         ("generation_error", 4, "row b", "Internal generation error"),
         ("moderated", 2, "row a", "Risk Not Pass"),
@@ -89,27 +41,20 @@ def test_errors_are_counted_in_rows_with_the_first_as_an_example():
 
 def test_an_error_is_gone_once_the_job_is_submitted_again():
     """A job that goes on is no longer at its error."""
-    live, again = tally(failed("a"), ambiguous("b")), Attempt("a", 2, Stage.SENDING)
-    live.note(None, again, again)
-    assert [one.error_class for one in live.errors()] == ["no_answer"]
+    told = tally(failed("a"), Attempt("a", 2, Stage.SENDING), ambiguous("b"))
+    assert [one.error_class for one in told.errors] == ["no_answer"]
 
 
 def test_an_attempt_that_fails_beside_one_under_way_is_no_error_of_its_job():
     """A row stands where the attempt stands that serves it; an attempt settled late does not change that either."""
-    state = State(
-        [Attempt("a", 1, Stage.ACCEPTED), Attempt("a", 2, Stage.ACCEPTED), completed("b", cost="0.03")]
-    )
-    live = Tally(rows(*"ab"), state, RUN_DIR)
-    before, after = state.find("a", 2), failed("a", 2)
-    state.put(after)
-    live.note(before, after, state.deciding("a"))
-    assert live.errors() == ()
-    assert live.forecast(Decimal(1), None)[1] == Decimal("1.03")
+    told = tally(Attempt("a", 1, Stage.ACCEPTED), failed("a", 2), completed("b", cost="0.03"), names="ab")
+    assert told.errors == ()
+    assert told.forecast(Decimal(1), None)[1] == Decimal("1.03")
 
 
 def test_a_picture_that_could_not_be_saved_is_an_error():
     """The row is completed, and still something is wrong with it."""
-    (told,) = tally(completed("a", output_path=None, output_error="no space")).errors()
+    (told,) = tally(completed("a", output_path=None, output_error="no space")).errors
     assert (told.error_class, told.message) == ("output_error", "no space")
 
 
@@ -119,7 +64,7 @@ def test_invalid_rows_are_an_error_class_of_their_own():
         {"image": ["https://example.com/cat.png"] * 3, "prompt": ["a cat", "", ""]}, index=[5, 6, 7]
     )
     made = rows_of(table.index, prepare(table, entropy="e"))
-    (told,) = Tally(made, State(), RUN_DIR).errors()
+    (told,) = Tally(made, State(), RUN_DIR).errors
     assert (told.error_class, told.n_rows, told.row) == ("invalid", 2, 6)
     assert "prompt" in told.message
 
@@ -142,7 +87,7 @@ def test_labels_are_those_of_each_jobs_first_row():
 def test_the_newest_pictures_come_first_and_are_few():
     """Only so many are kept, whatever the size of the run; each with prompt, seed, cost and place."""
     names = [f"job-{n:02}" for n in range(20)]
-    told = tally(*(completed(name, saved_at=float(n)) for n, name in enumerate(names)), names=names).newest()
+    told = tally(*(completed(name, saved_at=float(n)) for n, name in enumerate(names)), names=names).newest
     assert [picture.job_id for picture in told] == names[: -N_NEWEST - 1 : -1]
     assert told[0].row == "row job-19"
     assert told[0].path == RUN_DIR / "images/job-19.jpg"

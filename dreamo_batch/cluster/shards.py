@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dreamo_batch import columns, errors, files, parallel
-from dreamo_batch.call import Call, CallInputs, Service, T
+from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.cluster import shared_budget
 from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at, unreachable, used_up
 from dreamo_batch.engine import journal, store
@@ -342,7 +342,6 @@ threading._register_atexit(partial(wait_at_exit, _ShardRunner))  # type: ignore[
 class ShardedCall(Call):
     """A call that hands shards to workers, and keeps count of them."""
 
-    reports_changes = False
     runner: _ShardRunner
     coordinator = None  # type: ignore[assignment]  # each shard has one, in its worker
 
@@ -437,10 +436,6 @@ class ShardedCall(Call):
         return frozenset(
             job_id for job_id, number in self._chosen.items() if next_number(state.of(job_id)) == number
         )
-
-    def quietly(self, do: Callable[[], T]) -> T:
-        """Do something with what lies on the disk."""
-        return do()
 
     def pause(self, *, is_paused: bool) -> bool:
         """Pause or resume submitting; False if the call is over, or was stopped."""

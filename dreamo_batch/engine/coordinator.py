@@ -130,7 +130,6 @@ class Coordinator:
         self.assignment = assignment
         self.stopped: errors.DreamoError | None = None
         self.notices: list[str] = []
-        self.on_change: Callable[[Attempt | None, Attempt], object] = lambda _before, _after: None
         self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
         self.effects = effects
         self._clock = clock
@@ -311,7 +310,6 @@ class Coordinator:
             self._n_again -= weight
         if after.stage is Stage.AMBIGUOUS and (before is None or before.stage is not Stage.AMBIGUOUS):
             self._report_held(after.job_id)
-        self.on_change(before, after)
         return after
 
     def _report_held(self, job_id: str) -> None:

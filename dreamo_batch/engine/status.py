@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
@@ -194,111 +194,66 @@ def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
     return Rows(prepared.jobs, labels, prepared.weights, tuple(invalid))
 
 
-@dataclass(slots=True)
-class _Prices:
-    n: int = 0
-    sum_usd: Decimal = ZERO
-    low: Decimal = ZERO
-    high: Decimal = ZERO
-
-    def add(self, price: Decimal) -> None:
-        self.low = min(self.low, price) if self.n else price
-        self.high = max(self.high, price)
-        self.n, self.sum_usd = self.n + 1, total((self.sum_usd, price))
-
-    def forecast(self) -> Forecast:
-        with localcontext(Context(prec=_MEAN_DIGITS)):
-            return self.low, self.sum_usd / self.n, self.high
-
-
 class Tally:
-    """Follows the attempts of a run; fed by one thread, read by any."""
+    """What the attempts of a run tell beyond their number: errors, the newest pictures, and what it will have cost."""
 
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
-        self._rows = rows
-        self._run_dir = run_dir
-        self._lock = threading.Lock()
-        self._newest: deque[Attempt] = deque(maxlen=N_NEWEST)
-        self._errors: dict[str, tuple[str, str]] = {}  # class and message of each job whose state is an error
-        self._prices = _Prices()
-        self._n_unsettled = 0
-        self._status: dict[str, str] = {}
-        self._unknown = ZERO  # held back for attempts that ended without a cost
-        self._start(state)
+        self._rows, self._run_dir = rows, run_dir
+        self._kinds = state.kinds()
+        told = state.completed(columns.JOB_ID, columns.OUTPUT_ERROR)
+        is_whole = {job_id for job_id, error in told if error is None}
+        # All but the bulk of the jobs, of which nothing more is to be told.
+        left = {job_id: state.deciding(job_id) for job_id in rows.weights if job_id not in is_whole}
+        elsewhere = {one.job_id for one in state.open() if one.job_id not in rows.weights}
+        self._n_left = len(elsewhere) + sum(status_of(one) in columns.UNSETTLED for one in left.values())
+        # Rows that failed or may have been submitted, by class, most frequent first.
+        self.errors = self._errors_of(left)
+        # The pictures saved last, newest first.
+        self.newest = self._newest_of(state)
 
-    def note(self, before: Attempt | None, after: Attempt, deciding: Attempt) -> None:
-        """Handle what became of an attempt; `deciding` is the one that decides its job's state."""
-        with self._lock:
-            self._count_money(before, after)
-            is_newly_saved = after.output_path not in (None, before and before.output_path)
-            if after.job_id in self._rows.weights and is_newly_saved:
-                self._newest.append(after)
-            self._settle(deciding)
-
-    def errors(self) -> tuple[ErrorGroup, ...]:
-        """Return rows that failed or may have been submitted, by class, most frequent first."""
-        with self._lock:
-            errors = list(self._errors.items())
+    def _errors_of(self, left: Mapping[str, Attempt | None]) -> tuple[ErrorGroup, ...]:
         n_rows: Counter[str] = Counter()
         first: dict[str, tuple[str, str]] = {}
-        for job_id, (name, message) in errors:
-            n_rows[name] += self._rows.weights[job_id]
-            first.setdefault(name, (job_id, message))
+        for job_id, attempt in left.items():
+            is_bad = (status := status_of(attempt)) in _ENDED_BADLY
+            if attempt is not None and (is_bad or attempt.output_error is not None):
+                name = attempt.error_class or status if is_bad else columns.OUTPUT_ERROR
+                n_rows[name] += self._rows.weights[job_id]
+                first.setdefault(name, (job_id, attempt.error_message or attempt.output_error or ""))
         groups = [
             ErrorGroup(name, n_rows[name], self._rows.labels.get(job_id), message)
             for name, (job_id, message) in first.items()
         ]
         return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
 
-    def newest(self) -> tuple[Picture, ...]:
-        """Return the pictures saved last, newest first."""
-        with self._lock:
-            return tuple(self._picture(attempt) for attempt in reversed(self._newest))
-
-    def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
-        """Say what the directory will have cost once every row is settled."""
-        with self._lock:
-            n, unknown = self._n_unsettled, self._unknown
-            if n and price is None and not self._prices.n:
-                return None
-            seen = self._prices.forecast() if self._prices.n else (price or ZERO,) * 3
-        low, likely, high = (total((spent_usd, times(n, each))) for each in seen)
-        return low, total((likely, unknown)), total((high, unknown))
-
-    # Private; called with the lock held, but for the start.
-
-    def _start(self, state: State) -> None:
-        for attempt in state:
-            self._count_money(None, attempt)
+    def _newest_of(self, state: State) -> tuple[Picture, ...]:
         cells = state.cells(columns.SAVED_AT, columns.JOB_ID, columns.ATTEMPT, columns.OUTPUT_PATH)
-        saved = [
+        saved = (
             (saved_at or 0.0, job_id, number)
             for saved_at, job_id, number, path in cells
             if path is not None and job_id in self._rows.weights
-        ]
-        newest = (state.find(job_id, number) for _, job_id, number in sorted(saved)[-N_NEWEST:])
-        self._newest.extend(attempt for attempt in newest if attempt is not None)
-        for job_id in dict.fromkeys((*self._rows.weights, *state.job_ids())):
-            self._settle(state.deciding(job_id) or Attempt(job_id, 1))
+        )
+        newest = (state.find(job_id, number) for _, job_id, number in nlargest(N_NEWEST, saved))
+        return tuple(self._picture(attempt) for attempt in newest if attempt is not None)
 
-    def _count_money(self, before: Attempt | None, after: Attempt) -> None:
-        self._unknown = total((self._unknown, _unknown(before).copy_negate(), _unknown(after)))
-        price = price_of(after)
-        if price is not None and (before is None or price_of(before) is None):
-            self._prices.add(price)
-
-    def _settle(self, attempt: Attempt) -> None:
-        status = status_of(attempt)
-        if attempt.job_id not in self._rows.weights and attempt.stage not in OPEN:
-            status = ""  # no row waits for it
-        before = self._status.get(attempt.job_id)
-        self._n_unsettled += (status in columns.UNSETTLED) - (before in columns.UNSETTLED)
-        self._status[attempt.job_id] = status
-        self._errors.pop(attempt.job_id, None)
-        name = columns.OUTPUT_ERROR if attempt.output_error is not None else None
-        name = attempt.error_class or status if status in _ENDED_BADLY else name
-        if name is not None and attempt.job_id in self._rows.weights:
-            self._errors[attempt.job_id] = name, attempt.error_message or attempt.output_error or ""
+    def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
+        """Say what the directory will have cost once every row is settled."""
+        seen = [(cost, n) for one, n in self._kinds.items() if (cost := price_of(one)) is not None]
+        if self._n_left and price is None and not seen:
+            return None
+        low = likely = high = price or ZERO
+        if seen:
+            low, high = min(seen)[0], max(seen)[0]
+            with localcontext(Context(prec=_MEAN_DIGITS)):
+                likely = total(times(n, cost) for cost, n in seen) / sum(n for _, n in seen)
+        low, likely, high = (total((spent_usd, times(self._n_left, each))) for each in (low, likely, high))
+        # Held back for what ended, or may have been taken, without a known cost.
+        unknown = total(
+            times(n, money(one.reserved) or ZERO)
+            for one, n in self._kinds.items()
+            if one.stage not in OPEN and is_unresolved_cost(one)
+        )
+        return low, total((likely, unknown)), total((high, unknown))
 
     def _picture(self, attempt: Attempt) -> Picture:
         job = self._rows.jobs.get(attempt.job_id)
@@ -310,13 +265,6 @@ class Tally:
             path=self._run_dir / str(attempt.output_path),
             cost_usd=money(attempt.cost),
         )
-
-
-def _unknown(attempt: Attempt | None) -> Decimal:
-    """Return what is held back for an attempt that ended, or may have been taken, without a known cost."""
-    if attempt is None or attempt.stage in OPEN or not is_unresolved_cost(attempt):
-        return ZERO
-    return money(attempt.reserved) or ZERO
 
 
 class Speed:
