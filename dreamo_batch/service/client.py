@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from urllib.parse import quote, urljoin, urlsplit
@@ -47,6 +47,8 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
     FailureKind.STOP: errors.ServiceRefused,
     FailureKind.MAY_HAVE_ARRIVED: errors.RequestMayHaveArrived,
 }
+# Fields that hold no words of the service, or an id or amount that was looked at already.
+_OURS: Final = frozenset({"kind", "error_class", "cause", "status", "task_id", "cost"})
 
 logger = logger_named(__name__)
 
@@ -329,7 +331,8 @@ class Client:
         dreamo_batch.errors.RequestNotTaken: unreachable: ...
         """
         form = self._form("POST", contract.PRECHARGE_PATH.value)
-        return self._call("precharge", form, self._price, body=self._body(request))
+        price = self._call("precharge", form, messages.read_price, body=self._body(request))
+        return cast("Price", self._masked(price))
 
     def wait(self, task_id: str, *, timeout_s: float = 900, poll_every_s: float = 5) -> Task:
         """Poll one task until it has ended, through transient failures.
@@ -534,7 +537,7 @@ class Client:
     def _send(self, operation: Operation, form: Form, body: list[bytes] | None = None) -> Answer | Failure:
         answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
         # Masked here, because it stays in a variable of the frame that raises.
-        return self._masked_failure(answer) if isinstance(answer, Failure) else answer
+        return cast("Failure", self._masked(answer)) if isinstance(answer, Failure) else answer
 
     def _spec(self, model: str = contract.MODEL) -> Answer:
         answer = self._send("fetch", self._form("GET", contract.SPEC_PATH.value.format(model=model)))
@@ -549,7 +552,7 @@ class Client:
     def _error(self, operation: Operation, answer: Answer | Failure) -> errors.ServiceError:
         """Return the error to raise for an unusable answer, or none."""
         failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
-        return _ERRORS[failure.kind](self._masked_failure(failure))
+        return _ERRORS[failure.kind](self._masked(failure))
 
     def _failure(self, operation: Operation, answer: Answer) -> Failure:
         named, quoted = self._tasks_in(answer) if operation == "create" else ((), ())
@@ -582,20 +585,21 @@ class Client:
         for found in (named, [] if named else messages.tasks_in_words(answer.body.decode(errors="replace"))):
             yield [one for one in found if self._without_key(one) == one]
 
-    def _masked_failure(self, failure: Failure) -> Failure:
-        masked: dict[str, Any] = {
-            name: self._masked(getattr(failure, name)) for name in ("message", "excerpt")
-        }
-        return replace(failure, code=self._masked_code(failure.code), **masked)
-
-    def _masked(self, text: str | None) -> str | None:
-        """Replace the key in the service's words."""
+    def _masked(self, value: Any, name: str = "") -> Any:
+        """Replace the key in what the service told: in words wherever it shows, in links if they show all of it."""
         key = self.settings.api_key
-        return text if text is None or key is None else key.mask(text)
-
-    def _masked_code(self, code: str | None) -> str | None:
-        """Replace the key in a code, unless the code is a documented one."""
-        return code if code in contract.ERROR_CODES else self._masked(code)
+        if key is None or name in _OURS or (name == "code" and value in contract.ERROR_CODES):
+            return value
+        if isinstance(value, str):
+            return self._without_key(value) if name == "urls" else key.mask(value)
+        if isinstance(value, tuple):
+            return tuple(self._masked(one, name) for one in value)
+        if isinstance(value, dict):
+            return {self._without_key(word): self._masked(one) for word, one in value.items()}
+        if is_dataclass(value):
+            told = {one.name: self._masked(getattr(value, one.name), one.name) for one in fields(value)}
+            return replace(cast("Any", value), **told)
+        return value
 
     def _without_key(self, text: str) -> str:
         """Replace the key in a text that must otherwise stay exact, such as a link."""
@@ -619,30 +623,7 @@ class Client:
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
         key = self.settings.api_key
-        if key is None or not key.may_be_in(body):
-            return task
-        error = task.error and messages.ServiceMessage(
-            self._masked_code(task.error.code), self._masked(task.error.message)
-        )
-        names = ("excerpt", "unlisted_status", "other_id", "discount")
-        masked: dict[str, Any] = {name: self._masked(getattr(task, name)) for name in names}
-        echo = {
-            name: one if isinstance(one, int) else str(self._masked(one)) for name, one in task.echo.items()
-        }
-        return replace(
-            task,
-            **masked,
-            error=error,
-            echo=echo,
-            urls=tuple(map(self._without_key, task.urls)),
-            job_ids=tuple(map(self._masked, task.job_ids)),
-            metadata={self._without_key(name): value for name, value in task.metadata.items()},
-        )
-
-    def _price(self, body: bytes) -> Price:
-        price = messages.read_price(body)
-        masked = {name: self._masked(getattr(price, name)) for name in ("discount", "currency", "reason")}
-        return replace(price, **masked)
+        return task if key is None or not key.may_be_in(body) else cast("Task", self._masked(task))
 
     def _task_id(self, body: bytes) -> str | Failure:
         """Read the id of an accepted create; `failures` judges a refusal."""
