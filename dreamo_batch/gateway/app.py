@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from dreamo_batch.gateway.gateway import Transports
-
     Payload = dict[str, Any]
 
 
@@ -150,7 +148,7 @@ class Endpoints:
     plan: FaultPlan
     api_key: str
     base_url: str
-    transports: Transports
+    connections: set[Any]  # as the server keeps them
 
     async def create(self, request: Request) -> Response:
         """Draw a picture."""
@@ -174,13 +172,22 @@ class Endpoints:
             raise Refused(error_response(404, "404", "Not Found", shape="detail"))
         if create.problem:
             raise Refused(_refused_by(create.problem))
-        now, discount = tasks.clock(), tasks.settings.discount
+        now, price = tasks.clock(), tasks.price(create.request)
         strike = self.plan.draw("precharge")
-        price = tasks.price(create.request)
         if tasks.settings.precharge == "cache_miss" or price is None:
             payload = cache_miss(create.request.model)
         else:
-            payload = price_payload(create.request.model, price, discount, create.digest, now)
+            data = {
+                "billing_model": "per_image",
+                "cost": price,
+                "currency": "USD",
+                "discount": _number(tasks.settings.discount),
+                "hash": create.digest,
+                "model": create.request.model,
+                "sample_count": 1,
+                "updated_at": int(now * 1000),
+            }
+            payload = {"status": "success", "data": data}
         return await self._send(json_response(vary(payload, strike, now)), strike, "precharge", request)
 
     async def poll(self, request: Request, task_id: str) -> Response:
@@ -294,7 +301,8 @@ class Endpoints:
         """Return a response, or what a fault leaves of it."""
         if strike is None:
             return response
-        fault, transport = strike.fault, self.transports.get(request.scope["client"])
+        fault, client = strike.fault, request.scope["client"]
+        transport = next((one.transport for one in self.connections if one.client == client), None)
         match fault.effect:
             case Effect.SLOW:
                 await asyncio.sleep(strike.seconds)
@@ -368,21 +376,6 @@ def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Pa
     elif task.fate == "completed_with_error":
         payload["error"] = {"code": RESULT_ERROR.code, "error_message": RESULT_ERROR.meaning}
     return payload
-
-
-def price_payload(model: str, cost: str, discount: str, digest: str, now: float) -> Payload:
-    """Answer a precharge."""
-    data = {
-        "billing_model": "per_image",
-        "cost": cost,
-        "currency": "USD",
-        "discount": _number(discount),
-        "hash": digest,
-        "model": model,
-        "sample_count": 1,
-        "updated_at": int(now * 1000),
-    }
-    return {"status": "success", "data": data}
 
 
 def cache_miss(model: str) -> Payload:

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-# Open connections by the address of the client.
-Transports: TypeAlias = "dict[tuple[str, int] | None, asyncio.Transport]"
-
 BACKLOG: Final = 2048
 # Long enough that no idle connection is closed just as a client sends a create on it.
 KEEP_ALIVE_S: Final = 3600
@@ -224,14 +221,14 @@ class LocalGateway:
             folder = self._state_dir or _as_folder(given)
             sock = stack.enter_context(listen(*self._address))
             base_url = _url(sock)
-            transports: Transports = {}
+            connections: set[Any] = set()
             store = stack.enter_context(contextlib.closing(_open_store(folder)))
             getattr(self._engine, "warm_up", lambda: None)()
             renderer = Renderer(self._engine, store, folder, self._settings.price_per_second)
             tasks = Tasks(self._settings, store, renderer, self._clock)
-            endpoints = Endpoints(tasks, renderer, self.faults, self.api_key, base_url, transports)
+            endpoints = Endpoints(tasks, renderer, self.faults, self.api_key, base_url, connections)
             app = make_app(endpoints)
-            server = ThreadedServer(app, sock, transports, on_start=tasks.resume, on_stop=renderer.close)
+            server = ThreadedServer(app, sock, connections, on_start=tasks.resume, on_stop=renderer.close)
             server.start()
             stack.callback(server.stop)
             self._resources, self._running = stack.pop_all(), _Running(base_url, server, tasks)
@@ -359,21 +356,11 @@ def _check_key(api_key: str) -> str:
     return api_key
 
 
-def _protocol_of(transports: Transports) -> type[H11Protocol]:
-    """Make a protocol class whose connections can be found."""
-
-    class FindableProtocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11's is narrower
-            # asyncio does this only for sockets that it has made itself; without it, answers may wait 40 ms.
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            super().connection_made(transport)
-            transports[self.client] = transport
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            transports.pop(self.client, None)
-            super().connection_lost(exc)
-
-    return FindableProtocol
+class _Protocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11's is narrower
+        # asyncio does this only for sockets that it has made itself; without it, answers may wait 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().connection_made(transport)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -398,13 +385,13 @@ class ThreadedServer(uvicorn.Server):
         self,
         app: ASGIApp,
         sock: socket.socket,
-        transports: Transports,
+        connections: set[Any],
         on_start: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=_protocol_of(transports),
+            http=_Protocol,
             loop="asyncio",
             lifespan="off",
             ws="none",
@@ -419,7 +406,7 @@ class ThreadedServer(uvicorn.Server):
         )
         super().__init__(config)
         self._sock = sock
-        self._transports = transports
+        self.server_state.connections = connections
         self._on_start = on_start
         self._on_stop = on_stop
         self._leaving = asyncio.Event()
@@ -479,5 +466,5 @@ class ThreadedServer(uvicorn.Server):
             await asyncio.wait(requests, timeout=GRACE_S)
         for request in requests:
             request.cancel()
-        for transport in list(self._transports.values()):
-            transport.abort()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from PIL.JpegImagePlugin import JpegImageFile
@@ -55,18 +55,11 @@ class CreateReference:
     content: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a create: the service's code, and details."""
+class Problem(NamedTuple):
+    """What is wrong with a create: the service's code, the page's words for it, and details."""
 
     code: str
-    detail: str = ""
-
-    @property
-    def message(self) -> str:
-        """The page's words for the code, and the detail."""
-        meaning = contract.ERROR_CODES[self.code].meaning
-        return f"{meaning}: {self.detail}" if self.detail else meaning
+    message: str
 
 
 def request_digest(request: DrawRequest, image: str) -> str:
@@ -78,7 +71,7 @@ def request_digest(request: DrawRequest, image: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A create as it was read, with its first problem if it has one; fields with a problem hold their defaults."""
+    """A create as it was read; with its first problem if it has one, and then without its parameters."""
 
     request: DrawRequest
     references: tuple[CreateReference, ...] = ()
@@ -295,14 +288,7 @@ def read_create(body: bytes, x_model: str | None = None) -> Create:
     try:
         params = kind.model_validate(raw)
     except ValidationError as error:
-        problem = problem_of(error)
-        bad = {place for line in error.errors() for place in line["loc"][:1]}
-        good = {
-            name: _whole(value)
-            for name, value in raw.items()
-            if name in kind.model_fields and name not in bad
-        }
-        params = kind.model_construct(**{"prompt": ""} | good | {"image_urls": [], "binary_data_base64": []})
+        params, problem = kind.model_construct(prompt=""), problem_of(error)
     request = DrawRequest(
         params.prompt,
         params.seed,
@@ -324,7 +310,8 @@ def problem_of(error: ValidationError) -> Problem:
         next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "body"),
     )
     code = kind if kind in contract.ERROR_CODES else _CODES.get((field, kind), INVALID)
+    meaning, cause = contract.ERROR_CODES[code].meaning, first.get("ctx", {}).get("error")
     if code in (MISSING_PROMPT, MISSING_IMAGE):
-        return Problem(code)
-    cause = first.get("ctx", {}).get("error")
-    return Problem(code, str(cause) if isinstance(cause, ValueError) else f"{field}: {first['msg']}")
+        return Problem(code, meaning)
+    detail = cause if isinstance(cause, ValueError) else f"{field}: {first['msg']}"
+    return Problem(code, f"{meaning}: {detail}")
