@@ -429,42 +429,32 @@ def error_response(
     return json_response({**payload, **fields} if fields else payload, status, headers)
 
 
-_ENDS: Final = ("output", "usage", "error")
-_NOT_FINISHED: Final = {word for word, state in contract.STATUS_WORDS.items() if state == "in_progress"}
-
-
 def vary(payload: Payload, strike: Strike | None, now: float) -> Payload:
     """Return a payload in the spelling that a fault asks for."""
     if strike is None or strike.fault.effect != Effect.VARY:
         return payload
-    name, word = strike.fault.name, strike.fault.word
-    if name.startswith(("status_", "not_yet")):
-        return _respell(payload, word)
-    if name.startswith("cost_") and word:
-        return _reprice(payload, word)
-    if name.startswith("failed_") and word:
-        error = payload["error"]
-        return payload | SHAPES[word](error["code"], error["error_message"])
-    return _VARIANTS[name](payload, now)
+    fault = strike.fault
+    for place, value in fault.set.items():
+        payload = _with(payload, place, value)
+    for place in fault.drop:
+        payload = _without(payload, place)
+    if fault.word:
+        return payload | SHAPES[fault.word](payload["error"]["code"], payload["error"]["error_message"])
+    return _VARIANTS[fault.name](payload, now) if fault.name in _VARIANTS else payload
 
 
-def _respell(payload: Payload, word: str) -> Payload:
-    if not word:
-        return payload | {"status": payload["status"].upper()}
-    if word in _NOT_FINISHED or word not in contract.STATUS_WORDS:
-        payload = _without(payload, *_ENDS) | {"progress": 0.9}
-    return payload | {"status": word}
+def _with(payload: Payload, place: str, value: object) -> Payload:
+    outer, _, inner = place.rpartition(".")
+    if outer:
+        return payload | {outer: payload[outer] | {inner: value}} if outer in payload else payload
+    return payload | {place: value}
 
 
-def _reprice(payload: Payload, word: str) -> Payload:
-    place = "data" if "data" in payload else "usage"
-    if word == "missing" and place == "usage":
-        return _without(payload, place)
-    if word == "missing":
-        return payload | {place: _without(payload[place], "cost")}
-    cost = payload[place]["cost"]
-    values = {"empty": "", "null": None, "unreadable": "n/a", "number": _number(cost) if cost else cost}
-    return payload | {place: payload[place] | {"cost": values[word]}}
+def _without(payload: Payload, place: str) -> Payload:
+    outer, _, inner = place.rpartition(".")
+    if outer:
+        return payload | {outer: _without(payload[outer], inner)} if outer in payload else payload
+    return {name: value for name, value in payload.items() if name != place}
 
 
 def _change_contents(payload: Payload, change: Callable[[Payload], Payload]) -> Payload:
@@ -472,33 +462,27 @@ def _change_contents(payload: Payload, change: Callable[[Payload], Payload]) -> 
     return payload | {"output": groups}
 
 
-def _without(payload: Payload, *names: str) -> Payload:
-    return {name: value for name, value in payload.items() if name not in names}
-
-
 def _expire(payload: Payload, now: float) -> Payload:
     query = f"?expires={int(now) - 1}"
     return _change_contents(payload, lambda item: item | {"url": item["url"].partition("?")[0] + query})
 
 
+def _cost_as_number(payload: Payload, _: float) -> Payload:
+    place = "data" if "data" in payload else "usage"
+    cost = payload[place]["cost"]
+    return _with(payload, f"{place}.cost", _number(cost) if cost else cost)
+
+
 _VARIANTS: Final[dict[str, Callable[[Payload, float], Payload]]] = {
-    "id_missing": lambda payload, _: _without(payload, "id"),
+    "status_upper_case": lambda payload, _: payload | {"status": payload["status"].upper()},
     "created_at_text": lambda payload, _: (
         payload | {"created_at": datetime.fromtimestamp(payload["created_at"], UTC).isoformat()}
     ),
-    "unknown_fields": lambda payload, _: (
-        payload | {"trace": {"spans": [1, None, "x"]}, "版本": "v9", "eta": -1}
-    ),
-    "failed_no_code": lambda payload, _: (
-        payload | {"error": {"error_message": payload["error"]["error_message"]}}
-    ),
-    "failed_no_error": lambda payload, _: _without(payload, "error"),
+    "cost_number": _cost_as_number,
     "cost_cache_miss": lambda payload, _: cache_miss(payload["data"]["model"]),
     "cost_cache_miss_flat": lambda payload, _: (
         cache_miss(payload["data"]["model"])["data"] | {"status": "failed", "data": None}
     ),
-    "output_missing": lambda payload, _: _without(payload, "output"),
-    "output_empty": lambda payload, _: payload | {"output": []},
     "output_untyped": lambda payload, _: _change_contents(payload, lambda item: _without(item, "type")),
     "output_expired": _expire,
 }

@@ -10,7 +10,7 @@ import threading
 import tomllib
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -44,6 +44,8 @@ class Fault:
     status: int = 200
     word: str = ""
     code: str = ""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
 
 
 def _read_faults() -> Iterator[Fault]:
@@ -51,7 +53,8 @@ def _read_faults() -> Iterator[Fault]:
     for effect, faults in tomllib.loads(text).items():
         for name, known in faults.items():
             stages: Any = tuple(known.pop("stages", " ".join(STAGES)).split())
-            yield Fault(name, stages, Effect(effect), **known)
+            change = {"set": json.loads(known.pop("set", "{}")), "drop": tuple(known.pop("drop", "").split())}
+            yield Fault(name, stages, Effect(effect), **known, **change)
 
 
 FAULTS: Final = {fault.name: fault for fault in _read_faults()}
