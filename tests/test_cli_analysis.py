@@ -12,7 +12,7 @@ from decimal import Decimal
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.results.summaries import Remedy
+from dreamo_batch.results.summaries import remedy
 from dreamo_batch.text import shell_words
 from tests.cli_sweep import at, call, signals_kept, write_table
 
@@ -130,18 +130,18 @@ def test_failures_print_advice_and_the_command_that_retries(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("remedy", "command"),
+    ("given", "command"),
     [
-        (Remedy("my runs/a"), "dreamo-batch run TABLE --run-dir 'my runs/a'"),
-        (Remedy("r", "no_answer"), "dreamo-batch retry r --classes no_answer"),
-        (Remedy("r", "rejected", ("a,b", "c")), "dreamo-batch retry r --classes rejected --rows '\"a,b\",c'"),
-        (Remedy("r", "rejected", ("0123",)), "dreamo-batch retry r --classes rejected --rows 0123"),
+        (("my runs/a",), "dreamo-batch run TABLE --run-dir 'my runs/a'"),
+        (("r", "no_answer"), "dreamo-batch retry r --classes no_answer"),
+        (("r", "rejected", ("a,b", "c")), "dreamo-batch retry r --classes rejected --rows '\"a,b\",c'"),
+        (("r", "rejected", ("0123",)), "dreamo-batch retry r --classes rejected --rows 0123"),
     ],
 )
-def test_commands_name_rows_so_that_the_shell_reads_them(remedy, command):
+def test_commands_name_rows_so_that_the_shell_reads_them(given, command):
     """Labels as CSV, quoted; where labels can't tell rows apart, job ids."""
     with shell_words():
-        assert remedy.call() == command
+        assert remedy(*given) == command
 
 
 def test_results_can_list_every_attempt(tmp_path):

@@ -16,7 +16,7 @@ from wcwidth import wcswidth
 
 from dreamo_batch import errors
 from dreamo_batch.cli import output
-from dreamo_batch.cli.output import plain, records
+from dreamo_batch.cli.output import records
 from dreamo_batch.text import aligned
 
 cells = st.none() | st.integers() | st.text(max_size=80)
@@ -66,7 +66,7 @@ def test_a_table_without_columns_or_rows_is_its_heading():
 
 
 def test_records_hold_plain_values_only():
-    """Missing values of any kind are None, numbers are Python's, times are text."""
+    """Missing values of any kind are None, numbers are Python's, times and infinity are text, lists stay lists."""
     frame = pd.DataFrame(
         {
             "n": np.array([1, 2], dtype="int32"),
@@ -86,9 +86,9 @@ def test_records_hold_plain_values_only():
         "b": True,
         "t": "2026-01-02T03:04:05+00:00",
         "c": "done",
-        "o": "('a', 1)",
+        "o": ["a", 1],
     }
-    assert second == {"n": 2, "x": None, "i": None, "b": None, "t": None, "c": None, "o": 0.5}
+    assert second == {"n": 2, "x": "inf", "i": None, "b": None, "t": None, "c": None, "o": 0.5}
     assert type(first["n"]) is int
     assert json.loads(json.dumps([first, second])) == [first, second]
 
@@ -96,15 +96,8 @@ def test_records_hold_plain_values_only():
 def test_records_of_a_labelled_frame_begin_with_the_labels():
     """Index levels come first and never hide a column of the same name."""
     index = pd.MultiIndex.from_tuples([("a", 1)], names=["scene", "seed"])
-    assert records(pd.DataFrame({"seed": [7]}, index=index)) == [{"scene": "a", "seed_1": 1, "seed": 7}]
+    assert records(pd.DataFrame({"seed": [7]}, index=index)) == [{"scene": "a", "seed_index": 1, "seed": 7}]
     assert records(pd.DataFrame({"prompt": ["x"]}), with_labels=True) == [{"row": 0, "prompt": "x"}]
-
-
-def test_plain_reads_dates_and_strange_objects():
-    """What JSON has no word for becomes text."""
-    assert plain(dt.datetime(2026, 1, 2, tzinfo=dt.UTC)) == "2026-01-02T00:00:00+00:00"
-    assert plain(b"x") == "b'x'"
-    assert plain(pd.NaT) is None
 
 
 @pytest.fixture
@@ -113,6 +106,15 @@ def shown_as():
     token = output.shown_as.set(output.TABLE)
     yield output.shown_as.set
     output.shown_as.reset(token)
+
+
+def test_what_json_has_no_word_for_becomes_text(capsys, shown_as):
+    """Dates and strange objects are written as in a file."""
+    shown_as("json")
+    told = [dt.datetime(2026, 1, 2, tzinfo=dt.UTC), b"x", pd.NaT]
+    output.show_frame(pd.DataFrame({"a": pd.Series(told, dtype=object)}))
+    written = [record["a"] for record in json.loads(capsys.readouterr().out)]
+    assert written == ["2026-01-02 00:00:00+00:00", "b'x'", None]
 
 
 def test_an_empty_frame_is_an_empty_json_list(capsys, shown_as):

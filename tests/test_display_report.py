@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, Inexact, localcontext
 from html.parser import HTMLParser
@@ -17,7 +16,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.display.report import Facts, read_facts, render, sections
+from dreamo_batch.display.report import Facts, render, sections
 from dreamo_batch.engine.directory import Manifest, RunDirectory
 from dreamo_batch.money import dollars
 from dreamo_batch.results import load
@@ -164,7 +163,7 @@ def test_money_is_that_of_the_invoice(run, page):
 
 def test_the_users_decimal_context_changes_no_amount(run):
     """Nor does one that raises end the report."""
-    facts = read_facts(run[0])
+    facts = Facts(run[0])
     exact = sections(facts)["money"]
     assert exact["left"] is not None
     with localcontext(prec=2, traps=[Inexact]):
@@ -174,7 +173,7 @@ def test_the_users_decimal_context_changes_no_amount(run):
 def test_money_by_prompt_is_that_of_costs(run):
     """Groups are those of costs(), exact."""
     run_dir, _ = run
-    (table,) = sections(read_facts(run_dir))["money"]["groups"]
+    (table,) = sections(Facts(run_dir))["money"]["groups"]
     told = {line["spent"] for line in table["lines"]}
     assert told == set(dreamo.costs(run_dir, by="prompt")["spent"])
 
@@ -219,7 +218,7 @@ def test_methods_can_be_pasted(run, page):
 
 def test_the_call_that_runs_it_again_does(run, page, tmp_path, monkeypatch):
     """The Python text, run as it stands, buys the same jobs with the same seeds; no key is in it."""
-    code = sections(read_facts(run[0]))["methods"]["python"]
+    code = sections(Facts(run[0]))["methods"]["python"]
     assert " ".join(code.split()) in page.text
     assert 'max_cost="5"' in code
     again = tmp_path / "again"
@@ -250,7 +249,7 @@ def test_it_needs_nothing_from_anywhere(page):
 
 def test_styles_name_no_address(run):
     """Neither the page's nor the gallery's."""
-    text = render([read_facts(run[0])])
+    text = render([Facts(run[0])])
     for style in re.findall(r"<style.*?</style>", text, re.DOTALL):
         assert "http" not in style
         assert "@import" not in style
@@ -348,6 +347,13 @@ def test_a_thousand_rows_stay_below_5_mb(tmp_path):
     assert "1,010" in told.text
 
 
+class FactsMadeUp(Facts):
+    """Facts of no run directory."""
+
+    def __init__(self, **known):
+        vars(self).update(known)
+
+
 def many(folder, n):
     """Make facts of a run that never was: n rows of 101 prompts, with pictures of noise."""
     noise = np.random.default_rng(0)
@@ -381,7 +387,7 @@ def many(folder, n):
         told.rows[columns.STORED_PREFIX + name] = 1328
     summary = {"rows": n, "by_status": {"completed": n}, "attempts": n, "spent_usd": "28.886"}
     summary |= {"reserved_usd": "0", "possibly_billed_usd": "0", "max_cost_usd": "30"}
-    return Facts(
+    return FactsMadeUp(
         name="runs/many",
         path=folder,
         manifest=Manifest(service="cloud.vtrix.ai:443", entropy="00", package_version="0.1.0"),
@@ -408,7 +414,7 @@ def test_another_service_and_changed_options_are_repeated(tmp_path):
     settings = {"max_in_flight": 3, "keep_references": False, "fix_images": True, "max_attempts": 1}
     manifest = Manifest(service="images.example.com:443", entropy="00", settings=settings)
     decided = facts.decided.assign(**{columns.WIDTH: range(512, 532)})
-    facts = replace(facts, manifest=manifest, decided=decided)
+    facts = FactsMadeUp(**vars(facts) | {"manifest": manifest, "decided": decided})
     methods = sections(facts)["methods"]
     options = 'max_in_flight=3, keep_references=False, fix_images=True, max_cost="30"'
     assert f'base_url="https://images.example.com", {options})' in methods["python"]

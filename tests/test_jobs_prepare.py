@@ -15,7 +15,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
-from dreamo_batch.jobs.prepare import Draw, JobText, head_of, job_id, prepare, tail_of, text_of
+from dreamo_batch.jobs.prepare import Draw, head_of, job_id, prepare, tail_of, text_of
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"
@@ -39,9 +39,7 @@ def _job(**cells):
 )
 def test_identity_is_the_hash_of_a_json_array(image, prompt, seed, rest, occurrence):
     """The array is put together from pieces, and still reads as JSON would write it."""
-    wanted = JobText(
-        head_of(json.dumps(["url", image], separators=(",", ":")), json.dumps(prompt)), tail_of(*rest)
-    )
+    wanted = (head_of(json.dumps(["url", image], separators=(",", ":")), json.dumps(prompt)), tail_of(*rest))
     array = ["spark_dreamo", ["url", image], prompt, seed, *rest]
     array += [] if occurrence is None else [occurrence]
     text = json.dumps(array, separators=(",", ":"))
@@ -221,14 +219,14 @@ def test_no_seed_is_drawn_twice_for_one_attempt(monkeypatch):
     """Two draws may coincide; the later one is drawn again, so that both pictures are bought."""
     monkeypatch.setattr("dreamo_batch.jobs.prepare.SEED_END", 5)
     draw = Draw("e")
-    wanted = JobText("[", "]")
+    wanted = ("[", "]")
     assert {draw(wanted)[0] for _ in range(4)} == {1, 2, 3, 4}
 
 
 @given(st.text(), st.integers(0, 20))
 def test_draws_are_in_range_and_repeatable(entropy, n_draws):
     """The n-th draw depends on entropy, attempt and n only."""
-    wanted, other = JobText('["a",', "]"), JobText('["b",', "]")
+    wanted, other = ('["a",', "]"), ('["b",', "]")
     draw, again = Draw(entropy), Draw(entropy)
     drawn = [draw(wanted) for _ in range(n_draws)]
     assert all(1 <= seed < 2**31 for seed, _ in drawn)

@@ -928,7 +928,7 @@ def test_an_expired_link_is_an_error(scheme):
     end = references.expires_at(link)
 
     def found(after_s: float, **how) -> list[tuple[str, str]]:
-        at = Check(BASE, wall=lambda: end + after_s, **how)
+        at = Check(BASE, at=end + after_s, **how)
         return [(one.severity, one.code) for one in check(Source("url", link), at).findings]
 
     assert found(-400) == []
@@ -937,7 +937,7 @@ def test_an_expired_link_is_an_error(scheme):
     assert found(200) == [("warning", EXPIRED)]
     assert found(301) == [("error", EXPIRED)]
     known = {references.canonical(link): ImageSource("url", link, "0", link, "0")}
-    assert (found(301, known=known), found(-200, known=known)) == ([("warning", EXPIRED)], [])
+    assert (found(301, known_images=known), found(-200, known_images=known)) == ([("warning", EXPIRED)], [])
     problems = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
     assert problems[["severity", "code"]].to_numpy().tolist() == [["error", EXPIRED]]
 

@@ -7,24 +7,19 @@ table or the directory. 3: stopped early; the same command again resumes.
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import json
 import logging
 import logging.handlers
-import math
 import os
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, as_path
 from dreamo_batch.text import aligned, harmless
@@ -133,52 +128,25 @@ def _flat(summary: Mapping[str, Any], by_status: Mapping[str, int] | None = None
 
 def records(frame: pd.DataFrame, *, with_labels: bool = False) -> list[dict[str, Any]]:
     """Return each row as a dictionary of plain values, index levels first unless they only count."""
-    index, taken = frame.index, {str(name) for name in frame.columns}
-    cells: dict[str, list[Any]] = {}
-    if not _is_position(index) or (with_labels and columns.ROW not in taken):
-        for number, level in enumerate(index.names):
-            name = columns.ROW if level is None else str(level)
-            name = f"{name}_{number}" if name in taken else name
-            taken.add(name)
-            cells[name] = [plain(label) for label in index.get_level_values(number)]
-    cells |= {str(name): [plain(cell) for cell in frame[name].astype(object)] for name in frame.columns}
+    from dreamo_batch.jobs.tables import is_counting, plain, with_index_as_columns
+
+    if not is_counting(frame.index) or (with_labels and columns.ROW not in frame):
+        names = [columns.ROW if level is None else level for level in frame.index.names]
+        frame = with_index_as_columns(frame.rename_axis(names))
+    cells = {str(name): list(map(plain, column.astype(object))) for name, column in frame.items()}
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
-
-
-def plain(cell: Any) -> Any:
-    """Return a cell as text, number, boolean or None."""
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(cell, np.generic):
-        cell = cell.item()
-    if cell is None or cell is pd.NA or cell is pd.NaT:
-        return None
-    if isinstance(cell, float):
-        return cell if math.isfinite(cell) else None
-    if isinstance(cell, dt.datetime):
-        return cell.isoformat()
-    return cell if isinstance(cell, str | bool | int) else str(cell)
-
-
-def _is_position(index: pd.Index) -> bool:
-    import pandas as pd
-
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
 
 
 def _json(value: Mapping[str, Any]) -> str:
     is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-    return json.dumps(value, ensure_ascii=not is_unicode)
+    return json.dumps(value, ensure_ascii=not is_unicode, default=str)
 
 
 def _csv(frame: pd.DataFrame, *, excel_safe: bool) -> str:
     """Return what a CSV file of the frame would contain."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table.csv"
-        dreamo.write_table(frame, path, excel_safe=excel_safe)
-        with path.open(encoding="utf-8", newline="") as file:
-            return file.read()
+    from dreamo_batch.jobs.tables import content_of
+
+    return content_of(frame, "table.csv", excel_safe=excel_safe).decode()
 
 
 def emit(text: str) -> None:

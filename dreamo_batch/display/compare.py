@@ -155,14 +155,7 @@ class PairedComparison:
     """
 
     def __init__(
-        self,
-        source: pd.DataFrame | RunDir | Iterable[RunDir],
-        *,
-        by: str | Sequence[str],
-        pairs: int,
-        within: str | Sequence[str] | None,
-        run_dir: str | os.PathLike[str] | None,
-        rater: str | None,
+        self, source: Any, *, by: Any, pairs: int, within: Any, run_dir: Any, rater: str | None
     ) -> None:
         self.rater = rater_named(rater)
         results = read_results(source, names.PROMPT)

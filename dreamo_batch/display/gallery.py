@@ -171,14 +171,7 @@ class Gallery:
     """
 
     def __init__(
-        self,
-        source: pd.DataFrame | RunDir | Iterable[RunDir],
-        *,
-        axes: tuple[Names, Names],
-        run_dir: str | os.PathLike[str] | None,
-        page_size: tuple[int, int],
-        title: str,
-        rater: str | None = None,
+        self, source: Any, *, axes: Any, run_dir: Any, page_size: tuple[int, int], title: str, rater: Any
     ) -> None:
         source = as_frame(source)
         self._run_dirs = None if isinstance(source, pd.DataFrame) else as_paths(source)

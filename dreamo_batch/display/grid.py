@@ -118,21 +118,36 @@ def removed_rows_notice(n: int) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
     """What is said of one row of the results."""
 
-    position: int
-    row: str
-    kind: str
-    alt: str
-    note: str
-    caption: str
-    facts: tuple[tuple[str, str], ...]
-    cost: str | None
-    path: str | None
-    digest: str | None
-    duplicate_of: int | None
+    def __init__(self, position: int, label: Any, row: dict[Any, Any], shown: Entries) -> None:
+        seed, cost, duplicate_of = (
+            _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
+        )
+        alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
+        values = [(name, label_of(row[name], is_picture=name in shown.pictures)) for name in shown.distinct]
+        caption = [
+            f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
+        ]
+        has_seed = shown.shows_seed[position] and seed is not None
+        self.position, self.row, self.kind = position, label_of(label), _kind(row)
+        self.alt = alt if seed is None else f"{alt}, seed {seed}"
+        self.note = "" if self.kind == PICTURE else shortened(_note(row, self.kind), _NOTE_MAX)
+        self.caption = ", ".join([f"seed {seed}", *caption] if has_seed else caption)
+        self.cost = None if (amount := money(cost)) is None else dollars(amount)
+        self.path, self.digest = _text(row, columns.OUTPUT_PATH), _text(row, columns.OUTPUT_SHA256)
+        self.duplicate_of = None if duplicate_of is None else int(duplicate_of)
+        sides = [_text(row, name) for name in (columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT)]
+        facts = [
+            *((str(name), _fact(row[name], is_picture=name in shown.pictures)) for name in shown.listed),
+            (columns.SEED, seed),
+            (columns.COST, self.cost),
+            (PICTURE, None if None in sides else f"{sides[0]} x {sides[1]} px"),
+            *((name, _fact(row.get(name))) for name in _OUTCOME),
+            (columns.ROW, self.row),
+        ]
+        self.facts = [(name, value) for name, value in facts if value and (name, value) not in _NOT_LISTED]
 
     @property
     def title(self) -> str:
@@ -152,13 +167,13 @@ class Entries:
     def __init__(
         self, results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
     ) -> None:
-        self._results, self._pictures = results, image_columns(results)
-        self._distinct = _distinct_columns(results, places, on_axes)
+        self._results, self.pictures = results, image_columns(results)
+        self.distinct = _distinct_columns(results, places, on_axes)
         own = [name for name in results.columns if name not in columns.OUTPUTS and name != columns.SEED]
         if columns.RUN_DIR in results and len(results[columns.RUN_DIR].dropna().unique()) > 1:
             own.append(columns.RUN_DIR)
-        self._listed = sorted(own, key=lambda name: _INPUTS.index(name) if name in _INPUTS else len(_INPUTS))
-        self._shows_seed = _shows_seed(results, on_axes)
+        self.listed = sorted(own, key=lambda name: _INPUTS.index(name) if name in _INPUTS else len(_INPUTS))
+        self.shows_seed = _shows_seed(results, on_axes)
         self._known: dict[int, Entry] = {}
 
     def read(self, positions: Sequence[int]) -> list[Entry]:
@@ -168,48 +183,10 @@ class Entries:
         if unread := [position for position in positions if position not in self._known]:
             block = self._results.iloc[unread]
             cells = [block.iloc[:, place].tolist() for place in range(block.shape[1])]
-            for position, values in zip(unread, zip(*cells, strict=True), strict=True):
-                self._known[position] = self._entry(position, dict(zip(block.columns, values, strict=True)))
+            for position, label, *values in zip(unread, block.index, *cells, strict=True):
+                row = dict(zip(block.columns, values, strict=True))
+                self._known[position] = Entry(position, label, row, self)
         return [self._known[position] for position in positions]
-
-    def _entry(self, position: int, row: dict[Any, Any]) -> Entry:
-        seed, cost, duplicate_of = (
-            _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
-        )
-        cost = None if (amount := money(cost)) is None else dollars(amount)
-        kind, label = _kind(row), label_of(self._results.index[position])
-        alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
-        values = [(name, label_of(row[name], is_picture=name in self._pictures)) for name in self._distinct]
-        caption = [
-            f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
-        ]
-        has_seed = self._shows_seed[position] and seed is not None
-        sides = [_text(row, name) for name in (columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT)]
-        facts = [
-            *((str(name), _fact(row[name], is_picture=name in self._pictures)) for name in self._listed),
-            (columns.SEED, seed),
-            (columns.COST, cost),
-            (PICTURE, None if None in sides else f"{sides[0]} x {sides[1]} px"),
-            *((name, _fact(row.get(name))) for name in _OUTCOME),
-            (columns.ROW, label),
-        ]
-        return Entry(
-            position=position,
-            row=label,
-            kind=kind,
-            alt=alt if seed is None else f"{alt}, seed {seed}",
-            note="" if kind == PICTURE else shortened(_note(row, kind), _NOTE_MAX),
-            caption=", ".join([f"seed {seed}", *caption] if has_seed else caption),
-            facts=tuple(
-                (name, value)
-                for name, value in facts
-                if value is not None and (name, value) not in _NOT_LISTED
-            ),
-            cost=cost,
-            path=_text(row, columns.OUTPUT_PATH),
-            digest=_text(row, columns.OUTPUT_SHA256),
-            duplicate_of=None if duplicate_of is None else int(duplicate_of),
-        )
 
 
 def _kind(row: dict[Any, Any]) -> str:

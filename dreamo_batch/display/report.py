@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -52,13 +52,11 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
-    from dreamo_batch.engine.directory import Manifest
-    from dreamo_batch.results.load import History
 
 NAME: Final = "report.html"
 N_ROWS_MAX: Final = 1_000
@@ -144,23 +142,23 @@ def report(
         (existing(run_dirs[0]).path / NAME) if path is None else as_new_file("path", path, PAGES).absolute()
     )
     with bars(progress):
-        page = render([read_facts(one) for one in run_dirs])
+        page = render(list(map(Facts, run_dirs)))
     return write_page(target, page)
 
 
-@dataclass(frozen=True)
 class Facts:
-    """A run directory at one moment."""
+    """A run directory at one moment: what a report is made from."""
 
-    name: str
-    path: Path
-    manifest: Manifest | None
-    results: pd.DataFrame
-    history: History
-    decided: pd.DataFrame
-    summary: Mapping[str, Any]
-    is_live: bool
-    made_at: datetime
+    def __init__(self, run_dir: RunDir) -> None:
+        directory = existing(run_dir)
+        self.name, self.path = os.fspath(run_dir), directory.path
+        self.manifest = directory.read_manifest()
+        self.results = load(run_dir)
+        self.history = read_history(run_dir)
+        self.decided = read_jobs(directory.jobs).decided
+        self.summary = status(run_dir)
+        self.is_live = directory.is_locked()
+        self.made_at = datetime.now(UTC)
 
     @cached_property
     def first_rows(self) -> pd.DataFrame:
@@ -178,22 +176,6 @@ class Facts:
         """How many rows left their seed open."""
         asked = self.results.get(columns.SEED, pd.Series(_DRAWN, self.results.index))
         return int((asked.isna() | (asked == _DRAWN)).sum())
-
-
-def read_facts(run_dir: RunDir) -> Facts:
-    """Read what a report is made from."""
-    directory = existing(run_dir)
-    return Facts(
-        name=os.fspath(run_dir),
-        path=directory.path,
-        manifest=directory.read_manifest(),
-        results=load(run_dir),
-        history=read_history(run_dir),
-        decided=read_jobs(directory.jobs).decided,
-        summary=status(run_dir),
-        is_live=directory.is_locked(),
-        made_at=datetime.now(UTC),
-    )
 
 
 def render(facts: Sequence[Facts]) -> str:
@@ -315,7 +297,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     bounds = Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     folders = folders_of(facts.results, facts.path)
-    compared = PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved=reserved)
+    compared = PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved)
     groups = summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
     pairs = list_near_duplicates(compared, _UNLIMITED)

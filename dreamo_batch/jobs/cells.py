@@ -307,12 +307,10 @@ def integers(series: pd.Series) -> Integers:
     if pd.api.types.is_bool_dtype(series.dtype):
         nothing = Integers.nothing(len(series))
         return replace(nothing, faults=_found({NOT_INTEGER: series.notna().to_numpy(dtype=bool)}))
-    if pd.api.types.is_float_dtype(series.dtype):
-        return _of_floats(series)
-    if pd.api.types.is_integer_dtype(series.dtype):
-        return _of_integers(series)
+    if pd.api.types.is_float_dtype(series.dtype) or pd.api.types.is_integer_dtype(series.dtype):
+        return _of_numbers(series)
     if (plain := _as_plain_integers(series)) is not None:
-        return _of_integers(plain)
+        return _of_numbers(plain)
     return _of_distinct(distinct(series), read_integer)
 
 
@@ -333,27 +331,19 @@ def _as_plain_integers(series: pd.Series) -> pd.Series | None:
         return None  # beyond 64 bits, or another kind of integer: read one by one
 
 
-def _of_floats(series: pd.Series) -> Integers:
-    numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    is_whole = np.isfinite(numbers) & (numbers == np.trunc(numbers))
-    is_exact = np.abs(numbers) < exact_end(_numpy_dtype(series))
-    is_given = is_whole & is_exact
-    faults = {NOT_INTEGER: ~is_whole & ~np.isnan(numbers), INEXACT: is_whole & ~is_exact}
-    return Integers(np.where(is_given, numbers, 0).astype(np.int64), is_given, _found(faults))
-
-
-def _numpy_dtype(series: pd.Series) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(getattr(series.dtype, "numpy_dtype", series.dtype))
-    return dtype
-
-
-def _of_integers(series: pd.Series) -> Integers:
-    is_given = series.notna().to_numpy(dtype=bool)
-    numbers = series.to_numpy(dtype=_numpy_dtype(series), na_value=0)
-    is_beyond = numbers > INT64_MAX if numbers.dtype == np.uint64 else np.zeros(len(numbers), bool)
-    is_exact = is_given & ~is_beyond
-    faults = _found({OUT_OF_RANGE: is_given & is_beyond})
-    return Integers(np.where(is_exact, numbers, 0).astype(np.int64), is_exact, faults)
+def _of_numbers(series: pd.Series) -> Integers:
+    dtype = np.dtype(getattr(series.dtype, "numpy_dtype", series.dtype))
+    numbers = series.to_numpy(dtype=dtype, na_value=0)
+    faults: dict[str, NDArray[np.bool_]] = {}
+    if dtype.kind == "f":
+        is_whole = np.isfinite(numbers) & (numbers == np.trunc(numbers))
+        is_inexact = is_whole & (np.abs(numbers) >= exact_end(dtype))
+        faults = {NOT_INTEGER: ~is_whole & ~np.isnan(numbers), INEXACT: is_inexact}
+    elif dtype == np.uint64:
+        faults = {OUT_OF_RANGE: numbers > INT64_MAX}
+    is_missing_or_faulty = np.logical_or.reduce([series.isna(), np.isnan(numbers), *faults.values()])
+    whole = np.where(is_missing_or_faulty, 0, numbers).astype(np.int64)
+    return Integers(whole, ~is_missing_or_faulty, _found(faults))
 
 
 def _of_distinct(found: Distinct, read: Callable[[Any], Read]) -> Integers:

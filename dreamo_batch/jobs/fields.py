@@ -13,7 +13,7 @@ import math
 import re
 import tomllib
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -284,12 +284,27 @@ def _refuse_absent(table: pd.DataFrame) -> None:
 # Models, and what only some of them take
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class RowModels:
-    """The model of every row, as its place among those of the contract; the default where it can't be read."""
+    """The model of every row, as its place among those of the contract; the default where there is none to read."""
 
-    numbers: NDArray[np.intp]
-    is_known: Mask
+    def __init__(self, findings: Findings) -> None:
+        table, names = findings.of_table, list(contract.MODELS)
+        self.numbers = np.zeros(len(table), dtype=np.intp)
+        self.is_known = np.ones(len(table), dtype=bool)
+        if columns.MODEL not in table:
+            return
+        cells_ = cells.distinct(table[columns.MODEL])
+        known = {"": 0} | {name: place for place, name in enumerate(names)}
+        places = [
+            known.get(cell.strip().lower(), -1) if isinstance(cell, str) else -1 for cell in cells_.cells
+        ]
+        unknown = [
+            [Finding.of("model-unknown", value=cells.show(cell))] if place < 0 else []
+            for cell, place in zip(cells_.cells, places, strict=True)
+        ]
+        findings.add_cells(columns.MODEL, cells_, unknown)
+        numbers = cells_.take(places, missing=0)
+        self.numbers, self.is_known = np.maximum(numbers, 0), numbers >= 0
 
     @property
     def names(self) -> NDArray[np.object_]:
@@ -306,23 +321,6 @@ class RowModels:
             is_of_model = self.numbers == number
             if is_of_model.any():
                 yield model, is_of_model
-
-
-def read_models(findings: Findings) -> RowModels:
-    """Read the models; the default where the cell is empty."""
-    table, names = findings.of_table, list(contract.MODELS)
-    if columns.MODEL not in table:
-        return RowModels(np.zeros(len(table), dtype=np.intp), np.ones(len(table), dtype=bool))
-    cells_ = cells.distinct(table[columns.MODEL])
-    known = {"": 0} | {name: place for place, name in enumerate(names)}
-    places = [known.get(cell.strip().lower(), -1) if isinstance(cell, str) else -1 for cell in cells_.cells]
-    unknown = [
-        [Finding.of("model-unknown", value=cells.show(cell))] if place < 0 else []
-        for cell, place in zip(cells_.cells, places, strict=True)
-    ]
-    findings.add_cells(columns.MODEL, cells_, unknown)
-    numbers = cells_.take(places, missing=0)
-    return RowModels(np.maximum(numbers, 0), numbers >= 0)
 
 
 def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
@@ -513,6 +511,7 @@ _WIDTH_X_HEIGHT = re.compile(r"(\d{1,9})\s*[x\u00d7*]\s*(\d{1,9})", re.ASCII | r
 _RATIO = re.compile(r"(\d{1,2})\s*[:\uff1a]\s*(\d{1,2})(?::00)?", re.ASCII)
 _PAIR: Final = 2
 _SIDES: Final = (columns.WIDTH, columns.HEIGHT)
+_LIMITS: Final = {"low": "side_min_px", "high": "side_max_px", "product": "product_max_px"}
 
 
 def read_size(cell: Any) -> tuple[int, int] | None:
@@ -531,7 +530,7 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
     """Read width and height of every row in pixels; placeholders where they can't be read."""
     named = _read_named(findings)
     sides = tuple(_read(name, findings, cells.integers) for name in _SIDES)
-    has_size = named[0].is_given | named[0].is_faulty
+    is_named = named[0].is_given | named[0].is_faulty
     has_side = [side.is_given | side.is_faulty for side in sides]
     for name, meant, side in zip(_SIDES, named, sides, strict=True):
         differs = meant.is_given & side.is_given & (meant.numbers != side.numbers)
@@ -541,13 +540,38 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
         )
     default = models.take("side_default_px")
     for name, has, has_other in zip(_SIDES, has_side, reversed(has_side), strict=True):
-        findings.add("one-side-only", name, has & ~has_other & ~has_size, default=default)
+        findings.add("one-side-only", name, has & ~has_other & ~is_named, default=default)
     widths, heights = (
         np.where(meant.is_given, meant.numbers, np.where(side.is_given, side.numbers, default))
         for meant, side in zip(named, sides, strict=True)
     )
     is_readable = ~np.logical_or.reduce([read.is_faulty for read in (*named, *sides)])
-    _find_wrong_sizes((widths, heights), named[0].is_given, is_readable, findings, models)
+    has_size = named[0].is_given
+    limits = {name: models.take(fact) for name, fact in _LIMITS.items()} | {"model": models.names}
+    for name, length in zip(_SIDES, (widths, heights), strict=True):
+        is_small = is_readable & (length < limits["low"])
+        findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=length, **limits)
+        findings.add("side-too-small", name, is_small & ~has_size, side=name, n=length, **limits)
+    longest, shortest = np.maximum(widths, heights), np.minimum(widths, heights)
+    # As floats, because sides can have any length here and their product must not overflow.
+    is_full = widths.astype(np.float64) * heights >= limits["product"]
+    is_beyond = longest > limits["high"]
+    is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
+    is_extreme &= (shortest >= limits["low"]) & ~(is_beyond & is_full)
+    is_wide = widths >= heights
+    places = {
+        columns.SIZE: has_size,
+        columns.WIDTH: ~has_size & is_wide,
+        columns.HEIGHT: ~has_size & ~is_wide,
+    }
+    for code, is_broken in (
+        ("product-too-large", is_beyond & is_full),
+        ("size-risky", is_beyond ^ is_full),
+        ("size-extreme-ratio", is_extreme),
+    ):
+        for name, is_there in places.items():
+            is_wrong = is_readable & is_broken & is_there
+            findings.add(code, name, is_wrong, width=widths, height=heights, **limits)
     return widths, heights
 
 
@@ -568,41 +592,6 @@ def _read_named(findings: Findings) -> Both:
         for side in range(_PAIR)
     )
     return width, height
-
-
-def _find_wrong_sizes(
-    sides: Sequence[NDArray[np.int64]],
-    has_size: Mask,
-    is_readable: Mask,
-    findings: Findings,
-    models: RowModels,
-) -> None:
-    low, high, product = map(models.take, ("side_min_px", "side_max_px", "product_max_px"))
-    limits = {"low": low, "high": high, "product": product, "model": models.names}
-    for name, side in zip(_SIDES, sides, strict=True):
-        is_small = is_readable & (side < low)
-        findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=side, **limits)
-        findings.add("side-too-small", name, is_small & ~has_size, side=name, n=side, **limits)
-    widths, heights = sides
-    longest, shortest = np.maximum(widths, heights), np.minimum(widths, heights)
-    # As floats, because sides can have any length here and their product must not overflow.
-    is_full = widths.astype(np.float64) * heights >= product
-    is_beyond = longest > high
-    is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
-    is_possible = shortest >= low
-    is_wide = widths >= heights
-    places = {
-        columns.SIZE: has_size,
-        columns.WIDTH: ~has_size & is_wide,
-        columns.HEIGHT: ~has_size & ~is_wide,
-    }
-    for code, is_broken in (
-        ("product-too-large", is_readable & is_beyond & is_full),
-        ("size-risky", is_readable & (is_beyond ^ is_full)),
-        ("size-extreme-ratio", is_readable & is_possible & is_extreme & ~(is_beyond & is_full)),
-    ):
-        for name, is_there in places.items():
-            findings.add(code, name, is_broken & is_there, width=widths, height=heights, **limits)
 
 
 # Seed sweeps

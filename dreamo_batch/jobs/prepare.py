@@ -16,26 +16,25 @@ import gc
 import hashlib
 import itertools
 import json
-import time
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import as_file, check_flag
+from dreamo_batch.errors import check_flag
 from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
-from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, Integers, distinct, show
-from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs, read_images
+from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, distinct, show
+from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -49,60 +48,36 @@ _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 _INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A table as it was read, one entry per row; placeholders where `is_valid` is false."""
+    """A table as it was read and checked, one entry per row; placeholders where `is_valid` is false."""
 
-    images: Images
-    prompts: Distinct
-    seeds: Integers
-    widths: NDArray[np.int64]
-    heights: NDArray[np.int64]
-    use_rephraser: NDArray[np.bool_]
-    replicates: NDArray[np.int64]
-    models: fields.RowModels
-    own: Distinct
-    is_valid: NDArray[np.bool_]
-    problems: pd.DataFrame
-
-
-def read(table: pd.DataFrame, how: Check) -> Reading:
-    """Read a table."""
-    given, (table, renamed) = table, fields.recognised(table)
-    fields.check_columns(table)
-    findings = Findings(table, lines_of(given))
-    models = fields.read_models(findings)
-    images = read_images(findings, replace(how, n_rows=len(table)), models)
-    prompts = fields.read_prompts(findings, models)
-    seeds = fields.read_seeds(findings)
-    widths, heights = fields.read_sizes(findings, models)
-    use_rephraser = fields.read_rephraser(findings, models)
-    replicates = fields.read_replicates(findings)
-    own = fields.read_own_parameters(findings, models, images.counts)
-    rest = (seeds.numbers, widths, heights, use_rephraser, replicates, own.codes)
-    _find_lookalikes(findings, prompts, rest)
-    said = [
-        (near, f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}.", near)
-        for name, near in renamed.items()
-    ]
-    for name, near in fields.misnamed(table).items():
-        said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
-    for name, what, near in said:
-        findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
-    fields.find_rephrased_sweeps(findings, seeds, use_rephraser, (prompts.codes, widths, heights, own.codes))
-    return Reading(
-        images=images,
-        prompts=prompts,
-        seeds=seeds,
-        widths=widths,
-        heights=heights,
-        use_rephraser=use_rephraser,
-        replicates=replicates,
-        models=models,
-        own=own,
-        is_valid=~findings.is_in_error(),
-        problems=findings.frame(),
-    )
+    def __init__(self, table: pd.DataFrame, how: Check) -> None:
+        given, (table, renamed) = table, fields.recognised(table)
+        fields.check_columns(table)
+        findings = Findings(table, lines_of(given))
+        self.models = fields.RowModels(findings)
+        self.images = Images(findings, replace(how, n_rows=len(table)), self.models)
+        self.prompts = fields.read_prompts(findings, self.models)
+        self.seeds = fields.read_seeds(findings)
+        self.widths, self.heights = fields.read_sizes(findings, self.models)
+        self.use_rephraser = fields.read_rephraser(findings, self.models)
+        self.replicates = fields.read_replicates(findings)
+        self.own = fields.read_own_parameters(findings, self.models, self.images.counts)
+        sent = (self.widths, self.heights, self.own.codes)
+        rest = (self.seeds.numbers, *sent, self.use_rephraser, self.replicates)
+        _find_lookalikes(findings, self.prompts, rest)
+        said = [
+            (near, f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}.", near)
+            for name, near in renamed.items()
+        ]
+        for name, near in fields.misnamed(table).items():
+            said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
+        for name, what, near in said:
+            findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
+        sweeps = (self.prompts.codes, *sent)
+        fields.find_rephrased_sweeps(findings, self.seeds, self.use_rephraser, sweeps)
+        self.is_valid = ~findings.is_in_error()
+        self.problems = findings.frame()
 
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
@@ -209,13 +184,8 @@ def validate(
     [['error', 'seed-not-integer', '1.5']]
     """
     table = fields.as_frame(table)
-    how = Check(absolute(base_dir), fix_images=check_flag("fix_images", fix_images))
-    return Problems.of(read(table, how).problems, n_rows=len(table))
-
-
-def absolute(folder: Any) -> Path:
-    """Return the absolute path of a folder; the working directory by default."""
-    return as_file("base_dir", "." if folder is None else folder).absolute()
+    how = Check(base_dir, fix_images=check_flag("fix_images", fix_images))
+    return Problems.of(Reading(table, how).problems, n_rows=len(table))
 
 
 # Jobs and their identity.
@@ -227,11 +197,8 @@ _ID_CHARACTERS: Final = 32
 _PLAIN: Final = (",", ":")
 
 
-class JobText(NamedTuple):
-    """A job's JSON without the seed: the text before and after it. A tuple, for fast hashing."""
-
-    head: str
-    tail: str
+JobText: TypeAlias = tuple[str, str]
+"""A job's JSON without the seed: the text before and after it."""
 
 
 def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any], ...]) -> str:
@@ -256,7 +223,8 @@ def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str
 
 def text_of(wanted: JobText, seed: int | None, occurrence: int | None = None) -> str:
     """Return a job as a JSON array."""
-    written = f"{wanted.head}{'null' if seed is None else seed}{wanted.tail}"
+    head, tail = wanted
+    written = f"{head}{'null' if seed is None else seed}{tail}"
     return written if occurrence is None else f"{written[:-1]},{occurrence}]"
 
 
@@ -306,27 +274,10 @@ class Prepared:
         return Counter([*self.jobs, *self.rows.dropna(subset=columns.DUPLICATE_OF)[columns.JOB_ID]])
 
 
-def prepare(
-    table: pd.DataFrame,
-    *,
-    entropy: str,
-    random_seed: Literal["record", "service"] = "record",
-    base_dir: Any = None,
-    inputs: Inputs | None = None,
-    fix_images: bool = False,
-    known_images: Mapping[str, ImageSource] | None = None,
-    at: float | None = None,
-) -> Prepared:
-    """Turn a table into jobs; with `at` (Unix seconds) links must still be good at that time."""
-    how = Check(
-        absolute(base_dir),
-        fix_images,
-        inputs or Inputs(None),
-        known_images or {},
-        wall=time.time if at is None else lambda: at,
-    )
-    reading = read(table, how)
-    wanted = _identify(reading, entropy, random_seed)
+def prepare(table: pd.DataFrame, *, entropy: str, random_seed: str = RECORD, **how: Any) -> Prepared:
+    """Turn a table into jobs; what else is given is how pictures are checked."""
+    reading = Reading(table, Check(**{"inputs": Inputs(None)} | how))
+    wanted = _Wanted(reading, entropy, random_seed)
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()
     gc.disable()  # it takes twice the time of making a million jobs to look through them meanwhile
@@ -338,33 +289,24 @@ def prepare(
     return Prepared(jobs, _rows(reading, wanted), reading.problems, drawn)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Wanted:
     """The rows that can be submitted: position, job id, seed, and the position where the job is first."""
 
-    positions: NDArray[np.intp]
-    ids: list[str]
-    seeds: list[int]
-    firsts: NDArray[np.intp]
-
-
-def _identify(reading: Reading, entropy: str, random_seed: str) -> _Wanted:
-    positions = np.flatnonzero(reading.is_valid)
-    choose = Draw(entropy if random_seed == RECORD else None)
-    seeds = reading.seeds.numbers[positions].tolist()
-    is_given = reading.seeds.is_given[positions].tolist()
-    ids: list[str] = []
-    for number, wanted in enumerate(_texts(reading, positions)):
-        if is_given[number]:
-            ids.append(job_id(text_of(wanted, seeds[number])))
-        else:
-            seeds[number], one = choose(wanted)
-            ids.append(one)
-    first_at: dict[str, int] = {}
-    firsts = [
-        first_at.setdefault(one, position) for one, position in zip(ids, positions.tolist(), strict=True)
-    ]
-    return _Wanted(positions, ids, seeds, np.array(firsts, dtype=np.intp))
+    def __init__(self, reading: Reading, entropy: str, random_seed: str) -> None:
+        self.positions = np.flatnonzero(reading.is_valid)
+        choose = Draw(entropy if random_seed == RECORD else None)
+        self.seeds = reading.seeds.numbers[self.positions].tolist()
+        is_given = reading.seeds.is_given[self.positions].tolist()
+        self.ids: list[str] = []
+        for number, wanted in enumerate(_texts(reading, self.positions)):
+            if is_given[number]:
+                self.ids.append(job_id(text_of(wanted, self.seeds[number])))
+            else:
+                self.seeds[number], one = choose(wanted)
+                self.ids.append(one)
+        first_at: dict[str, int] = {}
+        firsts = map(first_at.setdefault, self.ids, self.positions.tolist())
+        self.firsts = np.fromiter(firsts, np.intp, len(self.ids))
 
 
 def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
@@ -393,7 +335,7 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
         reading.use_rephraser[positions].tolist(),
         reading.replicates[positions].tolist(),
     )
-    return map(JobText, heads, tails)
+    return zip(heads, tails, strict=True)
 
 
 SEED_END: Final = 2**31

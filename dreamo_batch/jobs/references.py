@@ -22,15 +22,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
-from dreamo_batch.errors import StorageFailed
-from dreamo_batch.jobs.cells import Distinct, distinct, is_blank, items_of, printable, unwrapped
+from dreamo_batch.errors import StorageFailed, as_file
+from dreamo_batch.jobs.cells import distinct, is_blank, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.parallel import each
@@ -119,21 +119,15 @@ def _unsigned(url: str, parameters: list[str]) -> Iterable[str]:
             yield one
 
 
-@dataclass(frozen=True, slots=True)
 class _Scheme:
     """A way of signing links: the parameters that reveal it, all that belong to it, and how to read its expiry."""
 
-    needs: frozenset[str]
-    names: re.Pattern[str]
-    url: re.Pattern[str]
-    expires: Callable[[Mapping[str, str]], float | None]
-
-    @classmethod
-    def read(cls, needs: str, others: str = "", url: str = "", ends: str = "never") -> Self:
-        names = "|".join([*map(re.escape, needs.split()), *others.split()])
+    def __init__(self, needs: str, others: str = "", url: str = "", ends: str = "never") -> None:
+        self.needs = frozenset(needs.split())
+        self.names = re.compile("|".join([*map(re.escape, needs.split()), *others.split()]))
+        self.url = re.compile(url, re.IGNORECASE)
         kind, *arguments = ends.split(" ")
-        read = functools.partial(_READERS[kind], *arguments)
-        return cls(frozenset(needs.split()), re.compile(names), re.compile(url, re.IGNORECASE), read)
+        self.expires = functools.partial(_READERS[kind], *arguments)
 
     def signs(self, url: str, names: Collection[str]) -> bool:
         return self.needs <= {*names} and self.url.search(url) is not None
@@ -175,7 +169,7 @@ _READERS: Final[Mapping[str, Callable[..., float | None]]] = {
     "baidu": _baidu,
 }
 _LINKS: Final = tomllib.loads(Path(__file__).with_name("links.toml").read_text(encoding="utf-8"))
-_SCHEMES: Final = [_Scheme.read(**one) for one in _LINKS["signed"].values()]
+_SCHEMES: Final = [_Scheme(**one) for one in _LINKS["signed"].values()]
 
 
 QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
@@ -439,21 +433,25 @@ class ImageSource:
     sent_digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Check:
     """How pictures are checked.
 
     Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
-    only judged. `known` holds pictures of earlier calls by absolute path or canonical URL, for files that have gone
-    and links that have expired. `n_rows` says how long it may take until the last row is sent.
+    only judged. `known_images` holds pictures of earlier calls by absolute path or canonical URL, for files that have
+    gone and links that have expired. Links must be good at `at` (Unix seconds; default: now) and for as long as it may
+    take to send `n_rows`. Relative paths start at `base_dir`; default: the working directory.
     """
 
-    base_dir: Path
+    base_dir: Any = None
     fix_images: bool = False
     inputs: Inputs | None = None
-    known: Mapping[str, ImageSource] = field(default_factory=dict)
+    known_images: Mapping[str, ImageSource] = field(default_factory=dict)
+    at: float | None = None
     n_rows: int = 0
-    wall: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self.base_dir = as_file("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,52 +463,49 @@ class Checked:
     identity: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Images:
     """The pictures of all rows: `numbers` is each row's place in `sources` and `identities`, -1 where it has none.
 
     Each place has one picture or several; `counts` says how many a row names, usable or not.
     """
 
-    numbers: NDArray[np.intp]
-    sources: list[tuple[ImageSource, ...]]
-    identities: list[tuple[str, ...]]
-    counts: NDArray[np.int64]
+    def __init__(self, findings: Findings, how: Check, models: RowModels) -> None:
+        table = findings.of_table
+        cells = {name: distinct(table[name]) for name in image_columns(table)}
+        sources = {
+            name: [() if is_blank(cell) else read_sources(cell, how.base_dir) for cell in column.cells]
+            for name, column in cells.items()
+        }
+        checked = _check_all(chain.from_iterable(chain.from_iterable(sources.values())), how)
+        n_pictures = {name: cells[name].take(list(map(len, sources[name])), missing=0) for name in cells}
+        self.counts = _find_wrong_counts(n_pictures, findings, models)
+        for name, column in cells.items():
+            findings.add_cells(name, column, [_found(of_cell, checked) for of_cell in sources[name]])
+        # The cells of all image columns together: each row's place in `combined`.
+        places = numbered([column.codes for column in cells.values()])
+        firsts = np.unique(places, return_index=True)[1]
+        by_column = [[*of_cells, ()] for of_cells in sources.values()]
+        codes = zip(*(column.codes[firsts].tolist() for column in cells.values()), strict=True)
+        combined = [tuple(chain.from_iterable(map(list.__getitem__, by_column, row))) for row in codes]
+        # A request takes either links or files.
+        kinds = [{one.kind == URL for one in several if isinstance(one, Source)} for several in combined]
+        is_mixed = np.array([len(of_row) > 1 for of_row in kinds], dtype=bool)[places]
+        findings.add("image-mixed", next(iter(cells)), is_mixed & ~findings.is_in_error(), model=models.names)
+        usable: dict[tuple[Hashable, ...], tuple[ImageSource, ...]] = {}
+        place_of: dict[tuple[Hashable, ...], int] = {}
+        numbers = np.full(len(combined), -1, dtype=np.intp)
+        for number, several in enumerate(combined):
+            keys = tuple(one.key for one in several if isinstance(one, Source))
+            of_row = tuple(image for key in keys if (image := checked[key].image) is not None)
+            if several and len(of_row) == len(several):
+                usable[keys] = of_row
+                numbers[number] = place_of.setdefault(keys, len(place_of))
+        self.numbers: NDArray[np.intp] = numbers[places]
+        self.sources = list(usable.values())
+        self.identities = [tuple(checked[key].identity for key in keys) for keys in usable]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Column:
-    """One image column; `read` holds the sources of each distinct cell."""
-
-    name: str
-    cells: Distinct
-    read: list[tuple[Source | Finding, ...]]
-
-
-def read_images(findings: Findings, how: Check, models: RowModels) -> Images:
-    """Check every distinct picture of a table once."""
-    table = findings.of_table
-    listed = []
-    for name in image_columns(table):
-        cells = distinct(table[name])
-        read = [() if is_blank(cell) else read_sources(cell, how.base_dir) for cell in cells.cells]
-        listed.append(_Column(name, cells, read))
-    checked = _check_all(listed, how)
-    counts = _find_wrong_counts(listed, findings, models)
-    for column in listed:
-        findings.add_cells(column.name, column.cells, [_found(read, checked) for read in column.read])
-    # The cells of all image columns together: each row's place in `combined`.
-    places = numbered([column.cells.codes for column in listed])
-    firsts = np.unique(places, return_index=True)[1].tolist()
-    by_column = [[*column.read, ()] for column in listed]
-    codes = zip(*(column.cells.codes[firsts].tolist() for column in listed), strict=True)
-    combined = [tuple(chain.from_iterable(map(list.__getitem__, by_column, row))) for row in codes]
-    _find_mixed(places, combined, listed[0].name, findings, models)
-    return _by_row(places, combined, checked, counts)
-
-
-def _check_all(listed: list[_Column], how: Check) -> dict[Hashable, Checked]:
-    found = (source for column in listed for read in column.read for source in read)
+def _check_all(found: Iterable[Source | Finding], how: Check) -> dict[Hashable, Checked]:
     by_key = {source.key: source for source in found if isinstance(source, Source)}
     checked = {key: check(source, how) for key, source in by_key.items() if source.kind == URL}
     local = [source for source in by_key.values() if source.kind != URL]
@@ -532,55 +527,24 @@ def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, Checke
     ]
 
 
-def _find_wrong_counts(listed: list[_Column], findings: Findings, models: RowModels) -> NDArray[np.int64]:
+def _find_wrong_counts(
+    by_column: Mapping[str, NDArray[np.int64]], findings: Findings, models: RowModels
+) -> NDArray[np.int64]:
     by_place: dict[str, NDArray[np.int64]] = {}
-    for column in listed:
-        place = columns.IMAGE_NUMBERED[0] if column.name in columns.IMAGE_NUMBERED else column.name
-        n_pictures = column.cells.take(list(map(len, column.read)), missing=0)
+    for name, n_pictures in by_column.items():
+        place = columns.IMAGE_NUMBERED[0] if name in columns.IMAGE_NUMBERED else name
         by_place[place] = by_place.get(place, 0) + n_pictures
     counts: NDArray[np.int64] = np.sum(list(by_place.values()), axis=0)
     n_places = np.sum([count > 0 for count in by_place.values()], axis=0)
     most = models.take("images_max")
-    name, names = listed[0].name, ", ".join(column.name for column in listed)
+    name = next(iter(by_column))
     findings.add("image-missing", name, counts == 0)
-    findings.add("image-two-sources", name, n_places > 1, n=n_places, columns=names)
+    findings.add("image-two-sources", name, n_places > 1, n=n_places, columns=", ".join(by_column))
     is_beyond = (n_places == 1) & (counts > most) & models.is_known
     several = " or ".join(name for name, model in contract.MODELS.items() if model.images_max.value > 1)
     or_else = np.where(most > 1, "", f", or set model to {several}")
     findings.add("image-too-many", name, is_beyond, n=counts, most=most, or_else=or_else, model=models.names)
     return counts
-
-
-def _find_mixed(
-    places: NDArray[np.intp],
-    read: list[tuple[Source | Finding, ...]],
-    name: str,
-    findings: Findings,
-    models: RowModels,
-) -> None:
-    """Refuse rows that name both links and files: a request takes one kind."""
-    is_mixed = [len({one.kind == URL for one in several if isinstance(one, Source)}) > 1 for several in read]
-    is_wrong = np.array(is_mixed, dtype=bool)[places] & ~findings.is_in_error()
-    findings.add("image-mixed", name, is_wrong, model=models.names)
-
-
-def _by_row(
-    places: NDArray[np.intp],
-    read: list[tuple[Source | Finding, ...]],
-    checked: Mapping[Hashable, Checked],
-    counts: NDArray[np.int64],
-) -> Images:
-    usable: dict[tuple[Hashable, ...], tuple[ImageSource, ...]] = {}
-    place_of: dict[tuple[Hashable, ...], int] = {}
-    numbers = np.full(len(read), -1, dtype=np.intp)
-    for number, several in enumerate(read):
-        keys = tuple(one.key for one in several if isinstance(one, Source))
-        of_row = tuple(image for key in keys if (image := checked[key].image) is not None)
-        if several and len(of_row) == len(several):
-            usable[keys] = of_row
-            numbers[number] = place_of.setdefault(keys, len(place_of))
-    identities = [tuple(checked[key].identity for key in keys) for keys in usable]
-    return Images(numbers[places], list(usable.values()), identities, counts)
 
 
 def check(source: Source, how: Check) -> Checked:
@@ -629,21 +593,21 @@ def _check_url(url: str, how: Check) -> Checked:
 
 
 def _expiry(url: str, named: str, how: Check) -> Finding | None:
-    end, now = expires_at(url), how.wall()
+    end, now = expires_at(url), time.time() if how.at is None else how.at
     if end is None or end > now + max(how.n_rows * _ROW_S, _SENT_IN_S):
         return None
     when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if end > now:
-        return None if named in how.known else Finding.of("image-link-expires-soon", when=when)
+        return None if named in how.known_images else Finding.of("image-link-expires-soon", when=when)
     finding = Finding.of(LINK_EXPIRED, when=when)
     # Rows that were submitted don't need it any more.
-    is_enough = named in how.known or not has_expired(url, now)
+    is_enough = named in how.known_images or not has_expired(url, now)
     return replace(finding, severity=WARNING) if is_enough else finding
 
 
 def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:
     """Fall back on what earlier calls know of a file that can't be read."""
-    image = how.known.get(source.location) or _known_elsewhere(source, how)
+    image = how.known_images.get(source.location) or _known_elsewhere(source, how)
     if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
         return Checked((finding,))
     identity = _identity(BYTES, image.digest)
@@ -661,7 +625,7 @@ def _known_elsewhere(source: Source, how: Check) -> ImageSource | None:
         return None
     found = {
         image.digest: image
-        for place, image in how.known.items()
+        for place, image in how.known_images.items()
         if place.endswith(f"/{below.as_posix()}") and Path(image.sent_location).is_file()
     }
     return next(iter(found.values())) if len(found) == 1 else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,6 +29,7 @@ WARNING: Final = "warning"
 COLUMN_NOT_READ: Final = "column-not-read"
 LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
+_FINDING: Final = "finding"
 OF_TABLE: Final = (COLUMN_NOT_READ, SWEEP_REPHRASED)  # stand at one row, and are of the whole table
 
 # What `$NAME` in rules.toml stands for.
@@ -93,21 +93,13 @@ class Finding:
         return self.severity == ERROR
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    column: str
-    positions: NDArray[np.intp]
-    shown: NDArray[np.object_]
-    findings: NDArray[np.object_]
-
-
 @dataclass(slots=True, eq=False)
 class Findings:
     """All findings of one table, in the order in which the rules were checked."""
 
     of_table: pd.DataFrame
     lines: pd.Series
-    _parts: list[_Part] = field(default_factory=list)
+    _parts: list[pd.DataFrame] = field(default_factory=list)
 
     def add(self, code: str, column: str, is_broken: NDArray[np.bool_], **details: Any) -> None:
         """Add one rule for all rows that break it."""
@@ -120,10 +112,10 @@ class Findings:
         )
         # Rows that break a rule in the same way share one finding.
         finding = functools.cache(lambda *values: Finding.of(code, **dict(zip(details, values, strict=True))))
-        found = _objects(list(map(finding, *per_row)) if details else [finding()] * len(positions))
+        found = list(map(finding, *per_row)) if details else [finding()] * len(positions)
         cells = distinct(self.of_table[column].iloc[positions])
         shown = cells.take([show(cell) for cell in cells.cells], missing=None)
-        self._parts.append(_Part(column, positions, shown, found))
+        self._parts.append(_part(column, positions, shown, found))
 
     def add_cells(self, column: str, cells: Distinct, found: Sequence[Sequence[Finding]]) -> None:
         """Add the findings about each distinct cell, once for each row with such a cell."""
@@ -134,13 +126,13 @@ class Findings:
                 [of_cell[depth] if depth < len(of_cell) else None for of_cell in found], missing=None
             )
             positions = np.flatnonzero(layer != None)  # noqa: E711 - cell by cell
-            self._parts.append(_Part(column, positions, shown[positions], layer[positions]))
+            self._parts.append(_part(column, positions, shown[positions], layer[positions]))
 
     def is_in_error(self) -> NDArray[np.bool_]:
         """Return which rows can't be submitted."""
         mask = np.zeros(len(self.of_table), dtype=bool)
         for part in self._parts:
-            mask[part.positions[[finding.is_error for finding in part.findings]]] = True
+            mask[part.index[[finding.is_error for finding in part[_FINDING]]]] = True
         return mask
 
     def place(self, position: int) -> str:
@@ -150,31 +142,22 @@ class Findings:
 
     def frame(self) -> pd.DataFrame:
         """Return all findings as a table, row by row."""
-        unsorted = np.concatenate([np.empty(0, np.intp), *(part.positions for part in self._parts)])
-        order = np.argsort(unsorted, kind="stable")
-        positions = unsorted[order]
-        chain = itertools.chain.from_iterable
-        findings = _objects(list(chain(part.findings for part in self._parts)))[order]
-        shown = _objects(list(chain(part.shown for part in self._parts)))[order]
-        names = _objects([part.column for part in self._parts for _ in part.positions])[order]
+        found = pd.concat([_part("", np.empty(0, np.intp), [], []), *self._parts]).sort_index(kind="stable")
         problems = {
-            columns.POSITION: positions,
-            columns.ROW: [text_of(label) for label in self.of_table.index.take(positions)],
-            columns.LINE: self.lines.array.take(positions),
-            columns.COLUMN: names,
-            columns.VALUE: shown,
-        }
-        problems |= {
-            one.name: [getattr(finding, one.name) for finding in findings] for one in fields(Finding)
+            columns.POSITION: found.index,
+            columns.ROW: [text_of(label) for label in self.of_table.index.take(found.index)],
+            columns.LINE: self.lines.array.take(found.index),
+            **{name: found[name] for name in (columns.COLUMN, columns.VALUE)},
+            **{one.name: [getattr(each, one.name) for each in found[_FINDING]] for one in fields(Finding)},
         }
         dtypes = columns.dtypes(columns.PROBLEMS)
         return pd.DataFrame({name: pd.array(problems[name], dtype=dtype) for name, dtype in dtypes.items()})
 
 
-def _objects(values: Sequence[Any]) -> NDArray[np.object_]:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+def _part(column: str, positions: NDArray[np.intp], shown: Any, findings: Any) -> pd.DataFrame:
+    """Return findings about a column by position, with what the cells show."""
+    found = {columns.COLUMN: column, columns.VALUE: shown, _FINDING: findings}
+    return pd.DataFrame(found, positions, dtype=object)
 
 
 _KIND: Final = [columns.SEVERITY, columns.CODE, columns.COLUMN]

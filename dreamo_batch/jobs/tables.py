@@ -14,11 +14,13 @@ import json
 import math
 import os
 import re
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import chain, count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -39,7 +41,6 @@ from dreamo_batch.text import counted, meant, quoted, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from dreamo_batch.jobs.cells import Integers
 
@@ -178,6 +179,14 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
         raise TableError(f"{path} can't be written: {error.strerror or error}.") from error
 
 
+def content_of(frame: pd.DataFrame, name: str, *, excel_safe: bool = False) -> bytes:
+    """Return what a file of that name would contain."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        write_table(frame, path, excel_safe=excel_safe)
+        return path.read_bytes()
+
+
 def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) -> None:
     if suffix == ".parquet":
         stored, changed = storable(frame)
@@ -227,10 +236,15 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
     return table.rename(columns=new_names) if new_names else table
 
 
+def is_counting(index: pd.Index) -> bool:
+    """Return whether labels are only the numbers of rows."""
+    return index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(index)))
+
+
 def with_index_as_columns(frame: pd.DataFrame, further_names: Iterable[str] = ()) -> pd.DataFrame:
     """Turn an index other than row numbers into columns; a level whose name is taken gets `_index` behind it."""
     index = frame.index
-    if index.nlevels == 1 and index.name is None and index.equals(pd.RangeIndex(len(frame))):
+    if is_counting(index):
         return frame.reset_index(drop=True)
     if index.nlevels == 1 and index.dtype == object:
         shown = [cells.printable(label) if isinstance(label, str) else label for label in index]
@@ -287,7 +301,7 @@ def _is_lost(cell: Any) -> bool:
 
 def _list_as_text(cell: Any) -> Any:
     """Write a list as JSON, which the cell is read back from."""
-    return json.dumps(_plain(cell), ensure_ascii=False, default=str) if _is_list(cell) else cell
+    return json.dumps(plain(cell), ensure_ascii=False, default=str) if _is_list(cell) else cell
 
 
 def _is_list(cell: Any) -> bool:
@@ -581,7 +595,7 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
     """Write one object a line: numbers exact, times as ISO 8601, missing as null."""
     listed = {str(name): frame[name].tolist() for name in frame.columns}
     lines = (
-        json.dumps(dict(zip(listed, map(_plain, row), strict=True)), ensure_ascii=False, default=str)
+        json.dumps(dict(zip(listed, map(plain, row), strict=True)), ensure_ascii=False, default=str)
         for row in zip(*listed.values(), strict=True)
     )
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -591,15 +605,16 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
             file.writelines(f"{line}\n" for line in lines)
 
 
-def _plain(cell: Any) -> Any:
+def plain(cell: Any) -> Any:
+    """Return a cell as JSON has it; what JSON has no word for stays, and is written as its text."""
     if cells.is_missing(cell):
         return None
     if isinstance(cell, np.generic):
-        return str(cell) if cell.dtype.char in "mMgG" else _plain(cell.item())  # times become numbers, too
+        return str(cell) if cell.dtype.char in "mMgG" else plain(cell.item())  # times become numbers, too
     if _is_list(cell):
-        return [_plain(item) for item in cell]
+        return [plain(item) for item in cell]
     if isinstance(cell, dict):
-        return {str(name): _plain(item) for name, item in cell.items()}
+        return {str(name): plain(item) for name, item in cell.items()}
     if isinstance(cell, float) and not math.isfinite(cell):
         return str(cell)
     return cell.isoformat() if isinstance(cell, pd.Timestamp) else cell

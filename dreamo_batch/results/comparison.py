@@ -47,7 +47,7 @@ from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import EllipsisType
 
     from PIL import Image
@@ -62,13 +62,7 @@ DELTA_E_MAX: Final = 6.0
 _HELD: Final = 4  # times the pairs that are wanted
 _LOWER: Final = "-"
 _WITHIN: Final = "dreamo_within"  # in a table's attrs: the groups it was ranked in
-_PAIR: Final = {
-    "group": np.int64,
-    "one": np.int64,
-    "other": np.int64,
-    "bits": np.int64,
-    "delta_e": np.float64,
-}
+_PAIR: Final = ["group", "one", "other", "bits", "delta_e"]
 # What makes two jobs equal but for their replicate.
 _SAME: Final = (
     columns.PROMPT,
@@ -97,13 +91,7 @@ class PictureGroups:
     """The pictures of each group of results, as positions of rows, with their fingerprints by digest."""
 
     def __init__(
-        self,
-        results: pd.DataFrame,
-        folders: Sequence[Path],
-        by: str | Sequence[str] | None,
-        threshold: Threshold,
-        *,
-        reserved: Collection[str],
+        self, results: pd.DataFrame, folders: Sequence[Path], by: Any, threshold: Threshold, reserved: Any
     ) -> None:
         history = from_results(results)
         self.rows, self.threshold = history.rows, threshold
@@ -196,7 +184,7 @@ def diversity(
     folders = folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = PictureGroups(results, folders, by, threshold, reserved=columns.DIVERSITY)
+        compared = PictureGroups(results, folders, by, threshold, columns.DIVERSITY)
     return summarise_diversity(compared)
 
 
@@ -263,7 +251,7 @@ def near_duplicates(
     folders = folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = PictureGroups(results, folders, by, threshold, reserved=columns.NEAR_DUPLICATES)
+        compared = PictureGroups(results, folders, by, threshold, columns.NEAR_DUPLICATES)
     return list_near_duplicates(compared, limit)
 
 
@@ -538,31 +526,27 @@ def _summary(compared: PictureGroups, number: int) -> tuple[object, ...]:
 def list_near_duplicates(compared: PictureGroups, limit: int) -> pd.DataFrame:
     """List the pairs that hardly differ, the closest first."""
     check_count("limit", limit)
-    pairs = pd.DataFrame(columns=[*_PAIR]).astype(_PAIR)
+    found = [pd.DataFrame(columns=_PAIR, dtype=columns.FLOAT)]
     for number, places in enumerate(compared.places):
         for block, is_near in compared.distances(number):
-            near = {
-                "group": number,
-                "one": places[block.one[is_near]],
-                "other": places[block.other[is_near]],
-                "bits": block.bits[is_near],
-                "delta_e": block.delta_e[is_near],
-            }
             if is_near.any():
-                pairs = pd.concat([pairs, pd.DataFrame(near).astype(_PAIR)], ignore_index=True)
-            if len(pairs) > _HELD * limit:
-                pairs = _closest(pairs, limit)
-    pairs = _closest(pairs, limit)
+                sides = (places[side[is_near]] for side in (block.one, block.other))
+                near = (number, *sides, block.bits[is_near], block.delta_e[is_near])
+                found.append(pd.DataFrame(dict(zip(_PAIR, near, strict=True))))
+            if sum(map(len, found)) > _HELD * limit:
+                found = [_closest(found, limit)]
+    pairs = _closest(found, limit)
     keys = compared.keys.take(pairs["group"].to_numpy(dtype=int)).reset_index(drop=True)
     return pd.concat([keys, _described(compared.rows, pairs)], axis=1)
 
 
-def _closest(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
+def _closest(found: Sequence[pd.DataFrame], limit: int) -> pd.DataFrame:
+    pairs = pd.concat(found, ignore_index=True)
     return pairs.sort_values(["delta_e", "bits", "one", "other"], ignore_index=True).head(limit)
 
 
 def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    one, other = (rows.take(pairs[side].to_numpy()) for side in ("one", "other"))
+    one, other = (rows.take(pairs[side].to_numpy(dtype=int)) for side in ("one", "other"))
     same = one[columns.OUTPUT_SHA256].to_numpy() == other[columns.OUTPUT_SHA256].to_numpy()
     table = {
         columns.ROW_A: one[LABEL].array,

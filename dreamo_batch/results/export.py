@@ -33,7 +33,7 @@ from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
-from dreamo_batch.jobs.tables import as_input, with_index_as_columns, write_table
+from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working
 from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
@@ -201,7 +201,7 @@ def export(
         if found is not None:
             paths = pd.Series(found.paths, dtype=columns.STR)
             table[columns.OUTPUT_PATH] = paths.reindex(table.index).fillna(table[columns.OUTPUT_PATH])
-            tables = [_table_file(f"{_IMAGES}/metadata.csv", found.lines)]
+            tables = [Item(f"{_IMAGES}/metadata.csv", partial(content_of, found.lines, "metadata.csv"))]
             copies = [
                 *_picture_files(found, has_text=text, is_linked=pictures == "link"),
                 *_references(decided),
@@ -220,7 +220,9 @@ def export(
             escaped=_escaped,
         )
         own = {f"results.{suffix}": table for suffix in wanted} | {"columns.csv": described}
-        explained = [_table_file(name, one, excel_safe=excel_safe) for name, one in own.items()]
+        explained = [
+            Item(name, partial(content_of, one, name, excel_safe=excel_safe)) for name, one in own.items()
+        ]
         explained.append(Item("README.md", lambda: _utf8(readme)))
         n_without_text = _write_folder(target, [*explained, *tables], copies)
         counts |= {"without_text": n_without_text} if text else {}
@@ -404,18 +406,6 @@ def _escaped(name: str) -> str:
     if _PLAIN.fullmatch(name):
         return f"`{name}`"
     return "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in " ".join(name.split()))
-
-
-def _table_file(name: str, frame: pd.DataFrame, *, excel_safe: bool = False) -> Item:
-    """Return a table as `write_table` writes it."""
-
-    def written() -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / PurePosixPath(name).name
-            write_table(frame, path, excel_safe=excel_safe)
-            return path.read_bytes()
-
-    return Item(name, written)
 
 
 def _references(decided: pd.DataFrame) -> Iterator[Item]:

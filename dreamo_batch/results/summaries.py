@@ -95,19 +95,7 @@ def costs(
     """
     history = read_history(source)
     groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
-    table = pd.concat(
-        [_counts(history, groups), _sums(history.attempts, groups), _prices(history.attempts, groups)], axis=1
-    )
-    table[columns.SAVED] = _saved(history, groups)
-    spent = pd.to_numeric(table[columns.SPENT]).astype(columns.FLOAT)
-    table[columns.SPENT_USD] = spent
-    for name, count in ((columns.USD_PER_ATTEMPT, "n_priced"), (columns.USD_PER_PICTURE, "n_pictures")):
-        table[name] = spent / table[count].where(table[count] > 0)
-    table[columns.N_KEPT] = _n_kept(history, groups)
-    kept = table[columns.N_KEPT].astype(columns.FLOAT)
-    table[columns.USD_PER_KEPT] = spent / kept.where(kept > 0)
-    table[columns.DISCOUNT_USD] = (table[columns.LIST_USD] - spent).round(_USD_DIGITS) + 0.0
-    shaped = columns.typed(table[list(columns.COSTS)], columns.COSTS)
+    shaped = columns.typed(_added(history, groups)[list(columns.COSTS)], columns.COSTS)
     planned = [] if plan is None else [_planned(plan, history, groups)]
     return pd.concat([groups.keys, shaped, *planned], axis=1)
 
@@ -137,20 +125,44 @@ def _is_unpriced(attempts: pd.DataFrame) -> pd.Series:
     return (is_unknown | billed.fillna(value=False)).astype(bool)  # several on one line may be known in part
 
 
-def _counts(history: History, groups: Groups) -> pd.DataFrame:
+def _added(history: History, groups: Groups) -> pd.DataFrame:
+    """Count and add up everything that `costs` lists of a group."""
     attempts, status = history.attempts, history.rows[columns.STATUS]
-    n_attempts, is_priced = attempts[columns.ATTEMPTS].to_numpy(dtype=float), ~_is_unpriced(attempts)
-    has_price = _is_usable(attempts) & attempts[columns.COST].notna()
-    counts = {columns.N_ROWS: _count(groups.of_rows, groups)}
-    counts |= {name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED}
+    cost, reserved = attempts[columns.COST], attempts[columns.RESERVED]
+    n_attempts = attempts[columns.ATTEMPTS].to_numpy(dtype=float)
+    is_usable, is_unpriced = _is_usable(attempts), _is_unpriced(attempts)
+    may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
+    is_several = n_attempts > 1  # summed up: which of them was paid is unknown
+    is_known = _n_where(cost.notna() | ~is_unpriced, groups) > 0
+    is_empty = _count(groups.of_attempts, groups) == 0
+    spent = _sum(cost, groups, cost.notna()).where(is_known | is_empty)
+    usd, n_kept = pd.to_numeric(spent).astype(columns.FLOAT), _n_kept(history, groups)
+    rates, list_usd = _prices(attempts, groups)
+
+    def usd_per(counts: Any) -> pd.Series:
+        n = pd.Series(counts).astype(columns.FLOAT)
+        return usd / n.where(n > 0)
+
     return pd.DataFrame(
-        counts
-        | {
+        {
+            columns.N_ROWS: _count(groups.of_rows, groups),
+            **{name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED},
             columns.ATTEMPTS: _count(groups.of_attempts, groups, n_attempts),
-            columns.N_USABLE: _n_where(_is_usable(attempts), groups),
-            columns.N_UNPRICED: _n_where(~is_priced, groups),
-            "n_priced": _count(groups.of_attempts, groups, n_attempts * is_priced.to_numpy()),
-            "n_pictures": _n_where(has_price, groups),
+            columns.N_USABLE: _n_where(is_usable, groups),
+            columns.N_UNPRICED: _n_where(is_unpriced, groups),
+            columns.SPENT: spent,
+            columns.SPENT_USD: usd,
+            columns.USD_PER_ATTEMPT: usd_per(_count(groups.of_attempts, groups, n_attempts * ~is_unpriced)),
+            columns.USD_PER_PICTURE: usd_per(_n_where(is_usable & cost.notna(), groups)),
+            columns.N_KEPT: n_kept,
+            columns.USD_PER_KEPT: usd_per(n_kept),
+            columns.WASTE: _sum(cost, groups, ~is_usable).mask(_n_where(is_usable & is_several, groups) > 0),
+            columns.POSSIBLY_BILLED: _known_sum(reserved, groups, may_be_billed),
+            columns.ESTIMATED: _known_sum(reserved, groups, cost.notna()),
+            columns.SAVED: _saved(history, groups),
+            columns.RATES: rates,
+            columns.LIST_USD: list_usd,
+            columns.DISCOUNT_USD: (list_usd - usd).round(_USD_DIGITS) + 0.0,
         }
     )
 
@@ -162,22 +174,6 @@ def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = Non
 def _n_where(is_true: pd.Series, groups: Groups) -> np.ndarray:
     """Count the attempts of each group for which something is true."""
     return _count(groups.of_attempts[is_true.to_numpy(dtype=bool)], groups)
-
-
-def _sums(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
-    cost, reserved, is_usable = attempts[columns.COST], attempts[columns.RESERVED], _is_usable(attempts)
-    may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
-    is_several = attempts[columns.ATTEMPTS] > 1  # summed up: which of them was paid is unknown
-    is_known = _n_where(cost.notna() | ~_is_unpriced(attempts), groups) > 0
-    is_empty = _count(groups.of_attempts, groups) == 0
-    return pd.DataFrame(
-        {
-            columns.SPENT: _sum(cost, groups, cost.notna()).where(is_known | is_empty),
-            columns.WASTE: _sum(cost, groups, ~is_usable).mask(_n_where(is_usable & is_several, groups) > 0),
-            columns.POSSIBLY_BILLED: _known_sum(reserved, groups, may_be_billed),
-            columns.ESTIMATED: _known_sum(reserved, groups, cost.notna()),
-        }
-    )
 
 
 def _sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
@@ -223,7 +219,7 @@ def _n_kept(history: History, groups: Groups) -> pd.Series:
     return n_kept
 
 
-def _prices(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
+def _prices(attempts: pd.DataFrame, groups: Groups) -> tuple[pd.Series, pd.Series]:
     """Return the discount rates, and the cost before them; a cost of nothing has no list price."""
     cost = pd.to_numeric(attempts[columns.COST]).astype(columns.FLOAT)
     rates = attempts[columns.DISCOUNT]
@@ -235,12 +231,7 @@ def _prices(attempts: pd.DataFrame, groups: Groups) -> pd.DataFrame:
     is_known = (_n_where(is_paid, groups) > 0) & (_n_where(is_paid & rate.isna(), groups) == 0)
     by_group = rates.dropna().groupby(groups.of_attempts[rates.notna().to_numpy()])
     named = by_group.agg(lambda of_group: ", ".join(sorted(set(of_group))))
-    return pd.DataFrame(
-        {
-            columns.RATES: named.reindex(range(len(groups.keys))).astype(columns.STR),
-            columns.LIST_USD: pd.Series(listed).where(is_known),
-        }
-    )
+    return named.reindex(groups.keys.index).astype(columns.STR), pd.Series(listed).where(is_known)
 
 
 def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
@@ -599,26 +590,22 @@ _PARTS: Final = (
 )
 
 
-class Remedy(NamedTuple):
-    """How to try rows again: a retry of a class, or another run if there is none; all of the class, or some rows."""
+def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] = ()) -> str:
+    """Return the call that tries rows again, or the command for a shell: all of a class, or some rows of it.
 
-    run_dir: str | None
-    classes: str | None = None
-    rows: tuple[str, ...] = ()  # labels; job ids where labels name other rows, too
-
-    def call(self) -> str:
-        """Return the call as Python text, or the command for a shell."""
-        place = _place(self.run_dir)
-        if self.classes is None:
-            return spelled(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
-        text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(self.rows)
-        rows = f"rows={json.dumps(self.rows, ensure_ascii=False)}, " if self.rows else ""
-        flag = f" --rows {shlex.quote(text.getvalue())}" if self.rows else ""
-        return spelled(
-            f"dreamo.retry({place}, {rows}classes={json.dumps(self.classes)})",
-            f"dreamo-batch retry {place} --classes {self.classes}{flag}",
-        )
+    Without a class it is another run. Rows are labels, or job ids where labels name other rows, too.
+    """
+    place = _place(run_dir)
+    if classes is None:
+        return spelled(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(rows)
+    named = f"rows={json.dumps(rows, ensure_ascii=False)}, " if rows else ""
+    flag = f" --rows {shlex.quote(text.getvalue())}" if rows else ""
+    return spelled(
+        f"dreamo.retry({place}, {named}classes={json.dumps(classes)})",
+        f"dreamo-batch retry {place} --classes {classes}{flag}",
+    )
 
 
 def _place(run_dir: str | None) -> str:
@@ -728,8 +715,7 @@ def failures(source: Source) -> pd.DataFrame:
     known = [meaning_of(*key) for key in keys]
     table[columns.MEANING] = [one.meaning for one in known]
     table[columns.ADVICE] = [one.advice for one in known]
-    remedies = [_remedy(part, rows, one) for part, one in zip(groups, known, strict=True)]
-    table[columns.CALL] = [None if remedy is None else remedy.call() for remedy in remedies]
+    table[columns.CALL] = [_remedy_of(part, rows, one) for part, one in zip(groups, known, strict=True)]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return FailureGroups(columns.typed(table[list(columns.FAILURES)], columns.FAILURES))
@@ -775,7 +761,7 @@ def pattern_of(message: str) -> str:
     return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
 
 
-def _remedy(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> Remedy | None:
+def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | None:
     """Return how to try just these rows again; what was paid for is only fetched again."""
     if not len(part):
         return None
@@ -786,12 +772,12 @@ def _remedy(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> Remedy | 
         return None
     place = None if pd.isna(run_dir) else run_dir
     if status not in _RETRIED:
-        return Remedy(place)
+        return remedy(place)
     is_held = status == columns.AMBIGUOUS
     name, word = (columns.STATUS, status) if is_held else (columns.ERROR_CLASS, error_class)
     here = rows if place is None else rows[rows[columns.RUN_DIR] == place]
     of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
     if len(part) == len(of_class):
-        return Remedy(place, word)
+        return remedy(place, word)
     is_labelled = of_class[LABEL].isin(part[LABEL]).sum() == len(part)
-    return Remedy(place, word, tuple(part[LABEL if is_labelled else columns.JOB_ID].drop_duplicates()))
+    return remedy(place, word, part[LABEL if is_labelled else columns.JOB_ID].drop_duplicates().tolist())
