@@ -343,16 +343,18 @@ def test_an_answer_whose_headers_alone_name_a_task_is_followed_up(server, client
         "<html><title>Busy</title><p>Task cq0example1 accepted</p></html>",
     ],
 )
-def test_a_task_that_only_words_mention_is_shown(server, client, status, words):
-    """It may be anyone's; only a limit or a refused account, which would be sent again, is followed up."""
+def test_a_task_that_only_words_mention_is_followed_up_after_a_refusal_and_shown_otherwise(
+    server, client, status, words
+):
+    """It may be anyone's; it is followed up where the create would otherwise count as refused."""
     server.script[:] = [
         answer(words.encode(), status),
         answer(json.dumps({"message": words}).encode(), status),
     ]
     for failure in (failure_of(client, "create"), failure_of(client, "create")):
-        is_resent = status in (403, 429)
+        is_refused = 400 <= status < 500
         assert (failure.task_id, failure.is_task_in_doubt) == (
-            ("cq0example1", True) if is_resent else (None, False)
+            ("cq0example1", True) if is_refused else (None, False)
         )
         assert "cq0example1" in str(failure)
 

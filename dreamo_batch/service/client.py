@@ -566,8 +566,8 @@ class Client:
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-        # What else only words mention is shown: nothing but these is sent again unasked.
-        asked = quoted if not named and failure.kind in (FailureKind.TRANSIENT, FailureKind.STOP) else named
+        # Where the create may have arrived it isn't sent again, so what only words mention is shown.
+        asked = named if failure.kind is FailureKind.MAY_HAVE_ARRIVED else named or quoted
         if len(asked) == 1:
             # With a reason, what is named may be the request alone; with a refusal, the task that is in its way.
             has_reason = messages.message_in(messages.load_leniently(answer.body)) is not None
