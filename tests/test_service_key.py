@@ -30,6 +30,7 @@ ECHOES = [
     f"<html><title>{KEY}</title>{KEY}</html>".encode(),
     f"no key like sk-Secret%2FKey%2B42%3D, {KEY}".encode(),
     b"x" * 1990 + KEY.encode(),
+    json.dumps({"id": KEY, "request_id": KEY, "status": "in_progress"}).encode(),
 ]
 CALLS = {
     "create": lambda client: client.create(REQUEST),
@@ -124,6 +125,7 @@ SPELLINGS = [
     base64.b64encode(KEY.encode()).decode(),
     base64.b64encode(f"Bearer {KEY}".encode()).decode(),
     "".join(f"%{ord(one):02X}" for one in KEY),
+    quote(quote(KEY, safe=""), safe=""),
     "".join(f"&#{ord(one)};" for one in KEY),
     KEY[:5] + "".join(rf"\u{ord(one):04x}" for one in KEY[5:]),
 ]
@@ -144,6 +146,18 @@ def test_the_key_is_masked_wherever_a_task_shows_it(server, shown):
         read = client.fetch("cq0example")
     assert shown.rstrip("=") not in repr(read)
     assert read.urls[0].startswith("https://o.example/a.png?token=***")
+
+
+@pytest.mark.parametrize("shown", SPELLINGS)
+def test_the_key_is_masked_wherever_a_description_shows_it(server, shown):
+    """It is compared with what is known, and shown where it differs."""
+    parameter = {"name": shown, "description": f"for {shown}", "constraints": {"enum": [shown]}}
+    body = json.dumps({"data": {shown: 1, "parameters": [parameter]}}).replace(r"\\u", r"\u")
+    server.script[:] = [answer(body.encode())]
+    with Client(KEY, server.url) as client:
+        described = client.describe()
+    assert not any(one in repr(described) for one in (KEY, shown.rstrip("=")))
+    assert described["parameters"][0]["description"].startswith("for ***")
 
 
 @pytest.mark.parametrize("body", [{"id": KEY}, {"id": f"task-{KEY}-1"}, {"data": {"task_id": KEY}}])
@@ -235,7 +249,8 @@ def test_a_key_that_reads_as_an_escape_is_found_in_an_answer():
 def test_an_answer_that_is_not_masked_shows_no_part_of_the_key(key, before, data):
     """Whatever masking would replace in a text read from it, the quick look at the whole answer has found."""
     secret = Secret(key)
-    spellings = [key, quote(key, safe=""), base64.b64encode(key.encode()).decode()]
+    escaped = quote(key, safe="")
+    spellings = [key, escaped, quote(escaped), base64.b64encode(key.encode()).decode()]
     spellings += ["".join(f"%{ord(one):02x}" for one in key), "".join(f"&#x{ord(one):x};" for one in key)]
     spelled = data.draw(st.sampled_from(spellings))
     text = before + data.draw(

@@ -430,7 +430,7 @@ class Client:
         answer = self._spec(model)
         if answer.broken is not None or not failures.is_success(answer.status):
             return None
-        return messages.read_description(answer.body)
+        return cast("dict[str, Any] | None", self._masked(messages.read_description(answer.body)))
 
     def download(self, url: str, *, max_bytes: int) -> bytes:
         """Download a picture, without the key.
@@ -592,8 +592,8 @@ class Client:
             return value
         if isinstance(value, str):
             return self._without_key(value) if name == "urls" else key.mask(value)
-        if isinstance(value, tuple):
-            return tuple(self._masked(one, name) for one in value)
+        if isinstance(value, tuple | list):
+            return type(value)(self._masked(one, name) for one in value)
         if isinstance(value, dict):
             return {self._without_key(word): self._masked(one) for word, one in value.items()}
         if is_dataclass(value):
@@ -619,9 +619,10 @@ class Client:
             task = messages.read_task(body, task_id)
         except messages.AboutAnother as other:
             message = f"the answer to a poll of task {task_id} is about task {other.task_id}"
-            return Failure(
+            failure = Failure(
                 FailureKind.TRANSIENT, failures.OTHER_TASK, 200, message=message, excerpt=other.excerpt
             )
+            return cast("Failure", self._masked(failure))
         key = self.settings.api_key
         return task if key is None or not key.may_be_in(body) else cast("Task", self._masked(task))
 

@@ -26,9 +26,9 @@ NO_KEY_NEEDED: Final = "pass base_url and api_key of a LocalGateway"
 PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
-# How characters are written in URLs, JSON, Python and HTML.
+# How characters are written in URLs, also within other URLs, in JSON, Python and HTML.
 _ESCAPED: Final = re.compile(
-    r"%([0-9a-f]{2})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
+    r"%(?:25)*([0-9a-f]{2})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
     re.IGNORECASE,
 )
 # A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
@@ -85,7 +85,8 @@ class Secret:
             return True
         # As it is, too: a key may itself contain what reads as an escape.
         lowered = answer.lower() + b"\0" + unquote_to_bytes(answer).lower()
-        return b"&#" in lowered or any(start in lowered for start in self._starts)
+        is_escaped = b"&#" in lowered or b"%25" in lowered
+        return is_escaped or any(start in lowered for start in self._starts)
 
     def _mask_escaped(self, text: str) -> str:
         """Replace the key where some of its characters are escaped, and what the end of the text cuts off of it."""
