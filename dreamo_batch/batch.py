@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
@@ -29,7 +29,7 @@ from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
-from dreamo_batch.engine.ledger import peek_entropy
+from dreamo_batch.engine.ledger import OtherSeeds, peek_entropy
 from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
+T = TypeVar("T")
 V = TypeVar("V", bound="Callable[..., Any]")
 Cluster = Any  # a Dask client, an executor, or a number of processes
 
@@ -309,7 +310,17 @@ def _run_when_due(make: Callable[[float | None], Call], given: Mapping[str, Any]
         early = make(at)
         early.check()
         wait_until(at, early.directory, show=given["progress"])
-    return run_to_end(shards.over_shards(make(None), given["cluster"]), show=given["progress"])
+    return _joining(
+        lambda: run_to_end(shards.over_shards(make(None), given["cluster"]), show=given["progress"])
+    )
+
+
+def _joining(begin: Callable[[], T]) -> T:
+    """Begin a call; once more, with its seeds, where another call created the directory meanwhile."""
+    __tracebackhide__ = True
+    with suppress(OtherSeeds):
+        return begin()
+    return begin()
 
 
 @takes_options_of_run()
@@ -564,5 +575,8 @@ def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Unpac
     checked, service = RunOptions.of(given), Service.of(given)
     with _listening(run_dir, given) as (directory, listeners):
         at = moment(given["not_before"], now=time.time())
-        call = _call(given, checked, service, directory, listeners, at=at, is_kept=True)
-        return begin(shards.over_shards(call, given["cluster"]))
+
+        def call() -> Call:
+            return _call(given, checked, service, directory, listeners, at=at, is_kept=True)
+
+        return _joining(lambda: begin(shards.over_shards(call(), given["cluster"])))

@@ -151,8 +151,10 @@ def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
     return end(call, bar)
 
 
-def follow(told_by: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf) -> bool:
-    """Show a run until it is over, or the time is; True if it is the run."""
+def follow(
+    told_by: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf
+) -> Call | FollowedRun | None:
+    """Show a run until it is over, and return it; None if the time is over first."""
     __tracebackhide__ = True
     until, shown_call, n_said = time.monotonic() + timeout_s, None, 0
     while True:
@@ -167,13 +169,15 @@ def follow(told_by: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: 
                 n_said += 1
         left_s = until - time.monotonic()
         if is_over or left_s <= 0:
-            return is_over
+            return run if is_over else None
         run.pause_for(min(_LOOK_EVERY_S, left_s))
 
 
-def end(call: Call, bar: Progress) -> pd.DataFrame:
-    """Say what a call came to and return its table; raises what stopped it."""
+def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
+    """Say what a call came to and return its table; raises what stopped it in this process."""
     __tracebackhide__ = True
+    if isinstance(call, FollowedRun):
+        return call.results_now()
     if call.runner.error is not None:
         raise call.runner.error
     if call.is_taken_over:
@@ -531,7 +535,7 @@ class Batch:
         with in_foreground():
             bar = shown(self.status, show=progress)
             try:
-                is_over = follow(self._state_source, bar, timeout_s)
+                ended = follow(self._state_source, bar, timeout_s)
             except KeyboardInterrupt:
                 bar.say(
                     f"Stopped waiting. The run continues in the background ({self.run_dir}); "
@@ -540,9 +544,9 @@ class Batch:
                 raise
             finally:
                 bar.close()
-            if is_over and self.can_control:
-                self._own("wait").listeners.wait()
-            return self._end(bar) if is_over else self.results()
+            if isinstance(ended, Call):
+                ended.listeners.wait()  # they may begin another call
+            return self.results() if ended is None else end(ended, bar)
 
     def panel(self) -> Any:
         """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
@@ -594,15 +598,9 @@ class Batch:
             return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
-        while not self._state_source().is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
+        while not (ended := self._state_source()).is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
             await asyncio.sleep(_LOOK_EVERY_S)
-        return self._end(Silent())
-
-    def _end(self, bar: Progress) -> pd.DataFrame:
-        """Return the table; raises what stopped the run of this process."""
-        __tracebackhide__ = True
-        call = self._state_source()
-        return call.results_now() if isinstance(call, FollowedRun) else end(call, bar)
+        return end(ended, Silent())
 
     def _state_source(self) -> Call | FollowedRun:
         """Return what knows the state of the run: the call, or in another or a forked process the directory itself."""

@@ -346,6 +346,44 @@ def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_director
     flow.assert_finishes()
 
 
+def test_waiting_ends_with_its_own_call_where_a_listener_begins_the_next(flow, start, slow):
+    """The next one is still under way when the first returns its table."""
+    slow.speed_up()
+    begun: list[dreamo.Batch] = []
+
+    def go_on(_event: dreamo.RunEvent) -> None:
+        slow.slow_down()
+        begun.append(start())
+
+    done = start(flow.table.head(2), on_event=go_on).wait(progress=False)
+    assert done[columns.STATUS].tolist() == [columns.COMPLETED] * 2
+    assert not begun[0].status.is_over
+    slow.speed_up()
+    assert len(begun[0].wait(progress=False)) == 6
+    flow.assert_finishes()
+
+
+@pytest.mark.parametrize("verb", ["run", "start"])
+def test_calls_that_begin_at_once_on_a_new_directory_join(flow, start, slow, monkeypatch, verb):
+    """One makes the directory while the other prepares its table, which takes the seeds of the first then."""
+    flow.table = flow.table.drop(columns="seed").assign(replicate=range(6))
+    prepare = batch.prepare
+
+    def late(*given: object, **options: object) -> object:
+        monkeypatch.setattr(batch, "prepare", prepare)
+        first = start()
+        until(lambda: are_two_under_way(first))
+        slow.speed_up()
+        return prepare(*given, **options)
+
+    monkeypatch.setattr(batch, "prepare", late)
+    if verb == "run":
+        flow.run(unit_cost="0.03")
+    else:
+        start().wait(progress=False)
+    flow.assert_finishes()
+
+
 def test_a_second_interrupt_at_once_is_one_too(flow, start, slow, capsys, monkeypatch):
     """It can hit the lock that the first is releasing, which Python shows as another error."""
     live = start()

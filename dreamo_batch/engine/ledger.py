@@ -566,9 +566,13 @@ def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> Non
         )
 
 
+class OtherSeeds(DirectoryError):  # noqa: N818 - it names what the call has
+    """A table's seeds were drawn before another call created the directory."""
+
+
 def refuse_other_entropy(directory: RunDirectory, known: str, used: str | None) -> None:
     """Raise if a table's seeds were drawn for another directory: each row without a seed would be bought again."""
     if used not in (None, known):
-        raise DirectoryError(
+        raise OtherSeeds(
             f"Another call created {directory.name} while this one prepared its table. Run {same_call()} again."
         )
