@@ -163,6 +163,13 @@ def test_a_file_is_no_run_directory(tmp_path, path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_path_that_tables_can_not_be_opened_at_is_refused_in_words(tmp_path):
+    """Parquet takes UTF-8 only, whatever else a file system allows."""
+    for path in (tmp_path / "caf\udce9", tmp_path / "caf\udce9" / "run"):
+        with pytest.raises(DirectoryError, match=r"caf\\udce9.* isn't UTF-8, which a run's tables need"):
+            RunDirectory(path)
+
+
 def test_a_closed_folder_is_refused_when_it_is_made(tmp_path, monkeypatch):
     """Looking for what it must not be raises nothing before that."""
 

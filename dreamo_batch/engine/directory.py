@@ -98,6 +98,10 @@ class RunDirectory:
         self.given = as_place("run_dir", path)
         is_in_store = is_url(self.given)
         self.path = folder_of(self.given) if is_in_store else Path(self.given).expanduser().absolute()
+        if str(self.path).encode(errors="replace").decode() != str(self.path):
+            raise DirectoryError(
+                f"The path {str(self.path)!r} isn't UTF-8, which a run's tables need. Choose another run directory."
+            )
         url = self.given if is_in_store else url_of(self.path)
         self.replica = None if url is None else Replica(url)
         self.jobs = self.path / JOBS  # the table of the last call
