@@ -26,7 +26,7 @@ from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
-from dreamo_batch.money import exact_text, money
+from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import summaries
 from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
@@ -390,6 +390,8 @@ class Call:
         self._refuse_copy(assignment, is_copy=ledger.is_copy)
         coordinator = self._coordinator(ledger, assignment, budget, n_workers)
         warnings = self._warnings(ledger, assignment, before)
+        if budget.cap is not None and budget.excess and not assignment.to_submit:
+            warnings += (f"the cap of {dollars(budget.cap)} is exceeded by {dollars(budget.excess)}",)
         if self._is_stopped:
             raise errors.RunStopped("Stopped before it began.")  # no one waits for it any more
         with storing(self.directory):

@@ -227,13 +227,18 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path):
+def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path, caplog):
     """Nothing is submitted, and the attempts in flight, of which there are none, are not blamed."""
+    caplog.set_level("INFO", logger="dreamo_batch")
     with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
         shop = Shop(tmp_path, gateway, n_rows=4)
         shop.until_reached(max_cost="0.04")
         told = str(shop.until_reached(max_cost="0.01"))
         assert "reached and exceeded by $0.03: " in told
+        shop.table = shop.table.head(2)
+        assert "The cap is $0.01 and exceeded by $0.03.\n" in repr(dreamo.plan(shop.table, shop.run_dir))
+        shop.run(max_cost="0.01")
+        assert "warning: the cap of $0.01 is exceeded by $0.03" in caplog.messages
         assert len(gateway.invoice()) == 2
 
 

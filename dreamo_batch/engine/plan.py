@@ -487,7 +487,8 @@ def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) ->
     said = [f"{dollars(spent)} was spent here before."] if spent else []
     if cap is None:
         return said
-    said.append(f"The cap is {dollars(cap)}.")
-    if high is not None and total((spent, high)) > cap:
+    over = f" and exceeded by {dollars(spent - cap)}" if spent > cap else ""
+    said.append(f"The cap is {dollars(cap)}{over}.")
+    if high and total((spent, high)) > cap:
         said.append("It may stop at the cap.")
     return said
