@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import logging
 import os
 import threading
 import time
@@ -22,9 +21,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
+from requests import Request, RequestException
+from requests.utils import get_auth_from_url, urldefragauth
+
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
 from dreamo_batch.money import exact_text
+from dreamo_batch.service.failures import Failure, is_success
+from dreamo_batch.service.transport import Transport, form_of
 from dreamo_batch.text import first_line, harmless, option, quoted
 
 if TYPE_CHECKING:
@@ -41,8 +45,8 @@ _TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
 _WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 _WAIT_AT_END_S: Final = 1.0
 _END_S: Final = 5.0
+_ANSWER_BYTES_MAX: Final = 64 * 1024  # which are of no use
 _LOOK_EVERY_S: Final = 0.1
-_OK: Final = range(200, 300)
 _REDIRECTS: Final = range(300, 400)
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
 
@@ -236,6 +240,7 @@ class _Webhook:
     def __init__(self, url: str) -> None:
         self._place = _place_of(url)
         self._url = url.strip()
+        self._transport = Transport(*_TIMEOUTS_S)  # which logs no URL
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
         self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
         self.failing = ""  # why it didn't take what was last posted, if it didn't
@@ -255,28 +260,21 @@ class _Webhook:
 
     def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
         """Post once; return why it was refused, if it was, and whether that may pass."""
-        import requests
-        from requests.utils import get_auth_from_url
-
-        credentials = get_auth_from_url(self._url)
         headers = {"Content-Type": "application/json", "User-Agent": "dreamo-batch"}
-        with _no_log_of_urls():
-            try:
-                with requests.post(
-                    self._url,
-                    data=body,
-                    headers=headers | self._signature(body, message_id),
-                    # Nothing from ~/.netrc.
-                    auth=credentials if any(credentials) else lambda request: request,
-                    timeout=_TIMEOUTS_S,
-                    allow_redirects=False,
-                    stream=True,  # the body of the answer is of no use
-                ) as answer:
-                    status = answer.status_code
-            except (requests.RequestException, OSError, ValueError) as error:
-                return type(error).__name__, True
-        of_redirect = ", a redirect, which isn't followed" if status in _REDIRECTS else ""
-        return (None if status in _OK else f"HTTP {status}{of_redirect}"), status in _PASSING
+        headers |= self._signature(body, message_id)
+        url, credentials = urldefragauth(self._url), get_auth_from_url(self._url)
+        try:
+            request = Request("POST", url, headers, data=body, auth=credentials if any(credentials) else None)
+            answer = self._transport.send(
+                "create", form_of(request.prepare()), [body], max_bytes=_ANSWER_BYTES_MAX
+            )
+        except (RequestException, ValueError) as error:
+            return type(error).__name__, False
+        if isinstance(answer, Failure):
+            return answer.message or answer.error_class, True
+        of_redirect = ", a redirect, which isn't followed" if answer.status in _REDIRECTS else ""
+        refusal = None if is_success(answer.status) else f"HTTP {answer.status}{of_redirect}"
+        return refusal, answer.status in _PASSING
 
     def _signature(self, body: bytes, message_id: str) -> dict[str, str]:
         if self._secret is None:
@@ -312,21 +310,6 @@ def _signing_key(secret: str) -> bytes | None:
     if not key:
         raise UsageError(f"{_VARIABLE} begins with {_PREFIX}, but isn't base64 after that.")
     return key
-
-
-@contextmanager
-def _no_log_of_urls() -> Iterator[None]:
-    """Keep urllib3 from logging what this thread requests."""
-    here, log = threading.get_ident(), logging.getLogger("urllib3.connectionpool")
-
-    def is_of_another_thread(record: logging.LogRecord) -> bool:
-        return record.thread != here
-
-    log.addFilter(is_of_another_thread)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_of_another_thread)
 
 
 _busy: Final[weakref.WeakSet[_Listener]] = weakref.WeakSet()
