@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 from PIL import Image
 
-from dreamo_batch.gateway.engines import DrawRequest, RenderedPicture
-
 if TYPE_CHECKING:
+    from dreamo_batch.gateway.engines import DrawRequest
     from dreamo_batch.gateway.gateway import LocalGateway
 
 CREATE = "/model/v1/generation"
@@ -27,6 +26,12 @@ def picture_file(width: int = 8, height: int = 6, kind: str = "PNG") -> bytes:
 
 
 REFERENCE = picture_file()
+PICTURE = picture_file(kind="JPEG")
+
+
+def drawn(picture: bytes) -> Any:
+    """Return what a picture of `FakeEngine` tells."""
+    return json.loads(picture.removeprefix(PICTURE))
 
 
 class FakeEngine:
@@ -34,13 +39,12 @@ class FakeEngine:
 
     name = "fake"
 
-    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:
+    def generate(self, request: DrawRequest, reference: bytes) -> bytes:
         if request.prompt == "unreadable":
             raise ValueError("the reference can't be decoded")
         if request.prompt == "broken":
             raise ZeroDivisionError
-        content = json.dumps([request.prompt, request.seed, len(reference)]).encode()
-        return RenderedPicture(content, "image/png", request.width, request.height)
+        return PICTURE + json.dumps([request.prompt, request.seed, len(reference)]).encode()
 
 
 def body(**params: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dreamo_batch.gateway.app import BODY_BYTES_MAX
 from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.gateway.schemas import request_digest
-from tests.local_client import CREATE, PRECHARGE, REFERENCE, SPEC, FakeEngine, LocalClient, body
+from tests.local_client import CREATE, PRECHARGE, REFERENCE, SPEC, FakeEngine, LocalClient, body, drawn
 
 XID = re.compile(r"[0-9a-v]{20}")
 
@@ -70,9 +70,9 @@ def test_a_create_leads_to_a_picture(client):
     }
     (content,) = done["output"][0]["content"]
     picture = client.session.get(content["url"], headers={"Authorization": None}, timeout=20)
-    assert picture.headers["content-type"] == "image/png"
+    assert picture.headers["content-type"] == "image/jpeg"
     assert len(picture.content) == content["size"]
-    assert picture.json() == ["雪山", 7, len(REFERENCE)]
+    assert drawn(picture.content) == ["雪山", 7, len(REFERENCE)]
 
 
 def test_every_endpoint_but_the_public_ones_wants_the_key(client):

@@ -13,7 +13,7 @@ import pytest
 from dreamo_batch.gateway import tasks
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.gateway.tasks import FetchError, fetch
-from tests.local_client import REFERENCE, FakeEngine, LocalClient
+from tests.local_client import REFERENCE, FakeEngine, LocalClient, drawn
 
 HTTP = b"HTTP/1.1 "
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -120,7 +120,7 @@ def test_creates_that_share_a_url_fetch_it_once():
     ):
         ids = [client.create(seed=seed, binary_data_base64=..., image_urls=[site.url]) for seed in (1, 2)]
         assert [client.poll(task_id)["status"] for task_id in ids] == ["completed"] * 2
-        picture = client.ask("GET", client.link(ids[0])).json()
+        picture = drawn(client.ask("GET", client.link(ids[0])).content)
     assert picture == ["a fox", 1, len(REFERENCE)]
     assert len(site.requests) == 1
 

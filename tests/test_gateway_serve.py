@@ -23,7 +23,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.gateway import LocalGateway
-from tests.local_client import CREATE, FakeEngine, LocalClient, body
+from tests.local_client import CREATE, FakeEngine, LocalClient, body, drawn
 
 SERVE = ("-m", "dreamo_batch", "serve", "--engine", "tests.local_client:FakeEngine", "--state-dir")
 
@@ -156,7 +156,7 @@ def test_a_restarted_gateway_knows_its_tasks_and_links_to_itself(tmp_path):
         link = client.link(done)
         assert link.startswith(gateway.base_url)
         assert link.rpartition("/")[2] == first_link.rpartition("/")[2]
-        assert client.ask("GET", link).json()[0] == "done"
+        assert drawn(client.ask("GET", link).content)[0] == "done"
 
 
 def test_an_invoice_waits_for_the_pictures_that_are_due():

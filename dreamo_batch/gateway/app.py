@@ -16,10 +16,10 @@ from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from dreamo_batch.gateway.engines import SUFFIXES
 from dreamo_batch.gateway.faults import Effect, FaultPlan, Stage, Strike
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import (
-    SUFFIXES,
     Bucket,
     GatewayTask,
     Renderer,
@@ -44,7 +44,7 @@ BODY_BYTES_MAX: Final = max(model.images_max.value for model in contract.MODELS.
 SMALL_BODY_BYTES: Final = 64 * 1024
 
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
-_MEDIA_TYPES: Final = {suffix: media_type for media_type, suffix in SUFFIXES.items()}
+_MEDIA_TYPES: Final = {suffix: f"image/{kind.lower()}" for kind, suffix in SUFFIXES.items()}
 _CONSTRAINTS: Final = {
     "enum": "enum",
     "default": "default",
@@ -216,7 +216,7 @@ class Endpoints:
         if self._is_expired(expires):
             raise Refused(expired_link())
         strike = self.plan.draw("download")
-        media_type = _MEDIA_TYPES.get(match[1], "application/octet-stream")
+        media_type = _MEDIA_TYPES[match[1]]
         return await self._send(Response(content, media_type=media_type), strike, "download", request)
 
     async def spec(self, model: str) -> Response:

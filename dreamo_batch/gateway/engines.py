@@ -35,7 +35,7 @@ DESCRIPTION: Final = "Local preview, not a real DreamO result"
 # A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
 _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
+SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _HOURS: Final = ("day", "day", "sunset", "sunset", "dawn", "night")
 _ART: Final = tomllib.loads((files("dreamo_batch.gateway") / "preview.toml").read_text("utf-8"))
 _REFERENCE_PX_MAX: Final = 5000 * 5000
@@ -43,16 +43,6 @@ _PAINTED_PX: Final = 640 * 640
 _JPEG_QUALITY: Final = 88
 _WHITE: Final = (255, 255, 255)
 _STYLE: Final = "STYLE"
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedPicture:
-    """A finished picture: the file's bytes, their media type, and the size in pixels."""
-
-    content: bytes
-    media_type: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +72,10 @@ class Engine(Protocol):
 
     name: str
 
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture | bytes:
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> bytes:
         """Draw around the references (bytes of JPEG or PNG files); raise ValueError if one can't be read.
 
-        A picture may be the bytes of a JPEG, PNG or WebP file.
+        Returns the bytes of a JPEG, PNG or WebP file.
         """
 
 
@@ -114,13 +104,11 @@ def check_engine(engine: Any) -> Engine:
     return made
 
 
-def as_picture(made: RenderedPicture | bytes) -> RenderedPicture:
-    """Return a picture with its media type and size, as read from its bytes."""
-    if isinstance(made, RenderedPicture):
-        return made
+def suffix_of(made: bytes) -> str:
+    """Return the suffix of a picture's file, which its bytes tell."""
     try:
-        with Image.open(io.BytesIO(made), formats=_FORMATS) as image:
-            return RenderedPicture(made, Image.MIME[image.format or ""], image.width, image.height)
+        with Image.open(io.BytesIO(made), formats=list(SUFFIXES)) as image:
+            return SUFFIXES.get(image.format or "", ".jpg")  # MPO is JPEG, too
     except (TypeError, OSError):
         raise TypeError(f"the engine returned {type(made).__name__}, not a JPEG, PNG or WebP file") from None
 
@@ -131,7 +119,7 @@ class Flat:
     name = "flat"
     n_threads = 2
 
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> bytes:
         """Return a JPEG of one colour."""
         hue = zlib.crc32(repr((request.seed, request.prompt)).encode()) % _N_COLOURS
         return labelled(self.name, _plain(request.width, request.height, hue), request, reference, *further)
@@ -152,14 +140,13 @@ def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
     return images.encoded(image, quality=quality, exif=exif)
 
 
-def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> RenderedPicture:
+def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> bytes:
     """Add the request as a JPEG comment in JSON, without encoding the file again."""
     own = ("ref_types", *contract.SCALES)  # of one model only
     asked = {name: value for name, value in asdict(request).items() if name not in own or value}
     label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
     comment = json.dumps(label | {"prompt": request.prompt[:_PROMPT_CHARACTERS]}).encode()
-    content = images.with_comment(jpeg, comment) or jpeg
-    return RenderedPicture(content, "image/jpeg", request.width, request.height)
+    return images.with_comment(jpeg, comment) or jpeg
 
 
 class Preview:
@@ -168,7 +155,7 @@ class Preview:
     name = "preview"
     n_threads = 2
 
-    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> RenderedPicture:
+    def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> bytes:
         """Paint a picture."""
         width, height = request.width, request.height
         loaded = [load_reference(one, max(width, height)) for one in (reference, *further)]

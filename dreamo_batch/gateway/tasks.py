@@ -32,7 +32,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from dreamo_batch import files
-from dreamo_batch.gateway.engines import DrawRequest, Engine, RenderedPicture, as_picture
+from dreamo_batch.gateway.engines import DrawRequest, Engine, suffix_of
 from dreamo_batch.gateway.faults import Strike, check_seed
 from dreamo_batch.gateway.schemas import INVALID, read_header
 from dreamo_batch.service import contract
@@ -509,7 +509,6 @@ N_REDIRECTS: Final = 3
 FETCH_TIMEOUT_S: Final = 10.0
 N_REFERENCES_IN_MEMORY: Final = 4
 INTERNAL, UPSTREAM = "003011095", "003011097"
-SUFFIXES: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
 
 
 class FetchError(Exception):
@@ -660,7 +659,7 @@ class Renderer:
         task = self._store.of_picture(picture)
         if task is None or any(url for _, url in task.references):
             return path.read_bytes()
-        content = self._generate([(task, [digest for digest, _ in task.references])])[0].content
+        content = self._generate([(task, [digest for digest, _ in task.references])])[0]
         files.replace(path, lambda part: part.write_bytes(content), is_durable=False)
         return content
 
@@ -696,12 +695,12 @@ class Renderer:
         self.references.keep(digest, content)
         return digest
 
-    def _generate(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[RenderedPicture]:
+    def _generate(self, batch: Sequence[tuple[GatewayTask, Iterable[str]]]) -> list[bytes]:
         requests = [task.drawn for task, _ in batch]
         references = [[self.references.read(digest) for digest in digests] for _, digests in batch]
         if self._batch_size == 1:
-            return [as_picture(self._engine.generate(requests[0], *references[0]))]
-        made = [as_picture(one) for one in self._engine.generate_batch(requests, references)]
+            return [self._engine.generate(requests[0], *references[0])]
+        made = list(self._engine.generate_batch(requests, references))
         if len(made) != len(batch):
             raise RuntimeError(f"the engine made {len(made)} pictures of {len(batch)}")
         return made
@@ -741,13 +740,13 @@ class Renderer:
             except Exception as error:  # noqa: BLE001 - as above
                 self._store.update(task.task_id, **_failure(error))
 
-    def _keep(self, task: GatewayTask, picture: RenderedPicture, price: str | None) -> None:
+    def _keep(self, task: GatewayTask, picture: bytes, price: str | None) -> None:
+        suffix = suffix_of(picture)
         if not self._is_closed:
-            suffix = SUFFIXES.get(picture.media_type, ".bin")
-            name = f"{_start_of_name(picture.content)}{secrets.token_hex(8)}{suffix}"
-            (self._pictures / name).write_bytes(picture.content)
+            name = f"{_start_of_name(picture)}{secrets.token_hex(8)}{suffix}"
+            (self._pictures / name).write_bytes(picture)
             known = {} if price is None else {"price": price}
-            self._store.update(task.task_id, picture=name, picture_bytes=len(picture.content), **known)
+            self._store.update(task.task_id, picture=name, picture_bytes=len(picture), **known)
 
 
 def _start_of_name(content: bytes) -> str:

@@ -23,7 +23,6 @@ from report import Figure, Timer, show, timed
 import dreamo_batch as dreamo
 from dreamo_batch.engine import directory
 from dreamo_batch.gateway import LocalGateway
-from dreamo_batch.gateway.engines import RenderedPicture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ class Photographs:
 
     name = "photographs"
 
-    def generate(self, request: DrawRequest, reference: bytes) -> RenderedPicture:  # noqa: ARG002 - as an engine is called
+    def generate(self, request: DrawRequest, reference: bytes) -> bytes:  # noqa: ARG002 - as an engine is called
         """Cut a picture out of one of a few scenes."""
         rng = np.random.default_rng(zlib.crc32(repr((request.prompt, request.seed)).encode()))
         left, top = rng.integers(0, _MARGIN_PX, 2)
@@ -53,7 +52,7 @@ class Photographs:
         tint = Image.new("RGB", picture.size, tuple(rng.integers(0, 256, 3).tolist()))
         buffer = io.BytesIO()
         Image.blend(picture, tint, 0.2).save(buffer, "JPEG", quality=88)
-        return RenderedPicture(buffer.getvalue(), "image/jpeg", *picture.size)
+        return buffer.getvalue()
 
 
 @functools.cache
