@@ -23,11 +23,11 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from itertools import chain, compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -405,19 +405,6 @@ def status_of(attempt: Attempt | None) -> str:
     return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]
 
 
-class SharedCap(Protocol):
-    """A cap that the directory shares with others, of which it has a slice; each method may raise OSError."""
-
-    def more(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
-        """Have the slice raised to up to `wanted` in all, and return it; it counts once the ledger has it."""
-
-    def give_back(self, spending: Spending, state: State) -> None:
-        """Lower the slice to what is spent and reserved, which the ledger has as its slice already."""
-
-    def used_up(self, here: str) -> str:
-        """Say that nothing is left for this run, what was spent here, who holds what, and what to do."""
-
-
 class Spending:
     """What was spent and is reserved in a run directory, against its cap and its slice of a shared one.
 
@@ -662,7 +649,9 @@ class StoredAttempts:
             expected = np.arange(n) - np.repeat(self._starts[:-1], np.diff(self._starts)) + 1
             if ((numbers != 0) & (numbers != expected)).any():
                 raise ImpossibleEvent("the attempts of a job are not numbered from 1")
-        self._cached: tuple[int, list[tuple[Any, ...]]] = (-1, [])
+        blocks = self._blocks
+        # Neighbours are read with a row, because Arrow takes nearly as long for one.
+        self._rows_of = lru_cache(maxsize=1)(lambda number: _rows(blocks[number].opened()))
 
     @property
     def table(self) -> pa.Table:
@@ -752,12 +741,8 @@ class StoredAttempts:
         return next((place for place in places if ids[int(starts[place])].as_py() == job_id), None)
 
     def _row(self, number: int) -> tuple[Any, ...]:
-        """Read a row; neighbours are read with it, because Arrow takes nearly as long for one."""
-        block, (cached, rows) = int(np.searchsorted(self._ends, number, "right")), self._cached
-        if block != cached:
-            rows = _rows(self._blocks[block].opened())
-            self._cached = block, rows
-        return rows[number - int(self._ends[block])]
+        block = int(np.searchsorted(self._ends, number, "right"))
+        return self._rows_of(block)[number - int(self._ends[block])]
 
 
 def _slices(table: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import math
 import numbers
 import zlib
 from dataclasses import asdict, astuple, dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import chain, starmap
 from operator import attrgetter
 from pathlib import Path
@@ -209,21 +209,17 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
     ids = rows[columns.JOB_ID]
     places = cache(lambda: Places(np.fromiter(map(hash, ids), np.int64, len(ids))))
     names = list(map(str, user.columns))
-    block, cells = -1, [()]
 
-    def row(place: int) -> tuple[Any, ...]:
-        """Read a row; neighbours are read with it, because pandas takes as long for one."""
-        nonlocal block, cells
-        if place // _BLOCK != block:
-            block = place // _BLOCK
-            part = user.iloc[block * _BLOCK : (block + 1) * _BLOCK]
-            cells = list(zip(*(part.iloc[:, number].tolist() for number in range(len(names))), strict=True))
-        return cells[place % _BLOCK]
+    @lru_cache(maxsize=1)
+    def block(number: int) -> list[tuple[Any, ...]]:
+        """Read many rows, because pandas takes as long for one."""
+        part = user.iloc[number * _BLOCK : (number + 1) * _BLOCK]
+        return list(zip(*(part.iloc[:, at].tolist() for at in range(len(names))), strict=True))
 
     def describe(job: Job) -> str:
         found = places().of(hash(job.job_id))
         place = min((place for place in found if ids.array[place] == job.job_id), default=None)
-        cells_of_row = {} if place is None else dict(zip(names, map(_plain, row(place)), strict=True))
+        cells = () if place is None else block(place // _BLOCK)[place % _BLOCK]
         described = {
             columns.ROW: None if place is None else text_of(user.index[place]),
             columns.PROMPT: job.prompt,
@@ -236,7 +232,7 @@ def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
             columns.REPLICATE: job.replicate,
             columns.MODEL: job.model,
             **dict(job.own),
-            "columns": cells_of_row,
+            "columns": dict(zip(names, map(_plain, cells), strict=False)),
         }
         if job.further:
             described[columns.IMAGES_FURTHER] = [[image.location, image.digest] for image in job.further]

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.engine.attempts import Attempt, Event, Key, SharedCap, State
+    from dreamo_batch.cluster.shared_budget import BudgetShare
+    from dreamo_batch.engine.attempts import Attempt, Event, Key, State
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
@@ -123,7 +124,7 @@ class Coordinator:
         clock: Clock,
         assignment: Assignment,
     ) -> None:
-        self.shared: SharedCap | None = None
+        self.shared: BudgetShare | None = None
         self.ledger = ledger
         self.budget = budget
         self.schedule = schedule

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -99,17 +99,12 @@ class RunEvent:
 
     def to_json(self) -> bytes:
         """Return what is posted; `text` is a sentence for people."""
-        fields = {
-            "text": f"dreamo-batch, {self.kind}: {self.message} ({self.run_dir})",
-            "kind": self.kind,
-            "message": self.message,
-            "run_dir": self.run_dir,
-            "at": self.at.isoformat(timespec="seconds"),
-            "by_status": {status: n for status, n in self.by_status.items() if n},
-        }
-        amounts = {name: getattr(self, name) for name in AMOUNTS}
-        exact = {name: None if amount is None else exact_text(amount) for name, amount in amounts.items()}
-        return json.dumps(fields | exact).encode()
+        known = {one.name: getattr(self, one.name) for one in fields(self)}
+        known |= {name: None if known[name] is None else exact_text(known[name]) for name in AMOUNTS}
+        known["at"] = self.at.isoformat(timespec="seconds")
+        known["by_status"] = {status: n for status, n in self.by_status.items() if n}
+        text = f"dreamo-batch, {self.kind}: {self.message} ({self.run_dir})"
+        return json.dumps({"text": text} | known).encode()
 
 
 class Listeners:
