@@ -6,15 +6,16 @@ import gzip
 import logging
 import socket
 import threading
-from contextlib import closing
 
 import pytest
 import urllib3
 
 from dreamo_batch import errors
-from dreamo_batch.service.client import Client, _content, fetch_link
+from dreamo_batch.service import client as module
+from dreamo_batch.service.client import Client, _content
+from dreamo_batch.service.config import Settings
 from dreamo_batch.service.failures import FailureKind
-from dreamo_batch.service.transport import Answer, Transport, why_refused
+from dreamo_batch.service.transport import Answer, why_refused
 from tests.scripted_server import ScriptedServer, answer, close, reset, then
 
 KEY = "sk-example-key"
@@ -144,14 +145,12 @@ def test_redirects_are_checked_like_links(host, client, location, words):
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "2130706433"])
 @pytest.mark.parametrize("is_redirected", [False, True])
-def test_a_service_elsewhere_can_not_send_us_to_this_machine(host, name, is_redirected):
+def test_a_service_elsewhere_can_not_send_us_to_this_machine(host, monkeypatch, name, is_redirected):
     """However the host is written, nothing is asked of what runs here; a service that runs here may."""
     url = f"http://{name}:{host.port}/admin?delete=all"
-    transport = Transport(connect_timeout_s=2, read_timeout_s=2)
-    with ScriptedServer([answer(b"", 302, Location=url)]) as other, closing(transport):
-        link_to = f"{other.url}/" if is_redirected else url
-        home = f"127.0.0.1:{other.port}"  # as if by a tunnel
-        failure = fetch_link(transport, link_to, max_bytes=1000, within_s=5, home=home)
+    with ScriptedServer([answer(b"", 302, Location=url)]) as other, Client(KEY, other.url) as client:
+        monkeypatch.setattr(Settings, "is_loopback", False)  # as if by a tunnel
+        failure = failure_of(client, f"{other.url}/" if is_redirected else url)
         assert failure.kind is FailureKind.PERMANENT
         assert "the link leads to this machine" in failure.message
         assert host.requests == []
@@ -206,9 +205,8 @@ def _looked_up(monkeypatch, *addresses):
 
 
 def _fetched(url, **allowed):
-    transport = Transport(connect_timeout_s=2, read_timeout_s=2, **allowed)
-    with closing(transport):
-        return fetch_link(transport, url, max_bytes=1000, within_s=5, home="gateway.example")
+    with Client(KEY, "https://gateway.example", read_timeout_s=2, **allowed) as client:
+        return failure_of(client, url)
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -271,10 +269,8 @@ def test_a_link_over_plain_http_is_asked_of_the_proxy_as_written(monkeypatch):
     """With the whole URL and the proxy's password, which a host is never told."""
     with ScriptedServer([answer(PICTURE)]) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//me:hunter2@"))
-        with closing(Transport(connect_timeout_s=1, read_timeout_s=2)) as transport:
-            assert (
-                fetch_link(transport, "http://o.example/a%2fb.png?t=1", max_bytes=1000, within_s=5) == PICTURE
-            )
+        with Client(KEY, "http://127.0.0.1:9") as client:
+            assert client.download("http://o.example/a%2fb.png?t=1", max_bytes=1000) == PICTURE
         (request,) = proxy.requests
     assert request.line == "GET http://o.example/a%2fb.png?t=1 HTTP/1.1"
     assert request.headers["host"] == "o.example"
@@ -340,7 +336,7 @@ def test_failures_tell_a_link_that_is_dead_from_one_that_may_work_later(
     assert SIGNATURE not in str(failure)
 
 
-def test_a_picture_that_drips_ends(host):
+def test_a_picture_that_drips_ends(host, monkeypatch):
     """At its deadline, however steadily it comes."""
     over = threading.Event()
 
@@ -350,10 +346,10 @@ def test_a_picture_that_drips_ends(host):
             connection.sendall(b"1")
 
     host.script[:] = [drip]
-    transport = Transport(connect_timeout_s=5, read_timeout_s=5)
-    failure = fetch_link(transport, link(host), max_bytes=100_000, within_s=0.1)
-    over.set()
-    transport.close()
+    monkeypatch.setattr(module, "DOWNLOAD_WITHIN_READ_TIMEOUTS", 0.02)
+    with Client(KEY, host.url, read_timeout_s=5) as client:
+        failure = failure_of(client, link(host), max_bytes=100_000)
+        over.set()
     assert (failure.kind, failure.error_class) == (FailureKind.TRANSIENT, "no_answer")
     assert "incomplete after 0." in failure.message
 

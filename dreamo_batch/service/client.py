@@ -61,37 +61,6 @@ _PICTURE_HEADERS: Final = {
 }
 
 
-def fetch_link(
-    transport: Transport,
-    url: str,
-    *,
-    max_bytes: int,
-    within_s: float,
-    home: str | None = None,
-    redact: Callable[[str], str] = str,
-    wall: Callable[[], float] = time.time,
-) -> bytes | Failure:
-    """Download what a link points to."""
-    until = transport.monotonic() + within_s
-    url = redact(url)
-    for _ in range(N_REDIRECTS_MAX + 1):
-        form = _form(url, transport, home)
-        if isinstance(form, Failure):
-            return form
-        logger.debug("fetching %s", url)
-        left_s = max(until - transport.monotonic(), 0.001)
-        is_elsewhere = home not in (None, urlsplit(url).netloc)
-        answer = transport.send(
-            "download", form, max_bytes=max_bytes, answer_within_s=left_s, is_kept_from_here=is_elsewhere
-        )
-        target = _target(url, answer)
-        if target is None:
-            return _content(answer, wall())
-        url = redact(target)
-    message = f"the link redirects more than {N_REDIRECTS_MAX} times"
-    return Failure(FailureKind.PERMANENT, failures.REDIRECTED, message=message)
-
-
 def _form(url: str, transport: Transport, home: str | None) -> Form | Failure:
     """Build the request, or a failure for a link that must not be followed."""
     try:
@@ -462,15 +431,7 @@ class Client:
         ...
         dreamo_batch.errors.RequestRejected: rejected: the link's scheme is 'file'; ...
         """
-        content = fetch_link(
-            self._links,
-            url,
-            max_bytes=max_bytes,
-            within_s=DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s,
-            home=None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc,
-            redact=self._without_key,
-            wall=self._wall,
-        )
+        content = self._fetch_link(url, max_bytes)
         if isinstance(content, Failure):
             raise self._error("download", content)
         return content
@@ -495,6 +456,31 @@ class Client:
     def __repr__(self) -> str:
         key = self.settings.api_key
         return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
+
+    def _fetch_link(self, url: str, max_bytes: int) -> bytes | Failure:
+        """Download what a link points to, by a transport that never carries the key."""
+        links, until = (
+            self._links,
+            self._monotonic() + DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s,
+        )
+        home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
+        for _ in range(N_REDIRECTS_MAX + 1):
+            url = self._without_key(url)
+            form = _form(url, links, home)
+            if isinstance(form, Failure):
+                return form
+            logger.debug("fetching %s", url)
+            left_s = max(until - self._monotonic(), 0.001)
+            is_elsewhere = home not in (None, urlsplit(url).netloc)
+            answer = links.send(
+                "download", form, max_bytes=max_bytes, answer_within_s=left_s, is_kept_from_here=is_elsewhere
+            )
+            target = _target(url, answer)
+            if target is None:
+                return _content(answer, self._wall())
+            url = target
+        message = f"the link redirects more than {N_REDIRECTS_MAX} times"
+        return Failure(FailureKind.PERMANENT, failures.REDIRECTED, message=message)
 
     def _form(self, method: str, path: str) -> Form:
         """Prepare a request without the key, once for each path."""
