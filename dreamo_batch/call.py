@@ -388,7 +388,18 @@ class Call:
         wanted = min(_WORKERS_MAX, max(_WORKERS_MIN, self.inputs.options.max_in_flight + 2))
         n_workers = at_work.workers.n if at_work.workers else wanted
         self._refuse_copy(assignment, is_copy=ledger.is_copy)
-        coordinator = self._coordinator(ledger, assignment, budget, n_workers)
+        wait_s = self.inputs.options.task_timeout_s
+        limits = Limits(
+            self.inputs.options.max_in_flight, n_workers, task_timeout_s=wait_s, patience_s=wait_s
+        )
+        coordinator = Coordinator(
+            ledger=ledger,
+            budget=budget,
+            schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
+            effects=Effects(self.client, self.directory),
+            clock=self._clock,
+            assignment=assignment,
+        )
         warnings = self._warnings(ledger, assignment, before)
         if budget.cap is not None and budget.excess and not assignment.to_submit:
             warnings += (f"the cap of {dollars(budget.cap)} is exceeded by {dollars(budget.excess)}",)
@@ -469,22 +480,6 @@ class Call:
         """Return what to know before anything is submitted."""
         nearly = nearly_bought(self.inputs.prepared, state, self.directory.jobs)
         return warnings_of(self.inputs.prepared, nearly, {job_id for job_id, _ in assignment.to_submit})
-
-    def _coordinator(
-        self, ledger: Ledger, assignment: Assignment, budget: Spending, n_workers: int
-    ) -> Coordinator:
-        wait_s = self.inputs.options.task_timeout_s
-        limits = Limits(
-            self.inputs.options.max_in_flight, n_workers, task_timeout_s=wait_s, patience_s=wait_s
-        )
-        return Coordinator(
-            ledger=ledger,
-            budget=budget,
-            schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
-            effects=Effects(self.client, self.directory),
-            clock=self._clock,
-            assignment=assignment,
-        )
 
     def budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
         """Return what may be spent; raises if that can't be enforced because no price is known."""

@@ -690,11 +690,6 @@ def _status(
     )
 
 
-def _next_reading(began_at: float) -> float:
-    """Return when a directory is read again whose reading began then and has just ended."""
-    return began_at + max(_READ_EVERY_S, (time.monotonic() - began_at) * _READING_SHARE)
-
-
 class FollowedRun:
     """A run directory that somebody else may work on, read again and again as seldom as is good for it."""
 
@@ -731,7 +726,7 @@ class FollowedRun:
                 if not self.directory.path.is_dir():
                     raise
                 self._status = replace(self._status, problem=str(error), at=datetime.now(UTC))
-            self._next_at = _next_reading(began_at)
+            self._next_at = began_at + max(_READ_EVERY_S, (time.monotonic() - began_at) * _READING_SHARE)
         return self._status
 
     def results_now(self) -> pd.DataFrame:
