@@ -365,9 +365,7 @@ _INFINITE: Final = "(?i)-?inf"
 _INEXACT: Final = "-?[0-9]{16,}"
 _FLOAT: Final = pd.ArrowDtype(pa.float64())
 # Dtypes of a full column, and of one with missing cells.
-_INTEGER: Final = ("int64", columns.INT)
-_BOOLEAN: Final = ("bool", columns.BOOL)
-_FLOATS: Final = (columns.FLOAT, columns.FLOAT)
+_DTYPES: Final = {"integer": ("int64", columns.INT), "boolean": ("bool", columns.BOOL)}
 _TRUE_FALSE: Final = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 
 
@@ -387,30 +385,25 @@ def guessed(series: pd.Series) -> pd.Series:
         is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
         return text if is_lossy.any() else numbers
     if any(given.isin(words).all() for words in _TRUE_FALSE):
-        return _filled(text, (given.str.lower() == "true").tolist(), _BOOLEAN)
+        words = text.str.lower().map({"true": True, "false": False})
+        return words.astype(_DTYPES["boolean"][text.hasnans])
     return text
 
 
 def typed(series: pd.Series) -> pd.Series:
     """Convert a column of values to the narrowest dtype that holds them; text stays text."""
-    given = [cell for cell in series.tolist() if not is_missing(cell)]
+    is_given = np.array([not is_missing(cell) for cell in series.tolist()], dtype=bool)
+    given = series[is_given].tolist()
     kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"
-    if kind == "integer":
-        is_within = min(given) >= INT64_MIN and max(given) <= INT64_MAX
-        return _filled(series, given, _INTEGER) if is_within else series
-    if kind == "boolean":
-        return _filled(series, given, _BOOLEAN)
+    if kind in _DTYPES:
+        is_within = kind != "integer" or (min(given) >= INT64_MIN and max(given) <= INT64_MAX)
+        dtype = _DTYPES[kind][not is_given.all()]
+        return series.astype(object).where(is_given, None).astype(dtype) if is_within else series
     if kind in {"floating", "mixed-integer-float"} and all(float(cell) == cell for cell in given):
-        return _filled(series, [float(cell) for cell in given], _FLOATS)
+        return series.astype(object).where(is_given, np.nan).astype(columns.FLOAT)
     if kind == "datetime":
         return pd.to_datetime(series)
     return series.astype(columns.STR) if kind == "string" else series
-
-
-def _filled(series: pd.Series, given: list[Any], dtypes: tuple[str, str]) -> pd.Series:
-    cells = np.full(len(series), np.nan if dtypes == _FLOATS else pd.NA, dtype=object)
-    cells[[not is_missing(cell) for cell in series.tolist()]] = given
-    return pd.Series(cells, index=series.index).astype(dtypes[len(given) < len(series)])
 
 
 def decoded(path: Path, content: bytes) -> str:
