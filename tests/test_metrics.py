@@ -260,7 +260,6 @@ def test_pictures_that_are_gone_or_changed_say_so(run_dir, models):
 def test_metrics_have_names(run_dir, models, monkeypatch):
     """`rank` and `measure` take them by name, beside columns and built-in ones."""
     by_name = {"identity": Embedding(name="identity", path=models), "prompt_match": PromptMatch(path=models)}
-    monkeypatch.setattr("dreamo_batch.results.comparison.NAMED", by_name)
     monkeypatch.setattr("dreamo_batch.results.measure.NAMED", by_name)
     ranked = dreamo.rank(run_dir, by=["identity", "prompt_match", "-cost_usd"], **QUIET)
     assert {"identity", "prompt_match", "rank"} <= set(ranked.columns)

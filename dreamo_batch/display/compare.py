@@ -13,19 +13,10 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
+from dreamo_batch import errors
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.errors import (
-    DreamoError,
-    UsageError,
-    as_file,
-    as_names,
-    as_new_file,
-    check_choice,
-    check_count,
-    warn,
-)
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import decoded, distinct
@@ -118,7 +109,7 @@ def compare(
     >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
     [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
     """
-    check_count("pairs", pairs)
+    errors.check_count("pairs", pairs)
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
 
 
@@ -160,9 +151,9 @@ class PairedComparison:
         self.rater = rater_named(rater)
         results = read_results(source, names.PROMPT)
         known = [*results, names.SEED]
-        self._by, same = as_names("by", by, known), as_names("within", within, known)
+        self._by, same = errors.as_names("by", by, known), errors.as_names("within", within, known)
         if not self._by:
-            raise UsageError("by= is empty; name the columns whose values make the groups.")
+            raise errors.UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
         self._folders = folders_of(self._results, run_dir)
         self._references = References(self._results, self._folders)
@@ -177,12 +168,14 @@ class PairedComparison:
             for place in range(len(self._jobs))
         ]
         if n_gone := references.count(None):
-            warn(f"{counted(n_gone, 'picture')} can't be compared: the file is missing")
+            errors.warn(f"{counted(n_gone, 'picture')} can't be compared: the file is missing")
         self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
         self._is_all = len(self._pairs) < pairs
         if not self._pairs:
             agree = f" and agree in {' and '.join(same)}; pass another by= or within= (None: any two)"
-            raise UsageError(f"No two pictures differ in {' and '.join(self._by)}{agree if same else ''}.")
+            raise errors.UsageError(
+                f"No two pictures differ in {' and '.join(self._by)}{agree if same else ''}."
+            )
         self._widget: Any = None
 
     def to_html(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
@@ -207,7 +200,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = as_new_file("path", path, PAGES)
+        target = errors.as_new_file("path", path, PAGES)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))
@@ -275,17 +268,17 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        file = as_file("path", path)
+        file = errors.as_file("path", path)
         for number, line in enumerate(csv.reader(io.StringIO(decoded(file, file.read_bytes()))), start=1):
             if number == 1 and line == _SAVED:
                 continue
             one, other, rater, choice = line if len(line) == len(_SAVED) else [""] * len(_SAVED)
             if number == 1 or choice not in CHOICES or not rater:
-                raise UsageError(
+                raise errors.UsageError(
                     f"{path}, line {number}: expected {', '.join(_SAVED)}, as a page of to_html saves them."
                 )
             if not {one, other} <= group_of.keys() or group_of[one] == group_of[other]:
-                raise UsageError(f"{path}, line {number}: two pictures that are not compared here.")
+                raise errors.UsageError(f"{path}, line {number}: two pictures that are not compared here.")
             if (one, other, rater, choice) not in known:
                 added.setdefault(folder_of[one], []).append(dict(zip(_SAVED, line, strict=True)))
         for folder, lines in added.items():
@@ -318,11 +311,11 @@ class PairedComparison:
         StorageFailed
             If it can't be written.
         """
-        check_choice("choice", choice, CHOICES)
+        errors.check_choice("choice", choice, CHOICES)
         waiting = self._open()
         if not waiting:
             more = "there are no more" if self._is_all else "pass a larger pairs= for more"
-            raise UsageError(f"You have judged every pair; {more}.")
+            raise errors.UsageError(f"You have judged every pair; {more}.")
         self._keep(waiting[0], choice)
 
     def undo(self) -> None:
@@ -336,7 +329,7 @@ class PairedComparison:
         pair_of = {frozenset(self._jobs_of(pair)): pair for pair in self._pairs}
         last = next((pair_of[key] for key in reversed(self._decided()) if key in pair_of), None)
         if last is None:
-            raise UsageError("There is no choice to undo.")
+            raise errors.UsageError("There is no choice to undo.")
         self._keep(last, UNDO)
 
     def scores(self, rater: str | None = None) -> pd.DataFrame:
@@ -415,7 +408,7 @@ class PairedComparison:
                         self.choose(choice)
                 case {"type": "undo"}:
                     self.undo()
-        except DreamoError as error:
+        except errors.DreamoError as error:
             widget.send({"type": "problem", "text": str(error)})
 
     def _content(self) -> dict[str, Any]:

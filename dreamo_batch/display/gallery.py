@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch import files
+from dreamo_batch import errors, files
 from dreamo_batch.display.grid import (
     BYTES_MAX,
     ReferencePlacement,
@@ -22,14 +22,6 @@ from dreamo_batch.display.grid import (
     lay_out,
     removed_rows_notice,
     thumbnails_of,
-)
-from dreamo_batch.errors import (
-    DreamoError,
-    UsageError,
-    as_new_file,
-    check_count,
-    check_text,
-    interrupts_without_our_lines,
 )
 from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.images import encoded, small_picture
@@ -136,11 +128,11 @@ def gallery(
     >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
-    check_count("page_rows", page_rows)
-    check_count("page_columns", page_columns)
-    check_text("title", title)
+    errors.check_count("page_rows", page_rows)
+    errors.check_count("page_columns", page_columns)
+    errors.check_text("title", title)
     axes, page_size = (rows, columns), (page_rows, page_columns)
-    with interrupts_without_our_lines():
+    with errors.interrupts_without_our_lines():
         return Gallery(source, axes=axes, run_dir=run_dir, page_size=page_size, title=title, rater=rater)
 
 
@@ -283,7 +275,7 @@ class Gallery:
             If the directory can't be read.
         """
         if self._run_dirs is None:
-            raise UsageError(
+            raise errors.UsageError(
                 "Only a gallery of a run directory can be refreshed; make it with gallery(run_dir)."
             )
         self._read(load(self._run_dirs))
@@ -343,7 +335,7 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else as_new_file("path", path, PAGES)
+        target = None if path is None else errors.as_new_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
             said = self._current_ratings()
             fragment = self._html(
@@ -412,7 +404,7 @@ class Gallery:
         try:
             rate_positions(self.results, [position], value, folders=self._folders, rater=self.rater)
             widget.marks = self._marks()
-        except DreamoError as error:
+        except errors.DreamoError as error:
             widget.send({"type": "problem", "text": str(error)})
 
     def _marks(self) -> dict[str, list[float | bool | None]]:

@@ -26,7 +26,7 @@ from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.prepare import Job, Prepared
-from dreamo_batch.jobs.references import URL, ImageSource, canonical, kept_copy
+from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy
 from dreamo_batch.jobs.tables import storable
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ ROWS: Final = {
     columns.ERROR_CODE: columns.STR,
     columns.ERROR_MESSAGE: columns.STR,
 }
-_OF_IMAGE: Final = (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
-_OUTCOME: Final = {name: dtype for name, dtype in ROWS.items() if name not in _OF_IMAGE}
+_OUTCOME: Final = {name: dtype for name, dtype in ROWS.items() if name not in OF_IMAGE}
 _JOB: Final = {
     columns.PROMPT: columns.STR,
     columns.WIDTH: columns.INT,
@@ -275,7 +274,7 @@ def read_jobs(path: Path) -> StoredTable:
     """Read the table of the last call."""
     frame, meta = read_frame(path)
     user, decided = _split(frame, path, (*ROWS, *_JOB, _PROBLEMS))
-    decided = decided.astype(dict.fromkeys(_OF_IMAGE, columns.STR))
+    decided = decided.astype(dict.fromkeys(OF_IMAGE, columns.STR))
     decided[columns.IMAGE_SENT] = _kept_here(decided, path.parent)
     decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
     return StoredTable(user, decided, str(meta.get("table_id")))
@@ -464,7 +463,7 @@ def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
 
 
 # Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
-IMAGE: Final = (KIND, *_OF_IMAGE)
+IMAGE: Final = (KIND, *OF_IMAGE)
 _FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
 _RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 

@@ -29,7 +29,7 @@ from dreamo_batch.errors import check_flag
 from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, distinct, show
-from dreamo_batch.jobs.references import Check, Images, ImageSource, Inputs
+from dreamo_batch.jobs.references import OF_IMAGE, Check, Images, ImageSource, Inputs
 from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
 from dreamo_batch.service import contract
 
@@ -415,14 +415,8 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
 def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
     # As categories, because a million paths and digests would take more memory than all else of a table.
     images = [several[0] for several in reading.images.sources]
-    parts = {
-        columns.IMAGE_SOURCE: "location",
-        columns.IMAGE_DIGEST: "digest",
-        columns.IMAGE_SENT: "sent_location",
-        columns.IMAGE_SENT_DIGEST: "sent_digest",
-    }
     found = {}
-    for name, part in parts.items():
+    for name, part in zip(OF_IMAGE, ("location", "digest", "sent_location", "sent_digest"), strict=True):
         texts = pd.array([getattr(image, part) for image in images], columns.STR)
         found[name] = pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
     return found

@@ -417,6 +417,10 @@ _SENT_IN_S: Final = 300.0  # at least
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 
 
+# Columns of what a picture is, in the order of the fields below.
+OF_IMAGE: Final = (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """One reference picture: where it is, and the digest of what is sent.

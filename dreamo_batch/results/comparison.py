@@ -19,30 +19,7 @@ from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, working
-from dreamo_batch.results.load import (
-    LABEL,
-    RunDir,
-    decided_for,
-    folders_of,
-    from_results,
-    group,
-    labelled,
-    read_results,
-)
-from dreamo_batch.results.measure import (
-    BUILT_IN,
-    NAMED,
-    SCORES,
-    Metric,
-    Subject,
-    apply,
-    embedded,
-    find_subjects,
-    measure_likeness,
-    read_metric,
-    read_metrics,
-    take_fingerprints,
-)
+from dreamo_batch.results import load, measure
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, quoted
 
@@ -53,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.likeness import Distances
+    from dreamo_batch.results.load import RunDir
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]
@@ -93,12 +71,12 @@ class PictureGroups:
     def __init__(
         self, results: pd.DataFrame, folders: Sequence[Path], by: Any, threshold: Threshold, reserved: Any
     ) -> None:
-        history = from_results(results)
+        history = load.from_results(results)
         self.rows, self.threshold = history.rows, threshold
-        groups = group(history, by, reserved=reserved)
+        groups = load.group(history, by, reserved=reserved)
         self.keys = groups.keys
-        subjects, _ = find_subjects(results, folders)
-        self.fingerprints, _ = take_fingerprints(subjects)
+        subjects, _ = measure.find_subjects(results, folders)
+        self.fingerprints, _ = measure.take_fingerprints(subjects)
         is_first = self.rows[columns.DUPLICATE_OF].isna().to_numpy()
         is_there = np.array([bool(one and one.sha256 in self.fingerprints) for one in subjects], dtype=bool)
         compared = np.flatnonzero(is_first & is_there)
@@ -119,7 +97,7 @@ class Measure(NamedTuple):
     """One measure to rank by: a column of the results, or a metric."""
 
     name: str
-    metric: Metric | VectorMetric | None = None
+    metric: measure.Metric | VectorMetric | None = None
     higher_is_better: bool = True
 
 
@@ -180,8 +158,8 @@ def diversity(
     >>> dreamo.diversity(done, progress=False)[["prompt", "pictures"]].to_dict("records")
     [{'prompt': 'on a beach', 'pictures': 3}]
     """
-    results = read_results(source)
-    folders = folders_of(results, run_dir)
+    results = load.read_results(source)
+    folders = load.folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         compared = PictureGroups(results, folders, by, threshold, columns.DIVERSITY)
@@ -247,8 +225,8 @@ def near_duplicates(
     >>> dreamo.near_duplicates(done, progress=False)[["row_a", "row_b", "hash_distance"]].to_dict("records")
     [{'row_a': '0', 'row_b': '1', 'hash_distance': 0}]
     """
-    results = read_results(source)
-    folders = folders_of(results, run_dir)
+    results = load.read_results(source)
+    folders = load.folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         compared = PictureGroups(results, folders, by, threshold, columns.NEAR_DUPLICATES)
@@ -319,16 +297,16 @@ def rank(
     {1: 1, 2: 2, 0: 3}
     """
     source = as_frame(source)
-    results = read_results(source)
+    results = load.read_results(source)
     is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in as_names("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
-            results = with_ratings(results, folders_of(results, run_dir), is_needed=is_by_rating)
+            results = with_ratings(results, load.folders_of(results, run_dir), is_needed=is_by_rating)
     measures = read_measures(by, results)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         values, problems = _values(results, measures, run_dir)
-    history = from_results(results)
-    groups = group(history, within, "within", reserved=(*columns.RANKS, *values.columns))
+    history = load.from_results(results)
+    groups = load.group(history, within, "within", reserved=(*columns.RANKS, *values.columns))
     kept = np.flatnonzero(history.rows[columns.DUPLICATE_OF].isna())
     numbers = groups.of_rows[kept]
     values, problems = values.iloc[kept].set_axis(kept), problems.iloc[kept].set_axis(kept)
@@ -353,7 +331,9 @@ def _values(
     metrics = [one.metric for one in measures if one.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
-        measured = measure_likeness(results, folders_of(results, run_dir), read_metrics(metrics))[0]
+        measured = measure.measure_likeness(
+            results, load.folders_of(results, run_dir), measure.read_metrics(metrics)
+        )[0]
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
     for one in measures:
@@ -475,9 +455,9 @@ def compare_replicates(
     >>> dreamo.compare_replicates(done, progress=False)[["seed_sent", "is_same_pixels"]].to_dict("records")
     [{'seed_sent': 7, 'is_same_pixels': True}]
     """
-    results = read_results(source)
-    folders = folders_of(results, run_dir)
-    subjects, problems = find_subjects(results, folders)
+    results = load.read_results(source)
+    folders = load.folders_of(results, run_dir)
+    subjects, problems = measure.find_subjects(results, folders)
     jobs = _jobs(results, folders)
     first_of = jobs.sort_values(columns.REPLICATE, kind="stable").groupby(
         list(_SAME), sort=False, dropna=False
@@ -492,7 +472,7 @@ def compare_replicates(
     table = compared.assign(
         **{name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)},
         **{columns.REPLICATE_A: one[columns.REPLICATE], columns.REPLICATE_B: other[columns.REPLICATE]},
-        **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
+        **{columns.ROW_A: one[load.LABEL], columns.ROW_B: other[load.LABEL]},
     )
     return columns.typed(table, columns.REPLICATES)
 
@@ -519,7 +499,7 @@ def _summary(compared: PictureGroups, number: int) -> tuple[object, ...]:
         bits_min = min(bits_min, int(block.bits.min()))
         least = int(block.delta_e.argmin())
         closest = min(closest, (float(block.delta_e[least]), int(block.one[least]), int(block.other[least])))
-    labels = compared.rows[LABEL].iloc[places[list(closest[1:])]]
+    labels = compared.rows[load.LABEL].iloc[places[list(closest[1:])]]
     return (*counts, bits / n_pairs, bits_min, delta_e / n_pairs, closest[0], n_near, *labels)
 
 
@@ -549,8 +529,8 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     one, other = (rows.take(pairs[side].to_numpy(dtype=int)) for side in ("one", "other"))
     same = one[columns.OUTPUT_SHA256].to_numpy() == other[columns.OUTPUT_SHA256].to_numpy()
     table = {
-        columns.ROW_A: one[LABEL].array,
-        columns.ROW_B: other[LABEL].array,
+        columns.ROW_A: one[load.LABEL].array,
+        columns.ROW_B: other[load.LABEL].array,
         columns.POSITION_A: pairs["one"].array,
         columns.POSITION_B: pairs["other"].array,
         columns.SEED_A: one[columns.SEED_SENT].array,
@@ -567,7 +547,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
     measures = [_read_by(one, results) for one in as_names("by", by)]
-    names = [measure.name for measure in measures]
+    names = [one.name for one in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
     if taken := [name for name in names if name in columns.RANKS]:
@@ -577,7 +557,7 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
 
 def _read_by(one: Any, results: pd.DataFrame) -> Measure:
     if not isinstance(one, str):
-        metric = read_metric(one, "by")
+        metric = measure.read_metric(one, "by")
         return Measure(metric.name, metric, metric.higher_is_better)
     name = one.removeprefix(_LOWER)
     is_higher = name == one
@@ -585,14 +565,14 @@ def _read_by(one: Any, results: pd.DataFrame) -> Measure:
         if not pd.api.types.is_numeric_dtype(results[name]):
             raise UsageError(f"by={quoted(one)}: column {name!r} doesn't hold numbers.")
         return Measure(name, None, is_higher)
-    if name in NAMED:
-        return Measure(name, NAMED[name], is_higher)
+    if name in measure.NAMED:
+        return Measure(name, measure.NAMED[name], is_higher)
     if name in columns.RATED:
         raise UsageError(
             f"by={quoted(one)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
         )
     raise UsageError(
-        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, NAMED))}, or a "
+        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, measure.NAMED))}, or a "
         "function). To rank by a column that measure() returned, join it to the results."
     )
 
@@ -601,7 +581,7 @@ def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -
     left = dict(weights) if isinstance(weights, Mapping) else {} if weights is None else {"": weights}
     if not all(map(is_number, left.values())):
         raise UsageError(f"weights={quoted(weights)}: expected numbers by the names of measures.")
-    read = [float(left.pop(measure.name, 1.0)) for measure in measures]
+    read = [float(left.pop(one.name, 1.0)) for one in measures]
     if left:
         raise UsageError(f"weights={quoted(weights)}: {next(iter(left))!r} isn't one of the measures.")
     if min(read) < 0 or not 0 < sum(read) < float("inf"):
@@ -614,9 +594,9 @@ def _scores(
 ) -> pd.Series:
     """Return the weighted mean of standings: 1 for the best of its group, 0 for the last, 1/2 for a single one."""
     total = pd.Series(0.0, index=values.index)
-    for measure, weight in zip(measures, weights, strict=True):
-        of_group = values[measure.name].groupby(numbers)
-        rank = of_group.rank(ascending=measure.higher_is_better, method="average")
+    for one, weight in zip(measures, weights, strict=True):
+        of_group = values[one.name].groupby(numbers)
+        rank = of_group.rank(ascending=one.higher_is_better, method="average")
         others = of_group.transform("count") - 1
         total += weight * ((rank - 1) / others.where(others > 0)).where(others != 0, 1 / 2)
     return (total / sum(weights)).where(values.notna().all(axis=1))
@@ -624,13 +604,15 @@ def _scores(
 
 def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return the jobs that were decided, each with the label of its first row, by position."""
-    rows = labelled(results)
-    jobs = decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(**{LABEL: rows[LABEL]})
+    rows = load.labelled(results)
+    jobs = load.decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(
+        **{load.LABEL: rows[load.LABEL]}
+    )
     is_out = rows[columns.JOB_ID].isna() | rows[columns.DUPLICATE_OF].notna() | jobs[columns.WIDTH].isna()
     return jobs[~is_out]
 
 
-def _compare_pair(sides: tuple[tuple[Subject | None, str | None], ...]) -> dict[str, Any]:
+def _compare_pair(sides: tuple[tuple[measure.Subject | None, str | None], ...]) -> dict[str, Any]:
     (one, one_why), (other, other_why) = sides
     if one is None or other is None:
         return {columns.PROBLEM: one_why or other_why}
@@ -771,16 +753,16 @@ def calibrate(
     >>> dreamo.calibrate("appearance", pictures, progress=False).roc.columns.tolist()
     ['threshold', 'same_found', 'others_taken']
     """
-    measure = read_metric(metric, "metric")
-    if isinstance(measure, PromptMatch):
+    metric = measure.read_metric(metric, "metric")
+    if isinstance(metric, PromptMatch):
         raise UsageError(
-            f"{measure.name!r} compares a picture with its prompt; there are no subjects to tell apart."
+            f"{metric.name!r} compares a picture with its prompt; there are no subjects to tell apart."
         )
     check_count("max_pairs", max_pairs)
     paths = _read_subjects(pictures)
     subjects = [subject for subject, several in paths.items() for _ in several]
     flat = [path for several in paths.values() for path in several]
-    sign = 1.0 if measure.higher_is_better else -1.0
+    sign = 1.0 if metric.higher_is_better else -1.0
     same, others = _pairs(subjects, max_pairs)
     if not same or not others:
         raise UsageError(
@@ -788,19 +770,23 @@ def calibrate(
             f"{counted(len(paths), 'subject')} with {counted(len(flat), 'picture')}."
         )
     with working(n_workers=n_workers, progress=progress):
-        values = _of_pairs(measure, flat, [*same, *others])
+        values = _of_pairs(metric, flat, [*same, *others])
     n_missing, parts = int(np.isnan(values).sum()), (values[: len(same)], values[len(same) :])
     of_same, of_others = (sign * part[~np.isnan(part)] for part in parts)
     if not len(of_same) or not len(of_others):
         kind = "the same subject" if not len(of_same) else "different subjects"
-        why = f" ({apply(measure, *map(_read, flat[:2])).problem})" if isinstance(measure, Metric) else ""
-        raise UsageError(f"{measure.name!r} has no value for any two pictures of {kind}{why}.")
+        why = (
+            f" ({measure.apply(metric, *map(_read, flat[:2])).problem})"
+            if isinstance(metric, measure.Metric)
+            else ""
+        )
+        raise UsageError(f"{metric.name!r} has no value for any two pictures of {kind}{why}.")
     roc = _roc(of_same, of_others)
     best = int((roc["same_found"] - roc["others_taken"]).to_numpy().argmax())
     auc = float(np.trapezoid(roc["same_found"], roc["others_taken"]))
     roc["threshold"] *= sign
     threshold = float(roc["threshold"].iloc[best])
-    return Calibration(measure.name, threshold, auc, len(of_same), len(of_others), n_missing, roc)
+    return Calibration(metric.name, threshold, auc, len(of_same), len(of_others), n_missing, roc)
 
 
 def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
@@ -858,17 +844,17 @@ def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int
 def _of_pairs(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int]]) -> Any:
     """Measure pairs of pictures; NaN where there is nothing to measure."""
     if isinstance(metric, VectorMetric):
-        vectors: list[Any] = [vector for _, vector in embedded(metric, paths, _read)]
+        vectors: list[Any] = [vector for _, vector in measure.embedded(metric, paths, _read)]
         both = ((vectors[one], vectors[other]) for one, other in pairs)
         return np.array([np.nan if a is None or b is None else cosine(a, b) for a, b in both])
-    if metric in BUILT_IN.values():
+    if metric in measure.BUILT_IN.values():
         read = each(paths, lambda path: likeness.Fingerprint.of(_read(path)), what=metric.name)
         prints = [found for _, found in read]
-        return np.array([SCORES[metric.name](prints[one], prints[other]) for one, other in pairs])
+        return np.array([measure.SCORES[metric.name](prints[one], prints[other]) for one, other in pairs])
     open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
 
     def of_pair(pair: tuple[int, int]) -> float | None:
-        return apply(metric, *(open_picture(paths[at]) for at in pair)).number
+        return measure.apply(metric, *(open_picture(paths[at]) for at in pair)).number
 
     return np.array([value for _, value in each(pairs, of_pair, what=metric.name)], dtype=float)
 

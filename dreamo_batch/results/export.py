@@ -18,15 +18,9 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
+from dreamo_batch.engine import directory
 from dreamo_batch.engine.checkpoint import IMAGE, references_of
-from dreamo_batch.engine.directory import (
-    SHARDS,
-    NotAPicture,
-    RunDirectory,
-    further_paths,
-    inspect_picture,
-    is_in_place,
-)
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError, as_file, as_names, check_choice, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
@@ -56,7 +50,7 @@ _NAMED_MAX: Final = 3
 _WRITERS: Final = 8  # which wait for the disk together
 _IMAGES: Final = "images"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
-_SHARD: Final = re.compile(rf"(?:{SHARDS}/[0-9a-f]{{2}}/)?")
+_SHARD: Final = re.compile(rf"(?:{directory.SHARDS}/[0-9a-f]{{2}}/)?")
 _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
 
 # What is known of each job from the run directory.
@@ -303,9 +297,11 @@ class ExportedPictures:
             free[folder, name] = stem
             taken.add(stem)
             whole: list[tuple[str | None, dict[str, Any] | None]] = [
-                (path, {} if is_in_place(folder, path, n_bytes[place]) else None)
+                (path, {} if directory.is_in_place(folder, path, n_bytes[place]) else None)
             ]
-            whole += [(one, _facts_of(folder, one)) for one in further_paths(folder, path, urls[place])]
+            whole += [
+                (one, _facts_of(folder, one)) for one in directory.further_paths(folder, path, urls[place])
+            ]
             for found, facts in whole:
                 if found is None or facts is None:
                     self.n_missing += 1
@@ -345,8 +341,8 @@ def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
         return None
     try:
         content = (run_dir / path).read_bytes()
-        _, width_px, height_px = inspect_picture(content)
-    except (OSError, NotAPicture):
+        _, width_px, height_px = directory.inspect_picture(content)
+    except (OSError, directory.NotAPicture):
         return None
     return dict(zip(_FURTHER, (width_px, height_px, "0", sha256(content)), strict=True))
 

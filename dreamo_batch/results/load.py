@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns
-from dreamo_batch.engine import journal, ledger
+from dreamo_batch.engine import checkpoint, journal, ledger
 from dreamo_batch.engine.attempts import (
     ARROW,
     NO_TERMS,
@@ -38,15 +38,6 @@ from dreamo_batch.engine.attempts import (
     possibly_billed,
     to_arrow,
     to_frame,
-)
-from dreamo_batch.engine.checkpoint import (
-    NAME,
-    read_distinct_jobs,
-    read_frame,
-    read_jobs,
-    read_meta,
-    read_outcomes,
-    read_table_meta,
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
@@ -242,8 +233,11 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
 def is_finished(directory: RunDirectory) -> bool:
     """Return whether `results.parquet` holds all that the ledger knows of the table of the last call."""
     try:
-        results, jobs = read_table_meta(directory.results), read_table_meta(directory.jobs)
-        meta = read_meta(directory.path / NAME)
+        results, jobs = (
+            checkpoint.read_table_meta(directory.results),
+            checkpoint.read_table_meta(directory.jobs),
+        )
+        meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
     except (OSError, ValueError, KeyError, TypeError):
         return False
     newest = max(journal.numbers(directory.path), default=0)
@@ -255,7 +249,7 @@ def is_finished(directory: RunDirectory) -> bool:
 def _stored(directory: RunDirectory) -> pd.DataFrame | None:
     """Read the stored results; None if they are damaged, as the ledger knows the same."""
     try:
-        results, _ = read_frame(directory.results)
+        results, _ = checkpoint.read_frame(directory.results)
     except DirectoryError as error:
         logger.warning("%s", error)
         return None
@@ -265,7 +259,7 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
 
 def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFrame:
     """Assemble the results from the table of the last call and the ledger, which is read unless it was."""
-    user, rows = read_outcomes(directory.jobs)
+    user, rows = checkpoint.read_outcomes(directory.jobs)
     try:
         state = read_state(directory, _NEEDED) if state is None else state
     except LedgerDamaged:  # only all columns together show that an event is a repetition
@@ -276,7 +270,7 @@ def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFram
 def decided_for(results: pd.DataFrame, folders: Sequence[Path], names: Iterable[str]) -> pd.DataFrame:
     """Return what was decided for the job of each row, by position; missing where its directory doesn't say."""
     known = [
-        read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(names)]
+        checkpoint.read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(names)]
         for folder in dict.fromkeys(folders)
     ]
     if not known:
@@ -338,7 +332,7 @@ def scan(run_dir: RunDir) -> ds.Dataset:
     closed = [one for one in several if _is_settled(one)]
     found = [ds.dataset(_as_table(one, schema)) for one in several if one not in closed]
     if closed or not found:
-        paths = [str(one.path / NAME) for one in closed]
+        paths = [str(one.path / checkpoint.NAME) for one in closed]
         base = str(directory.path / SHARDS)
         found.append(ds.dataset(paths, schema, "parquet", partitioning=_BY_SHARD, partition_base_dir=base))
     return ds.dataset(found)
@@ -355,8 +349,8 @@ def _as_table(directory: RunDirectory, schema: pa.Schema) -> pa.Table:
 def _is_settled(directory: RunDirectory) -> bool:
     """Whether the checkpoint of a ledger holds all that there is to know."""
     try:
-        meta = read_meta(directory.path / NAME)
-        stages = pq.read_table(directory.path / NAME, columns=[columns.STAGE])[columns.STAGE]
+        meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
+        stages = pq.read_table(directory.path / checkpoint.NAME, columns=[columns.STAGE])[columns.STAGE]
     except UNREADABLE:
         return False
     is_behind = max(journal.numbers(directory.path), default=0) > meta.covers
@@ -452,7 +446,7 @@ def read_directories(source: Directories) -> History:
 def _read_directory(run_dir: RunDir) -> History:
     """Read one directory, with the sizes and rephraser settings that were sent where the table has none."""
     results, directory = load(run_dir), RunDirectory(run_dir)
-    decided = read_jobs(directory.jobs).decided
+    decided = checkpoint.read_jobs(directory.jobs).decided
     if len(decided) == len(results):
         for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER):
             results[columns.STORED_PREFIX + name] = decided[name].array

@@ -10,17 +10,8 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError, is_number
+from dreamo_batch.results import rating_log
 from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, folders_of, labelled, load, row_mask
-from dreamo_batch.results.rating_log import (
-    PICK,
-    RATING,
-    REJECT,
-    UNDO,
-    by_job,
-    rater_named,
-    rating_table,
-    stands,
-)
 from dreamo_batch.text import quoted, spelled
 
 if TYPE_CHECKING:
@@ -29,7 +20,7 @@ if TYPE_CHECKING:
 
 
 LOWEST, HIGHEST = 1, 5
-WORDS: Final = (PICK, REJECT, UNDO)
+WORDS: Final = (rating_log.PICK, rating_log.REJECT, rating_log.UNDO)
 _LABELS_MAX: Final = 5
 
 
@@ -82,7 +73,9 @@ def rate(
     positions = np.flatnonzero(row_mask(results.index, rows, results[columns.JOB_ID])).tolist()
     rate_positions(results, positions, value, folders=folders_of(results), rater=rater)
     chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)
-    said = by_job(existing(run_dir).path, rater_named(rater)).reindex(chosen[columns.JOB_ID])
+    said = rating_log.by_job(existing(run_dir).path, rating_log.rater_named(rater)).reindex(
+        chosen[columns.JOB_ID]
+    )
     return pd.DataFrame(
         {
             columns.ROW: chosen[LABEL].array,
@@ -106,13 +99,13 @@ def rate_positions(
     if bare := [position for position in positions if is_bare[position]]:
         labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
-    name = rater_named(rater)
+    name = rating_log.rater_named(rater)
     of_folder: dict[Path, dict[str, None]] = {}  # each job once, in the order given
     for position in positions:
         of_folder.setdefault(folders[position], {})[str(results[columns.JOB_ID].iloc[position])] = None
     for folder, jobs in of_folder.items():
         line = {columns.RATER: name, columns.KIND: kind, columns.VALUE: number}
-        rating_table(folder).append({columns.JOB_ID: job_id, **line} for job_id in jobs)
+        rating_log.rating_table(folder).append({columns.JOB_ID: job_id, **line} for job_id in jobs)
 
 
 def _read(value: int | str) -> tuple[str, float | None]:
@@ -120,7 +113,7 @@ def _read(value: int | str) -> tuple[str, float | None]:
         return value, None
     is_whole = is_number(value) and float(value).is_integer()
     if is_whole and LOWEST <= float(value) <= HIGHEST:
-        return RATING, float(value)
+        return rating_log.RATING, float(value)
     raise UsageError(
         f"{spelled('value=', 'VALUE ')}{quoted(value)}: expected {LOWEST} to {HIGHEST}, or one of "
         f"{', '.join(map(repr, WORDS))}."
@@ -166,7 +159,7 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
 
 def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
     rows = labelled(load(run_dir)).dropna(subset=columns.JOB_ID).drop_duplicates(columns.JOB_ID)
-    log = rating_table(existing(run_dir).path).frame()
+    log = rating_log.rating_table(existing(run_dir).path).frame()
     log[columns.ROW] = log[columns.JOB_ID].map(rows.set_index(columns.JOB_ID)[LABEL])
-    log[columns.STANDS] = log.index.isin(stands(log))
+    log[columns.STANDS] = log.index.isin(rating_log.stands(log))
     return columns.typed(log[list(columns.RATINGS_READ)], columns.RATINGS_READ)
