@@ -106,9 +106,8 @@ def until(is_so: Callable[[], object]) -> None:
     while not is_so():
         now = time.monotonic()
         assert now < given_up_at, "it never came to that"
-        time.sleep(
-            max(0.005, 2 * (now - looked_at))
-        )  # looks that cost much leave the machine to what is waited for
+        # Looks that cost much leave the machine to what is waited for.
+        time.sleep(max(0.005, 2 * (now - looked_at)))
         looked_at = time.monotonic()
 
 
