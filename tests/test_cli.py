@@ -348,6 +348,8 @@ def test_a_command_that_is_not_there_is_refused():
         2,
         "error: No such command 'probe-seeds'.",
     )
+    named = call("load", "runs/a").stderr.splitlines()[-1]
+    assert named == "error: No such command 'load'; use `dreamo-batch results RUN_DIR`."
 
 
 def test_validate_finds_nothing_wrong(table):

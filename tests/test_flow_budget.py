@@ -141,7 +141,7 @@ def test_overshoot_is_reported(said, tmp_path):
         reached = shop.until_reached(max_cost="0.1", unit_cost=LOWEST)
         assert shop.billed() == Decimal("0.5")
     assert "0.4" in str(reached)
-    assert "exceeded by" in str(reached)
+    assert "exceeded by $0.40 because attempts in flight cost more than was reserved" in str(reached)
     assert any("over the cap of $0.10" in line for line in said)
 
 

@@ -222,8 +222,14 @@ def test_byte_attempt_marks_and_utf_16_are_read(encoding, tmp_path):
         (b'image,prompt,n\n\na.png,"b,1\nc.png,d,2\ne.png,f",3\n', "lines 3 to 5: a quote opened in one row"),
         (b'prompt,Image Path\n"a,HTTPS://b/1\nc",HTTPS://b/2\n', "lines 2 to 3: a quote opened in one row"),
         # Names that stand elsewhere.
-        (b"My jobs\n\nimage,prompt\na,b\n", "line 3 has 2 cells, but the first line names 1 column"),
-        (b"My jobs,\n,x\nImage,Prompt\na,b\n", "column 2 has cells but no name. Name it in the first line"),
+        (
+            b"My jobs\n\nimage,prompt\na,b\n",
+            "the first line names 1 column, separated by ','. If 'My jobs' is a title, delete it.",
+        ),
+        (
+            b"My jobs,\n,x\nImage,Prompt\na,b\n",
+            "column 2 has cells but no name. If 'My jobs' is a title, delete it.",
+        ),
         # What may be one or a thousand.
         (b"image;prompt;seed\na;b;1.000\n", "column 'seed': '1.000' may mean thousands or decimals"),
         (b"image\tprompt\tWidth\na\tb\t512\na\tb\t1,024\n", "column 'Width': '1,024' may mean thousands"),
@@ -1012,7 +1018,9 @@ def test_a_sheet_with_a_title_says_where_its_names_must_be(tmp_path):
     for row in (["Jobs of Monday"], [], ["image", "prompt", "seed"], [URL, "a", 1]):
         book.active.append(row)
     book.save(tmp_path / "jobs.xlsx")
-    with pytest.raises(TableError, match=r"column 3 has cells but no name\. Name it in the first line"):
+    with pytest.raises(
+        TableError, match=r"column 3 has cells but no name\. If 'Jobs of Monday' is a title, delete it\. Name"
+    ):
         read_table(tmp_path / "jobs.xlsx")
 
 

@@ -13,7 +13,7 @@ import threading
 import traceback
 import warnings
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+# What users of Python look for.
+_IN_THE_SHELL: Final = {"load": "results RUN_DIR", "resume": "run TABLE", "start": "run TABLE --detach"}
+
 
 class CommandGroup(click.Group):
     """The group of all commands; runs one and exits with its code."""
@@ -36,6 +39,12 @@ class CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """List the commands in the order they were added."""
         return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; refuse a verb that is a command under another name."""
+        if here := _IN_THE_SHELL.get(cmd_name):
+            ctx.fail(f"No such command {cmd_name!r}; use `dreamo-batch {here}`.")
+        return super().get_command(ctx, cmd_name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command; the options for how much is shown may come before or after its name."""

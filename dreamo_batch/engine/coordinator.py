@@ -789,7 +789,8 @@ class Coordinator:
                 place = self.ledger.state.terms.budget
                 return errors.BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
             return errors.BudgetReached(self.shared.used_up(here))
-        return cap_reached(self.budget, here)
+        why = " because attempts in flight cost more than was reserved" if self._n_notices["excess"] else ""
+        return cap_reached(self.budget, here, why)
 
     def _attempt(self, key: Key) -> Attempt:
         attempt = self.ledger.state.find(*key)
@@ -809,11 +810,11 @@ def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
     )
 
 
-def cap_reached(budget: Spending, here: str) -> errors.BudgetReached:
+def cap_reached(budget: Spending, here: str, why: str = "") -> errors.BudgetReached:
     """Return the error of a cap, or of the limit of a call, that leaves no room for the next attempt."""
     limit = budget.limit or ZERO
     what, keyword = ("cap", "max_cost") if limit == budget.cap else ("limit for this call", "max_new_cost")
-    over = f" and exceeded by {dollars(budget.excess)}" if budget.excess else ""
+    over = f" and exceeded by {dollars(budget.excess)}{why}" if budget.excess else ""
     return errors.BudgetReached(
         f"The {what} of {dollars(limit)} is reached{over}: {here} To continue, run again with a higher "
         f"{option(keyword)}."

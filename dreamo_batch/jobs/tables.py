@@ -340,6 +340,7 @@ _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
 _GUARD: Final = re.compile(r"^'(?='*[=+\-@\t\r])")
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
+_IF_TITLE: Final = "If {} is a title, delete it. "
 _QUOTING: Final = (
     'Put straight quotes (") right around text with a separator (, ; | tab), quote or line break; double those inside: '
     '"a ""big"" cat, asleep".'
@@ -397,10 +398,11 @@ def _found_separator(text: str) -> str:
 
 def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tuple[int, list[str | None]]]:
     """Yield the line and the cells of each row; refuse rows with too many cells: any reading would be a guess."""
-    n_names = 0
+    n_names, title = 0, ""
     short: list[int] = []
     for line, row in _records(path, text, separator, first_line):
-        n_names = n_names or (len(row) if _has_text(row) else 0)
+        if n_names == 0 and _has_text(row):
+            n_names, title = len(row), _IF_TITLE.format(quoted(row[0])) if len(row) == 1 else ""
         if 0 < len(row) < n_names and _has_text(row):
             short.append(line)
         row.extend([""] * (n_names - len(row)))
@@ -408,7 +410,7 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
         if len(row) > n_names > 0:  # unless the reader of the rows had a better reason to refuse this one
             raise TableError(
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
-                f"{counted(n_names, 'column')}, separated by {separator!r}. {_QUOTING}"
+                f"{counted(n_names, 'column')}, separated by {separator!r}. {title}{_QUOTING}"
             )
     if short:
         warn(
@@ -491,8 +493,9 @@ def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> tupl
     named = [number for number, name in enumerate(names) if name is not None]
     nameless = [number for number in frame if names[number] is None and frame[number].notna().any()]
     if nameless and nameless != [0]:
+        title = _IF_TITLE.format(quoted(names[named[0]])) if len(named) == 1 else ""
         raise TableError(
-            f"{path}: column {nameless[-1] + 1} has cells but no name. Name it in the first line."
+            f"{path}: column {nameless[-1] + 1} has cells but no name. {title}Name it in the first line."
         )
     table = frame[named].set_axis(pd.Index([names[number] for number in named], dtype=object), axis=1)
     doubled = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
