@@ -128,6 +128,8 @@ def test_one_group_may_be_given_as_it_is():
         ({"prompt": {"a", "b"}}, "a set has no order"),
         ({"prompt": [5]}, "prompt: 5 is not a prompt"),
         ({"prompt": None}, "prompt is missing or empty"),
+        ({"prompt": None, "promts": ["a"]}, "Pass prompt=, not promts="),
+        ({"image": None, "imgae": URL}, "Pass image=, not imgae="),
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": [["nothing/*.png"]]}, "no file matches 'nothing/\\*.png'"),

@@ -24,7 +24,7 @@ from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place
-from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, OF_TABLE, kind_lines, which_rows
+from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
 from dreamo_batch.money import dollars, money, total
 from dreamo_batch.text import aligned, counted, option, quoted, spelled
 
@@ -185,7 +185,7 @@ def _row_warnings(
     if not len(problems):
         return ()
     positions = np.flatnonzero(prepared.rows[columns.JOB_ID].isin(list(job_ids)))
-    of_table = OF_TABLE if job_ids else [COLUMN_NOT_READ]
+    of_table = OF_TABLE if job_ids else [COLUMN_NAME]
     is_left_out = problems[columns.SEVERITY] == ERROR
     is_said = ~is_left_out & (
         problems[columns.POSITION].isin(positions) | problems[columns.CODE].isin(of_table)

@@ -30,7 +30,7 @@ from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, distinct, show
 from dreamo_batch.jobs.references import OF_IMAGE, Check, Images, ImageSource, Inputs
-from dreamo_batch.jobs.rules import COLUMN_NOT_READ, ERROR, Findings, Problems
+from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, Findings, Problems
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Reading:
         for name, near in fields.misnamed(table).items():
             said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
         for name, what, near in said:
-            findings.add(COLUMN_NOT_READ, name, np.arange(len(table)) == 0, what=what, near=near)
+            findings.add(COLUMN_NAME, name, np.arange(len(table)) == 0, what=what, near=near)
         sweeps = (self.prompts.codes, *sent)
         fields.find_rephrased_sweeps(findings, self.seeds, self.use_rephraser, sweeps)
         self.is_valid = ~findings.is_in_error()

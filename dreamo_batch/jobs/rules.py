@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
-COLUMN_NOT_READ: Final = "column-not-read"
+COLUMN_NAME: Final = "column-name"
 LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 _FINDING: Final = "finding"
-OF_TABLE: Final = (COLUMN_NOT_READ, SWEEP_REPHRASED)  # stand at one row, and are of the whole table
+OF_TABLE: Final = (COLUMN_NAME, SWEEP_REPHRASED)  # stand at one row, and are of the whole table
 
 # What `$NAME` in rules.toml stands for.
 _FACTS: Final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import difflib
 import io
 import itertools
 import math
@@ -330,6 +331,9 @@ def sweep(
     text = columns.PROMPT if given[_TEMPLATE] is None else _TEMPLATE
     if text == _TEMPLATE and given[columns.PROMPT] is not None:
         raise UsageError("Pass prompt or template, not both: template for prompts with names in braces.")
+    for needed in (columns.IMAGE, text):
+        if given[needed] is None and (near := difflib.get_close_matches(needed, user_axes, n=1)):
+            raise UsageError(f"Pass {needed}=, not {near[0]}=.")
     if given[text] is None:
         raise UsageError("prompt is missing or empty. Pass prompt=, or template= for names in braces.")
     axes = {
