@@ -28,25 +28,8 @@ from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.parallel import bars
-from dreamo_batch.results import plots
-from dreamo_batch.results.comparison import (
-    PictureGroups,
-    Threshold,
-    list_near_duplicates,
-    summarise_diversity,
-)
+from dreamo_batch.results import comparison, load, plots
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
-from dreamo_batch.results.load import (
-    LABEL,
-    RunDir,
-    as_paths,
-    attempts,
-    existing,
-    folders_of,
-    load,
-    read_history,
-    status,
-)
 from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
@@ -56,6 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+
+    from dreamo_batch.results.load import RunDir
 
 
 NAME: Final = "report.html"
@@ -133,13 +118,15 @@ def report(
     >>> dreamo.report(run_dir).name
     'report.html'
     """
-    run_dirs = as_paths(run_dir)
+    run_dirs = load.as_paths(run_dir)
     if path is None and len(run_dirs) > 1:
         raise UsageError(
             f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
         )
     target = (
-        (existing(run_dirs[0]).path / NAME) if path is None else as_new_file("path", path, PAGES).absolute()
+        (load.existing(run_dirs[0]).path / NAME)
+        if path is None
+        else as_new_file("path", path, PAGES).absolute()
     )
     with bars(progress):
         page = render(list(map(Facts, run_dirs)))
@@ -150,13 +137,13 @@ class Facts:
     """A run directory at one moment: what a report is made from."""
 
     def __init__(self, run_dir: RunDir) -> None:
-        directory = existing(run_dir)
+        directory = load.existing(run_dir)
         self.name, self.path = os.fspath(run_dir), directory.path
         self.manifest = directory.read_manifest()
-        self.results = load(run_dir)
-        self.history = read_history(run_dir)
+        self.results = load.load(run_dir)
+        self.history = load.read_history(run_dir)
         self.decided = read_jobs(directory.jobs).decided
-        self.summary = status(run_dir)
+        self.summary = load.status(run_dir)
         self.is_live = directory.is_locked()
         self.made_at = datetime.now(UTC)
 
@@ -275,7 +262,7 @@ def _ambiguous(facts: Facts) -> dict[str, Any]:
     held = attempts.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
     found = _records(rows, _FAILURES_MAX)
     for row in found["lines"]:
-        row |= {"label": row[LABEL], "cost": held.get(row[columns.JOB_ID])}
+        row |= {"label": row[load.LABEL], "cost": held.get(row[columns.JOB_ID])}
     return found
 
 
@@ -294,13 +281,13 @@ def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
 
 def _likeness(facts: Facts) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
-    bounds = Threshold()
+    bounds = comparison.Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    folders = folders_of(facts.results, facts.path)
-    compared = PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved)
-    groups = summarise_diversity(compared)
+    folders = load.folders_of(facts.results, facts.path)
+    compared = comparison.PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved)
+    groups = comparison.summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
-    pairs = list_near_duplicates(compared, _UNLIMITED)
+    pairs = comparison.list_near_duplicates(compared, _UNLIMITED)
     near = _records(pairs, _PAIRS_MAX)["lines"]
     sides = [(pair, *side) for pair in near for side in _SIDES]
     files = [PictureFile(facts.path, facts.path / pair[path], None) for pair, *_, path in sides]
@@ -384,7 +371,7 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
     # A cap far above the money spent would flatten its curve.
     shown_cap = exact_text(cap) if cap and spent and cap <= times(_CAP_TIMES_MAX, spent) else None
     charts: dict[str, Callable[[Axes], object]] = {
-        "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
+        "spend": lambda ax: plots.plot_spend(load.attempts(facts.history), cap=shown_cap, ax=ax),
         "latency": lambda ax: plots.plot_latency(latency(facts.history), ax=ax),
         "throughput": lambda ax: plots.plot_throughput(throughput(facts.history), ax=ax),
     }

@@ -468,9 +468,10 @@ class Checked:
 
 
 class Images:
-    """The pictures of all rows: `numbers` is each row's place in `sources` and `identities`, -1 where it has none.
+    """The pictures of all rows, each different one checked once.
 
-    Each place has one picture or several; `counts` says how many a row names, usable or not.
+    `numbers` is each row's place in `sources` and `identities`, -1 where it has none. Each place has one picture or
+    several; `counts` says how many a row names, usable or not.
     """
 
     def __init__(self, findings: Findings, how: Check, models: RowModels) -> None:
