@@ -430,6 +430,11 @@ def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
     assert told["kind"] == "stopped"
     assert not gateway.invoice()
     assert call("stop", run_dir).exit_code == 2
+    dreamo.run(JOBS, tmp_path / "other", gateway=gateway, progress=False)
+    with pytest.warns(UserWarning, match="Left out .*/run: no run has begun there yet"):
+        assert dreamo.costs([run_dir, tmp_path / "other"])["rows"].tolist() == [1]
+    with pytest.raises(dreamo.DirectoryError, match=r"No run has begun there yet; see .*run\.log"):
+        dreamo.load(run_dir)
 
 
 @pytest.mark.parametrize("where", ["write", "poll"])

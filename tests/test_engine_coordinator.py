@@ -23,7 +23,7 @@ from dreamo_batch.service.messages import ServiceMessage, Task
 from tests.fakes import prepared
 
 KEY = ("a", 1)
-SAVED = Saved("images/a.jpg", "00", 5, 8, 8)
+SAVED = Saved("images/a.jpg", "00", 5, 1328, 1328)
 LIMITED = Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, http_status=429)
 AWAY = Failure(FailureKind.TRANSIENT, failures.UNREACHABLE, is_outage=True)
 NOT_FOUND = Failure(FailureKind.PERMANENT, failures.TASK_NOT_FOUND, http_status=404)
@@ -781,6 +781,25 @@ def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
     assert given(coordinator) == [("save", KEY, "https://h/1")]
     coordinator.take(SaveAnswer(KEY, replace(SAVED, warning="two pictures")))
     assert latest(coordinator).output_warning.endswith("'Expired', with this picture; two pictures")
+
+
+def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, clock):
+    """It may be another's, or the service rounds; a picture in the size asked for says nothing."""
+    coordinator, widths_px = make("a", "b", "c"), {"a": 1328, "b": 664, "c": 664}
+    while not coordinator.is_over():
+        for do, key, *rest in until_given(coordinator, clock):
+            if do == "create":
+                answer = CreateAnswer(key, f"t-{key[0]}")
+            elif do == "save":
+                answer = SaveAnswer(key, replace(SAVED, sha256=key[0], width_px=widths_px[key[0]]))
+            else:
+                answer = PollAnswer(do, key, replace(DONE, task_id=rest[0], urls=(f"https://h/{key[0]}",)))
+            coordinator.take(answer)
+    told = [coordinator.ledger.state.deciding(name).output_warning for name in "abc"]
+    assert told == [None, *["the picture has 664x1328 px, not the 1328x1328 requested"] * 2]
+    assert [text for text in coordinator.notices if "px" in text] == [
+        f"Job b: {told[1]}. See column output_warning for others."
+    ]
 
 
 def test_an_answer_that_names_another_task_beside_its_own_is_told_once(make, clock):

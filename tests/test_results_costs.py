@@ -75,6 +75,19 @@ def test_lists_and_pictures_group_alike_from_memory_and_from_disk(tmp_path):
         assert dreamo.rank(done, by="-cost_usd", within="image", progress=False)["rank"].notna().all()
 
 
+def test_empty_cells_group_with_what_was_sent_for_them(tmp_path):
+    """The default isn't apart from itself; results without their ledger know only the default model."""
+    jobs = pd.DataFrame({"image": "data/mascot.png", "prompt": "a", "seed": [1, 2, 3]})
+    jobs = jobs.assign(model=["spark_dreamo", None, ""], width=[1328, None, 1328], height=[1328, None, 1328])
+    done = dreamo.run(jobs, tmp_path, gateway="local", progress=False)
+    made = [
+        *(dreamo.costs(one, by="model") for one in (done, tmp_path)),
+        dreamo.costs(tmp_path, by=["width", "height"]),
+    ]
+    assert [len(table) for table in made] == [1, 1, 1]
+    assert made[0]["model"].tolist() == made[1]["model"].tolist() == ["spark_dreamo"]
+
+
 @pytest.mark.parametrize(
     "detour",
     [

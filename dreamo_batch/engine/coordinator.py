@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.cluster.shared_budget import BudgetShare
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
-    from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.engine.directory import RunDirectory, Saved
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
@@ -699,12 +699,22 @@ class Coordinator:
         if not isinstance(answer.result, str):
             self.schedule.saved(key, now)
             before = self._attempt(key)
-            odd = before.output_warning if before.saved_at is None else None
+            odd = [before.output_warning] if before.saved_at is None else []
+            odd.append(self._other_size(key, answer.result))
             self._notice_same_picture(
                 self.record(effects.save_ended(key, answer.result, wall, odd=odd)), "output_sha256"
             )
         elif not self.schedule.save_failed(key, now):
             self.record(effects.unsaved(key, wall, answer.result))
+
+    def _other_size(self, key: Key, saved: Saved) -> str | None:
+        """Say that a picture hasn't the size asked for; notice only a call's first, as all may be alike."""
+        job = self.assignment.jobs.get(key[0])
+        if job is None or (saved.width_px, saved.height_px) == (job.width, job.height):
+            return None
+        odd = f"the picture has {saved.width_px}x{saved.height_px} px, not the {job.width}x{job.height} requested"
+        self._notice("size", f"Job {key[0]}: {odd}. See column output_warning for others.", once_for="")
+        return odd
 
     def _notice_outage(self) -> None:
         outage = self.schedule.outage

@@ -299,7 +299,7 @@ def about_another(key: Key, at: float, about: str) -> Event:
     return Event.of(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
 
 
-def save_ended(key: Key, saved: Saved, at: float, *, odd: str | None = None) -> Event:
+def save_ended(key: Key, saved: Saved, at: float, *, odd: Sequence[str | None] = ()) -> Event:
     """Say that a picture is on disk, and what was odd about it, of old and now."""
     return Event.of(
         EventKind.SAVED,
@@ -310,7 +310,7 @@ def save_ended(key: Key, saved: Saved, at: float, *, odd: str | None = None) -> 
         output_bytes=saved.n_bytes,
         output_width=saved.width_px,
         output_height=saved.height_px,
-        output_warning="; ".join(filter(None, (odd, saved.warning))) or None,
+        output_warning="; ".join(filter(None, (*odd, saved.warning))) or None,
     )
 
 

@@ -48,6 +48,7 @@ from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.results.rating_log import with_ratings
+from dreamo_batch.service.contract import MODEL
 from dreamo_batch.text import counted, meant, option, quoted, same_call, spelled
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     by_place: dict[Path, RunDir] = {}
     for path in several:
         by_place.setdefault(RunDirectory(path).path.resolve(), path)
+    # A command that waits in the background, or was stopped while it did, leaves only its log.
+    waiting = [at for at in by_place if (one := RunDirectory(at)).log.is_file() and not _has_begun(one)]
+    if 0 < len(waiting) < len(by_place):
+        warn(f"Left out {', '.join(map(str, waiting))}: no run has begun there yet.")
+        return [path for place, path in by_place.items() if place not in waiting]
     return list(by_place.values())
 
 
@@ -222,12 +228,17 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     """Return the run directory at a path; raise if there is none."""
     directory = RunDirectory(run_dir)
     with ledger.reading(directory):
-        is_there = directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
+        is_there = _has_begun(directory)
     if not is_there:
-        raise DirectoryError(f"No run directory at {directory.name}.")
+        log = f" No run has begun there yet; see {directory.log}." if directory.log.is_file() else ""
+        raise DirectoryError(f"No run directory at {directory.name}.{log}")
     if directory.replica is not None and directory.replica.silence:
         logger.warning("%s", directory.replica.silence)
     return directory
+
+
+def _has_begun(directory: RunDirectory) -> bool:
+    return directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -448,7 +459,7 @@ def _read_directory(run_dir: RunDir) -> History:
     results, directory = load(run_dir), RunDirectory(run_dir)
     decided = checkpoint.read_jobs(directory.jobs).decided
     if len(decided) == len(results):
-        for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER):
+        for name in (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER, columns.MODEL):
             results[columns.STORED_PREFIX + name] = decided[name].array
             if name not in results.columns:
                 results[name] = decided[name].array
@@ -569,7 +580,7 @@ def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd
     if name == columns.RUN_DIR and DIRECTORY in rows.columns:
         return name, rows[DIRECTORY], attempts[name]
     if name in rows.columns or name == columns.SIZE:
-        values = rows[name] if name in rows.columns else _size(rows)
+        values = _as_sent(rows, name) if name in rows.columns else _size(rows)
         return name, values, _of_attempts(values, history, name)
     times = [rows[columns.SUBMITTED_AT], attempts[columns.SENT_AT]]
     if name == HOUR:
@@ -583,6 +594,14 @@ def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd
         )
     of_rows, of_attempts = (time.dt.floor(length) for time in times)
     return columns.SUBMITTED_AT, of_rows, of_attempts
+
+
+def _as_sent(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column with what was sent where its cells are empty; of results alone, only the model is known."""
+    sent = rows.get(columns.STORED_PREFIX + name, MODEL if name == columns.MODEL else None)
+    is_empty = rows[name].isna() | rows[name].isin([""])
+    is_known = sent is None or not is_empty.any()
+    return rows[name] if is_known else rows[name].astype(object).mask(is_empty, sent).infer_objects()
 
 
 def as_length(text: object) -> pd.Timedelta | None:
