@@ -6,6 +6,7 @@ import functools
 import shutil
 import subprocess
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,8 +61,8 @@ class Fonts:
         if shown and not _said:
             _said.add(shown)
             _logger.warning(
-                "No font found here has %s; labels lack such characters. Install one that does, for example Noto "
-                "Emoji.",
+                "No font found here has %s; labels lack such characters. Install one that does, such as Noto Emoji "
+                "or the Noto Sans of that script.",
                 shortened(shown, _SAID_MAX),
             )
         return letters
@@ -134,6 +135,9 @@ def _has(file: Path | None, letter: str) -> bool:
     font = _opened(file, 20)
     if font is None:
         return False
+    # A mark that stands alone is shaped onto a dotted circle, and then looks like no letter that the font lacks.
+    if unicodedata.category(letter) in {"Mn", "Mc"} and isinstance(font, ImageFont.FreeTypeFont):
+        font = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
     with pillow_settings:  # the user's limit of pixels would also limit letters
         mask, lacking = font.getmask(letter), font.getmask(_LACKING)
     return letter.isspace() or (mask.size, bytes(mask)) != (lacking.size, bytes(lacking))

@@ -55,6 +55,14 @@ def test_drawn_seeds_are_counted():
     assert [entry.caption for entry in grid.shown()] == ["seed 11", "seed 12", "", "seed 13"]
 
 
+def test_a_row_that_was_never_sent_stands_where_its_table_has_its_seed():
+    """An invalid row has a seed, unless that is what is wrong with it."""
+    seeds = pd.Series([1, 2, "2", 1.5, 2**70], dtype=object)
+    grid = lay_out(results({"prompt": list("aabcd"), "seed": seeds}, seed_sent=[1, 2, None, None, None]))
+    assert labels(grid.columns) == ["1", "2", "drawn 1"]
+    assert cells(grid) == [[[0], [1], []], [[], [2], []], [[], [], [3]], [[], [], [4]]]
+
+
 def test_a_table_without_its_seeds_tells_them_by_those_that_recur():
     """Where the column seed was dropped, seeds met twice are lines, and others are taken as drawn."""
     kept = results({"prompt": ["a", "b"]}, seed_sent=[5, 5])

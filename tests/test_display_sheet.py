@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
 from PIL import Image, ImageFont
@@ -247,6 +248,8 @@ def test_letters_are_known_to_be_lacking(no_fonts):
     letters = fonts.Fonts()
     assert letters.font_for('a fox, "far" away: 100 % …', 20) is not None
     assert letters.font_for(CHINESE, 20) is None
+    dejavu = fonts.Fonts(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf")
+    assert dejavu.drawable("a \u0e2a\u0e38\u0e31\u0e49 b") == "a b"  # Thai, with its vowels and tones
 
 
 @pytest.mark.parametrize("answer", ["", "/nowhere/font.ttf"])

@@ -108,6 +108,15 @@ def test_nothing_to_draw_is_said(plot):
         plot(pd.DataFrame({"prompt": []}))
 
 
+def test_one_attempt_is_enough_for_a_line_and_none_that_ended_for_no_axes():
+    """A first run of one picture shows what it cost; one whose attempts are all held has no pace to show."""
+    one = dreamo.attempts(history_of(["a"], [completed("a", cost="0.02")]))
+    assert plots.plot_spend(one).lines[0].get_ydata().tolist() == [0.0, 0.02]
+    held = dreamo.throughput(history_of(["a", "b"], [ambiguous("a"), ambiguous("b", sent_at=NOON + 5)]))
+    ax = plots.plot_throughput(held)
+    assert [text.get_text() for text in ax.texts] == ["nothing to show"]
+
+
 def test_spend_ends_at_the_sum_and_shows_the_cap():
     """The title is exact; the cap and what may be billed on top are lines with names."""
     made = dreamo.attempts(history_of(["a", "b", "c"], [completed("a"), completed("b"), ambiguous("c")]))

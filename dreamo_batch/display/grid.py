@@ -353,8 +353,7 @@ def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
         return [False] * len(results)
     if columns.SEED not in on_axes:
         return [len(results[columns.SEED_SENT].dropna().unique()) > 1] * len(results)
-    sent = columns.integers(results[columns.SEED_SENT])
-    return [bool(is_drawn) for is_drawn in (~_is_asked(results, sent) & sent.notna()).tolist()]
+    return list(map(bool, _named_seeds(results).isna() & results[columns.SEED_SENT].notna()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -427,9 +426,9 @@ def _is_seed(results: pd.DataFrame, name: Any) -> bool:
 
 def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisColumn:
     """Read the seeds: those that the table names by number, those that were drawn counted."""
-    sent = columns.integers(results[columns.SEED_SENT])
-    is_asked = _is_asked(results, sent).to_numpy()
-    asked, numbers = np.unique(sent[is_asked].to_numpy(dtype=np.int64), return_inverse=True)
+    named = _named_seeds(results)
+    is_asked = named.notna().to_numpy()
+    asked, numbers = np.unique(named[is_asked].to_numpy(dtype=np.int64), return_inverse=True)
     keys = pd.DataFrame(dict(enumerate(others)), index=range(len(results)))[~is_asked]
     drawn = keys.groupby(list(keys.columns)).cumcount().to_numpy() if len(others) else np.arange(len(keys))
     codes = np.zeros(len(results), dtype=np.intp)
@@ -439,12 +438,14 @@ def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisCo
     )
 
 
-def _is_asked(results: pd.DataFrame, sent: pd.Series) -> pd.Series:
-    """Mark the seeds that the table names; where it has no such column, one that recurs was hardly drawn."""
-    is_sent = (sent >= 0).fillna(value=False).astype(bool)
-    if columns.SEED in results.columns:
-        return is_sent & (pd.to_numeric(results[columns.SEED], errors="coerce") >= 0).fillna(value=False)
-    return is_sent & sent.duplicated(keep=False).any()
+def _named_seeds(results: pd.DataFrame) -> pd.Series:
+    """Return the seeds that the table names; where it has no such column, one that recurs was hardly drawn."""
+    sent = columns.integers(results[columns.SEED_SENT])
+    if columns.SEED not in results.columns:
+        return sent.where((sent >= 0) & sent.duplicated(keep=False).any())
+    named = pd.to_numeric(results[columns.SEED], errors="coerce")
+    whole = columns.integers(named.where((named % 1 == 0) & (named < 2**53)))
+    return sent.fillna(whole).where(named >= 0)  # an invalid row was never sent
 
 
 def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -513,10 +514,8 @@ def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis:
 
 
 def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
-    if not _is_seed(results, name):
-        return _part(results, name).codes
-    sent = columns.integers(results[columns.SEED_SENT])
-    return np.asarray(pd.factorize(sent.where(_is_asked(results, sent)))[0])
+    is_seed = _is_seed(results, name)
+    return pd.factorize(_named_seeds(results))[0] if is_seed else _part(results, name).codes
 
 
 def _differ(values: Any, cells: NDArray[np.intp]) -> bool:

@@ -76,7 +76,10 @@ def plot_spend(
     if not len(paid):
         return _show_empty(ax, theme, title)
     paid = paid.sort_values(columns.COMPLETED_AT)
-    times, spent = paid[columns.COMPLETED_AT], paid[columns.COST_USD].cumsum()
+    # From nothing, else one attempt has no line.
+    ends = paid[[columns.SENT_AT, columns.COMPLETED_AT]]
+    times = pd.concat([ends.min().nsmallest(1), paid[columns.COMPLETED_AT]])
+    spent = pd.concat([pd.Series([0.0]), paid[columns.COST_USD].cumsum()])
     ax.step(times, spent, where="post", color=theme.good, linewidth=2, label="spent")
     ax.fill_between(times, spent, step="post", color=theme.good, alpha=0.18, linewidth=0)
     _draw_doubt(ax, theme, attempts, float(spent.iloc[-1]))
@@ -250,7 +253,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     """
     ax, theme, throughput = _prepare(ax, throughput, columns.THROUGHPUT, "throughput")
     title = "Attempts per minute"
-    if not len(throughput):
+    if not throughput[[columns.COMPLETED, columns.FAILED]].any(axis=None):
         return _show_empty(ax, theme, title)
     at = throughput[columns.AT]
     step = at.diff().iloc[-1] if len(at) > 1 else pd.Timedelta("1s")
