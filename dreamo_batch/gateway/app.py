@@ -20,7 +20,6 @@ from dreamo_batch.gateway.engines import SUFFIXES
 from dreamo_batch.gateway.faults import Effect, FaultPlan, Stage, Strike
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
 from dreamo_batch.gateway.tasks import (
-    Bucket,
     GatewayTask,
     Renderer,
     RetryAfter,
@@ -102,24 +101,7 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
         ("change_faults", "POST", "/local/faults"),
     ):
         app.add_api_route(path, getattr(endpoints, name), methods=[method])
-    return app if endpoints.tasks.settings.max_requests_per_s is None else _capped(app, endpoints.tasks)
-
-
-def _capped(app: ASGIApp, tasks: Tasks) -> ASGIApp:
-    """Answer 429 to requests of any kind above a rate; /local stays open to the tests."""
-    settings = tasks.settings
-    bucket = Bucket(settings.max_requests_per_s)
-
-    async def capped(scope: Scope, receive: Receive, send: Send) -> None:
-        is_free = scope["type"] != "http" or scope["path"].startswith("/local/")
-        if is_free or (wait_s := bucket.take(time.monotonic())) == 0:
-            await app(scope, receive, send)
-        else:
-            headers, fields = retry_hint(settings.retry_after, wait_s, tasks.clock())
-            response = error_response(429, "50429", "too many requests", headers=headers, fields=fields)
-            await response(scope, receive, send)
-
-    return capped
+    return app
 
 
 async def _respond(_: Request, error: Exception) -> Response:
@@ -192,6 +174,7 @@ class Endpoints:
 
     async def poll(self, request: Request, task_id: str) -> Response:
         """Ask for the state of a task."""
+        self._admit()
         self._check_key(request)
         task = await self.tasks.find(task_id)
         if task is None:
@@ -206,6 +189,7 @@ class Endpoints:
 
     async def download(self, request: Request, name: str, expires: str | None = None) -> Response:
         """Fetch a picture; the link is public and its name can't be guessed."""
+        self._admit()
         match = _PICTURE_NAME.fullmatch(name)
         try:
             content = self.renderer.read(name) if match else None
@@ -221,6 +205,7 @@ class Endpoints:
 
     async def spec(self, model: str) -> Response:
         """Describe one model and its parameters."""
+        self._admit()
         rules = contract.MODELS.get(model)
         if rules is None:
             status = {"code": 404, "message": "model not found"}
@@ -275,6 +260,13 @@ class Endpoints:
             raise Refused(error_response(400, "400", str(error))) from None
         return json_response(self.plan.describe())
 
+    def _admit(self) -> None:
+        """Refuse what is above the rate of requests of any kind; /local stays open to the tests."""
+        tasks = self.tasks
+        if (wait_s := tasks.bucket.take(time.monotonic())) > 0:
+            headers, fields = retry_hint(tasks.settings.retry_after, wait_s, tasks.clock())
+            raise Refused(error_response(429, "50429", "too many requests", headers=headers, fields=fields))
+
     def _check_key(self, request: Request) -> None:
         sent = request.headers.get("authorization", "").encode("latin-1")
         # The scheme's letters may have any case, the key's may not.
@@ -282,6 +274,7 @@ class Endpoints:
             raise Refused(error_response(401, "401", "API key missing or invalid"))
 
     async def _read_create(self, request: Request) -> Create:
+        self._admit()
         self._check_key(request)
         body, x_model = await _read_body(request), request.headers.get("x-model")
         if len(body) > SMALL_BODY_BYTES:

@@ -360,6 +360,7 @@ class Tasks:
     ) -> None:
         self.settings = settings
         self.clock = clock
+        self.bucket = Bucket(settings.max_requests_per_s)
         self._store = store
         self._renderer = renderer
         self._rng = random.Random(None if settings.seed is None else int(settings.seed))
