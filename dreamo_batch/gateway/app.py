@@ -191,11 +191,7 @@ class Endpoints:
         """Fetch a picture; the link is public and its name can't be guessed."""
         self._admit()
         match = _PICTURE_NAME.fullmatch(name)
-        try:
-            content = self.renderer.read(name) if match else None
-        except FileNotFoundError:
-            content = None
-        if match is None or content is None:
+        if match is None or not (content := self.renderer.read(name)):
             raise Refused(error_response(404, "404", "no such file"))
         if self._is_expired(expires):
             raise Refused(expired_link())

@@ -16,6 +16,7 @@ import numbers
 import os
 import queue
 import random
+import re
 import secrets
 import sqlite3
 import threading
@@ -70,25 +71,19 @@ DEFAULT_USD: Final = Decimal("0.0286")
 SMALLEST_USD: Final = Decimal("1e-10")
 # More digits than any sum of prices has.
 _EXACT: Final = Context(prec=1000)
+_SECONDS: Final = r"\s*((?:[0-9]{1,12}\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,2})?)\s*"
+_LATENCY: Final = re.compile(f"instant:?|fixed:{_SECONDS}|lognormal:{_SECONDS},{_SECONDS}")
 LATENCY_FORMS: Final = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"'
 
 
 def read_latency(value: str | float) -> tuple[float, float]:
     """Read a latency as it is written on a command line: the median in seconds, and sigma of a log-normal one."""
-    kind, _, numbers = (value if isinstance(value, str) else f"fixed:{value}").strip().lower().partition(":")
-    try:
-        values = [float(number) for number in numbers.split(",")] if numbers else []
-    except ValueError:
-        values = [math.nan]
-    if all(0 <= number < math.inf for number in values):
-        match kind, values:
-            case ("instant", []):
-                return 0.0, 0.0
-            case ("fixed", [median_s]):
-                return median_s, 0.0
-            case ("lognormal", [median_s, sigma]):
-                return median_s, sigma
-    raise ValueError(f"Can't read the latency {quoted(value)}; write {LATENCY_FORMS}.")
+    written = value if isinstance(value, str) else f"fixed:{value}"
+    match = _LATENCY.fullmatch(written.strip().lower())
+    if match is None:
+        raise ValueError(f"Can't read the latency {quoted(value)}; write {LATENCY_FORMS}.")
+    fixed_s, median_s, sigma = match.groups()
+    return float(fixed_s or median_s or 0), float(sigma or 0)
 
 
 def draw_s(latency: tuple[float, float], rng: random.Random) -> float:
@@ -649,7 +644,7 @@ class Renderer:
         return await asyncio.wrap_future(self._helpers.submit(do, *args))
 
     def read(self, picture: str) -> bytes:
-        """Return the content of a rendered picture, rendered again if its file is gone or was changed.
+        """Return the content of a picture, rendered again if its file is gone or was changed; empty if it can't be.
 
         The file may be the one that a client saved beside the gateway's folder, and somebody may have edited it.
         """
@@ -659,7 +654,7 @@ class Renderer:
             return content
         task = self._store.of_picture(picture)
         if task is None or any(url for _, url in task.references):
-            return path.read_bytes()
+            return content
         content = self._generate([(task, [digest for digest, _ in task.references])])[0]
         files.replace(path, lambda part: part.write_bytes(content), is_durable=False)
         return content
