@@ -580,11 +580,8 @@ class Call:
         self.reconciliation = reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
-            write_frame(
-                ledger.directory.results,
-                results,
-                {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers},
-            )
+            meta = {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers}
+            write_frame(ledger.directory.results, results, meta, self.inputs.prepared)
             ledger.directory.update_manifest(reconciliation=self.reconciliation)
             try_merge(ledger.directory.path)
         except OSError as error:

@@ -545,6 +545,15 @@ def as_new_file(name: str, path: object, suffixes: Collection[str] = ()) -> Path
     return target
 
 
+@contextmanager
+def in_words(kind: type[UsageError], path: Path, done: str) -> Iterator[None]:
+    """Raise an error of a kind for what the system says of a file that the user named."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{error.filename or path} can't be {done}: {error.strerror or error}.") from error
+
+
 def _path_problem(text: str) -> str | None:
     """Return why no file system can have such a path; None if one can."""
     try:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamo_batch import errors
+from dreamo_batch import errors, files
 from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import first_line, quoted
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Event
+    from pathlib import Path
 
 Item = TypeVar("Item")
 
@@ -66,6 +67,13 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
         errors.check_count("n_workers", n_workers)
     with _inside(_cluster, cluster), _inside(_n_threads, n_workers), bars(progress):
         yield
+
+
+def write_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a file that the user named, and make its folder."""
+    with errors.in_words(errors.UsageError, path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, fill)
 
 
 @contextmanager

@@ -394,12 +394,15 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
 def _inputs(directory: RunDirectory) -> Iterator[str]:
     """Check the reference pictures that are kept here; those elsewhere are the user's."""
     known = checkpoint.references_of(checkpoint.read_jobs(directory.jobs).decided)
-    rows = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
+    rows, digests = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]], {*known[columns.IMAGE_DIGEST]}
     for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
         path = Path(location)
-        if path.parent.name != directory.inputs.name or path.parent.parent != directory.path:
+        was_here = (
+            path.stem.partition("-")[0] in digests and not path.exists()
+        )  # before the directory was moved
+        if path.parent != directory.inputs and not was_here:
             continue
         if not path.exists():
             yield f"inputs/{path.name} is missing; rows not submitted yet need it"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif path.parent == directory.inputs and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             yield f"inputs/{path.name} is not the picture that was kept; rows not submitted yet need it"

@@ -186,3 +186,12 @@ def small_run(**changes: Any) -> Status:
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     }
     return Status(**{**fields, **changes})
+
+
+class Unsayable:
+    """What has no text."""
+
+    def __str__(self):
+        raise RuntimeError
+
+    __repr__ = __str__

@@ -124,7 +124,7 @@ def test_what_parquet_can_not_hold_becomes_text_with_one_warning(tmp_path):
     picture = Image.new("RGB", (2, 2))
     user = pd.DataFrame(
         {
-            "image": [picture, None, picture],
+            "mask": [picture, None, picture],
             "mixed": [1, "two", None],
             "number": [1 + 2j, 3j, 0j],
             "fine": [1, 2, 3],
@@ -133,12 +133,12 @@ def test_what_parquet_can_not_hold_becomes_text_with_one_warning(tmp_path):
     with pytest.warns(UserWarning, match="Stored as text") as caught:
         back = round_trip(tmp_path, user)
     assert len(caught) == 1
-    assert str(caught[0].message).endswith("can't hold it: image, mixed, number.")
+    assert str(caught[0].message).endswith("can't hold it: mask, mixed, number.")
     assert back["mixed"].tolist()[:2] == ["1", "two"]
-    assert back["image"].notna().tolist() == [True, False, True]
+    assert back["mask"].notna().tolist() == [True, False, True]
     assert back["mixed"].notna().tolist() == [True, True, False]
     assert back["fine"].tolist() == [1, 2, 3]
-    assert user["image"].iloc[0] is picture
+    assert user["mask"].iloc[0] is picture
 
 
 def test_names_that_are_no_text_become_text(tmp_path):

@@ -507,6 +507,23 @@ def test_files_of_others_are_never_replaced(run_dir, folder, name):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        dreamo.export,
+        dreamo.report,
+        lambda run_dir, place: dreamo.gallery(run_dir).to_html(place),
+        lambda run_dir, place: dreamo.contact_sheet(run_dir, place.with_suffix(".png")),
+        lambda run_dir, place: dreamo.contact_sheet(run_dir, place.with_suffix(".pdf")),
+        lambda run_dir, place: dreamo.write_table(dreamo.load(run_dir), place.with_suffix(".csv")),
+    ],
+)
+def test_what_can_not_be_written_is_said_in_words(run_dir, write):
+    """Of every file and folder that the user names; /proc takes no files, not even of root."""
+    with pytest.raises(dreamo.UsageError, match=r"/proc/x\S* can't be written: No such file or directory"):
+        write(run_dir, Path("/proc/x.html"))
+
+
 def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
     """A full disk leaves whole files only, and the next call ends the work."""
     from dreamo_batch import files
@@ -521,7 +538,7 @@ def test_an_export_that_was_cut_short_goes_on(run_dir, folder, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "replace", fill_up)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(dreamo.UsageError, match="can't be written: No space"):
             dreamo.export(run_dir, folder)
     assert not list(folder.rglob(".partial-*"))
     assert dreamo.export(dreamo.load(run_dir).head(1), folder)["pictures"] == 1

@@ -486,6 +486,9 @@ def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, fin
     moved = tmp_path / "moved"
     flow.run_dir.rename(moved)
     flow.run_dir = moved
+    (moved / "inputs" / kept.name).unlink()
+    assert dreamo.verify(moved) == [f"inputs/{kept.name} is missing; rows not submitted yet need it"]
+    (moved / "inputs" / kept.name).write_bytes(content)
     done = dreamo.retry(moved, gateway=flow.gateway, progress=False)
     assert done["status"].tolist() == ["completed"] * 2
     flow.assert_money_adds_up()

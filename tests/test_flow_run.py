@@ -252,13 +252,50 @@ def test_in_memory_pictures_are_kept_and_need_not_be_given_again(run, gateway, r
     picture.load()
     table = jobs(reference, 2).assign(image=pd.Series([picture, reference.read_bytes()], dtype=object))
     gateway.faults.script("create", "fail_099")
-    done = run(table)  # and says that they are stored as text, in the log, since warnings are errors here
-    assert "Stored as text" in caplog.text
+    done = run(table)
+    assert "Stored as text" not in caplog.text
     assert done["image"].iloc[0] is picture
     assert sorted(done[columns.STATUS]) == [columns.COMPLETED, columns.FAILED]
     again = dreamo.retry(tmp_path / "run", base_url=gateway.base_url, api_key=gateway.api_key, progress=False)
     assert (again[columns.STATUS] == columns.COMPLETED).all()
     assert again[columns.JOB_ID].tolist() == done[columns.JOB_ID].tolist()
+
+
+def held(reference) -> dict[str, list]:
+    with Image.open(reference) as opened:
+        picture = opened.convert("RGB")
+    grey, content = picture.convert("L"), reference.read_bytes()
+    return {
+        "PIL": [picture, grey],
+        "arrays": [np.asarray(picture), picture],
+        "files": [io.BytesIO(content), reference],
+        "bytes": [content, content],
+        "bytes and text": [content, str(reference)],
+        "to fix": [picture.convert("CMYK"), picture.resize((4200, 3000))],
+        "several": [[picture, content], [str(reference), grey]],
+    }
+
+
+@pytest.mark.parametrize("kind", ["PIL", "arrays", "files", "bytes", "bytes and text", "to fix", "several"])
+def test_a_loaded_table_of_pictures_in_memory_runs_again(gateway, reference, tmp_path, kind):
+    """It names the kept pictures, which are the same jobs as the pictures themselves, also in a moved directory."""
+    table = jobs(reference, 2).assign(image=pd.Series(held(reference)[kind], dtype=object))
+    table["model"] = "spark_multi_dreamo" if kind == "several" else "spark_dreamo"
+    options = {
+        "base_url": gateway.base_url,
+        "api_key": gateway.api_key,
+        "progress": False,
+        "fix_images": True,
+    }
+    done = dreamo.run(table, tmp_path / "run", **options)
+    for run_dir in (tmp_path / "run", tmp_path / "moved"):
+        loaded = dreamo.load(run_dir)
+        dreamo.write_table(loaded, tmp_path / "table.csv")
+        for again in (loaded, dreamo.read_table(tmp_path / "table.csv"), table):
+            assert dreamo.run(again, run_dir, **options)["job_id"].tolist() == done["job_id"].tolist()
+        if run_dir.name == "run":
+            run_dir.rename(tmp_path / "moved")
+    assert len(gateway.invoice()) == 2
 
 
 def test_a_directory_can_be_given_away(gateway, reference, tmp_path, monkeypatch):

@@ -118,7 +118,9 @@ def test_empty_things_are_not_missing(cell):
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [(True, True), ("TRUE", True), ("yes", True), (1, True), (1.0, True), ("0", False), (" No ", False)],
+    [(True, True), ("TRUE", True), ("yes", True), (1, True), (1.0, True), ("0", False), (" No ", False)]
+    + [(word, True) for word in ("WAHR", "VRAI", "VERDADERO", "VERO")]
+    + [(word, False) for word in ("FALSCH", "FAUX", "FALSO")],
 )
 def test_booleans_are_read_from_words_and_digits(cell, value):
     """What spreadsheets and people write for true and false is read."""

@@ -10,7 +10,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.service import contract
-from tests.fakes import picture
+from tests.fakes import Unsayable, picture
 
 MULTI = "spark_multi_dreamo"
 
@@ -84,6 +84,7 @@ def test_however_several_pictures_are_written_they_are_the_same_job(folder, seve
         ("a.png", {"ref_type": "FACE"}, [("ref_type", "ref_type-unknown")]),
         ("a.png", {"ref_type": "IP,STYLE"}, [("ref_type", "ref_type-count")]),
         ("a.png", {"ref_type": 5}, [("ref_type", "ref_type-unknown")]),
+        ("a.png", {"ref_type": Unsayable()}, [("ref_type", "ref_type-unknown")]),
         ("a.png", {"guidance_scale1": 7.5}, [("guidance_scale1", "guidance_scale1-beyond-limits")]),
         ("a.png", {"guidance_scale1": 0.5}, [("guidance_scale1", "guidance_scale1-beyond-limits")]),
         ("a.png", {"guidance_scale1": "much"}, [("guidance_scale1", "guidance_scale1-not-number")]),

@@ -13,6 +13,7 @@ import json
 import threading
 import warnings
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from dreamo_batch.jobs.cells import items_of
 from dreamo_batch.jobs.fields import read_size
 from dreamo_batch.jobs.prepare import validate
 from dreamo_batch.jobs.tables import read_table, write_table
+from tests.fakes import Unsayable
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"
@@ -732,6 +734,18 @@ def test_places_that_are_no_file_are_refused(tmp_path):
     with pytest.raises(TableError, match="can't be written: Is a directory"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "folder.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.filterwarnings("ignore:Stored as text")
+def test_cells_that_have_no_text_are_written(tmp_path, suffix):
+    """Their class stands for them; a signalling NaN is missing."""
+    cells = [Unsayable(), Decimal("sNaN"), [Unsayable()], "plain"]
+    frame = pd.DataFrame({"note": pd.Series(cells, dtype=object), "n": range(4)})
+    write_table(frame, tmp_path / f"jobs{suffix}")
+    back = read_table(tmp_path / f"jobs{suffix}")["note"]
+    assert (back[0], back.isna().tolist()) == ("<Unsayable>", [False, True, False, False])
+    assert back[3] == "plain"
 
 
 @pytest.mark.parametrize("method", ["read_bytes", "stat"])

@@ -185,6 +185,9 @@ def test_a_slip_of_the_fingers_is_asked_about(name, meant):
         ("Höhe", "height"),
         ("resolution", "size"),
         ("rephrase", "use_rephraser"),
+        ("width (px)", "width"),
+        ("Height_px", "height"),
+        ("Seed #", "seed"),
     ],
 )
 def test_other_words_for_inputs_are_asked_about(name, meant):

@@ -598,6 +598,21 @@ def test_a_task_in_an_envelope_is_found():
         assert messages.read_task(written({"status": status, "data": DONE}), ID) == read()
 
 
+@pytest.mark.parametrize("outside", ["id", "task_id"])
+def test_a_task_with_its_id_outside_and_its_status_inside_is_read(outside):
+    """Whatever is said inside; the picture of another task stays one of another."""
+    inside = {name: value for name, value in DONE.items() if name != "id"}
+    assert (
+        dataclasses.replace(messages.read_task(written({outside: ID, "data": inside}), ID), excerpt=None)
+        == read()
+    )
+    rendered = messages.read_task(
+        written({outside: ID, "code": 0, "data": inside | {"status": "rendered"}}), ID
+    )
+    assert (rendered.status, rendered.unlisted_status) == ("completed", "rendered")
+    assert messages.read_task(written({outside: ID, "data": inside | {"id": "other"}}), ID).urls == ()
+
+
 @pytest.mark.parametrize(
     "body",
     [

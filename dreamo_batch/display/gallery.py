@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns as names
-from dreamo_batch import errors, files
+from dreamo_batch import errors
 from dreamo_batch.display.grid import (
     BYTES_MAX,
     ReferencePlacement,
@@ -28,7 +28,7 @@ from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.parallel import bars, working
+from dreamo_batch.parallel import bars, working, write_file
 from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
@@ -526,7 +526,7 @@ def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> st
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page durably; return its path."""
-    files.replace(path, lambda temporary: temporary.write_text(page, "utf-8", "replace"))
+    write_file(path, lambda temporary: temporary.write_text(page, "utf-8", "replace"))
     return path
 
 

@@ -15,7 +15,6 @@ import pandas as pd
 from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from dreamo_batch import columns as names
-from dreamo_batch import files
 from dreamo_batch.display.grid import (
     NUMBER,
     ReferencePlacement,
@@ -32,7 +31,7 @@ from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.parallel import bars, threads, ticking, working
+from dreamo_batch.parallel import bars, threads, ticking, working, write_file
 from dreamo_batch.results.load import RunDir, as_paths, check_results, folders_of, load, pictures_left
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
             for number, page in enumerate(pages):
                 page.save(temporary, _PDF, resolution=_DPI, quality=_QUALITY, append=number > 0, title=title)
 
-        files.replace(path, write)
+        write_file(path, write)
         return
     with threads(_WRITERS) as pool:
         writing: list[Future[None]] = []
@@ -208,7 +207,7 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
             target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
             save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
             save = functools.partial(_save_png, page) if kind == _PNG else save
-            writing.append(pool.submit(files.replace, target, save))
+            writing.append(pool.submit(write_file, target, save))
             if len(writing) > _WRITERS:  # few pages are in memory at once
                 writing.pop(0).result()
         for written in writing:
@@ -238,7 +237,7 @@ def _write_legend(path: Path, codes: dict[str, str]) -> None:
         return
     legend = pd.DataFrame({"code": codes.values(), "label": codes.keys()})
     written = functools.partial(legend.to_csv, index=False, encoding="utf-8-sig", lineterminator="\r\n")
-    files.replace(target, written)
+    write_file(target, written)
 
 
 def _complete(pictures: Sequence[PictureFile]) -> set[Path]:

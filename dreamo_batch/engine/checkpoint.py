@@ -10,7 +10,8 @@ import zlib
 from dataclasses import asdict, astuple, dataclass
 from functools import cache, lru_cache, partial
 from itertools import chain, starmap
-from operator import attrgetter
+from operator import attrgetter, is_
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,13 +25,14 @@ from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempt
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
-from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
+from dreamo_batch.jobs.cells import is_blank, is_missing, items_of, read_integer, text_of
+from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.jobs.prepare import Job, Prepared
-from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy
+from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy, pictures_in
 from dreamo_batch.jobs.tables import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 
 logger = logger_named(__name__)
@@ -265,18 +267,34 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
-    changed = write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id})
+    changed = write_frame(path, pd.concat([user, decided], axis=1), {"table_id": table_id}, prepared)
     if changed:
         warn(f"Stored as text in the run directory, because Parquet can't hold it: {', '.join(changed)}.")
+
+
+def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """Name pictures in memory by the paths of their kept copies, so that the table can be read and run again."""
+    names = image_columns(table)
+    if not any(table[name].dtype == object for name in names):
+        return table
+    jobs = map(prepared.jobs.get, prepared.rows[columns.JOB_ID])
+    kept = [iter([] if job is None else [one.location for one in (job.image, *job.further)]) for job in jobs]
+    placed = {name: list(map(_placed, table[name], kept)) for name in names}
+    return table.assign(**{name: pd.Series(cells, table.index, object) for name, cells in placed.items()})
+
+
+def _placed(cell: Any, kept: Iterator[str]) -> Any:
+    pictures = [] if is_missing(cell) or is_blank(cell) else pictures_in(cell)
+    places = [(one, next(kept, one)) for one in pictures]
+    named = [one if isinstance(one, str | PathLike) else place for one, place in places]
+    return cell if all(map(is_, named, pictures)) else str(named) if len(named) > 1 else named[0]
 
 
 def read_jobs(path: Path) -> StoredTable:
     """Read the table of the last call."""
     frame, meta = read_frame(path)
     user, decided = _split(frame, path, (*ROWS, *_JOB, _PROBLEMS))
-    decided = decided.astype(dict.fromkeys(OF_IMAGE, columns.STR))
-    decided[columns.IMAGE_SENT] = _kept_here(decided, path.parent)
-    decided[columns.IMAGES_FURTHER] = _further_kept_here(decided[columns.IMAGES_FURTHER], path.parent)
+    decided = _kept_here(decided.astype(dict.fromkeys(OF_IMAGE, columns.STR)), path.parent)
     return StoredTable(user, decided, str(meta.get("table_id")))
 
 
@@ -324,9 +342,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
         rows = table.select(names).to_pandas(ignore_metadata=True).drop_duplicates().set_axis(fields, axis=1)
     except UNREADABLE:
         return {}  # a first call, or a table that is about to be replaced
-    rows = rows.astype(columns.STR).dropna(subset=list(IMAGE))
-    rows[columns.IMAGE_SENT] = _kept_here(rows, path.parent)
-    rows[columns.IMAGES_FURTHER] = _further_kept_here(rows[columns.IMAGES_FURTHER], path.parent)
+    rows = _kept_here(rows.astype(columns.STR).dropna(subset=list(IMAGE)), path.parent)
     images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
     return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
 
@@ -358,18 +374,11 @@ def _further(texts: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(listed, columns=["label", *IMAGE]).set_index("label").astype(columns.STR)
 
 
-def _further_kept_here(texts: pd.Series, folder: Path) -> pd.Series:
-    now = cache(partial(kept_at, folder))
-
-    def moved(text: str) -> str:
-        return json.dumps([(*image, now(sent, digest), digest) for *image, sent, digest in json.loads(text)])
-
-    return texts.map(moved, na_action="ignore")
-
-
-def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
+def write_frame(
+    path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], prepared: Prepared | None = None
+) -> list[str]:
     """Write a frame and its index as Parquet, atomically; return the names of what could only be stored as text."""
-    stored, changed = storable(frame)
+    stored, changed = storable(frame if prepared is None else _with_places(frame, prepared))
     table = pa.Table.from_pandas(stored)
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
@@ -420,18 +429,24 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
     return meta
 
 
-def _kept_here(images: pd.DataFrame, folder: Path) -> pd.Series:
-    """Return where kept pictures are now, because the run directory may have been moved."""
+def _kept_here(images: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Put where kept pictures are now, because the run directory may have been moved."""
+    now = cache(partial(kept_at, folder))
+
+    def moved(text: str) -> str:
+        return json.dumps([(*image, now(sent, digest), digest) for *image, sent, digest in json.loads(text)])
+
     known = images.loc[images[columns.IMAGE_SENT].notna(), [columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
-    found = starmap(cache(partial(kept_at, folder)), known.itertuples(index=False, name=None))
-    return pd.Series(list(found), known.index, columns.STR).reindex(images.index)
+    found = starmap(now, known.itertuples(index=False, name=None))
+    sent = pd.Series(list(found), known.index, columns.STR).reindex(images.index)
+    further = images[columns.IMAGES_FURTHER].map(moved, na_action="ignore")
+    return images.assign(**{columns.IMAGE_SENT: sent, columns.IMAGES_FURTHER: further})
 
 
 def kept_at(folder: Path, location: str, digest: str) -> str:
     """Return where a picture is that was sent from a place: in the run directory, if that has it."""
-    copy = kept_copy(folder / INPUTS, digest)
-    if copy is None and f"/{INPUTS}/" in location:
-        copy = folder / INPUTS / Path(location).name
+    named = folder / INPUTS / Path(location).name
+    copy = kept_copy(folder / INPUTS, digest) or (named if f"/{INPUTS}/" in location else None)
     return location if copy is None or not copy.is_file() else str(copy)
 
 

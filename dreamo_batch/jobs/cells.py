@@ -47,9 +47,9 @@ _PATH_CHARACTERS_MAX: Final = 4096
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
-_BOOLEANS: Final = {
-    **dict.fromkeys(("true", "yes", "1", "1.0"), True),
-    **dict.fromkeys(("false", "no", "0", "0.0"), False),
+_BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write them
+    **dict.fromkeys(("true", "yes", "1", "1.0", "wahr", "vrai", "verdadero", "vero"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0", "falsch", "faux", "falso"), False),
 }
 
 

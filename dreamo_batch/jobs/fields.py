@@ -177,7 +177,7 @@ def plain_name(name: str) -> str:
 
 
 def _squeezed(name: str) -> str:
-    return plain_name(name).removesuffix("s").replace("_", "")
+    return re.sub(r"[(\[].*|px$|\W+$", "", plain_name(name).replace("_", "")).removesuffix("s")
 
 
 def _slips(name: str) -> Iterator[str]:
@@ -373,19 +373,16 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
             default=known[0],
             model=model.name,
         )
-    return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words)) for words in read])
+    return Distinct(np.where(is_given, cells_.codes, -1), list(map(tuple, read)))
 
 
-def _words(cell: Any) -> list[Any]:
+def _words(cell: Any) -> list[str]:
     """Return the types in a cell, in capitals; empty if it is blank."""
     items = cells.items_of(cell)
     if items is None:
         text = cell.strip() if isinstance(cell, str) else None
         items = [cell] if text is None else _BETWEEN_WORDS.split(text) if text else []
-    return [
-        unicodedata.normalize("NFKC", item).strip().upper() if isinstance(item, str) else item
-        for item in items
-    ]
+    return [unicodedata.normalize("NFKC", cells.text_of(item)).strip().upper() for item in items]
 
 
 _BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")

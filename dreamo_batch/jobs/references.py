@@ -271,10 +271,14 @@ class Source:
 
 def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
     """Return what an image cell points at: one picture, or several if it holds a list."""
+    return tuple(read_source(item, base_dir) for item in pictures_in(cell))
+
+
+def pictures_in(cell: Any) -> list[Any]:
+    """Return what an image cell holds for each of its pictures."""
     items = items_of(cell)
-    if items is None or any(isinstance(item, numbers.Number) for item in items[:1]):  # levels or bytes
-        items = [cell]
-    return tuple(read_source(item, base_dir) for item in items)
+    # Numbers are levels or bytes.
+    return [cell] if items is None or any(isinstance(item, numbers.Number) for item in items[:1]) else items
 
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
@@ -564,6 +568,9 @@ def check(source: Source, how: Check) -> Checked:
         loaded = _Loaded(source.content, sha256(source.content), BYTES)
     if isinstance(loaded, Finding):
         return _check_missing(source, loaded, how)
+    known = how.known_images.get(loaded.location)
+    if known is not None and _is_of_pixels(known, loaded):
+        loaded = loaded._replace(digest=Path(loaded.location).stem, kind=PIXELS)
     findings = tuple(_with_repair(one, fix_images=how.fix_images) for one in examine(loaded.content))
     if how.inputs is None or any(one.is_error for one in findings):
         return Checked(findings)
@@ -615,11 +622,21 @@ def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:
     image = how.known_images.get(source.location) or _known_elsewhere(source, how)
     if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
         return Checked((finding,))
-    identity = _identity(BYTES, image.digest)
-    if image.sent_digest != image.digest:
-        identity = _identity_of_copy(identity)
     code = "image-kept" if Path(image.sent_location).is_file() else "image-gone"
-    return Checked((Finding.of(code, path=source.location),), image, identity)
+    return Checked((Finding.of(code, path=source.location),), image, _known_identity(image))
+
+
+def _is_of_pixels(known: ImageSource, kept: _Loaded) -> bool:
+    """Return whether a kept file is that of a PIL image, named by the digest of its pixels, and wasn't changed."""
+    is_one = known.digest == Path(kept.location).stem != kept.digest
+    return is_one and (known.sent_digest == kept.digest or known.sent_location != known.location)
+
+
+def _known_identity(image: ImageSource) -> str:
+    kept = kept_copy(Path(image.sent_location).parent, image.digest)
+    unchanged = image.digest if kept is None else sha256(kept.read_bytes())  # of a PIL image, that of its PNG
+    identity = _identity(BYTES if unchanged == image.digest else PIXELS, image.digest)
+    return identity if image.sent_digest == unchanged else _identity_of_copy(identity)
 
 
 def _known_elsewhere(source: Source, how: Check) -> ImageSource | None:

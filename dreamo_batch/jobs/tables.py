@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import math
+import numbers
 import os
 import re
 import tempfile
@@ -30,7 +31,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, in_words, warn
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
@@ -111,7 +112,7 @@ def read_table(
         raise UsageError(f"{spelled('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
     if not isinstance(rename, Mapping | None):
         raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
-    try:
+    with in_words(TableError, path, "read"):
         if path.is_dir():
             raise TableError(
                 f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a "
@@ -125,8 +126,6 @@ def read_table(
             table, lines = _read_delimited(path, sep, decimal)
         else:
             table, lines = _read_workbook(path) if suffix == ".xlsx" else _read_json(path)
-    except OSError as error:
-        raise TableError(f"{path} can't be read: {error.strerror or error}.") from error
     table = _restored(_renamed(path, table, rename), cells.guessed if suffix in _DELIMITED else cells.typed)
     return TableOfFile.of(table, lines=pd.Series(lines or pd.NA, table.index, dtype=columns.INT))
 
@@ -173,10 +172,8 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
     if not path.parent.is_dir():
         raise TableError(f"No folder at {path.parent.absolute()} to write {path.name} to. Create it first.")
-    try:
+    with in_words(TableError, path, "written"):
         files.replace(path, lambda temporary: _write(frame, temporary, suffix, excel_safe=excel_safe))
-    except OSError as error:
-        raise TableError(f"{path} can't be written: {error.strerror or error}.") from error
 
 
 def content_of(frame: pd.DataFrame, name: str, *, excel_safe: bool = False) -> bytes:
@@ -278,6 +275,9 @@ _LOST: Final = (Image.Image, io.IOBase)
 _ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
 
 
+_WRITABLE: Final = (numbers.Number, np.generic, dt.date, dt.time, dt.timedelta, dict)  # others as their text
+
+
 def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
     """Replace pictures in memory by text: bytes by `data:` URIs, PIL images and arrays by a description."""
     in_memory = [name for name in frame.columns if isinstance(frame[name].dtype, _ANY)]
@@ -301,7 +301,7 @@ def _is_lost(cell: Any) -> bool:
 
 def _list_as_text(cell: Any) -> Any:
     """Write a list as JSON, which the cell is read back from."""
-    return json.dumps(plain(cell), ensure_ascii=False, default=str) if _is_list(cell) else cell
+    return json.dumps(plain(cell), ensure_ascii=False, default=cells.text_of) if _is_list(cell) else cell
 
 
 def _is_list(cell: Any) -> bool:
@@ -310,19 +310,17 @@ def _is_list(cell: Any) -> bool:
 
 def _as_text(cell: Any) -> Any:
     cell = cells.unwrapped(cell)
-    if not _is_shallow(cell):
-        return cells.text_of(cell)
-    if _is_list(cell):
+    if _is_list(cell) and _is_shallow(cell):
         is_plain = isinstance(cell, np.ndarray) and cell.dtype.kind not in "mM"  # times become numbers
         return [_as_text(item) for item in (cell.tolist() if is_plain else cell)]
-    if isinstance(cell, str):
-        return cells.printable(cell)
     if isinstance(cell, Image.Image):
         return f"<PIL image {cell.mode} {cell.width}x{cell.height}>"
-    if not isinstance(cell, (bytes, bytearray, memoryview)):
-        return cell
-    content = bytes(cell)
-    return f"data:{_MEDIA_TYPES[suffix_of(content)]};base64,{base64.b64encode(content).decode('ascii')}"
+    if isinstance(cell, bytes | bytearray | memoryview):
+        content = bytes(cell)
+        return f"data:{_MEDIA_TYPES[suffix_of(content)]};base64,{base64.b64encode(content).decode('ascii')}"
+    if cells.is_missing(cell):  # pandas fails on a signalling NaN
+        return None
+    return cell if isinstance(cell, _WRITABLE) and _is_shallow(cell) else cells.text_of(cell)
 
 
 # Inputs whose cells may hold a list.
@@ -598,7 +596,7 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
     """Write one object a line: numbers exact, times as ISO 8601, missing as null."""
     listed = {str(name): frame[name].tolist() for name in frame.columns}
     lines = (
-        json.dumps(dict(zip(listed, map(plain, row), strict=True)), ensure_ascii=False, default=str)
+        json.dumps(dict(zip(listed, map(plain, row), strict=True)), ensure_ascii=False, default=cells.text_of)
         for row in zip(*listed.values(), strict=True)
     )
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns, files
+from dreamo_batch import columns
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.checkpoint import IMAGE, references_of
 from dreamo_batch.engine.directory import RunDirectory
@@ -29,7 +29,7 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
 from dreamo_batch.money import dollars, total
-from dreamo_batch.parallel import each, working
+from dreamo_batch.parallel import each, working, write_file
 from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
@@ -458,7 +458,6 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
     names = {item.name for item in (*tables, *copies)}
     mine, pending = known.get(_FILES, {}), set(known.get(_PENDING, ()))  # pending: a call was cut short
     _refuse_foreign(folder, {*names, *mine}, mine, pending)
-    folder.mkdir(parents=True, exist_ok=True)
     _write_manifest(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
     place = partial(_place, folder)
     done = [(item, place(item)) for item in tables]
@@ -494,9 +493,8 @@ def _place(folder: Path, item: Item) -> tuple[str, bool, bool]:
         except OSError:  # no original, another disk, or one that has no links
             temporary.write_bytes(content)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or sha256(path.read_bytes()) != digest:
-        files.replace(path, write)
+        write_file(path, write)
     return digest, written is None, is_changed
 
 

@@ -358,12 +358,13 @@ def _ids(answer: Any) -> list[str]:
 
 
 def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """Return the envelope's `data` if the task is in there."""
+    """Return the envelope's `data` if the task is in there; both if its id is outside and its status inside."""
     data = answer.get("data")
     if not isinstance(data, dict) or not ("status" in data or "id" in data):
         return answer
     is_envelope = task_id_in(answer) is None or (task_id not in _ids(answer) and task_id in _ids(data))
-    return cast("dict[str, Any]", data) if is_envelope else answer
+    is_split = isinstance(data.get("status"), str) and not (_ids(data) or any(map(answer.get, _OUTPUT_KEYS)))
+    return cast("dict[str, Any]", data) if is_envelope else answer | data if is_split else answer
 
 
 def _mentions_task(answer: dict[str, Any]) -> bool:
