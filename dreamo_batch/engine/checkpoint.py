@@ -10,7 +10,7 @@ import zlib
 from dataclasses import asdict, astuple, dataclass
 from functools import cache, lru_cache, partial
 from itertools import chain, starmap
-from operator import attrgetter, is_
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +29,7 @@ from dreamo_batch.jobs.cells import is_blank, is_missing, items_of, read_integer
 from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy, pictures_in
-from dreamo_batch.jobs.tables import storable
+from dreamo_batch.jobs.tables import holds_text, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -275,7 +275,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
 def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
     """Name pictures in memory by the paths of their kept copies, so that the table can be read and run again."""
     names = image_columns(table)
-    if not any(table[name].dtype == object for name in names):
+    if all(table[name].dtype != object or holds_text(table[name]) for name in names):
         return table
     jobs = map(prepared.jobs.get, prepared.rows[columns.JOB_ID])
     kept = [iter([] if job is None else [one.location for one in (job.image, *job.further)]) for job in jobs]
@@ -287,7 +287,7 @@ def _placed(cell: Any, kept: Iterator[str]) -> Any:
     pictures = [] if is_missing(cell) or is_blank(cell) else pictures_in(cell)
     places = [(one, next(kept, one)) for one in pictures]
     named = [one if isinstance(one, str | PathLike) else place for one, place in places]
-    return cell if all(map(is_, named, pictures)) else str(named) if len(named) > 1 else named[0]
+    return str(named) if len(named) > 1 else named[0] if named else cell
 
 
 def read_jobs(path: Path) -> StoredTable:

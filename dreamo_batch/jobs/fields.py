@@ -373,16 +373,19 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
             default=known[0],
             model=model.name,
         )
-    return Distinct(np.where(is_given, cells_.codes, -1), list(map(tuple, read)))
+    return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words)) for words in read])
 
 
-def _words(cell: Any) -> list[str]:
+def _words(cell: Any) -> list[Any]:
     """Return the types in a cell, in capitals; empty if it is blank."""
     items = cells.items_of(cell)
     if items is None:
         text = cell.strip() if isinstance(cell, str) else None
         items = [cell] if text is None else _BETWEEN_WORDS.split(text) if text else []
-    return [unicodedata.normalize("NFKC", cells.text_of(item)).strip().upper() for item in items]
+    texts = [item if isinstance(item, int | float) else cells.text_of(item) for item in items]
+    return [
+        unicodedata.normalize("NFKC", one).strip().upper() if isinstance(one, str) else one for one in texts
+    ]
 
 
 _BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")

@@ -857,7 +857,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     stored, changed = frame.copy(deep=False), []
     for place, (name, given) in enumerate(frame.items()):
         column = _plain_dtype(given)
-        is_listed = name == columns.SIZE or (name in _LISTED and _holds_text(column))
+        is_listed = name == columns.SIZE or (name in _LISTED and holds_text(column))
         if is_listed and not _survives(column):
             column = pd.Series(map(_list_as_text, column), frame.index, dtype=object)
             column = column.astype(columns.STR) if _survives(column) else column
@@ -882,7 +882,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return stored, changed
 
 
-def _holds_text(column: pd.Series) -> bool:
+def holds_text(column: pd.Series) -> bool:
     """Return whether a column holds only text and lists of text."""
     listed = (cells.items_of(cell) for cell in column)
     items = chain.from_iterable(
