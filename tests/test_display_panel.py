@@ -16,6 +16,7 @@ from dreamo_batch.display import panel as panels
 from dreamo_batch.display.panel import VIEW_TYPE, Panel, _displayed, mimebundle, show, start
 from dreamo_batch.engine.status import Picture
 from tests.fakes import small_run
+from tests.flows import PATIENCE_S
 from tests.pictures import encoded, plain
 
 SOON_S = 20
@@ -320,6 +321,7 @@ def test_a_panel_that_is_forgotten_is_painted_no_more():
 
         def __init__(self):
             self.wake, self.painted = threading.Event(), threading.Event()
+            self.changing = threading.Lock()
 
         def paint(self):
             self.painted.set()
@@ -385,6 +387,26 @@ def test_a_closed_panel_is_displayed_as_it_was(batch):
     panel = Panel(batch)
     panel.close()
     assert set(panel.bundle()) == {"text/plain", "text/html"}
+
+
+def test_a_panel_is_never_painted_and_closed_at_once(batch, monkeypatch):
+    """A widget that one thread has just closed has nowhere to send what another one shows."""
+    panel, is_painting, overlaps = Panel(batch), threading.Event(), []
+
+    def paint(panel: Panel) -> bool:
+        is_painting.set()
+        overlaps.append(closing.join(0.2) or panel.is_closed)
+        return True
+
+    monkeypatch.setattr(Panel, "paint", paint)
+    closing = threading.Thread(target=lambda: is_painting.wait(PATIENCE_S) and panel.close())
+    closing.start()
+    painter = start(panel)
+    closing.join(PATIENCE_S)
+    panel.wake.set()
+    painter.join(PATIENCE_S)
+    assert overlaps == [False]
+    assert panel.is_closed
 
 
 def test_show_displays_the_shared_panel(batch, in_kernel, outputs):

@@ -187,6 +187,22 @@ def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
     assert given(coordinator) == [("create", KEY)]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PollAnswer(Do.POLL, ("b", 1), replace(LIMITED, retry_after_s=7.0)),
+        SaveAnswer(("b", 1), "rate_limited", replace(LIMITED, retry_after_s=7.0)),
+    ],
+)
+def test_a_wait_that_an_earlier_call_was_asked_for_is_kept(make, clock, answer):
+    """Nobody here is waiting for the answer itself, but the service's word holds for every request."""
+    coordinator = make("a")
+    coordinator.take(answer)
+    assert given(coordinator) == []
+    clock.advance(7.1)
+    assert given(coordinator) == [("create", KEY)]
+
+
 def test_a_wait_of_years_is_slept_in_pieces(make):
     """What a queue can be told to wait has an end, whatever a service asks for."""
     coordinator = make("a")

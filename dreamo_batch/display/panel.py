@@ -110,7 +110,9 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
     wait_s = _EVERY_S
     while (panel := panel_or_none()) is not None and not panel.is_closed:
         wake.clear()
-        wait_s = min(_SELDOM_S, 2 * wait_s) if panel.paint() else _EVERY_S
+        with panel.changing:
+            is_whole = panel.is_closed or panel.paint()
+        wait_s = min(_SELDOM_S, 2 * wait_s) if is_whole else _EVERY_S
         del panel  # it may be forgotten while this thread waits
         if wake.wait(wait_s):
             wait_s = _EVERY_S
@@ -245,6 +247,9 @@ class Panel:
 
         self.batch = batch
         self.wake = threading.Event()
+        self.changing = (
+            threading.Lock()
+        )  # widgets that one thread closes can't be painted, or closed, by another
         self._trouble = ""
         self._outputs: list[Any] = []
         self._kept: dict[str, Any] | None = None
@@ -300,8 +305,9 @@ class Panel:
 
     def close(self) -> None:
         """Close every widget."""
-        for widget in (self.box, *self._pictures.places):
-            _close(widget)
+        with self.changing:
+            for widget in (self.box, *self._pictures.places):
+                _close(widget)
 
     def _assemble(self) -> Any:
         import ipywidgets

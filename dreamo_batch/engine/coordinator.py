@@ -281,6 +281,9 @@ class Coordinator:
                 not self.schedule.is_awaiting(do, key)
             ):
                 logger.debug("an earlier call asked about job %s; this one asks for itself", key[0])
+                refusal = answer.result if isinstance(answer, effects.PollAnswer) else answer.refusal
+                if isinstance(refusal, Failure) and refusal.error_class == failures.RATE_LIMITED:
+                    self._note(refusal, self._clock.monotonic())
             case effects.PollAnswer(do=Do.REFRESH):
                 self._refreshed(answer)
             case effects.PollAnswer():
