@@ -546,7 +546,7 @@ def as_new_file(name: str, path: object, suffixes: Collection[str] = ()) -> Path
 
 
 @contextmanager
-def in_words(kind: type[UsageError], path: Path, done: str) -> Iterator[None]:
+def file_errors(kind: type[UsageError], path: Path, done: str) -> Iterator[None]:
     """Raise an error of a kind for what the system says of a file that the user named."""
     try:
         yield

@@ -71,7 +71,7 @@ def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Replace a file that the user named, and make its folder."""
-    with errors.in_words(errors.UsageError, path, "written"):
+    with errors.file_errors(errors.UsageError, path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, fill)
 

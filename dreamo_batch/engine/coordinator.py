@@ -711,7 +711,7 @@ class Coordinator:
             self.record(effects.unsaved(key, wall, answer.result))
 
     def _other_size(self, key: Key, saved: Saved) -> str | None:
-        """Say that a picture hasn't the size asked for; notice only a call's first, as all may be alike."""
+        """Return how a picture's size differs from the one requested; only the first of a call gets a notice."""
         job = self.assignment.jobs.get(key[0])
         if job is None or (saved.width_px, saved.height_px) == (job.width, job.height):
             return None

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, in_words, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, file_errors, warn
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import numbered, read_size, seed_numbers
@@ -497,7 +497,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     ['beach', 'forest']
     """
     file = as_file("path", path)
-    with in_words(TableError, file, "read"):
+    with file_errors(TableError, file, "read"):
         text = cells.decoded(file, file.read_bytes())
     found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not found:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, in_words, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, file_errors, warn
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
@@ -112,7 +112,7 @@ def read_table(
         raise UsageError(f"{spelled('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
     if not isinstance(rename, Mapping | None):
         raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
-    with in_words(TableError, path, "read"):
+    with file_errors(TableError, path, "read"):
         if path.is_dir():
             raise TableError(
                 f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a "
@@ -172,7 +172,7 @@ def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = Fal
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
     if not path.parent.is_dir():
         raise TableError(f"No folder at {path.parent.absolute()} to write {path.name} to. Create it first.")
-    with in_words(TableError, path, "written"):
+    with file_errors(TableError, path, "written"):
         files.replace(path, lambda temporary: _write(frame, temporary, suffix, excel_safe=excel_safe))
 
 
