@@ -353,10 +353,8 @@ class Batch:
         self._call: Call | None = None
         self._followed = followed
         self._changing = threading.RLock()
-        self._rows: Rows | None = None
-        self._tally: Tally | None = None  # made when a status is wanted
-        self._is_final = False  # made when the run was over
-        self._count_at = 0.0
+        # What was counted last: of which call, whether that was over, how long it will do, and the count.
+        self._last: tuple[Call, bool, float, Tally] | None = None
         self._speed = Speed(0.0, 0)
         self._is_stop_asked = False
         self._began_at = 0.0
@@ -631,7 +629,6 @@ class Batch:
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
             self._call.report("stopped", "Another call of this process continues in this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
-        self._tally, self._rows = None, None
         self._speed = Speed(self._began_at, call.snapshot().n_settled)
         self._call = call
 
@@ -655,18 +652,16 @@ class Batch:
 
     def _counted(self, call: Call) -> Tally:
         """Return the tally: made anew as seldom as is good for a large run, and once more when it is over."""
-        began_at, is_over = time.monotonic(), call.is_over
-        if (
-            (tally := self._tally) is not None
-            and is_over is self._is_final
-            and (is_over or began_at < self._count_at)
-        ):
-            return tally
-        rows = self._rows or rows_of(call.inputs.user.index, call.inputs.prepared)
+        began_at, is_over, last = time.monotonic(), call.is_over, self._last
+        if last is None or last[0] is not call:
+            rows = rows_of(call.inputs.user.index, call.inputs.prepared)
+        elif last[1] is is_over and (is_over or began_at < last[2]):
+            return last[3]
+        else:
+            rows = last[3].rows
         tally = Tally(rows, call.state.copy(), self.run_dir)
-        if call is self._call:  # else another has taken over
-            self._rows, self._tally, self._is_final = rows, tally, is_over
-            self._count_at = began_at + (time.monotonic() - began_at) * _READING_SHARE
+        # Set at once and with its call, because another thread may just be continuing with the next one.
+        self._last = call, is_over, began_at + (time.monotonic() - began_at) * _READING_SHARE, tally
         return tally
 
 

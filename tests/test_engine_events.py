@@ -15,6 +15,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine import events as module
+from tests.flows import until
 from tests.scripted_server import ScriptedServer, answer, reset
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -248,6 +249,15 @@ def test_a_url_that_hangs_does_not_keep_the_run(tmp_path, gateway, monkeypatch, 
         until.set()
     assert (done["status"] == "completed").all()
     assert "not waiting any longer" in caplog.text
+
+
+def test_no_connection_is_left_open():
+    """One that is would keep everyone else from a server that serves one at a time."""
+    with ScriptedServer([answer()]) as server:
+        listeners = module.Listeners("runs/a", server.url)
+        listeners.report("done", "")
+        listeners.wait()
+        until(lambda: server.n_connections and not server._threads[-1].is_alive())
 
 
 def test_a_password_in_the_url_is_sent_as_one(tmp_path, gateway):

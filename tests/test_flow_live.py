@@ -28,6 +28,8 @@ from tests.flows import PATIENCE_S, Flow, Slow, until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dreamo_batch.engine.status import Snapshot
+
 
 @pytest.fixture
 def slow():
@@ -361,6 +363,25 @@ def test_waiting_ends_with_its_own_call_where_a_listener_begins_the_next(flow, s
     slow.speed_up()
     assert len(begun[0].wait(progress=False)) == 6
     flow.assert_finishes()
+
+
+def test_a_look_just_as_a_batch_continues_with_another_table_is_of_no_consequence(
+    flow, start, slow, monkeypatch
+):
+    """What a panel counts then is of the table before; later statuses are of the new one."""
+    slow.speed_up()
+    live = start(flow.table.head(1))
+    live.wait(progress=False)
+    snapshot = Call.snapshot
+
+    def looked_at(call: Call) -> Snapshot:
+        if call is not live._call:
+            assert live.status.n_rows == 1
+        return snapshot(call)
+
+    monkeypatch.setattr(Call, "snapshot", looked_at)
+    start().wait(progress=False)
+    assert len(live.status.newest) == live.status.n_rows == 6
 
 
 @pytest.mark.parametrize("verb", ["run", "start"])

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -235,7 +235,6 @@ class _Webhook:
     def __init__(self, url: str) -> None:
         self._place = _place_of(url)
         self._url = url.strip()
-        self._transport = Transport(*_TIMEOUTS_S)  # which logs no URL
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
         self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
         self.failing = ""  # why it didn't take what was last posted, if it didn't
@@ -260,9 +259,10 @@ class _Webhook:
         url, credentials = urldefragauth(self._url), get_auth_from_url(self._url)
         try:
             request = Request("POST", url, headers, data=body, auth=credentials if any(credentials) else None)
-            answer = self._transport.send(
-                "create", form_of(request.prepare()), [body], max_bytes=_ANSWER_BYTES_MAX
-            )
+            # It logs no URL; and no connection stays open, which would keep a server of one thread from all others.
+            with closing(Transport(*_TIMEOUTS_S)) as transport:
+                form = form_of(request.prepare())
+                answer = transport.send("create", form, [body], max_bytes=_ANSWER_BYTES_MAX)
         except (RequestException, ValueError) as error:
             return type(error).__name__, False
         if isinstance(answer, Failure):

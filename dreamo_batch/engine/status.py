@@ -198,7 +198,7 @@ class Tally:
     """What the attempts of a run tell beyond their number: errors, the newest pictures, and what it will have cost."""
 
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
-        self._rows, self._run_dir = rows, run_dir
+        self.rows, self._run_dir = rows, run_dir
         self._kinds = state.kinds()
         told = state.completed(columns.JOB_ID, columns.OUTPUT_ERROR)
         is_whole = {job_id for job_id, error in told if error is None}
@@ -218,20 +218,20 @@ class Tally:
             is_bad = (status := status_of(attempt)) in _ENDED_BADLY
             if attempt is not None and (is_bad or attempt.output_error is not None):
                 name = attempt.error_class or status if is_bad else columns.OUTPUT_ERROR
-                n_rows[name] += self._rows.weights[job_id]
+                n_rows[name] += self.rows.weights[job_id]
                 first.setdefault(name, (job_id, attempt.error_message or attempt.output_error or ""))
         groups = [
-            ErrorGroup(name, n_rows[name], self._rows.labels.get(job_id), message)
+            ErrorGroup(name, n_rows[name], self.rows.labels.get(job_id), message)
             for name, (job_id, message) in first.items()
         ]
-        return tuple(sorted((*groups, *self._rows.invalid), key=lambda group: -group.n_rows))
+        return tuple(sorted((*groups, *self.rows.invalid), key=lambda group: -group.n_rows))
 
     def _newest_of(self, state: State) -> tuple[Picture, ...]:
         cells = state.cells(columns.SAVED_AT, columns.JOB_ID, columns.ATTEMPT, columns.OUTPUT_PATH)
         saved = (
             (saved_at or 0.0, job_id, number)
             for saved_at, job_id, number, path in cells
-            if path is not None and job_id in self._rows.weights
+            if path is not None and job_id in self.rows.weights
         )
         newest = (state.find(job_id, number) for _, job_id, number in nlargest(N_NEWEST, saved))
         return tuple(self._picture(attempt) for attempt in newest if attempt is not None)
@@ -256,9 +256,9 @@ class Tally:
         return low, total((likely, unknown)), total((high, unknown))
 
     def _picture(self, attempt: Attempt) -> Picture:
-        job = self._rows.jobs.get(attempt.job_id)
+        job = self.rows.jobs.get(attempt.job_id)
         return Picture(
-            row=self._rows.labels.get(attempt.job_id),
+            row=self.rows.labels.get(attempt.job_id),
             job_id=attempt.job_id,
             prompt="" if job is None else job.prompt,
             seed=attempt.seed_sent,
