@@ -266,7 +266,8 @@ class _Webhook:
         except (RequestException, ValueError) as error:
             return type(error).__name__, False
         if isinstance(answer, Failure):
-            return answer.message or answer.error_class, True
+            # A service that repeats what it gets is quoted, and with it the URL.
+            return (answer.message or answer.error_class).partition(": POST ")[0], True
         of_redirect = ", a redirect, which isn't followed" if answer.status in _REDIRECTS else ""
         refusal = None if is_success(answer.status) else f"HTTP {answer.status}{of_redirect}"
         return refusal, answer.status in _PASSING
