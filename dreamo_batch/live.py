@@ -53,6 +53,7 @@ _REST_S: Final = 1.5
 _N_NOTICES: Final = 20
 _READ_EVERY_S: Final = 1.0
 _READING_SHARE: Final = 5.0  # reading takes at most a fifth of the time, however large the run
+_COUNTING_SHARE: Final = 20.0  # counting, of the time of a run that it holds up: a twentieth
 
 _batches: Final[weakref.WeakValueDictionary[Any, Batch]] = weakref.WeakValueDictionary()
 _batches_lock: Final = threading.Lock()
@@ -152,13 +153,13 @@ def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
 
 
 def follow(
-    told_by: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf
+    source: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf
 ) -> Call | FollowedRun | None:
     """Show a run until it is over, and return it; None if the time is over first."""
     __tracebackhide__ = True
     until, shown_call, n_said = time.monotonic() + timeout_s, None, 0
     while True:
-        run = told_by()
+        run = source()
         is_over = run.is_over
         bar.update(run.snapshot())
         if isinstance(run, Call):
@@ -661,7 +662,7 @@ class Batch:
             rows = last[3].rows
         tally = Tally(rows, call.state.copy(), self.run_dir)
         # Set at once and with its call, because another thread may just be continuing with the next one.
-        self._last = call, is_over, began_at + (time.monotonic() - began_at) * _READING_SHARE, tally
+        self._last = call, is_over, began_at + (time.monotonic() - began_at) * _COUNTING_SHARE, tally
         return tally
 
 

@@ -397,9 +397,8 @@ def _inputs(directory: RunDirectory) -> Iterator[str]:
     rows, digests = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]], {*known[columns.IMAGE_DIGEST]}
     for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
         path = Path(location)
-        was_here = (
-            path.stem.partition("-")[0] in digests and not path.exists()
-        )  # before the directory was moved
+        # Before the directory was moved.
+        was_here = path.stem.partition("-")[0] in digests and not path.exists()
         if path.parent != directory.inputs and not was_here:
             continue
         if not path.exists():

@@ -115,7 +115,7 @@ class Status(Snapshot):
     outage : str
         What the run waits for, while the service is away or refuses everything; else empty.
     rows_per_s : float or None
-        Rows settled in a second, lately; None before the first.
+        Rows settled in a second, lately, as far as the status was asked for; None before the first.
     eta_s : float or None
         Seconds left at that rate; None if unknown, 0 at the end.
     elapsed_s : float

@@ -572,7 +572,7 @@ class Client:
             yield [one for one in found if self._without_key(one) == one]
 
     def _masked(self, value: Any, name: str = "") -> Any:
-        """Replace the key in what the service told: in words wherever it shows, in links if they show all of it."""
+        """Replace the key in what the service said: in words wherever it shows, in links if they show all of it."""
         key = self.settings.api_key
         if key is None or name in _OURS or (name == "code" and value in contract.ERROR_CODES):
             return value
@@ -583,8 +583,8 @@ class Client:
         if isinstance(value, dict):
             return {self._without_key(word): self._masked(one) for word, one in value.items()}
         if is_dataclass(value):
-            told = {one.name: self._masked(getattr(value, one.name), one.name) for one in fields(value)}
-            return replace(cast("Any", value), **told)
+            masked = {one.name: self._masked(getattr(value, one.name), one.name) for one in fields(value)}
+            return replace(cast("Any", value), **masked)
         return value
 
     def _without_key(self, text: str) -> str:
