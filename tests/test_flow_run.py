@@ -273,14 +273,17 @@ def held(reference) -> dict[str, list]:
         "bytes and text": [content, str(reference)],
         "to fix": [picture.convert("CMYK"), picture.resize((4200, 3000))],
         "several": [[picture, content], [str(reference), grey]],
+        "paths": [[reference, grey], np.array([str(reference)] * 2)],
     }
 
 
-@pytest.mark.parametrize("kind", ["PIL", "arrays", "files", "bytes", "bytes and text", "to fix", "several"])
+@pytest.mark.parametrize(
+    "kind", ["PIL", "arrays", "files", "bytes", "bytes and text", "to fix", "several", "paths"]
+)
 def test_a_loaded_table_of_pictures_in_memory_runs_again(gateway, reference, tmp_path, kind):
     """It names the kept pictures, which are the same jobs as the pictures themselves, also in a moved directory."""
     table = jobs(reference, 2).assign(image=pd.Series(held(reference)[kind], dtype=object))
-    table["model"] = "spark_multi_dreamo" if kind == "several" else "spark_dreamo"
+    table["model"] = "spark_multi_dreamo" if kind in {"several", "paths"} else "spark_dreamo"
     options = {
         "base_url": gateway.base_url,
         "api_key": gateway.api_key,

@@ -91,6 +91,20 @@ def test_empty_cells_group_with_what_was_sent_for_them(tmp_path):
     assert made[0]["model"].tolist() == made[1]["model"].tolist() == ["spark_dreamo"]
 
 
+@pytest.mark.parametrize("dtype", ["int64[pyarrow]", "double[pyarrow]", "Int64", "float64"])
+def test_filled_cells_keep_their_kind(tmp_path, dtype):
+    """Numbers stay numbers and switches stay switches, also where a row was never sent."""
+    sides = pd.array([512, None, 512, 512], dtype=dtype)
+    jobs = pd.DataFrame({"image": ["data/mascot.png"] * 3 + ["none.png"], "prompt": "a", "width": sides})
+    jobs = jobs.assign(height=sides, seed=pd.array([1, None, 3, 4], dtype=dtype))
+    dreamo.run(jobs, tmp_path, gateway="local", on_invalid="skip", progress=False)
+    made = {name: dreamo.costs(tmp_path, by=name)[name] for name in ("seed", "width", "use_rephraser")}
+    assert len(made["seed"]) == 4
+    assert made["width"].tolist() == [512, 1328]
+    assert pd.api.types.is_numeric_dtype(made["width"].dtype)
+    assert made["use_rephraser"].dtype == columns.BOOL
+
+
 @pytest.mark.parametrize(
     "detour",
     [

@@ -286,7 +286,7 @@ def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
 def _placed(cell: Any, kept: Iterator[str]) -> Any:
     pictures = [] if is_missing(cell) or is_blank(cell) else pictures_in(cell)
     places = [(one, next(kept, one)) for one in pictures]
-    named = [one if isinstance(one, str | PathLike) else place for one, place in places]
+    named = [str(one) if isinstance(one, str | PathLike) else place for one, place in places]
     return str(named) if len(named) > 1 else named[0] if named else cell
 
 

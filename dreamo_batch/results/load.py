@@ -43,7 +43,7 @@ from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, as_names, logger_named, warn
 from dreamo_batch.frames import PALETTE
-from dreamo_batch.jobs.cells import groupable, is_missing, text_of
+from dreamo_batch.jobs.cells import groupable, is_missing, text_of, typed
 from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
@@ -244,10 +244,7 @@ def _has_begun(directory: RunDirectory) -> bool:
 def is_finished(directory: RunDirectory) -> bool:
     """Return whether `results.parquet` holds all that the ledger knows of the table of the last call."""
     try:
-        results, jobs = (
-            checkpoint.read_table_meta(directory.results),
-            checkpoint.read_table_meta(directory.jobs),
-        )
+        results, jobs = map(checkpoint.read_table_meta, (directory.results, directory.jobs))
         meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -599,9 +596,10 @@ def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd
 def _as_sent(rows: pd.DataFrame, name: str) -> pd.Series:
     """Return a column with what was sent where its cells are empty; of results alone, only the model is known."""
     sent = rows.get(columns.STORED_PREFIX + name, MODEL if name == columns.MODEL else None)
-    is_empty = rows[name].isna() | rows[name].isin([""])
-    is_known = sent is None or not is_empty.any()
-    return rows[name] if is_known else rows[name].astype(object).mask(is_empty, sent).infer_objects()
+    cells = rows[name].astype(object)
+    is_empty = rows[name].isna() | cells.isin([""])
+    filled = pd.Series(np.where(is_empty, sent, cells), rows.index, dtype=object)
+    return rows[name] if sent is None or not is_empty.any() else typed(filled)
 
 
 def as_length(text: object) -> pd.Timedelta | None:
