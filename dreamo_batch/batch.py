@@ -268,9 +268,8 @@ def _call(
     try:
         service.check()
         if is_kept and (earlier := live(directory.path)) is not None:
-            earlier.ask(
-                lambda _: None, PATIENCE_S
-            )  # one that was interrupted may still be making the directory
+            # One that was interrupted may still be making the directory.
+            earlier.ask(lambda _: None, PATIENCE_S)
             with storing(directory):
                 earlier.directory.refuse_loss()  # what it bought would be bought again in a new one
     except Exception as error:  # noqa: BLE001 - raised below

@@ -221,7 +221,10 @@ def test_a_secret_that_can_not_be_read_is_refused_without_showing_it(tmp_path, g
         ([answer(status=503), reset, answer()], 3, None),
         ([answer(status=500)], 3, "HTTP 500"),
         ([reset], 3, "ConnectionResetError"),
-        ([f"POST {HOOK} HTTP/1.1\r\n\r\n".encode()], 3, "BadStatusLine"),  # it repeats what it gets
+        # It repeats what it gets, as it came or within words of its own.
+        ([f"POST {HOOK} HTTP/1.1\r\n\r\n".encode()], 3, "BadStatusLine"),
+        ([f"you sent {HOOK}\r\n\r\n".encode()], 3, "BadStatusLine"),
+        ([f"HTTP/1.1 {HOOK}\r\n\r\n".encode()], 3, "ValueError"),
         ([answer(status=404)], 1, "HTTP 404"),
         ([answer(status=302, Location="http://127.0.0.1:1/elsewhere")], 1, "isn't followed"),
     ],

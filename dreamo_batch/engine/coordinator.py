@@ -281,6 +281,7 @@ class Coordinator:
                 not self.schedule.is_awaiting(do, key)
             ):
                 logger.debug("an earlier call asked about job %s; this one asks for itself", key[0])
+                # But a wait that the service asks for holds for every request.
                 refusal = answer.result if isinstance(answer, effects.PollAnswer) else answer.refusal
                 if isinstance(refusal, Failure) and refusal.error_class == failures.RATE_LIMITED:
                     self._note(refusal, self._clock.monotonic())

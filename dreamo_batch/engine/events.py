@@ -266,8 +266,8 @@ class _Webhook:
         except (RequestException, ValueError) as error:
             return type(error).__name__, False
         if isinstance(answer, Failure):
-            # A service that repeats what it gets is quoted, and with it the URL.
-            return (answer.message or answer.error_class).partition(": POST ")[0], True
+            # Only what kind of error it is: its words may quote what the server sent back, and so the URL.
+            return (answer.message or answer.error_class).partition(":")[0], True
         of_redirect = ", a redirect, which isn't followed" if answer.status in _REDIRECTS else ""
         refusal = None if is_success(answer.status) else f"HTTP {answer.status}{of_redirect}"
         return refusal, answer.status in _PASSING

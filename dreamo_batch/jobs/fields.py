@@ -177,7 +177,7 @@ def plain_name(name: str) -> str:
 
 
 def _squeezed(name: str) -> str:
-    return re.sub(r"[(\[].*|px$|\W+$", "", plain_name(name).replace("_", "")).removesuffix("s")
+    return re.sub(r"[(\[].*|px$|\W+$", "", plain_name(name).replace("_", "")).removesuffix("s")  # no unit
 
 
 def _slips(name: str) -> Iterator[str]:
