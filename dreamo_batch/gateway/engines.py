@@ -104,8 +104,8 @@ def check_engine(engine: Any) -> Engine:
     return made
 
 
-def suffix_of(made: bytes) -> str:
-    """Return the suffix of a picture's file, which its bytes tell."""
+def picture_suffix(made: bytes) -> str:
+    """Return the suffix of the picture that an engine made; raise TypeError if it is none."""
     try:
         with Image.open(io.BytesIO(made), formats=list(SUFFIXES)) as image:
             return SUFFIXES.get(image.format or "", ".jpg")  # MPO is JPEG, too

@@ -33,7 +33,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from dreamo_batch import files
-from dreamo_batch.gateway.engines import DrawRequest, Engine, suffix_of
+from dreamo_batch.gateway.engines import DrawRequest, Engine, picture_suffix
 from dreamo_batch.gateway.faults import Strike, check_seed
 from dreamo_batch.gateway.schemas import INVALID, read_header
 from dreamo_batch.service import contract
@@ -737,7 +737,7 @@ class Renderer:
                 self._store.update(task.task_id, **_failure(error))
 
     def _keep(self, task: GatewayTask, picture: bytes, price: str | None) -> None:
-        suffix = suffix_of(picture)
+        suffix = picture_suffix(picture)
         if not self._is_closed:
             name = f"{_start_of_name(picture)}{secrets.token_hex(8)}{suffix}"
             (self._pictures / name).write_bytes(picture)
