@@ -403,10 +403,10 @@ class PairedComparison:
         """Take a choice from the front end; ignore what isn't one of its messages."""
         try:
             match message:
-                case {"type": "choose", "choice": str(choice), "number": int(number)}:
-                    if number == self.n_chosen:  # a key that was held down means the pair that was seen
-                        self.choose(choice)
-                case {"type": "undo"}:
+                # A key that is pressed twice means the pair that was seen: the second has an old number.
+                case {"type": "choose", "choice": str(choice), "number": self.n_chosen}:
+                    self.choose(choice)
+                case {"type": "undo", "number": self.n_chosen}:
                     self.undo()
         except errors.DreamoError as error:
             widget.send({"type": "problem", "text": str(error)})

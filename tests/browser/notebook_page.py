@@ -60,6 +60,15 @@ _TIME_STOP = """() => {
     look();
   }, {once: true, capture: true}));
 }"""
+# Watched from before the click: right after it the kernel's status is still the old one's "idle".
+_AWAIT_RESTART = """() => {
+  const kernel = window.panel.sessionContext.session.kernel;
+  window.restarted = new Promise(done => kernel.statusChanged.connect(function look(_, status) {
+    if (status !== 'restarting') return;
+    kernel.statusChanged.disconnect(look);
+    done();
+  }));
+}"""
 _HAS_RUN = re.compile(r"\[\d+\]:")
 _PATIENCE_MS = 60_000
 
@@ -148,7 +157,9 @@ class NotebookPage:
 
     def restart(self) -> None:
         """Restart the kernel, say yes to the question, and wait until the new one listens."""
+        self.page.evaluate(_AWAIT_RESTART)
         self.press("restart")
         self.page.locator(".jp-Dialog").get_by_role("button", name="Confirm Kernel Restart").click()
+        self.page.evaluate("() => window.restarted")
         self.page.wait_for_function("() => window.panel.sessionContext.session.kernel.status === 'idle'")
         self.page.evaluate(_LISTENS)

@@ -14,19 +14,17 @@ function render({ model, el }) {
   root.tabIndex = 0;
   // Jupyter leaves the keys to the focused element, which it asks first.
   root.addEventListener("focusin", event => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
-  let isWaiting = false; // until Python has kept the last choice
 
+  // With the number of the pair that was seen: what is pressed again before the next pair is shown counts once.
   const send = message => {
-    if (isWaiting) return;
-    isWaiting = true;
     try {
-      model.send(message);
+      model.send({ ...message, number: model.get("content").number });
     } catch { // after a restart
       receive({ type: "problem", text: "The kernel that showed this pair is gone. Run its cell again." });
     }
   };
   const choose = choice => {
-    if (model.get("content").left) send({ type: "choose", choice, number: model.get("content").number });
+    if (model.get("content").left) send({ type: "choose", choice });
   };
   const undo = () => send({ type: "undo" });
   const button = (parent, text, label, onClick) => {
@@ -46,7 +44,6 @@ function render({ model, el }) {
   };
   const draw = () => {
     const content = model.get("content"), hadFocus = root.contains(root.getRootNode().activeElement);
-    isWaiting = false;
     root.replaceChildren();
     const bar = create("div", root, "dc-bar");
     create("progress", bar).max = content.total;
@@ -86,9 +83,7 @@ function render({ model, el }) {
     event.stopPropagation();
   });
   const receive = message => {
-    if (message.type !== "problem") return;
-    isWaiting = false;
-    root.querySelector(".dc-problem").textContent = message.text;
+    if (message.type === "problem") root.querySelector(".dc-problem").textContent = message.text;
   };
   model.on("change:content", draw);
   model.on("msg:custom", receive);
