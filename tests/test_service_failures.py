@@ -74,6 +74,7 @@ _RATE_LIMITS = (
     b'{"code": 429, "message": "Too many requests"}',
     b'{"error": {"code": "50430", "error_message": "too many concurrent"}}',
     b'{"error": {"code": "TooManyRequests"}}',
+    b'{"error": {"code": "RequestLimitExceeded", "message": "slow down"}}',
     b'{"error": {"type": "rate_limit_exceeded", "code": "rate_limit_exceeded", "message": "slow down"}}',
     b'{"status": {"code": 50429, "message": "Request Has Reached API Limit"}, "data": null}',
     b'{"error": {"code": "003011097", "error_message": "HTTP 400 Bad Request: 50429"}}',
@@ -116,6 +117,7 @@ def test_an_internal_error_in_a_body_may_have_arrived(status):
         b'"503"',
         b"408",
         b"499",
+        b"50500",
         b'"RequestTimeout"',
         b'"DEADLINE_EXCEEDED"',
         b'"internal_error"',
@@ -638,6 +640,14 @@ def test_what_does_not_speak_http_is_a_wrong_address():
         {"message": "Monthly spending limit reached"},
         {"message": "Please top up your account"},
         {"errors": [{"message": "Insufficient credits"}]},
+        *(
+            {"message": words}
+            for words in ("餘額不足", "額度已用完", "资源包已耗尽", "請先儲值", "请尽快充值")
+        ),
+        *(
+            {"message": words}
+            for words in ("Free tier exhausted", "your trial has expired", "unpaid invoice")
+        ),
     ],
 )
 @pytest.mark.parametrize("status", [400, 403, 429])
@@ -645,6 +655,49 @@ def test_no_credit_is_the_accounts_however_it_is_said(status, body):
     """Also as a type, in a list, and with a rate limit's status."""
     failure = from_response("create", status, {}, json.dumps(body).encode())
     assert (failure.kind, failure.error_class) == (FailureKind.STOP, "no_credit")
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        ({"error": {"code": "invalid_api_key", "message": "m"}}, "access_refused"),
+        ({"error": {"code": 400, "message": "API key not valid. Pass a valid API key."}}, "access_refused"),
+        ({"error": {"type": "authentication_error", "message": "m"}}, "access_refused"),
+        ({"code": "Unauthorized", "message": "m"}, "access_refused"),
+        ({"message": "Your account has been suspended"}, "access_refused"),
+        ({"message": "密钥已过期"}, "access_refused"),
+        ({"message": "账号已被冻结"}, "access_refused"),
+        ({"error": {"code": "model_not_found", "message": "m"}}, "not_offered"),
+        ({"code": "InvalidModel", "message": "m"}, "not_offered"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_key_or_model_stops_also_with_the_status_of_a_bad_row(status, body, error_class):
+    """It is the whole run's: otherwise every row of the table would fail."""
+    failure = from_response("create", status, {}, json.dumps(body).encode())
+    assert (failure.kind, failure.error_class) == (STOP, error_class)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "no human model found in the picture",
+        "unauthorized use of a celebrity's face",
+        "bad prompt 'invalid api key'",
+        "提示词不合规: 充值卡",
+    ],
+)
+def test_words_about_a_picture_refuse_its_row_alone(words):
+    """They stop no other row."""
+    assert from_response("create", 400, {}, json.dumps({"message": words}).encode()).kind is PERMANENT
+
+
+@pytest.mark.parametrize("words", ["输入文本包含敏感信息", "圖片違規", "审核未通过"])
+def test_moderation_in_chinese_is_not_submitted_again_by_itself(words):
+    """As in English."""
+    failure = from_task(Task("a", "failed", error=ServiceMessage("003011095", words)))
+    assert failure.error_class == "moderation"
+    assert not is_sent_anew(failure)
 
 
 def test_a_quoted_prompt_says_nothing_about_the_credit():

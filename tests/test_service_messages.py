@@ -383,6 +383,8 @@ def test_what_the_service_may_choose_is_no_contradiction():
         (3011095, ("003011095", None)),
         ("003011095", ("003011095", None)),
         (["a", {"msg": "b"}, 5], (None, "a; b")),
+        ([{"code": "003011095", "message": "Internal"}], ("003011095", "Internal")),
+        ([{"code": "E7"}], ("E7", None)),
         ({"code": "\ud800", "message": "a\x00\udfffb"}, ("\ufffd", "a\ufffd\ufffdb")),
     ],
 )
@@ -830,7 +832,7 @@ def test_long_texts_end():
 
 
 @pytest.mark.parametrize("currency", ["credit", "CNY", "points", "7"])
-@pytest.mark.parametrize("key", ["currency", "unit"])
+@pytest.mark.parametrize("key", ["currency", "unit", "Currency", "price_currency"])
 def test_a_price_in_another_currency_is_no_price(currency, key):
     """Neither of a create to come nor of a task that has ended, wherever the currency stands."""
     told = int(currency) if currency.isdigit() else currency
@@ -842,6 +844,8 @@ def test_a_price_in_another_currency_is_no_price(currency, key):
     assert (task.cost, task.is_cost_unreadable) == (None, True)
     assert read(usage={"cost": "5", key: "usd"}).cost == "5"
     assert messages.read_price(written({"data": {"cost": "$5", key: "usd"}})).cost == "5"
+    for shape in ([currency], {"code": currency}):
+        assert messages.read_price(written({"data": {"cost": "5", key: shape}})).cost is None
     assert "'¥5'" in messages.read_price(written({"data": {"cost": "¥5"}})).reason
 
 
@@ -855,6 +859,9 @@ def test_a_price_in_another_currency_is_no_price(currency, key):
         {"usage": {"quantity": 1}, "metadata": {"cost": 0.03}},
         {"usage": ..., "error": {"message": "x", "usage": {"cost": "0.03"}}},
         {"usage": ..., "output": [{"content": [], "usage": {"cost": "0.03"}}]},
+        {"usage": {"cost": ""}, "error": {"message": "x", "cost": "0.03"}},
+        {"usage": {"cost": None, "extra_info": {"cost": "0.03"}}},
+        {"usage": ..., "bills": [{"cost": "0.03"}], "input": [{"params": {"cost": "0.05"}}]},
     ],
 )
 @pytest.mark.parametrize("status", ["failed", "completed"])
@@ -870,7 +877,14 @@ def test_a_cost_in_another_unit_is_none():
     assert (task.cost, task.is_cost_unreadable) == (None, True)
 
 
-@pytest.mark.parametrize("error", ["none", "null", "OK", "no error", [], {}, False, 0])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *("none", "null", "OK", "no error", "成功", [], {}, False, 0),
+        {"code": 10000, "message": "Success"},
+        {"code": "E0", "message": "成功。"},
+    ],
+)
 def test_an_error_that_says_there_is_none_is_none(error):
     """A picture that was paid for isn't thrown away because of it."""
     assert (read(error=error).status, read(error=error).error) == ("completed", None)
@@ -889,3 +903,38 @@ def test_a_cost_under_another_name_is_not_free():
     for name in ("total_cost", "price", "amount_usd"):
         assert read(usage={name: "0.02"}).is_cost_unreadable
     assert not read(usage={"total_cost": 0, "unit_price": "0.02", "used": 1}).is_cost_unreadable
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"usage": {"credits": 3}},
+        {"usage": {"deducted": "0.02"}},
+        {"usage": {"charged": True}},
+        {"usage": {"cost": "", "amount": "$0.02"}},
+        {"usage": {"cost": None, "extra_info": {"cost_usd": "0.02"}}},
+        {"usage": ..., "billing": {"charged_amount": 0.02}},
+        {"usage": ..., "total_cost": "0.02 USD"},
+        {"usage": {"cost": ""}, "metadata": {"billed": "0.02"}},
+        {"usage": ..., "Usage": {"Cost": "0.02"}},
+        {"usage": ..., "bills": [{"paid": 0.02}]},
+        {"usage": ..., "error": {"code": "003011095", "message": "no", "charge": "0.02"}},
+    ],
+)
+def test_a_cost_anywhere_in_a_failure_leaves_it_open_whether_it_was_billed(places):
+    """Without a documented one; so the failure is never submitted again by itself."""
+    task = read(**({"status": "failed", "error": {"code": "003011095", "message": "no"}} | places))
+    assert (task.status, task.cost, task.is_cost_unreadable) == ("failed", None, True)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"usage": {"credits_remaining": 7, "fee": 0, "amount": "0.00", "charged": False, "price": ""}},
+        {"usage": {"cost": ""}, "input": {"params": {"price": 5}}, "metadata": {"feedback": 1.0}},
+        {"usage": ..., "billing": {"estimated_cost": "0.02", "credit_limit": 9}},
+    ],
+)
+def test_what_is_no_cost_of_a_failure_leaves_it_unbilled(places):
+    """Nothing, what is left, an estimate, and what the answer repeats of the request."""
+    assert not read(status="failed", output=..., **places).is_cost_unreadable

@@ -250,6 +250,7 @@ ERROR_CODES: Final = {row.code: row for row in _ERROR_CODES}
 _UPSTREAM_MODERATION: Final = (50411, 50412, 50413, 50511, 50512, 50518, 50519, 50520, 50521, 50522)
 MODERATION_WORDS: Final = (
     *("risk not pass", "sensitive", "copyright", "moderation"),
+    *("敏感", "违规", "違規", "审核", "審核", "版权", "版權", "侵权", "侵權"),
     *map(str, _UPSTREAM_MODERATION),
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
@@ -260,10 +261,12 @@ TASK_MISSING_WORDS: Final = r"\btask\b.{0,80}\bnot (found|exist)"  # with any 4x
 HTTP_STATUS_IN_WORDS: Final = r"(?<![0-9.])[45][0-9]{2}(?![0-9.]*[0-9])"  # of 097; the first one counts (up)
 OUTPUT_REJECTED_IN_WORDS: Final = r"(?<![0-9])0*505(11|19)(?![0-9])"  # another seed may pass (up)
 UPSTREAM_BUSY_IN_WORDS: Final = r"(?<![0-9])504(29|30)(?![0-9])"  # too many requests (up)
-RATE_LIMIT_CODES: Final = r"429|504(29|30)|too ?many ?requests.*|.*rate ?limit.*|throttl.*"
+RATE_LIMIT_CODES: Final = (
+    r"429|504(29|30)|too ?many ?requests.*|.*(rate|request) ?limit.*|throttl.*|.*overload.*"
+)
 # HTTP statuses, or their names, as codes: the service failed or gave up waiting, whatever became of it (assumed).
 UNCLEAR_CODES: Final = (
-    r"408|425|499|5[0-9]{2}|((request|gateway|upstream|server|service) )?time(d )?out|deadline exceeded"
+    r"408|425|499|5[0-9]{2}|5050[01]|((request|gateway|upstream|server|service) )?time(d )?out|deadline exceeded"
     r"|bad gateway|(service |server )?(temporarily )?unavailable|internal( server)?( error)?|(server|unknown) error"
 )
 # At any HTTP status (cli); the words of services elsewhere are assumed, here and above.
@@ -275,8 +278,16 @@ NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those 
     r"|(n['\u2019]t|not) have enough (available |remaining )?(balance|credits?|quota|funds)"
     r"|(billing|spending|credit) (hard |soft )?limit|payment required|top up your|recharge your|negative balance"
     r"|exceeded your current quota|arrears|arrearage|overdue (payment|balance|bill)|account overdue"
-    r"|(余额|额度|积分|点数) ?不足|欠费"
+    r"|(free|trial) ?(tier|plan|quota)?\W+((is|was|has) )?(been )?(expired|exhausted|used up|over)|unpaid invoice"
+    r"|([余餘][额額]|[额額]度|[积積]分|[点點][数數]|[资資]源包).{0,4}(不足|不[够夠]|用完|[用耗][尽盡])|欠[费費]|[请請].{0,3}[充儲]值"
 )
+# The key, the account or the model is refused, whatever the HTTP status (assumed).
+ACCESS_REFUSED_WORDS: Final = (
+    r"(invalid|incorrect|missing|expired) ?api ?key|api ?key.{0,10}(not ?valid|invalid|incorrect|expired)"
+    r"|account.{0,10}(suspended|deactivated|disabled|banned)|(密[钥鑰]|[账賬帳][户戶号號]).{0,4}([无無]效|[错錯][误誤]|[过過]期|[冻凍][结結]|停用|封禁)"
+)
+ACCESS_REFUSED_CODES: Final = r"auth(entication|orization)? ?(error|failed)|un(authori[sz]ed|authenticated)"
+NOT_OFFERED_CODES: Final = r"(model|app) ?not ?(found|exists?|supported|available)|(invalid|unknown) ?model"
 
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")

@@ -151,6 +151,7 @@ _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
+_ACCESS_REFUSED: Final = re.compile(contract.ACCESS_REFUSED_WORDS, re.IGNORECASE)
 # A message may quote the prompt.
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'.{2,}?'|\".{2,}?\"|\u201c.{2,}?\u201d|\u2018.{2,}?\u2019|`.{2,}?`)(?!\w)", re.DOTALL
@@ -267,6 +268,13 @@ def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[Failur
     is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
     if operation == "create" and (is_busy or messages.says_busy(said)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
+    code = "" if operation == "download" else messages.WORD_ENDS.sub(" ", said.code or "").lower()
+    if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or (
+        operation != "download" and _says(_ACCESS_REFUSED, said)
+    ):
+        return FailureKind.STOP, ACCESS_REFUSED
+    if re.fullmatch(contract.NOT_OFFERED_CODES, code):
+        return FailureKind.STOP, NOT_OFFERED
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
@@ -305,11 +313,15 @@ def _class_of(said: ServiceMessage, otherwise: str) -> str:
 
 
 def _says_no_credit(said: ServiceMessage) -> bool:
-    if said.code in _REJECTIONS:
-        return False  # it may quote the prompt
     is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
+    return is_code or _says(_NO_CREDIT, said)
+
+
+def _says(what: re.Pattern[str], said: ServiceMessage) -> bool:
+    """Return whether a code or its words mean something about the account, and not about the prompt they quote."""
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
-    return is_code or any(_NO_CREDIT.search(messages.WORD_ENDS.sub(" ", one)) for one in words)
+    is_documented = said.code in _REJECTIONS  # it may quote the prompt in any way
+    return not is_documented and any(what.search(messages.WORD_ENDS.sub(" ", one)) for one in words)
 
 
 def is_success(status: int) -> bool:

@@ -34,7 +34,7 @@ _MILLISECONDS_FROM: Final = 1e11
 _CODE_BELOW: Final = 10**12
 _CODE_KEYS: Final = ("error_code", "code")
 _MESSAGE_KEYS: Final = ("error_message", "message", "msg", "detail", "reason", "error")
-_NO_ERROR_WORDS: Final = frozenset({"none", "null", "nil", "ok", "success", "no error", "false"})
+_NO_ERROR_WORDS: Final = frozenset({"none", "null", "nil", "ok", "success", "no error", "false", "成功"})
 _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
 
 
@@ -196,7 +196,15 @@ def _bare_message(value: Any) -> ServiceMessage | None:
     if code_number(code) is not None:
         return ServiceMessage(code, None) if code_number(code) else None
     words = _words(value)
-    return ServiceMessage(None, words) if words and words.lower() not in _NO_ERROR_WORDS else None
+    items = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    said = ServiceMessage(next(filter(None, map(_code_in, items)), None), words)
+    return None if _says_nothing(said) else said
+
+
+def _says_nothing(said: ServiceMessage) -> bool:
+    """Return whether an error says that there is none, by its words and without a code of the service's table."""
+    words = (said.message or "").lower().rstrip(".!。")
+    return words in _NO_ERROR_WORDS and said.code not in contract.ERROR_CODES if words else said.code is None
 
 
 def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -291,6 +299,7 @@ _ID_KEYS: Final = ("id", "task_id")
 _TASK_KEY: Final = re.compile("(?:task|generation)(?:[_-]?id)?", re.IGNORECASE)
 _USD: Final = re.compile(r"^\s*(?:US)?\$\s*|^\s*USD\s+|\s*(?:USD|US\$|\$)\s*$", re.IGNORECASE)
 _ECHOED: Final = ("seed", "width", "height", "prompt")
+_ECHO_KEYS: Final = ("params", "parameters", "request", "input")
 _CUT_FROM: Final = 20  # characters of a prompt that may have been cut off
 
 
@@ -386,9 +395,11 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     written, progress = _written(answer.get("status")), number(answer.get("progress"))
     listed = data if isinstance(data, list) else []  # an object may repeat the reference's link
     pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
+    if pictures and error is not None and _says_nothing(error):
+        error = None  # such as 10000, "Success"
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
         word = None  # an unlisted word says less than a picture
-    is_cost_unreadable = _is_cost_unreadable(usage := _usage(answer))
+    is_cost_unreadable = _is_cost_unreadable(usage := _usage(answer), answer)
     usage = usage if isinstance(usage, dict) else {}
     has_output = word == "completed" or (word is None and bool(pictures))
     is_contradictory = has_output and error is not None
@@ -418,7 +429,7 @@ def _echo(answer: dict[str, Any]) -> dict[str, int | str]:
     inputs = answer.get("input")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     nested = first.get("params") if isinstance(first, dict) else None
-    places = [nested, first, answer.get("params"), answer.get("parameters"), answer.get("request")]
+    places = [nested, first, *map(answer.get, _ECHO_KEYS)]
     # Beside the output, a size may be the picture's.
     places.append({name: answer.get(name) for name in ("seed", "prompt")})
     found: dict[str, int | str] = {}
@@ -482,14 +493,10 @@ def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
 def _usage(answer: dict[str, Any]) -> Any:
     """Find the cost: documented as `usage`, and looked for elsewhere if that has none."""
     usage = answer.get("usage")
-    if usage not in (None, "", {}) and not (isinstance(usage, dict) and "cost" not in usage):
+    if (usage.get("cost") if isinstance(usage, dict) else usage) not in (None, ""):
         return usage
-    error, output = answer.get("error"), answer.get("output")
-    groups = output if isinstance(output, list) else [output]
-    inside = [part.get("usage") for part in (error, *groups) if isinstance(part, dict)]
-    places = (answer.get("billing"), *inside, answer.get("metadata"), answer)
-    found = (place for place in places if isinstance(place, dict) and place.get("cost") not in (None, ""))
-    return next(found, usage)
+    places = (value for _, value in _fields(answer) if isinstance(value, dict))
+    return next((one for one in places if one.get("cost") not in (None, "")), usage)
 
 
 def _usd(cost: Any) -> str | None:
@@ -499,20 +506,44 @@ def _usd(cost: Any) -> str | None:
 
 
 def _currency(about: dict[str, Any]) -> str | None:
-    return _written(about.get("currency")) or _written(about.get("unit"))
+    """Return what an amount is said to be in, in whatever shape."""
+    named = {name.lower(): one for name, one in about.items() if one not in (None, "", [], {})}
+    keys = sorted(name for name in named if name.endswith("currency") or name == "unit")
+    return (_written(named[keys[0]]) or str(named[keys[0]])[:_WORD_CHARACTERS_MAX]) if keys else None
 
 
-# A cost under another name is none that can be counted, but a task that has one was not free.
-_COST_KEY: Final = re.compile("^(?!unit).*(?:cost|charge|billed|paid|price|amount|fee)", re.IGNORECASE)
+# A cost under another name or elsewhere is none that can be counted, but a task that has one was not free.
+_COST_KEY: Final = re.compile(
+    r"(?!unit|.*(?:remain|left|balance|limit|max|estimat))"
+    r".*(?:cost|charge|billed|paid|price|amount|fees?(?![a-z])|credit|deduct|debit|spent|consumed)",
+    re.IGNORECASE,
+)
 
 
-def _is_cost_unreadable(usage: Any) -> bool:
-    if not isinstance(usage, dict):
-        return usage not in (None, "")
-    cost = usage.get("cost")
+def _is_cost_unreadable(usage: Any, answer: dict[str, Any]) -> bool:
+    if not isinstance(usage, dict) and usage not in (None, ""):
+        return True
+    cost = usage.get("cost") if isinstance(usage, dict) else None
     if cost in (None, ""):
-        return any(_COST_KEY.match(key) and bool(number(one)) for key, one in usage.items())
+        return _names_a_cost(answer)
     return _usd(cost) is None or not is_usd(_currency(usage))
+
+
+def _names_a_cost(answer: dict[str, Any]) -> bool:
+    """Return whether anything that has the name of a cost is true, or has a digit other than 0."""
+    costs = (value for name, value in _fields(answer) if _COST_KEY.match(name))
+    return any(value is True or re.search("[1-9]", _written(value) or "") for value in costs)
+
+
+def _fields(answer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all values of an answer under their names, at any depth, except for the parameters it repeats."""
+    waiting = [("", answer)]
+    while waiting:
+        name, value = waiting.pop()
+        yield name, value
+        items = [("", one) for one in value] if isinstance(value, list) else []
+        fields = value.items() if isinstance(value, dict) else items
+        waiting += ((key, one) for key, one in fields if key not in _ECHO_KEYS)
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
@@ -671,13 +702,10 @@ def named_tasks_in(body: bytes) -> list[str]:
     answer = load_leniently(body) or load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
-    named, waiting = _all_ids(answer).union(*map(_ids, items)), [("", answer)]
-    while waiting:
-        name, value = waiting.pop()
+    named = _all_ids(answer).union(*map(_ids, items))
+    for name, value in _fields(answer):
         if _TASK_KEY.fullmatch(name):  # deep inside, other things have an `id`, too
             named.update(_ids(value) or _ids({"id": value}))
-        items = [("", one) for one in value] if isinstance(value, list) else []
-        waiting += value.items() if isinstance(value, dict) else items
     return sorted(filter(is_task_id, named))
 
 
