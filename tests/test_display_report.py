@@ -295,6 +295,15 @@ def test_failures_only(tmp_path, reference):
     assert "How much the pictures differ" not in page.text
 
 
+def test_costs_that_nobody_knows_are_no_zeros(tmp_path, reference):
+    """A service that never names a cost: the tile says so, as `costs` does, and bars of nothing aren't drawn."""
+    run_dir, _ = bought(tmp_path / "run", reference, faults={"poll": {"cost_missing": 1.0}})
+    page = page_of(run_dir)
+    assert "unknown spent unknown per usable picture" in page.text
+    assert "no costs are known" in page.text
+    assert "share" not in [one.get("class") for one in page.all("i")]
+
+
 def test_an_empty_table(tmp_path, reference):
     """Says so."""
     jobs = dreamo.sweep(image=reference, prompt="a", seed=[1]).head(0)

@@ -800,8 +800,8 @@ def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
 
 
 def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, clock):
-    """It may be another's, or the service rounds; a picture in the size asked for says nothing."""
-    coordinator, widths_px = make("a", "b", "c"), {"a": 1328, "b": 664, "c": 664}
+    """It may be another's; one that the service rounded gets no notice, one in the size asked for says nothing."""
+    coordinator, widths_px = make("a", "b", "c", "d"), {"a": 1328, "b": 1320, "c": 664, "d": 664}
     while not coordinator.is_over():
         for do, key, *rest in until_given(coordinator, clock):
             if do == "create":
@@ -811,10 +811,11 @@ def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, cloc
             else:
                 answer = PollAnswer(do, key, replace(DONE, task_id=rest[0], urls=(f"https://h/{key[0]}",)))
             coordinator.take(answer)
-    told = [coordinator.ledger.state.deciding(name).output_warning for name in "abc"]
-    assert told == [None, *["the picture has 664x1328 px, not the 1328x1328 requested"] * 2]
+    told = [coordinator.ledger.state.deciding(name).output_warning for name in "abcd"]
+    named = [f"the picture has {width}x1328 px, not the 1328x1328 requested" for width in (1320, 664, 664)]
+    assert told == [None, *named]
     assert [text for text in coordinator.notices if "px" in text] == [
-        f"Job b: {told[1]}. See column output_warning for others."
+        f"Job c: {told[2]}. See column output_warning for others."
     ]
 
 

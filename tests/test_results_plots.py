@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from unittest.mock import Mock
 
 import matplotlib as mpl
@@ -115,6 +116,37 @@ def test_one_attempt_is_enough_for_a_line_and_none_that_ended_for_no_axes():
     held = dreamo.throughput(history_of(["a", "b"], [ambiguous("a"), ambiguous("b", sent_at=NOON + 5)]))
     ax = plots.plot_throughput(held)
     assert [text.get_text() for text in ax.texts] == ["nothing to show"]
+
+
+def unpriced(job_id):
+    return replace(completed(job_id), cost=None)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "title", "said"),
+    [
+        ([unpriced("a"), unpriced("b")], "Money spent: unknown", "no costs are known"),
+        ([failed("a"), failed("b")], "Money spent: $0.00", "nothing was spent"),
+    ],
+)
+def test_axes_without_a_cost_say_why(attempts, title, said):
+    """Names beside empty axes looked as if every group had cost nothing."""
+    made = history_of(["a", "b"], attempts)
+    spend, costs = plots.plot_spend(dreamo.attempts(made)), plots.plot_costs(dreamo.costs(made, "job_id"))
+    assert spend.get_title(loc="left") == title
+    assert [[text.get_text() for text in ax.texts] for ax in (spend, costs)] == [[said], [said]]
+
+
+def test_costs_known_in_part_are_drawn_and_the_others_counted():
+    """The bars alone look as if they were all of it."""
+    made = history_of(["a", "b"], [completed("a"), unpriced("b")])
+    titles = [
+        ax.get_title(loc="left")
+        for ax in (plots.plot_spend(dreamo.attempts(made)), plots.plot_costs(dreamo.costs(made)))
+    ]
+    assert titles == [
+        f"{what} (1 attempt of unknown cost)" for what in ("Money spent: $0.0286", "Cost by group")
+    ]
 
 
 def test_spend_ends_at_the_sum_and_shows_the_cap():

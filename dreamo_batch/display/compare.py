@@ -45,8 +45,6 @@ _STEPS_MAX: Final = 50
 _TOLERANCE: Final = 1e-10
 _PICTURE_PX: Final = 900
 _REFERENCE_PX: Final = 220
-_QUALITY: Final = 88
-_PAGE_SCRIPTS: Final = ("compare.js", "compare_page.js")
 _SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
 
 
@@ -223,7 +221,9 @@ class PairedComparison:
             "key": f"dreamo-compare-{key}",
             "columns": _SAVED,
         }
-        return write_page(target, page_with_script("compare_page.html.j2", _PAGE_SCRIPTS, pairs=content))
+        return write_page(
+            target, page_with_script("compare_page.html.j2", ["compare.js", "compare_page.js"], pairs=content)
+        )
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
         r"""Keep the choices that somebody saved on a page that `to_html` wrote.
@@ -476,7 +476,7 @@ def _jpeg(picture: Image.Image | None) -> str:
     """Re-encode a picture, so that nothing in the file shows what it is; empty if it can't be read."""
     if picture is None:
         return ""
-    return Thumbnail(encoded(picture.convert("RGB"), quality=_QUALITY), *picture.size).data_uri
+    return Thumbnail(encoded(picture.convert("RGB"), quality=88), *picture.size).data_uri
 
 
 # Which pairs are shown, and how strong each group is by the choices (Bradley-Terry).

@@ -626,7 +626,6 @@ _SIDE_MIN: Final = 40
 _QUALITY_MIN: Final = 40
 _AT_ONCE: Final = 512  # of which the kept thumbnails are in memory
 _BYTES_PER_PIXEL: Final = 0.06  # of photographs, about
-_REMEMBERED: Final = 4_096
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 
 
@@ -664,7 +663,7 @@ def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int = 
     return _made(kept or path, bytes_max, side_px, found.st_mtime_ns, found.st_size)
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@functools.lru_cache(maxsize=4_096)
 def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int) -> Thumbnail | None:
     if isinstance(source, Path):
         return make_thumbnail(source, bytes_max, side_px)

@@ -351,8 +351,6 @@ _MINUTE_S: Final = 60
 _RATES: Final = ((1, "s"), (_MINUTE_S, "min"), (3600, "h"))
 _STEP_S: Final = 5
 _TEN: Final = 10
-_CENT: Final = Decimal("0.01")
-_RAISED: Final = Decimal("1.5")
 
 # In the order of the bar: what is settled, what is under way, what is to come.
 _ORDER: Final = (*columns.SETTLED, *reversed(columns.UNSETTLED))
@@ -527,5 +525,5 @@ def _suggested_cap(status: Status) -> str:
     if not falls_short and not (status.phase == "stopped" and status.is_cap_reached):
         return ""
     is_known = status.projected_usd is not None and expected > cap
-    enough = expected if is_known else EXACT.multiply(_RAISED, cap) or Decimal(1)
-    return f"{enough.quantize(_CENT, ROUND_UP, EXACT):f}"
+    enough = expected if is_known else EXACT.multiply(Decimal("1.5"), cap) or Decimal(1)
+    return f"{enough.quantize(Decimal('0.01'), ROUND_UP, EXACT):f}"

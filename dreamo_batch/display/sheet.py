@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _PDF: Final = "PDF"
-_PNG: Final = "PNG"
 _DPI: Final = 300
 _DOTS_PER_METRE: Final = round(_DPI / 0.0254)
 _WRITERS: Final = 2
@@ -69,8 +68,6 @@ _CELL_MAX: Final = 620
 _ASPECTS: Final = (0.4, 2.5)
 _SIDE_SHARE: Final = 0.19
 _CAPTION_MAX: Final = 180
-_TITLE_ROOM: Final = 190
-_NO_TITLE_ROOM: Final = 50
 _LEGEND_LINES: Final = 60
 # Sizes that a text is tried in until it fits.
 _TITLE_PX: Final = (54, 44, 36, 28)
@@ -86,7 +83,6 @@ _PLAIN_TEXT_PX: Final = 15
 _PLAIN_LINE: Final = 18
 _PLAIN_LINES_MAX: Final = 80
 _PLAIN_PICTURES_MAX: Final = 100
-_PLAIN_PAPER: Final = "#f4f1ea"
 
 
 def contact_sheet(
@@ -206,7 +202,7 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
         for number, page in enumerate(pages, 1):
             target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
             save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
-            save = functools.partial(_save_png, page) if kind == _PNG else save
+            save = functools.partial(_save_png, page) if kind == "PNG" else save
             writing.append(pool.submit(write_file, target, save))
             if len(writing) > _WRITERS:  # few pages are in memory at once
                 writing.pop(0).result()
@@ -373,7 +369,7 @@ class _GridSheet:
         self.drawn: set[Path] = set()
         self.pictures: dict[Path, Image.Image] = {}
         self.placement = ReferencePlacement(grid, References(grid.results, self.folders))
-        head = _TITLE_ROOM if self.title else _NO_TITLE_ROOM
+        head = 190 if self.title else 50
         head = _REFERENCE + 2 * _GAP if self.placement.once else head
         plan = functools.partial(
             Layout,
@@ -618,7 +614,7 @@ class _PlainSheet:
         foot_lines = self._lines(foot, n * step - _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
         *tops, bottom = itertools.accumulate(steps, initial=_PLAIN_GAP)
-        page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), _PLAIN_PAPER)
+        page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), "#f4f1ea")
         pen = _Pen(page, self.fonts)
         for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True)):
             line, across = divmod(number, n)

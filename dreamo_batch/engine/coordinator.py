@@ -50,6 +50,7 @@ logger = errors.logger_named(__name__)
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _HELD: Final = FailureKind.MAY_HAVE_ARRIVED
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
+_ROUNDING_PX: Final = 16  # generators make sides in multiples of it
 _ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may give theirs back
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
 _REFUSALS: Final = {
@@ -712,12 +713,13 @@ class Coordinator:
             self.record(effects.unsaved(key, wall, answer.result))
 
     def _other_size(self, key: Key, saved: Saved) -> str | None:
-        """Return how a picture's size differs from the one requested; only the first of a call gets a notice."""
+        """Return how a picture's size differs from the one requested; the first that isn't rounded gets a notice."""
         job = self.assignment.jobs.get(key[0])
         if job is None or (saved.width_px, saved.height_px) == (job.width, job.height):
             return None
         odd = f"the picture has {saved.width_px}x{saved.height_px} px, not the {job.width}x{job.height} requested"
-        self._notice("size", f"Job {key[0]}: {odd}. See column output_warning for others.", once_for="")
+        if max(abs(saved.width_px - job.width), abs(saved.height_px - job.height)) >= _ROUNDING_PX:
+            self._notice("size", f"Job {key[0]}: {odd}. See column output_warning for others.", once_for="")
         return odd
 
     def _notice_outage(self) -> None:

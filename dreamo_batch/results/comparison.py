@@ -635,9 +635,6 @@ def _compare_pair(sides: tuple[tuple[measure.Subject | None, str | None], ...]) 
 
 # What a score means: how well a metric tells pictures of the same subject from pictures of others.
 
-_SEED: Final = 1
-_PICTURES_HELD: Final = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -830,7 +827,7 @@ def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int
     one, other = np.triu_indices(len(subjects), 1)
     names = np.array(subjects, dtype=object)
     is_same = names[one] == names[other] if len(one) else np.zeros(0, dtype=bool)
-    chance = np.random.default_rng(_SEED)
+    chance = np.random.default_rng(1)
 
     def some(of: Any) -> list[tuple[int, int]]:
         at = np.flatnonzero(of)
@@ -851,7 +848,7 @@ def _of_pairs(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int
         read = each(paths, lambda path: likeness.Fingerprint.of(_read(path)), what=metric.name)
         prints = [found for _, found in read]
         return np.array([measure.SCORES[metric.name](prints[one], prints[other]) for one, other in pairs])
-    open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
+    open_picture = functools.lru_cache(64)(_read)
 
     def of_pair(pair: tuple[int, int]) -> float | None:
         return measure.apply(metric, *(open_picture(paths[at]) for at in pair)).number

@@ -65,7 +65,6 @@ _FURTHER: Final = (columns.WIDTH, columns.HEIGHT, columns.COST, columns.OUTPUT_S
 # Columns left out of a picture's line: where the reference was, and other words for the size.
 _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.SIZE)
 # Endings by which the Hugging Face loader takes a column for one of files.
-_LOADED: Final = ("file_name", "file_names")
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
 _JPEG: Final = b"\xff\xd8"
@@ -356,7 +355,7 @@ def _free_names(names: Iterable[str]) -> list[str]:
     taken = {*columns.PICTURES, *columns.INPUTS} - {*columns.INPUTS_OF_SOME}
     free = []
     for name in map(str, names):
-        fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name
+        fresh = f"{name}_text" if name in taken or name.endswith(("file_name", "file_names")) else name
         while fresh in taken:
             fresh += "_"
         taken.add(fresh)

@@ -46,8 +46,6 @@ logger = logger_named(__name__)
 NAME: Final = "metrics.parquet"
 _SCHEMA: Final = schema_of(columns.METRICS)
 _VECTOR: Final = "vector"
-_REFERENCES_KEPT: Final = 8
-_STYLE: Final = "STYLE"
 _NAMELESS: Final = "<lambda>"
 
 
@@ -356,7 +354,7 @@ def _references(run_dir: Path) -> dict[str, list[SentReference]]:
         kinds = [*types.get(job_id, ()), *[""] * len(images)]
         found[job_id] = [
             SentReference(
-                None if one.kind == URL else Path(one.sent_location), one.sent_digest, kind == _STYLE
+                None if one.kind == URL else Path(one.sent_location), one.sent_digest, kind == "STYLE"
             )
             for one, kind in zip(images, kinds, strict=False)
         ]
@@ -638,7 +636,7 @@ def _read_pair(copies: Sequence[Subject]) -> tuple[Image.Image, Image.Image] | M
         return Measured(None, str(unreadable), failed)
 
 
-@functools.lru_cache(_REFERENCES_KEPT)  # rows share them
+@functools.lru_cache(8)  # rows share them
 def _read_reference(reference: SentReference) -> Image.Image:
     assert reference.path is not None  # noqa: S101 - those at URLs make no pair
     try:

@@ -15,7 +15,8 @@ from dreamo_batch.fonts import Fonts, machine_fonts
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
-from dreamo_batch.text import quoted
+from dreamo_batch.results.summaries import is_unpriced
+from dreamo_batch.text import counted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,16 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
-_UNDRAWABLE: Final = "\u25a1"
 # Of the figure's width: it begins at the right, and names of lines are at the left.
 _LEGEND_SHARE: Final = 0.94
 _LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
-_LUMINANCE: Final = (0.2126, 0.7152, 0.0722)
 _N_LINES: Final = 25
-_BAR: Final = 0.62
-_HATCH: Final = "////"
 _SPAN_MIN_DAYS: Final = 1 / 86_400
 
 
@@ -72,9 +68,12 @@ def plot_spend(
         raise UsageError(f"cap={quoted(cap)} isn't an amount of at least 0 USD.")
     ax, theme, attempts = _prepare(ax, attempts, columns.ATTEMPTS_MADE, "attempts")
     paid = attempts[attempts[columns.COST].notna() & attempts[columns.COMPLETED_AT].notna()]
-    title = f"Money spent: {dollars(_sum(paid[columns.COST]))}"
+    held = _doubts(attempts)
+    n_unpriced = int(is_unpriced(attempts).sum()) - (len(held) if len(paid) else 0)
     if not len(paid):
-        return _show_empty(ax, theme, title)
+        spent = "unknown" if n_unpriced else dollars(ZERO)
+        return _show_empty(ax, theme, f"Money spent: {spent}", n_unpriced if len(attempts) else None)
+    title = f"Money spent: {dollars(_sum(paid[columns.COST]))}{_n_unknown(n_unpriced)}"
     paid = paid.sort_values(columns.COMPLETED_AT)
     # From nothing, else one attempt has no line.
     ends = paid[[columns.SENT_AT, columns.COMPLETED_AT]]
@@ -82,7 +81,10 @@ def plot_spend(
     spent = pd.concat([pd.Series([0.0]), paid[columns.COST_USD].cumsum()])
     ax.step(times, spent, where="post", color=theme.good, linewidth=2, label="spent")
     ax.fill_between(times, spent, step="post", color=theme.good, alpha=0.18, linewidth=0)
-    _draw_doubt(ax, theme, attempts, float(spent.iloc[-1]))
+    if doubt := _sum(held):
+        label = f"possibly billed: {dollars(doubt)} more"
+        end = float(spent.iloc[-1]) + float(doubt)
+        ax.axhline(end, color=theme.open, linestyle=":", linewidth=1.5, label=label)
     if limit is not None:
         ax.axhline(
             float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=f"cap: {dollars(limit)}"
@@ -124,6 +126,8 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         return _show_empty(ax, theme, title)
     shown = costs if keys == [columns.SUBMITTED_AT] else costs.sort_values(columns.SPENT_USD, ascending=False)
     shown = shown.head(_N_LINES)
+    is_drawn = pd.to_numeric(costs[columns.POSSIBLY_BILLED]) > 0
+    n_unpriced = int(costs.loc[~is_drawn, columns.N_UNPRICED].sum())
     spent, waste, doubt = (
         pd.to_numeric(shown[name]).fillna(0.0)
         for name in (columns.SPENT_USD, columns.WASTE, columns.POSSIBLY_BILLED)
@@ -133,9 +137,12 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         "wasted": (waste, _hatched(ax, theme)),
         "possibly billed": (doubt, {"facecolor": "none", "edgecolor": theme.open, "linestyle": "--"}),
     }
+    if not any(lengths.any() for lengths, _ in bars.values()):
+        return _show_empty(ax, theme, title, n_unpriced)
     _stack(ax, bars)
     _name_lines(ax, _labels(shown, keys))
-    return _finish(ax, theme, title=title + _n_shown(len(costs)), x="USD", grid="x")
+    title += _n_shown(len(costs)) + _n_unknown(n_unpriced)
+    return _finish(ax, theme, title=title, x="USD", grid="x")
 
 
 def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | None = None) -> Axes:
@@ -282,7 +289,7 @@ def _prepare(
         raise UsageError(f"The table holds other values ({error}). {wanted}") from None
     if ax is None:
         plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
-        ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
+        ax = plt.figure(figsize=(7.2, 4.0), layout="constrained").subplots()
     elif not hasattr(ax, "spines"):
         raise UsageError(f"ax={quoted(ax)}: expected one Axes of Matplotlib.")
     theme = _theme(ax)
@@ -299,7 +306,7 @@ def _theme(ax: Axes) -> Theme:
 
     behind = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
     red, green, blue, _ = next((colour for colour in behind if colour[3] > 1 / 2), (1, 1, 1, 1))
-    luminance = sum(weight * part for weight, part in zip(_LUMINANCE, (red, green, blue), strict=True))
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return ON_LIGHT if luminance > 1 / 2 else ON_DARK
 
 
@@ -334,9 +341,12 @@ def _add_legend(ax: Axes, theme: Theme) -> None:
             return
 
 
-def _show_empty(ax: Axes, theme: Theme, title: str) -> Axes:
-    """Write that there is nothing to draw, rather than show empty axes."""
-    ax.text(0.5, 0.5, "nothing to show", color=theme.ink, ha="center", va="center", transform=ax.transAxes)
+def _show_empty(ax: Axes, theme: Theme, title: str, n_unpriced: int | None = None) -> Axes:
+    """Write why there is nothing to draw, rather than show empty axes; of money, how many attempts have no cost."""
+    why = (
+        "nothing was spent" if n_unpriced == 0 else "no costs are known" if n_unpriced else "nothing to show"
+    )
+    ax.text(0.5, 0.5, why, color=theme.ink, ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
     return _finish(ax, theme, title=title)
 
@@ -379,7 +389,7 @@ def _drawable(text: str) -> str:
 
     fonts = Fonts(findfont(FontProperties()))
     lacking = fonts.missing_letters(text)
-    return "".join(c if c.isprintable() and c not in lacking else _UNDRAWABLE for c in text)
+    return "".join(c if c.isprintable() and c not in lacking else "\u25a1" for c in text)
 
 
 def _families() -> list[str]:
@@ -417,28 +427,29 @@ def _n_shown(n: int) -> str:
     return "" if n <= _N_LINES else f" ({_N_LINES} of {n})"
 
 
+def _n_unknown(n: int) -> str:
+    return f" ({counted(n, 'attempt')} of unknown cost)" if n else ""
+
+
 def _sum(costs: pd.Series) -> Decimal:
     return total(money(cost) or ZERO for cost in costs)
 
 
-def _draw_doubt(ax: Axes, theme: Theme, attempts: pd.DataFrame, spent: float) -> None:
-    """Draw what may be billed on top of what was spent."""
+def _doubts(attempts: pd.DataFrame) -> pd.Series:
+    """Return what is reserved for each attempt that may be billed on top of what was spent, where it is known."""
     is_doubtful = attempts[columns.MAY_HAVE_BEEN_BILLED].fillna(value=False).astype(bool)
-    held = _sum(attempts.loc[is_doubtful & attempts[columns.COST].isna(), columns.RESERVED].dropna())
-    if held:
-        label = f"possibly billed: {dollars(held)} more"
-        ax.axhline(spent + float(held), color=theme.open, linestyle=":", linewidth=1.5, label=label)
+    return attempts.loc[is_doubtful & attempts[columns.COST].isna(), columns.RESERVED].dropna()
 
 
 def _hatched(ax: Axes, theme: Theme) -> dict[str, Any]:
-    return {"color": theme.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}
+    return {"color": theme.bad, "hatch": "////", "edgecolor": ax.get_facecolor()}
 
 
 def _stack(ax: Axes, bars: Mapping[str, tuple[pd.Series, Mapping[str, Any]]]) -> None:
     left: Any = 0.0
     for label, (lengths, style) in bars.items():
         if lengths.any():
-            ax.barh(range(len(lengths)), lengths, _BAR, left=left, label=label, **style)
+            ax.barh(range(len(lengths)), lengths, 0.62, left=left, label=label, **style)
         left = left + lengths.to_numpy()
 
 

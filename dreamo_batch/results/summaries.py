@@ -106,7 +106,7 @@ def _is_usable(attempts: pd.DataFrame) -> pd.Series:
     return is_completed & has_picture & attempts[columns.OUTPUT_ERROR].isna()
 
 
-def _is_unpriced(attempts: pd.DataFrame) -> pd.Series:
+def is_unpriced(attempts: pd.DataFrame) -> pd.Series:
     """Return which attempts have an unknown cost; one that failed and can't have been billed cost nothing."""
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
     is_free = (attempts[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
@@ -119,10 +119,10 @@ def _added(history: load.History, groups: load.Groups) -> pd.DataFrame:
     attempts, status = history.attempts, history.rows[columns.STATUS]
     cost, reserved = attempts[columns.COST], attempts[columns.RESERVED]
     n_attempts = attempts[columns.ATTEMPTS].to_numpy(dtype=float)
-    is_usable, is_unpriced = _is_usable(attempts), _is_unpriced(attempts)
+    is_usable, has_no_price = _is_usable(attempts), is_unpriced(attempts)
     may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
     is_several = n_attempts > 1  # summed up: which of them was paid is unknown
-    is_known = _n_where(cost.notna() | ~is_unpriced, groups) > 0
+    is_known = _n_where(cost.notna() | ~has_no_price, groups) > 0
     is_empty = _count(groups.of_attempts, groups) == 0
     spent = _sum(cost, groups, cost.notna()).where(is_known | is_empty)
     usd, n_kept = pd.to_numeric(spent).astype(columns.FLOAT), _n_kept(history, groups)
@@ -138,10 +138,10 @@ def _added(history: load.History, groups: load.Groups) -> pd.DataFrame:
             **{name: _count(groups.of_rows[(status == name).to_numpy()], groups) for name in _COUNTED},
             columns.ATTEMPTS: _count(groups.of_attempts, groups, n_attempts),
             columns.N_USABLE: _n_where(is_usable, groups),
-            columns.N_UNPRICED: _n_where(is_unpriced, groups),
+            columns.N_UNPRICED: _n_where(has_no_price, groups),
             columns.SPENT: spent,
             columns.SPENT_USD: usd,
-            columns.USD_PER_ATTEMPT: usd_per(_count(groups.of_attempts, groups, n_attempts * ~is_unpriced)),
+            columns.USD_PER_ATTEMPT: usd_per(_count(groups.of_attempts, groups, n_attempts * ~has_no_price)),
             columns.USD_PER_PICTURE: usd_per(_n_where(is_usable & cost.notna(), groups)),
             columns.N_KEPT: n_kept,
             columns.USD_PER_KEPT: usd_per(n_kept),
@@ -259,7 +259,6 @@ _N_MIN: Final = 8  # attempts, for advice
 _QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service limits how many run
 _HEADROOM: Final = 1.2  # in flight, so that a free place is taken at once
 _GROWTH: Final = 2
-_SECOND_US: Final = 1e6
 
 
 def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFrame:
@@ -524,7 +523,7 @@ def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seconds(times: pd.Series) -> np.ndarray:
-    return np.asarray(times.astype(columns.TIME).astype("int64")) / _SECOND_US
+    return np.asarray(times.astype(columns.TIME).astype("int64")) / 1e6
 
 
 def _peak(begin: np.ndarray, end: np.ndarray) -> int:
