@@ -49,6 +49,9 @@ NUMBER_LIKE = st.one_of(
         ("+7", 7),
         ("-1", -1),
         ("007", 7),
+        ("1e+05", 10**5),
+        ("1.2e+07", 12 * 10**6),
+        ("9.223e+18", 9223 * 10**15),
         (np.int32(5), 5),
         (np.float32(5), 5),
         (Decimal("42.00"), 42),
@@ -71,6 +74,11 @@ def test_whole_numbers_of_every_kind_are_read(cell, value):
         (np.bool_(0), "not-integer"),
         ("true", "not-integer"),
         ("1e3", "not-integer"),
+        ("1E+05", "not-integer"),  # as spreadsheets write 123456 in few digits
+        ("1.234568e+09", "not-integer"),  # as C and R print 1234567890
+        ("1.5e-01", "not-integer"),
+        ("1e+100", "not-integer"),
+        ("1e+19", "out-of-range"),
         ("1_000", "not-integer"),
         ("1,000", "not-integer"),
         ("٤٢", "not-integer"),
@@ -91,6 +99,7 @@ def test_whole_numbers_of_every_kind_are_read(cell, value):
         (-(2.0**60), "inexact"),
         (np.float32(2**24), "inexact"),
         (f"{2**53}.0", "inexact"),
+        *([(np.longdouble(2**63), "inexact")] if np.finfo(np.longdouble).nmant > 62 else []),
     ],
 )
 def test_what_is_no_exact_whole_number_is_named(cell, fault):
@@ -119,6 +128,7 @@ def test_empty_things_are_not_missing(cell):
 @pytest.mark.parametrize(
     ("cell", "value"),
     [(True, True), ("TRUE", True), ("yes", True), (1, True), (1.0, True), ("0", False), (" No ", False)]
+    + [(Decimal(1), True), (Decimal("0.00"), False)]
     + [(word, True) for word in ("WAHR", "VRAI", "VERDADERO", "VERO")]
     + [(word, False) for word in ("FALSCH", "FAUX", "FALSO")],
 )

@@ -151,6 +151,31 @@ def test_good_cells_of_every_spelling_are_typed(tmp_path):
     assert table["use_rephraser"].tolist() == [True, pd.NA, False]
 
 
+@pytest.mark.parametrize("word", ["NA", "NaN", "nan", "<NA>", "NULL"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
+def test_a_missing_input_is_missing_in_the_words_of_other_programs(suffix, word, tmp_path):
+    """R, pandas and SQL write such words into every cell without a value; a prompt may be one, and is warned of."""
+    inputs = ["seed", "size", "width", "model", "use_rephraser", "replicate", "image_2"]
+    table = pd.DataFrame(
+        {"image_1": [URL] * 2, "prompt": ["a", word], **{name: [word] * 2 for name in inputs}}
+    )
+    write_table(table.assign(own=word), tmp_path / f"jobs{suffix}")
+    table = read_table(tmp_path / f"jobs{suffix}")
+    assert table[inputs].isna().all(axis=None)
+    assert validate(table)["code"].tolist() == ["prompt-no-value"]
+    assert table["prompt"].tolist() == ["a", word]
+
+
+def test_a_result_that_went_through_r_is_read(result, tmp_path):
+    """R writes NA for what is missing, rows have names, and 1e+05 is a whole number."""
+    table = result.assign(seed=pd.array([10**5, None], dtype="Int64"))
+    path = tmp_path / "results.csv"
+    table.to_csv(path, na_rep="NA", quoting=csv.QUOTE_NONNUMERIC)
+    path.write_text(path.read_text(encoding="utf-8").replace(",100000,", ",1e+05,"), encoding="utf-8")
+    assert ",1e+05," in path.read_text(encoding="utf-8")
+    pd.testing.assert_frame_equal(read_table(path), table)
+
+
 @pytest.mark.parametrize(
     ("cells", "dtype", "first"),
     [
@@ -268,6 +293,15 @@ def test_decimal_commas_of_a_file_with_semicolons_are_numbers(tmp_path):
     assert read_table(path)["weight"].tolist() == [0.25, 1.0]
     assert read_table(path)["prompt"].tolist() == ["1,5", "a, b"]
     assert read_table(path, decimal=".")["weight"].tolist() == ["0,25", "1"]
+
+
+def test_a_size_proves_no_decimal_comma_and_is_shown_as_written(tmp_path):
+    """Its comma stands between width and height."""
+    path = tmp_path / "jobs.tsv"
+    path.write_text(f"image\tprompt\tsize\tweight\n{URL}\ta\t1024,768\t1.250\n")
+    table = read_table(path)
+    assert table["weight"].tolist() == [1.25]
+    assert validate(table)["value"].tolist() == ["1024,768"]
 
 
 @pytest.mark.parametrize(
@@ -451,12 +485,25 @@ def test_rows_that_look_alike_are_named_by_their_lines(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '{"a": 1}\n{"a": 2}'])
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1, 2]", '{"a":\n1}\n{"a": 2}', '{"a": 1}\n[2]'])
 def test_json_that_is_no_list_of_objects_is_refused(content, tmp_path):
     """It says what was expected."""
     path = tmp_path / "jobs.json"
     path.write_text(content)
     with pytest.raises(TableError, match=r"list of objects|JSON Lines"):
+        read_table(path)
+
+
+def test_json_lines_are_read_also_in_a_file_named_json(tmp_path):
+    """Their problems, too, name the line."""
+    path = tmp_path / "jobs.json"
+    row = json.dumps({"image": URL, "prompt": "a {cat}"})
+    path.write_text(f"\ufeff{row}\r\n\r\n{row}\r\n", encoding="utf-8")
+    table = read_table(path)
+    assert table["prompt"].tolist() == ["a {cat}"] * 2
+    assert set(validate(table)["line"]) == {1, 3}
+    path.write_text(f'{row}\n{{"image": "b.png",}}\n')
+    with pytest.raises(TableError, match="line 2 is not JSON"):
         read_table(path)
 
 
@@ -578,7 +625,7 @@ def test_excel_cells_are_read_for_what_was_meant(tmp_path):
     assert len(table) == 2
     assert table["prompt"].tolist() == ["NA", "a"]
     assert table["seed"].tolist() == [42, pd.NA]
-    assert validate(table).empty
+    assert validate(table)["code"].tolist() == ["prompt-no-value"]
 
 
 def test_excel_never_makes_a_formula_of_text(tmp_path):

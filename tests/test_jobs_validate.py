@@ -262,6 +262,7 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ),
         ("BEYONC\u00c9\u2019S MEN\u00dc\u2013CARD", None),
         ("nan", "prompt-no-value"),
+        ("NA", "prompt-no-value"),
         (" #REF! ", "prompt-no-value"),
         *(
             (word, "prompt-no-value")
@@ -548,6 +549,9 @@ def test_relative_paths_start_at_the_folder_given(tmp_path, monkeypatch):
     table = pd.DataFrame({"image": ["none.png"], "prompt": ["a"]})
     assert str(tmp_path / "none.png") in validate(table)["message"][0]
     assert str(tmp_path / "refs") in validate(table, base_dir="refs")["fix"][0]
+    (tmp_path / "jobs.csv").touch()
+    with pytest.raises(UsageError, match=r"base_dir is a file, .*jobs\.csv\. Pass the folder"):
+        validate(table, base_dir="jobs.csv")
 
 
 def test_many_rows_are_read_at_once():

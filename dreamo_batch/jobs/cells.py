@@ -47,6 +47,7 @@ _PATH_CHARACTERS_MAX: Final = 4096
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
+_POWER = re.compile(r"[1-9](?:\.\d+)?e\+(\d\d)", re.ASCII)
 _BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write them
     **dict.fromkeys(("true", "yes", "1", "1.0", "wahr", "vrai", "verdadero", "vero"), True),
     **dict.fromkeys(("false", "no", "0", "0.0", "falsch", "faux", "falso"), False),
@@ -88,7 +89,7 @@ def read_boolean(cell: Any) -> Read:
         cell = cell.strip().lower()
     if is_missing(cell):
         return Read()
-    is_number = isinstance(cell, (bool, np.bool_, numbers.Real)) and cell in {0, 1}
+    is_number = isinstance(cell, (bool, np.bool_, numbers.Real, Decimal)) and cell in {0, 1}
     value = _BOOLEANS.get(cell) if isinstance(cell, str) else bool(cell) if is_number else None
     return Read(value=value, fault=NOT_BOOLEAN if value is None else None)
 
@@ -147,8 +148,8 @@ def _parsed(text: str) -> Any:
 
 
 def exact_end(dtype: Any) -> int:
-    """Return the whole number from which on a float type skips integers."""
-    return int(2 ** (int(np.finfo(dtype).nmant) + 1))
+    """Return the whole number from which on a float type skips integers, or has more than 64 bits."""
+    return min(int(2 ** (int(np.finfo(dtype).nmant) + 1)), INT64_MAX + 1)
 
 
 def show(cell: Any) -> str | None:
@@ -181,6 +182,9 @@ def _integer_of_text(text: str) -> Read:
     if not text:
         return Read()
     match = _DIGITS.fullmatch(text)
+    # R writes 100000 as 1e+05, but only where that is shorter; longer ones were rounded to so many digits.
+    if (power := _POWER.fullmatch(text)) is not None and len(text) <= int(power[1]):
+        return _integer_of_number(Decimal(text))
     if match is None:
         return Read(fault=NOT_INTEGER)
     read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Read(fault=OUT_OF_RANGE)

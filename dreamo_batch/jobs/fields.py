@@ -49,7 +49,7 @@ _MIXED: Final = re.compile("[\u00c0-\u024f][\u0370-\u06ff]|[\u0370-\u052f][\u00c
 # Letters that a capital and the quote or dash after it would be in UTF-8, and hardly anybody writes.
 _RARE: Final = re.compile("[\u0180-\u036f\u0480-\u05bf\u0700-\u07ff]")
 _NO_VALUE: Final = re.compile(
-    r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/a|#nv|#n/d|#+"
+    r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/?a|#nv|#n/d|#+"
     r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
 )
 # Methods by which other libraries give a table.

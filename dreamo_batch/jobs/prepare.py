@@ -66,14 +66,13 @@ class Reading:
         sent = (self.widths, self.heights, self.own.codes)
         rest = (self.seeds.numbers, *sent, self.use_rephraser, self.replicates)
         _find_lookalikes(findings, self.prompts, rest)
-        said = [
-            (near, f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}.", near)
-            for name, near in renamed.items()
-        ]
+        is_first = np.arange(len(table)) == 0
+        for name, near in renamed.items():
+            what = f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}."
+            findings.add(COLUMN_NAME, near, is_first, what=what, near=near)
         for name, near in fields.misnamed(table).items():
-            said += [(name, f"Ignored column {show(name)!r}; did you mean {near!r}?", near)]
-        for name, what, near in said:
-            findings.add(COLUMN_NAME, name, np.arange(len(table)) == 0, what=what, near=near)
+            what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
+            findings.add(COLUMN_NAME, name, is_first, what=what, near=near)
         sweeps = (self.prompts.codes, *sent)
         fields.find_rephrased_sweeps(findings, self.seeds, self.use_rephraser, sweeps)
         self.is_valid = ~findings.is_in_error()
@@ -317,24 +316,15 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     def pictures(model: int, image: int, own: int) -> str:
         return pictures_of(names[model], images[image], owns[own])
 
-    places = zip(
-        reading.models.numbers[positions].tolist(),
-        reading.images.numbers[positions].tolist(),
-        reading.own.codes[positions].tolist(),
-        strict=True,
-    )
+    codes = (reading.models.numbers, reading.images.numbers, reading.own.codes)
+    places = zip(*(one[positions].tolist() for one in codes), strict=True)
     in_prompt = reading.prompts.codes[positions].tolist()
     heads = (
         head_of(pictures(*place), prompts[prompt], names[place[0]])
         for place, prompt in zip(places, in_prompt, strict=True)
     )
-    tails = map(
-        functools.cache(tail_of),
-        reading.widths[positions].tolist(),
-        reading.heights[positions].tolist(),
-        reading.use_rephraser[positions].tolist(),
-        reading.replicates[positions].tolist(),
-    )
+    numbers = (reading.widths, reading.heights, reading.use_rephraser, reading.replicates)
+    tails = map(functools.cache(tail_of), *(one[positions].tolist() for one in numbers))
     return zip(heads, tails, strict=True)
 
 
@@ -379,14 +369,12 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
     positions = wanted.positions[is_first]
     ids = list(itertools.compress(wanted.ids, is_first))
     images = [reading.images.sources[number] for number in reading.images.numbers[positions].tolist()]
+    numbers = (reading.widths, reading.heights, reading.use_rephraser, reading.replicates)
     fields = (
         ids,
         map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
         itertools.compress(wanted.seeds, is_first),
-        reading.widths[positions].tolist(),
-        reading.heights[positions].tolist(),
-        reading.use_rephraser[positions].tolist(),
-        reading.replicates[positions].tolist(),
+        *(one[positions].tolist() for one in numbers),
         (one[0] for one in images),
         (one[1:] for one in images),
         map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),

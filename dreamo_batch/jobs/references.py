@@ -29,7 +29,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
-from dreamo_batch.errors import StorageFailed, as_file
+from dreamo_batch.errors import StorageFailed, UsageError, as_file
 from dreamo_batch.jobs.cells import distinct, is_blank, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
@@ -37,7 +37,7 @@ from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
 from dreamo_batch.service.config import PORTS
 from dreamo_batch.service.messages import unix_time
-from dreamo_batch.text import option, type_of
+from dreamo_batch.text import option, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
@@ -460,6 +460,11 @@ class Check:
 
     def __post_init__(self) -> None:
         self.base_dir = as_file("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
+        if os.path.isfile(self.base_dir):  # noqa: PTH113 - never raises
+            name = spelled("base_dir", "--base-dir")
+            raise UsageError(
+                f"{name} is a file, {self.base_dir}. Pass the folder where relative paths start."
+            )
 
 
 @dataclass(frozen=True, slots=True)

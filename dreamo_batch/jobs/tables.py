@@ -64,7 +64,7 @@ def read_table(
     ----------
     path : pathlib.Path or str
         By suffix: ``.csv``, ``.tsv`` and ``.txt`` (UTF-8, names in the first line), ``.jsonl`` or ``.ndjson`` (one
-        object a line), ``.json`` (a list of objects), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
+        object a line), ``.json`` (also a list), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
     sep : str, optional
         The separator in CSV, TSV and text files, one character; default: detected in the first line.
     decimal : {".", ","}, optional
@@ -77,9 +77,9 @@ def read_table(
     pandas.DataFrame
         Inputs and outputs with the dtypes of `columns.INPUTS` and `columns.OUTPUTS`: error codes keep their
         zeros, seeds stay integers. An input column with an unreadable cell stays text, for `validate` to report.
-        Only empty cells are missing: a prompt ``NA`` is text. In CSV the types of the user's own columns are
-        guessed, and identifiers such as ``007`` stay text; Parquet columns come back as stored. Problems of the
-        table as it was read name lines of the file.
+        Empty cells are missing; except in prompt, `image` and the user's own columns, so are ``NA``, ``NaN``, ``<NA>``
+        and ``NULL``. In CSV the types of the user's own columns are guessed, and identifiers such as ``007`` stay text;
+        Parquet columns come back as stored. Problems of the table as it was read name lines of the file.
 
     Raises
     ------
@@ -365,7 +365,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> t
 
 def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
     """Return the decimal mark that some cell proves; refuse seeds and sizes that may be thousands where none does."""
-    numbers = [table[name] for name in table.columns if means(name) not in _TEXT_INPUTS]
+    numbers = [table[name] for name in table.columns if means(name) not in _AS_WRITTEN]
 
     def has_any(pattern: str) -> bool:
         return any(column.str.fullmatch(pattern, na=False).any() for column in numbers)
@@ -457,18 +457,17 @@ def _without_blank_rows(
     """Return the rows with any text or value by their numbers; warn of blank ones between them."""
     kept: dict[int, list[Any]] = {}
     blank: list[int] = []
-    n_between = 0
     for number, row in rows:
         if _has_text(row):
             kept[number] = row
-            n_between = len(blank)
         elif kept:
             blank.append(number)
     if not kept:
         part = "" if unit == "line" else ": the first sheet"
         raise TableError(f"{path}{part} is empty. Its first {unit} must name the columns.")
-    if between := blank[:n_between]:
-        warn(f"{path}: skipped {counted(n_between, 'blank row')} ({_places(unit, between)}).")
+    last = max(kept)
+    if between := [number for number in blank if number < last]:
+        warn(f"{path}: skipped {counted(len(between), 'blank row')} ({_places(unit, between)}).")
     return kept
 
 
@@ -514,7 +513,7 @@ def _with_points(table: pd.DataFrame) -> pd.DataFrame:
         for name in table.columns
         if table[name].dropna().str.fullmatch(_NUMBER).all()
         and table[name].notna().any()
-        and means(name) not in _TEXT_INPUTS
+        and means(name) not in _AS_WRITTEN
     }
     return table.assign(**changed) if changed else table
 
@@ -539,17 +538,19 @@ def _safe_for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
 
 # JSON
 
+_OBJECT: Final = re.compile(r"\s*\{.*\}\s*")
 _EXAMPLE: Final = '{"image": "cat.png", "prompt": "a cat"}'
 
 
 def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
     text, lines = cells.decoded(path, path.read_bytes()), list[int]()
-    if path.suffix.lower() in _JSON_LINES:
-        written = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    written = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    are_objects = len(written) > 1 and all(map(_OBJECT.fullmatch, written.values()))
+    if path.suffix.lower() in _JSON_LINES or are_objects:
         records = [_record(f"{path}: line {number}", line) for number, line in written.items()]
         lines = list(written)
     else:
-        hint = "JSON has no comments and no comma after the last item; JSON Lines are .jsonl."
+        hint = "JSON has no comments and no comma after the last item; JSON Lines have one object a line."
         records = _parsed(text, str(path), hint)
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise TableError(
@@ -630,6 +631,7 @@ _ROWS: Final = 1_048_575
 _ENGINE: Final = "openpyxl"
 _INSTALL: Final = "Install it with pip install 'dreamo-batch[excel]', or use CSV."
 _TEXT_INPUTS: Final = (columns.PROMPT, columns.MODEL, *_LISTED)
+_AS_WRITTEN: Final = (*_TEXT_INPUTS, columns.SIZE)
 _WORKBOOK: Final = "xl/workbook.xml"
 _PROPERTIES: Final = "docProps/core.xml"
 _MADE_AT = re.compile(rb"<dcterms:(created|modified)\b.*?</dcterms:\1>", re.DOTALL)
@@ -884,10 +886,8 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def holds_text(column: pd.Series) -> bool:
     """Return whether a column holds only text and lists of text."""
-    listed = (cells.items_of(cell) for cell in column)
-    items = chain.from_iterable(
-        [cell] if several is None else several for cell, several in zip(column, listed, strict=True)
-    )
+    listed = zip(column, map(cells.items_of, column), strict=True)
+    items = chain.from_iterable([cell] if several is None else several for cell, several in listed)
     return all(isinstance(item, str | os.PathLike) or cells.is_missing(item) for item in items)
 
 
@@ -946,6 +946,9 @@ def _is_shallow(cell: Any, levels: int = 50) -> bool:
 
 # What numbers of each unit since 1970 stay below until the year 5138.
 _EPOCHS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}
+# What R, pandas and SQL write for a missing value.
+_MISSING: Final = frozenset({"NA", "NaN", "nan", "<NA>", "NULL"})
+_NEEDED: Final = (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)  # which no row can do without
 _TYPED_INPUTS: Final = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE, columns.USE_REPHRASER)
 
 
@@ -955,15 +958,17 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
     series = {}
     for name, column in frame.items():
         meaning = means(name) if isinstance(name, str) else None
+        if name in outputs or meaning not in (None, *_NEEDED):
+            is_given = [not isinstance(cell, str) or cell not in _MISSING for cell in column]
+            column = column if all(is_given) else column.where(is_given)  # noqa: PLW2901
         if name in outputs:
             series[name] = _output(str(name), outputs[str(name)].dtype, column)
         elif meaning in _TYPED_INPUTS:
             read, converted = _converted(columns.INPUTS[meaning].dtype, column)
             series[name] = column if read.is_faulty.any() else converted
         else:
-            is_text = meaning in (*_TEXT_INPUTS, columns.SIZE)
             try:
-                series[name] = column.infer_objects() if is_text else own(column)
+                series[name] = column.infer_objects() if meaning in _AS_WRITTEN else own(column)
             except UnicodeEncodeError:  # half a character, for `validate` to report
                 series[name] = column
     return pd.DataFrame(series, index=frame.index)
