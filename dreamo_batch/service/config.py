@@ -10,13 +10,18 @@ import math
 import os
 import re
 import sys
+import unicodedata
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from dreamo_batch.errors import KeyMissing, SettingsError, is_number
 from dreamo_batch.service import contract
 from dreamo_batch.text import quoted, spelled, type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
@@ -28,9 +33,13 @@ _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 # How characters are written in URLs, also within other URLs, in JSON, Python and HTML.
 _ESCAPED: Final = re.compile(
-    r"%(?:25)*([0-9a-f]{2})|\\u([0-9a-f]{4})|\\x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
+    r"%(?:25)*([0-9a-f]{2})|[\\%]u([0-9a-f]{4})|(?:\\|0)x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
     re.IGNORECASE,
 )
+_NOTHING: Final = re.compile("(?!)")
+_BETWEEN: Final = bytes(code for code in range(128) if not chr(code).isalnum())
+# How a text is read: with its escapes or as it is, whole or only its letters and digits.
+_READINGS: Final = tuple(product((_ESCAPED, _NOTHING), (False, True)))
 # A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
@@ -39,30 +48,30 @@ _REVEALING_IN_IDS_CHARACTERS: Final = 8
 class Secret:
     """An API key that no repr, log or pickle shows."""
 
-    __slots__ = ("_starts", "_value")
+    __slots__ = ("_spellings", "_starts", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = _checked_key(value)
-        self._starts = {one[:_REVEALING_CHARACTERS].lower().encode() for one in self._spellings()}
+        plain = {_read(one, _NOTHING) for one in _exact(self._value)}
+        self._spellings = tuple(plain), tuple(_loose(self._value))
+        several = zip(self._spellings, (_REVEALING_CHARACTERS, _REVEALING_IN_IDS_CHARACTERS), strict=True)
+        self._starts = [{one[:n] for one in spellings} for spellings, n in several]
 
     def reveal(self) -> str:
         """Return the key itself, for the Authorization header only."""
         return self._value
 
     def mask(self, text: str) -> str:
-        """Replace the key wherever a text shows it, in any letter case.
+        """Replace the key wherever a text shows it, in any letter case, and backwards.
 
         Plain, with any of its characters escaped as in a URL, in JSON or in HTML, in base64, and cut off by the end of
-        the text.
+        the text. If it is long enough not to occur by chance, also as numbers, in other letters that look alike, and
+        with anything between its characters.
         """
-        if _ESCAPED.search(text):
-            text = self._mask_escaped(text)
-        for spelling in self._spellings():
-            text = re.sub(re.escape(spelling), MASK, text, flags=re.IGNORECASE)
-            for n_shown in range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1):
-                if text.endswith(spelling[:n_shown]):
-                    text = text[:-n_shown] + MASK
-                    break
+        for pattern, is_loose in _READINGS:
+            read = _read(text, pattern, is_loose=is_loose)
+            if any(start in read for start in self._starts[is_loose]):
+                text = self._mask_read(text, pattern, is_loose=is_loose)
         return text
 
     def is_in(self, text: str) -> bool:
@@ -70,14 +79,17 @@ class Secret:
 
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
-        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
-        lowered = _unescaped(text).lower()
-        return is_long and any(one.lower() in lowered for one in map(_unescaped, self._spellings()))
+        readings = ((_read(text, one, is_loose=loose), self._spellings[loose]) for one, loose in _READINGS)
+        return len(self._value) >= _REVEALING_IN_IDS_CHARACTERS and any(
+            one in read for read, spellings in readings for one in spellings
+        )
 
     def overwrite(self, content: bytes) -> bytes:
         """Replace the key in a file with as many asterisks; short ones are left, as in `is_in`."""
-        key = self._value.encode()
-        return content if len(key) < _REVEALING_IN_IDS_CHARACTERS else content.replace(key, b"*" * len(key))
+        shown = {self._value.encode().hex(), *_exact(self._value)}
+        for one in map(str.encode, shown if len(self._value) >= _REVEALING_IN_IDS_CHARACTERS else ()):
+            content = content.replace(one, b"*" * len(one))
+        return content
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
@@ -85,24 +97,24 @@ class Secret:
             return True
         # As it is, too: a key may itself contain what reads as an escape.
         lowered = answer.lower() + b"\0" + unquote_to_bytes(answer).lower()
-        is_escaped = b"&#" in lowered or b"%25" in lowered
-        return is_escaped or any(start in lowered for start in self._starts)
+        if not lowered.isascii() or any(mark in lowered for mark in (b"&#", b"%25", b"%u", b"0x")):
+            return True
+        readings = lowered.decode(), lowered.translate(None, _BETWEEN).decode()
+        return any(one in readings[is_loose] for is_loose in (False, True) for one in self._starts[is_loose])
 
-    def _mask_escaped(self, text: str) -> str:
-        """Replace the key where some of its characters are escaped, and what the end of the text cuts off of it."""
-        key, places = self._value.lower(), []
-        at = 0
-        for escape in _ESCAPED.finditer(text):
-            places += [*range(at, escape.start()), escape.start()]
-            at = escape.end()
-        places += [*range(at, len(text)), len(text)]
-        plain = _unescaped(text)
-        found = [one.span() for one in re.finditer(re.escape(key), plain, re.IGNORECASE)]
-        cut = (n for n in range(len(key) - 1, _REVEALING_CHARACTERS - 1, -1) if plain[-n:].lower() == key[:n])
-        found += [(len(plain) - n, len(plain)) for n in cut][:1]
-        for begin, end in reversed(found):
-            text = text[: places[begin]] + MASK + text[places[end] :]
-        return text
+    def _mask_read(self, text: str, pattern: re.Pattern[str], *, is_loose: bool) -> str:
+        """Replace what shows the key in the characters that a text is read as, and what its end cuts off of it."""
+        read = [one for one in _characters(text, pattern) if not is_loose or one[0].isalnum()]
+        plain = "".join(character for character, _, _ in read)
+        n_least = _REVEALING_IN_IDS_CHARACTERS if is_loose else _REVEALING_CHARACTERS
+        shown: set[int] = set()
+        for spelling in self._spellings[is_loose]:
+            spans = [one.span() for one in re.finditer(re.escape(spelling), plain)]
+            cut = (n for n in range(len(spelling) - 1, n_least - 1, -1) if plain.endswith(spelling[:n]))
+            spans += [(len(plain) - n, len(plain)) for n in cut][:1]
+            shown.update(*(range(read[begin][1], read[end - 1][2]) for begin, end in spans))
+        pieces = groupby(range(len(text)), shown.__contains__)
+        return "".join(MASK if is_shown else "".join(map(text.__getitem__, at)) for is_shown, at in pieces)
 
     def __repr__(self) -> str:
         return f"Secret({MASK!r})"
@@ -122,26 +134,55 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("an API key is never pickled or copied; pass it in DREAMO_API_KEY")
 
-    def _spellings(self) -> tuple[str, ...]:
-        escaped = json.dumps(self._value)[1:-1]  # a quote or a backslash
-        spellings = {self._value, quote(self._value, safe=""), escaped, escaped.replace("/", r"\/")}
-        for sent in (self._value, f"Bearer {self._value}"):
-            packed = base64.b64encode(sent.encode()).decode().rstrip("=")
-            spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
-        return tuple(sorted(spellings, key=len, reverse=True))
+
+def _exact(key: str) -> set[str]:
+    """Return how a key is written where nothing stands between its characters."""
+    escaped = json.dumps(key)[1:-1]  # a quote or a backslash
+    spellings = {
+        key,
+        key[::-1],
+        quote(key, safe=""),
+        escaped,
+        escaped.replace("/", r"\/"),
+        key.encode().hex(),
+    }
+    for sent in (key, f"Bearer {key}"):
+        packed = base64.b64encode(sent.encode()).decode().rstrip("=")
+        spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
+    return spellings
 
 
-def _unescaped(text: str) -> str:
-    """Return a text with its escaped characters as they are read; each is one character."""
+def _loose(key: str) -> Iterator[str]:
+    """Yield the letters and digits of a key, also of its numbers and its part of base64, if it is long, both ways."""
+    sent = key.encode()
+    shown = [key, base64.b32encode(sent).decode()]
+    shown += ["".join(format(code, kind) for code in sent) for kind in ("02x", "d", "03o", "08b")]
+    for one, n_before in product((sent, sent[::-1]), range(3)):  # bytes that share its first group of three
+        packed = base64.b64encode(bytes(n_before) + one).decode()
+        shown.append(packed[-(-8 * n_before // 6) : 8 * (n_before + len(sent)) // 6])
+    for text in shown:
+        squeezed = _read(text, _NOTHING, is_loose=True)
+        yield from (squeezed, squeezed[::-1]) if len(squeezed) >= _REVEALING_IN_IDS_CHARACTERS else ()
 
-    def read(escape: re.Match[str]) -> str:
-        percent, unicode, byte, hexadecimal, decimal, slash = escape.groups()
-        if slash:
-            return "/"
-        number = int(decimal) if decimal else int(percent or unicode or byte or hexadecimal, 16)
-        return chr(number) if number <= sys.maxunicode else "\ufffd"
 
-    return _ESCAPED.sub(read, text)
+def _read(text: str, escaped: re.Pattern[str], *, is_loose: bool = False) -> str:
+    """Return a text in ordinary lower-case letters, escapes as what they mean; only letters and digits if loose."""
+    plain = unicodedata.normalize("NFKD", escaped.sub(_read_escape, text)).lower()
+    return re.sub(r"[\W_]+", "", plain) if is_loose else plain
+
+
+def _read_escape(escape: re.Match[str]) -> str:
+    percent, unicode, byte, hexadecimal, decimal, slash = escape.groups()
+    if slash:
+        return "/"
+    number = int(decimal) if decimal else int(percent or unicode or byte or hexadecimal, 16)
+    return chr(number) if number <= sys.maxunicode else "\ufffd"
+
+
+def _characters(text: str, escaped: re.Pattern[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield each character that `_read` returns, and where it begins and ends in the text."""
+    for found in re.finditer(f"{escaped.pattern}|.", text, re.IGNORECASE | re.DOTALL):
+        yield from ((one, *found.span()) for one in _read(found[0], escaped))
 
 
 @dataclass(frozen=True, slots=True)
