@@ -64,6 +64,19 @@ def test_a_missing_combination_is_a_gap(table, tmp_path):
     ]
 
 
+def test_a_grid_of_one_column_uses_the_width(table, tmp_path):
+    """One seed and many prompts made a long column; a column of counted pictures has no heading to tell."""
+    one, counted = table[table["seed"] == 1], {"rows": "prompt", "columns": None}
+    pages = [
+        Page(gallery(part, run_dir=tmp_path, **axes).fragment()) for part, axes in ((one, {}), (one, counted))
+    ]
+    flowing = ["dg-flow" in page.all("div")[0]["class"] for page in pages]
+    assert flowing == [True, True]
+    assert ["hidden" in page.all("thead")[0] for page in pages] == [False, True]
+    for part in (table, one[:1]):  # both axes vary, or neither
+        assert "dg-flow" not in Page(gallery(part, run_dir=tmp_path).fragment()).all("div")[0]["class"]
+
+
 def test_the_reference_stands_beside_its_rows_where_they_differ(table, tmp_path):
     """Beside rows, over columns, or once."""
     draw(tmp_path, "other.png", RED)

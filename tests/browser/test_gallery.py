@@ -131,6 +131,29 @@ def test_a_page_unfolds_what_a_cell_has_no_room_for(browser, tmp_path):
     page.close()
 
 
+def test_rows_of_one_column_stand_side_by_side(browser, tmp_path):
+    """Arrows move as the eye does: right to the next prompt, down to the one below."""
+    table = grids.results(
+        {"prompt": list("abcdefghijk"), "seed": 7}, output_path=grids.draw(tmp_path, "a.png")
+    )
+    page = browser.new_page(viewport={"width": 900, "height": 800})
+    page.goto(dreamo.gallery(table, run_dir=tmp_path).to_html(tmp_path / "page.html").as_uri())
+    places = page.locator("tbody tr").evaluate_all("rows => rows.map(row => row.offsetTop)")
+    n_across = places.count(places[0])
+    assert n_across == 4
+    page.locator("td summary").first.focus()
+    for key, expected in (
+        ("ArrowRight", 1),
+        ("ArrowDown", 1 + n_across),
+        ("ArrowLeft", n_across),
+        ("ArrowUp", 0),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.parentElement.dataset.position") == str(expected)
+    assert page.locator(".dg-hint").inner_text() == "click or Enter: enlarge · arrows: move"
+    page.close()
+
+
 def test_keys_and_shift_choose_a_range(shop, notebook):
     """Space chooses, Shift with an arrow or a click extends, Escape clears; arrows move between cells."""
     shop.open_for_good()

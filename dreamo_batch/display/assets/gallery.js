@@ -85,8 +85,10 @@ class Gallery {
   neighbour(entry, down, across) {
     const cell = entry.closest("td");
     const rows = [...this.root.querySelectorAll("tbody tr:not([hidden])")];
-    const row = rows[rows.indexOf(cell.parentElement) + down];
-    const target = row?.children[cell.cellIndex + across];
+    const isFlow = this.root.matches(".dg-flow"); // one column, whose rows stand side by side
+    const nAcross = isFlow ? rows.filter(row => row.offsetTop === rows[0].offsetTop).length : 1;
+    const row = rows[rows.indexOf(cell.parentElement) + down * nAcross + (isFlow ? across : 0)];
+    const target = row?.children[isFlow ? 1 : cell.cellIndex + across];
     return target && !target.hidden && target.querySelector(".dg-entry:not([hidden])");
   }
   focus(entry) {
@@ -304,7 +306,8 @@ function setUpPage(root) {
     }
     select.addEventListener("change", () => filter(select.value));
   }
-  create("span", bar, "dg-hint", "click or Enter: enlarge \u00b7 arrows: move \u00b7 PageUp, PageDown: rows");
+  const turns = rows.length > pageRows ? " \u00b7 PageUp, PageDown: rows" : "";
+  create("span", bar, "dg-hint", `click or Enter: enlarge \u00b7 arrows: move${turns}`);
   document.addEventListener("keydown", event => {
     if (gallery.dialog.open || event.target.tagName === "SELECT" || rows.length <= pageRows) return;
     if (event.key !== "PageDown" && event.key !== "PageUp") return;
