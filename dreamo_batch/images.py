@@ -209,10 +209,10 @@ def is_jpeg(image: Image.Image) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none."""
+    """Return the EXIF orientation, 1 where there is none or a number without a meaning."""
     # PNG's own getexif() would decode the whole picture to look for EXIF data behind it.
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and value in _TURNS else 1
 
 
 def with_comment(jpeg: bytes, comment: bytes) -> bytes | None:

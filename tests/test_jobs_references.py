@@ -183,6 +183,7 @@ def test_rotated_animated_and_deep_pictures_are_warned_of():
     ):
         found = check(Source("bytes", content=content), Check(BASE)).findings
         assert [(one.code, one.severity) for one in found] == [(code, "warning")]
+    assert not check(Source("bytes", content=turned(99)), Check(BASE)).findings  # means nothing
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
@@ -688,6 +689,17 @@ def test_deep_grey_has_one_reading(tmp_path):
     assert (copy.min(), copy.max()) == (0, 255)
 
 
+@pytest.mark.parametrize(("mode", "dtype"), [("I;16B", ">u2"), ("I;16L", "<u2"), ("I;16N", "=u2")])
+def test_deep_pixels_of_any_byte_order_are_one_picture(mode, dtype, tmp_path):
+    """Pillow, which gives such pixels of a TIFF, would clip them at 255 where it converts them."""
+    levels = (RAMP * 65535).astype("uint16")
+    image = Image.frombytes(mode, levels.shape[::-1], levels.astype(dtype).tobytes())
+    table = pd.DataFrame({"image": [image], "prompt": ["a"]})
+    (job,) = prepare(table, entropy="e", inputs=Inputs(tmp_path)).jobs.values()
+    assert np.array_equal(np.asarray(Image.open(job.image.sent_location)), levels)
+    assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-colours"]
+
+
 def test_a_copy_of_one_colour_is_not_sent(monkeypatch):
     """White lines on nothing vanish where transparency must go."""
     image = Image.new("RGBA", (64, 48), (255, 255, 255, 0))
@@ -1060,6 +1072,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ('<img src="cat.png">', "without Markdown or HTML"),
         ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion
         ("/data/upload/1/cat.png", "Label Studio"),
+        ("cats/*.png", "use sweep(image=...)"),
+        ("cats/cat?.jpg", "use sweep(image=...)"),
     ],
 )
 def test_a_path_that_other_programs_write_says_what_to_write(written, words, tmp_path):
@@ -1073,11 +1087,11 @@ def test_a_path_that_other_programs_write_says_what_to_write(written, words, tmp
 def test_an_array_of_levels_is_the_picture_that_pil_makes_of_it(mode, tmp_path):
     """A picture is the same job however it is held in memory."""
     image = plain(mode=mode)
-    table = pd.DataFrame(
-        {"image": pd.Series([image, np.asarray(image)], dtype=object), "prompt": "a", "seed": 1}
-    )
+    levels = np.asarray(image)
+    held = [image, levels, *([levels[:, :, np.newaxis]] if mode == "L" else [])]
+    table = pd.DataFrame({"image": pd.Series(held, dtype=object), "prompt": "a", "seed": 1})
     rows = prepare(table, entropy="e", base_dir=tmp_path).rows
-    assert rows["duplicate_of"].tolist()[1:] == [0]
+    assert set(rows["duplicate_of"][1:]) == {0}
 
 
 def test_a_file_open_as_text_is_said(tmp_path):

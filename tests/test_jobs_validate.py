@@ -272,6 +272,19 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
             (word, "prompt-no-value")
             for word in ("#NV", "#WERT!", "#\u00bfNOMBRE?", "#SPILL!", "Err:502", "#####")
         ),
+        *(
+            (prompt, "prompt-in-quotes")
+            for prompt in (
+                '"a cat"',
+                " 'a\n\"big\" cat' ",
+                "`a cat`",
+                "\u201ca cat\u201d",
+                "\u201ea cat\u201c",
+            )
+        ),
+        ('"a" and "b"', None),
+        ("\u201ca\u201d and \u201cb\u201d", None),
+        ("'tis a cats' home of 'em", None),
         ("#1 of ten cats!", None),
         ("a\tb\r\n\fc\x85", None),
         ("none of them", None),

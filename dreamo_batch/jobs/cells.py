@@ -123,7 +123,7 @@ def unwrapped(cell: Any) -> Any:
     """Return the bytes or path within what Hugging Face datasets hold, and the picture of an array of 8-bit levels."""
     if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.ndim > 1:
         with contextlib.suppress(TypeError):  # of no picture's shape
-            return Image.fromarray(cell)
+            return Image.fromarray(cell[:, :, 0] if cell.shape[2:] == (1,) else cell)
     is_wrapped = isinstance(cell, dict) and {*cell} == {"bytes", "path"}
     return (cell["path"] if cell["bytes"] is None else cell["bytes"]) if is_wrapped else cell
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 # Columns
 
+_IN_QUOTES: Final = re.compile(
+    r"""(?s)\s*(?:(["'`])(?:(?!\1).)+\1|[\u201c\u201e][^\u201c\u201d]+[\u201c\u201d])\s*"""
+)
 # What a template leaves in a prompt whose names were never filled in.
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
 # Not white space: what wrong encodings leave in texts.
@@ -364,15 +367,8 @@ def _read_ref_types(findings: Findings, models: RowModels, counts: NDArray[np.in
         ]
         findings.add_cells(name, cells_.within(is_of_model), judged)
         is_other = is_of_model & is_given & (n_types != counts) & (counts > 0)
-        findings.add(
-            "ref_type-count",
-            name,
-            is_other,
-            n_types=n_types,
-            pictures=pictures,
-            default=known[0],
-            model=model.name,
-        )
+        details = {"n_types": n_types, "pictures": pictures, "default": known[0], "model": model.name}
+        findings.add("ref_type-count", name, is_other, **details)
     return Distinct(np.where(is_given, cells_.codes, -1), [tuple(map(str, words)) for words in read])
 
 
@@ -457,6 +453,8 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
         found.append(Finding.of("prompt-garbled"))
     if (word := _NO_VALUE.fullmatch(prompt)) is not None:
         found.append(Finding.of("prompt-no-value", word=word[1]))
+    if _IN_QUOTES.fullmatch(prompt) is not None:
+        found.append(Finding.of("prompt-in-quotes"))
     if (braces := _BRACES.search(prompt)) is not None:
         found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
     return found

@@ -797,16 +797,21 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
             return Finding.of("image-empty")
         if image.mode in _NUMBER_MODES:  # converted to RGB, most would be black
             return _numbers(image.mode, *images.extremes(image)[0])
-        if image.mode not in _PNG_MODES and image.mode not in _AS_PNG:
+        if image.mode in _PNG_MODES:
+            saveable = image
+        elif image.mode in images.DEEP_MODES:  # of another byte order; Pillow would clip the levels at 255
+            saveable = Image.fromarray(np.asarray(image).astype(np.uint16))
+        elif image.mode in _AS_PNG:
+            saveable = image.convert(_AS_PNG[image.mode])
+        else:
             return Finding.of("image-mode", mode=image.mode)
-        saveable = image if image.mode in _PNG_MODES else image.convert(_AS_PNG[image.mode])
         turn, exif = images.orientation(image), Image.Exif()
         exif[ExifTags.Base.Orientation] = turn
         png = images.encoded(
             saveable,
             "PNG",
             exif=None if turn in images.UPRIGHT else exif.tobytes(),
-            icc_profile=saveable.info.get("icc_profile"),
+            icc_profile=image.info.get("icc_profile"),
         )
         return _Loaded(png, _digest_of_pixels(image), PIXELS)
     except Exception as error:  # noqa: BLE001 - a lazily opened image raises almost anything

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from dreamo_batch.jobs.cells import Integers
 
-
 _DELIMITED: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _JSON_LINES: Final = (".jsonl", ".ndjson")
 _SUFFIXES: Final = (*_DELIMITED, *_JSON_LINES, ".json", ".parquet", ".xlsx")
@@ -269,12 +268,8 @@ def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
 
 
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
-
-
 _LOST: Final = (Image.Image, io.IOBase)
 _ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
-
-
 _WRITABLE: Final = (numbers.Number, np.generic, dt.date, dt.time, dt.timedelta, dict)  # others as their text
 
 
@@ -655,7 +650,7 @@ def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     except ImportError as error:  # pandas needs a newer openpyxl
         raise TableError(f"{path} can't be read here: {error} {_INSTALL}") from None
     except Exception as error:  # noqa: BLE001 - ZIP, XML and openpyxl each have their own errors
-        what = looks_like(path.read_bytes()) or f" ({error})"
+        what = f"{looks_like(path.read_bytes())}: {str(error).rstrip('.')}"
         raise TableError(
             f"{path} is not a readable Excel workbook{what}. Save it as .xlsx without a password, or export a CSV."
         ) from None
@@ -845,8 +840,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - Arrow and pandas raise almost anything for odd files
-        guess = looks_like(path.read_bytes()) or f": {error}"
-        raise TableError(f"{path} is not a readable Parquet file{guess}") from None
+        reason = f"{looks_like(path.read_bytes())}: {str(error).partition(chr(10))[0].rstrip('.')}."
+        raise TableError(f"{path} is not a readable Parquet file{reason}") from None
     # Other programs store times and categories differently.
     return _restored(frame, lambda series: series) if is_result(frame) else frame
 
