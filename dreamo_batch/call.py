@@ -414,6 +414,7 @@ class Call:
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
         self.notices, self.spending = coordinator.notices, budget
         coordinator.schedule.is_paused = self._waits()
+        coordinator.is_paused_on_request = self.not_before is not None
         on_begin(self)
         self.listeners.begin(self.client.settings.api_key)
         coordinator.report = self.report
@@ -472,7 +473,7 @@ class Call:
         self, ledger: Ledger, assignment: Assignment, before: Coordinator | None
     ) -> tuple[str, ...]:
         warnings = ledger.warnings + self.warned_of(ledger.state, assignment)
-        if before is not None and before.schedule.is_paused and not before.schedule.is_halted:
+        if before is not None and before.is_paused_on_request and not before.schedule.is_halted:
             warnings += ("the run on this directory was paused; this call resumes it",)
         return warnings
 

@@ -591,6 +591,26 @@ def test_a_call_behind_a_stopped_run_does_not_call_it_paused(flow, start, slow):
     flow.assert_finishes()
 
 
+def test_a_call_behind_one_that_shows_its_warnings_does_not_call_it_paused(flow, start, slow):
+    """Two calls at once: the first waits until its warnings are out, and nobody paused it."""
+    second: list[dreamo.Batch] = []
+
+    class StartsAnother(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            if not second:
+                second.append(start())
+
+    handler, log = StartsAnother(), logging.getLogger("dreamo_batch")
+    log.addHandler(handler)
+    try:
+        start(flow.table.assign(seeds=1))  # with a remark on the column
+    finally:
+        log.removeHandler(handler)
+    until(lambda: slow.let_tasks_end() or second[0].status.is_over)
+    assert not any("was paused" in line for line in second[0].status.notices)
+    flow.assert_finishes()
+
+
 def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_bought(
     flow, start, slow, caplog
 ):

@@ -131,6 +131,7 @@ class Coordinator:
         self.schedule = schedule
         self.assignment = assignment
         self.stopped: errors.DreamoError | None = None
+        self.is_paused_on_request = False  # and not until its call has shown its warnings
         self.notices: list[str] = []
         self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
         self.effects = effects
@@ -382,7 +383,7 @@ class Coordinator:
 
     def pause(self, *, is_paused: bool) -> None:
         """Hold back new creates, or resume them; jobs in flight finish either way."""
-        self.schedule.is_paused = is_paused
+        self.schedule.is_paused = self.is_paused_on_request = is_paused
         self.schedule.standstill.restart(self._clock.monotonic())
 
     def storage_failed(self, error: OSError) -> None:

@@ -23,7 +23,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, file_errors, warn
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import numbered, read_size, seed_numbers
+from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
 from dreamo_batch.jobs.references import matching
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, listed, type_of
@@ -341,6 +341,7 @@ def sweep(
         for name, value in given.items()
         if value is not None or name in {columns.IMAGE, text, *user_axes}
     }
+    _refuse_misspelled(axes, user_axes)
     if text == _TEMPLATE:
         _check_names(axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes)
     ties = _groups(axes, zip, tied)
@@ -363,6 +364,21 @@ def sweep(
         made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
         table.attrs[columns.SAMPLE] = {"rows": int(sample), "of": math.prod(lengths), "entropy": int(entropy)}
     return SweptTable.of(table, made_of=made or "one value each")
+
+
+def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[str]) -> None:
+    """Refuse an axis named nearly like an argument that isn't passed and in no template: it would change no picture."""
+    sides = {columns.SIZE, columns.WIDTH, columns.HEIGHT}
+    meant = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
+    if columns.SEED not in axes:
+        near = difflib.get_close_matches("n_seeds", user_axes, cutoff=0.8)
+        meant = dict.fromkeys(near, "n_seeds") | meant
+    for name in user_axes:
+        if name in meant and not any(f"{{{name}" in str(one) for one in axes.get(_TEMPLATE, ())):
+            raise UsageError(
+                f"Pass {meant[name]}=, not {name}=. For a column of your own of that name, use .assign({name}=...) on "
+                "the table that sweep returns."
+            )
 
 
 def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> tuple[str, ...]:
