@@ -33,7 +33,7 @@ from dreamo_batch.engine.ledger import OtherSeeds, peek_entropy
 from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
-from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
@@ -66,7 +66,7 @@ _OF_ONE_CALL: Final = frozenset(
 
 
 def run(
-    table: pd.DataFrame,
+    table: Table,
     run_dir: str | os.PathLike[str],
     *,
     client: Client | None = None,
@@ -324,7 +324,7 @@ def _joining(begin: Callable[[], T]) -> T:
 
 @takes_options_of_run()
 def plan(
-    table: pd.DataFrame,
+    table: Table,
     run_dir: str | os.PathLike[str] | None = None,
     **options: Unpack[PlanOptions],
 ) -> pd.DataFrame:
@@ -536,7 +536,7 @@ def plan_retry(
 
 
 @takes_options_of_run(but={"progress"})
-def start(table: pd.DataFrame, run_dir: str | os.PathLike[str], **options: Unpack[StartOptions]) -> Batch:
+def start(table: Table, run_dir: str | os.PathLike[str], **options: Unpack[StartOptions]) -> Batch:
     """Run the jobs of a table in the background, or resume them.
 
     Returns once the table is checked, the directory locked and the price known; everything else happens in threads.

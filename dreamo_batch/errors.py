@@ -259,6 +259,11 @@ class RunStopped(DreamoError):
 class BudgetReached(RunStopped):
     """The next attempt could exceed the cap.
 
+    Attributes
+    ----------
+    results : pandas.DataFrame
+        The table as it stands; never None, wherever it is raised.
+
     Examples
     --------
     >>> import tempfile
@@ -271,6 +276,8 @@ class BudgetReached(RunStopped):
     ...     print(stopped.results["status"].isin(["completed", "pending"]).all())
     True
     """
+
+    results: pd.DataFrame
 
 
 class AccessRefused(RunStopped):

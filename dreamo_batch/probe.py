@@ -19,7 +19,7 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
 from dreamo_batch.engine.plan import Amount, as_amount
 from dreamo_batch.images import encoded
-from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.results.comparison import compare_replicates
@@ -49,7 +49,7 @@ _NEW: Final = columns.ACTIONS[0]
 
 @takes_options_of_run()
 def probe_seeds(
-    table: pd.DataFrame,
+    table: Table,
     run_dir: str | os.PathLike[str],
     *,
     max_cost: Amount,
@@ -137,9 +137,7 @@ def probe_seeds(
     return compare_replicates(done, progress=progress)
 
 
-def _probe(
-    table: pd.DataFrame, k: int, base_dir: str | os.PathLike[str] | None
-) -> tuple[pd.DataFrame, Prepared]:
+def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
     errors.check_count("k", k)
     table, _ = recognised(as_frame(table))

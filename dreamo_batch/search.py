@@ -18,7 +18,7 @@ from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
 from dreamo_batch.errors import TableError, UsageError, as_names, check_count, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
-from dreamo_batch.jobs.fields import as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
 from dreamo_batch.parallel import working
 from dreamo_batch.results.load import folders_of
@@ -37,7 +37,7 @@ _ACCEPTED: Final = "accepted"
 
 @takes_options_of_run(but={"table"})
 def search(
-    jobs: pd.DataFrame,
+    jobs: Table,
     run_dir: str | os.PathLike[str],
     *,
     accept: Criterion | str | Callable[..., Any],

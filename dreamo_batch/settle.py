@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.ledger import Recovered
-    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.load import RunDir, Source
     from dreamo_batch.service.client import Client
 
 
@@ -165,7 +165,7 @@ def _ambiguous(attempts: tuple[Attempt, ...], row: Any, number: int | None) -> A
 
 
 def download(
-    results: pd.DataFrame | RunDir | Iterable[RunDir],
+    results: Source,
     *,
     run_dir: str | os.PathLike[str] | None = None,
     client: Client | None = None,

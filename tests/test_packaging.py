@@ -146,12 +146,28 @@ client = dreamo.Client(api_key="sk-example-key", base_url="http://127.0.0.1:9")
 try:
     dreamo.run(jobs, "runs/third", client=client, on_invalid="skip")
 except dreamo.BudgetReached as stopped:
-    left: pd.DataFrame | None = stopped.results
+    left: pd.DataFrame = stopped.results
+except dreamo.RunStopped as stopped:
+    table_or_none: pd.DataFrame | None = stopped.results
 dreamo.retry("runs/first", rows=[1, 2], classes="moderation", max_attempts=2)
 dreamo.resume(run_dir="runs/first", max_cost="6", progress=False)
 dreamo.plan(jobs, max_cost=5, unit_cost="0.03", base_dir=Path("pictures"))
 dreamo.search(jobs, "runs/s", accept="appearance >= 0.8", max_cost=1, gateway="local", max_in_flight=4)
 dreamo.probe_seeds(jobs, "runs/p", max_cost="1", on_ambiguous="hold")
+
+class TableOfAnotherLibrary:
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return jobs.__arrow_c_stream__(requested_schema)
+
+other = TableOfAnotherLibrary()
+dreamo.validate(other)
+dreamo.plan(other, "runs/first")
+done = dreamo.run(other, "runs/first", gateway="local")
+live = dreamo.start(other, "runs/first", gateway="local")
+dreamo.write_table(other, "jobs.csv")
+dreamo.costs(other, by="prompt")
+dreamo.gallery(other, rows="prompt")
+dreamo.export(other, "all.parquet")
 """
 
 _WRONG_CODE = """

@@ -22,13 +22,13 @@ from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import decoded, distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.results.load import RunDir, folders_of, read_results
+from dreamo_batch.results.load import Source, folders_of, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.text import counted, fill_template
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -49,7 +49,7 @@ _SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
 
 
 def compare(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     by: str | Sequence[str] = "seed",
     *,
     pairs: int = 40,

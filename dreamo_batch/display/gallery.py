@@ -29,7 +29,7 @@ from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, working, write_file
-from dreamo_batch.results.load import RunDir, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
+from dreamo_batch.results.load import Source, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import fill_template
@@ -62,7 +62,7 @@ _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (
 
 
 def gallery(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     rows: Names = ...,
     columns: Names = ...,
     *,

@@ -32,7 +32,7 @@ from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, threads, ticking, working, write_file
-from dreamo_batch.results.load import RunDir, as_paths, check_results, folders_of, load, pictures_left
+from dreamo_batch.results.load import Source, as_paths, check_results, folders_of, load, pictures_left
 
 if TYPE_CHECKING:
     import os
@@ -86,7 +86,7 @@ _PLAIN_PICTURES_MAX: Final = 100
 
 
 def contact_sheet(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     path: str | os.PathLike[str],
     *,
     run_dir: str | os.PathLike[str] | None = None,

@@ -15,7 +15,7 @@ import tomllib
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,16 @@ _CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pand
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service, other programs and other languages call these columns.
 _OTHER_NAMES: Final = tomllib.loads(Path(__file__).with_name("other_names.toml").read_text(encoding="utf-8"))
+
+
+class ArrowTable(Protocol):
+    """A table of another library with Arrow data, such as polars, Arrow or DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return its data as a stream of Arrow's."""
+
+
+Table: TypeAlias = pd.DataFrame | ArrowTable
 
 
 def check_pandas() -> None:

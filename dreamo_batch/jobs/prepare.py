@@ -148,7 +148,7 @@ _READINGS: Final = (
 
 
 def validate(
-    table: pd.DataFrame, *, base_dir: Path | str | None = None, fix_images: bool = False
+    table: fields.Table, *, base_dir: Path | str | None = None, fix_images: bool = False
 ) -> pd.DataFrame:
     """Find every problem of every row, without sending or writing anything.
 

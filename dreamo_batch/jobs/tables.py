@@ -35,7 +35,7 @@ from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, fil
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import as_frame, check_pandas, dtype_of, is_result, means
+from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, meant, quoted, spelled, type_of
@@ -129,7 +129,7 @@ def read_table(
     return TableOfFile.of(table, lines=pd.Series(lines or pd.NA, table.index, dtype=columns.INT))
 
 
-def write_table(frame: pd.DataFrame, path: Path | str, *, excel_safe: bool = False) -> None:
+def write_table(frame: Table, path: Path | str, *, excel_safe: bool = False) -> None:
     r"""Write a table of jobs, or of results, to a file, completely or not at all.
 
     Parameters

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.likeness import Distances
-    from dreamo_batch.results.load import RunDir
+    from dreamo_batch.results.load import Source
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]
@@ -102,7 +102,7 @@ class Measure(NamedTuple):
 
 
 def diversity(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     by: str | Sequence[str] | None = "prompt",
     *,
     max_bits: float = BITS_MAX,
@@ -167,7 +167,7 @@ def diversity(
 
 
 def near_duplicates(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     by: str | Sequence[str] | None = "prompt",
     *,
     max_bits: float = BITS_MAX,
@@ -234,7 +234,7 @@ def near_duplicates(
 
 
 def rank(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     by: AnyMetric | Iterable[AnyMetric] = ("appearance",),
     within: str | Sequence[str] | None = "prompt",
     *,
@@ -405,7 +405,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
 
 
 def compare_replicates(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     *,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,

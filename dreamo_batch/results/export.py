@@ -30,7 +30,7 @@ from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import each, working, write_file
-from dreamo_batch.results.load import RunDir, decided_for, folders_of, read_results, run_dir_of
+from dreamo_batch.results.load import Source, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, fill_template, first_line, joined, listed, one_line, option, spelled
@@ -93,7 +93,7 @@ class Item(NamedTuple):
 
 
 def export(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     folder: str | os.PathLike[str] | None = None,
     *,
     to: str | None = None,

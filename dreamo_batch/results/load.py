@@ -44,7 +44,7 @@ from dreamo_batch.engine.store import folder_of, is_url
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, as_names, logger_named, warn
 from dreamo_batch.frames import PALETTE
 from dreamo_batch.jobs.cells import groupable, is_missing, text_of, typed
-from dreamo_batch.jobs.fields import as_frame, check_pandas, rating_columns
+from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.results.rating_log import with_ratings
@@ -386,7 +386,7 @@ class History:
 
 # A history is passed by what reads it once and uses it several times.
 Directories: TypeAlias = RunDir | Iterable[RunDir] | History
-Source: TypeAlias = pd.DataFrame | Directories
+Source: TypeAlias = Table | Directories
 
 
 class Groups(NamedTuple):
@@ -504,7 +504,7 @@ def from_results(results: pd.DataFrame) -> History:
     return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_submitted.to_numpy()))
 
 
-def read_results(source: pd.DataFrame | RunDir | Iterable[RunDir], *needed: str) -> pd.DataFrame:
+def read_results(source: Source, *needed: str) -> pd.DataFrame:
     """Return results, loaded from run directories if necessary; raise for other tables."""
     source = as_frame(source)
     results = source if isinstance(source, pd.DataFrame) else load(source)

@@ -26,7 +26,7 @@ from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import each, is_on_cluster, working
-from dreamo_batch.results.load import RunDir, check_results, folders_of, read_results
+from dreamo_batch.results.load import Source, check_results, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    source: pd.DataFrame | RunDir | Iterable[RunDir],
+    source: Source,
     metrics: AnyMetric | Iterable[AnyMetric] = ("appearance",),
     *,
     run_dir: str | os.PathLike[str] | None = None,
