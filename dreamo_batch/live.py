@@ -300,7 +300,10 @@ def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
 @contextmanager
 def in_foreground() -> Iterator[None]:
     """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
-    is_closed = getattr(sys.stderr, "closed", False)
+    try:
+        is_closed = getattr(sys.stderr, "closed", False)
+    except ValueError:  # what it wrote to was detached
+        is_closed = True
     with errors.interrupts_without_our_lines(), redirect_stderr(None) if is_closed else nullcontext():
         yield
 

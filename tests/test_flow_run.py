@@ -868,7 +868,13 @@ def _closed() -> io.StringIO:
     return stream
 
 
-@pytest.mark.parametrize("stream", [None, _closed()], ids=["none", "closed"])
+def _detached() -> io.TextIOWrapper:
+    stream = io.TextIOWrapper(io.BytesIO())
+    stream.detach()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, _closed(), _detached()], ids=["none", "closed", "detached"])
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_run_without_standard_error_gives_its_results(gateway, reference, monkeypatch, stream, progress):
     """Neither a bar nor a log fails on it; the stream is left as it was."""
