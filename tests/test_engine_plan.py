@@ -12,7 +12,9 @@ from dreamo_batch.engine import checkpoint, plan
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.plan import RunOptions, decide
 from dreamo_batch.jobs.prepare import prepare
+from dreamo_batch.jobs.references import Inputs
 from tests.fakes import prepared
+from tests.pictures import encoded, plain
 
 SWITCHES = [
     RunOptions(
@@ -207,6 +209,21 @@ def test_new_rows_of_a_rephrased_seed_sweep_say_so():
     assert plan.warnings_of(swept, {}, ()) == ()
     kept = prepare(table.assign(use_rephraser=False), entropy="e")
     assert plan.warnings_of(kept, {}, kept.jobs) == ()
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_a_picture_that_changed_where_it_was_is_named(tmp_path, seed):
+    """A viewer that turns a photo, or a sync that strips its metadata, makes new jobs of all its rows."""
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded(plain()))
+    table = pd.DataFrame({"image": [str(photo)], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
+    bought = prepare(table, entropy="e", inputs=Inputs(tmp_path))
+    checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
+    state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
+    photo.write_bytes(encoded(plain(colour=(0, 0, 9))))
+    now = prepare(table, entropy="e", inputs=Inputs(tmp_path))
+    nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
+    assert nearly == dict.fromkeys(now.jobs, "the content of its picture file")
 
 
 URL = "https://b.s3.amazonaws.com/a/fox.png"

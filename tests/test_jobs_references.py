@@ -1059,6 +1059,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("${DATA}/cat.png", "Variables such as $HOME aren't filled in"),
         ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't filled in"),
         ("iVBORw0KGgoAAAANSUhEUg" * 300, "put data:image/png;base64, before it"),
+        ("image/png;base64,iVBORw0KGgo", "as data:image/png;base64,..."),
+        ("base64," + "iVBORw0KGgoAAAANSUhEUg" * 300, "as data:image/png;base64,..."),
         ("/9j/4AAQSkZJRgABAQAAAQABAAD", "put data:image/png;base64, before it"),
         (repr(encoded(plain()))[:3000], "It is how Python shows bytes"),
         (repr(encoded(plain(), "JPEG"))[:100], "It is how Python shows bytes"),

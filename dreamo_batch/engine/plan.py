@@ -302,7 +302,7 @@ def _parts_of(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
-    pictures = tuple(place(one.location) if one.kind == URL else one.digest for one in job.images)
+    pictures = tuple(place(one.location) if one.kind == URL else one.location for one in job.images)
     return (pictures, seen(job.prompt), *rest)
 
 
@@ -316,6 +316,8 @@ def _differs(job: Job, other: Job) -> str:
 
 
 def _image_difference(image: ImageSource, other: ImageSource) -> str:
+    if image.digest != other.digest and image.kind != URL:
+        return "the content of its picture file"
     if image.kind != URL:
         is_fixed = [one.sent_digest != one.digest for one in (image, other)]
         return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""

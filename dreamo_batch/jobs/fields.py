@@ -540,12 +540,10 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
     sides = tuple(_read(name, findings, cells.integers) for name in _SIDES)
     is_named = named[0].is_given | named[0].is_faulty
     has_side = [side.is_given | side.is_faulty for side in sides]
+    of_size = {"width": named[0].numbers, "height": named[1].numbers}
     for name, meant, side in zip(_SIDES, named, sides, strict=True):
         differs = meant.is_given & side.is_given & (meant.numbers != side.numbers)
-        width, height = (one.numbers for one in named)
-        findings.add(
-            "size-contradiction", columns.SIZE, differs, width=width, height=height, side=name, n=side.numbers
-        )
+        findings.add("size-contradiction", columns.SIZE, differs, side=name, n=side.numbers, **of_size)
     default = models.take("side_default_px")
     for name, has, has_other in zip(_SIDES, has_side, reversed(has_side), strict=True):
         findings.add("one-side-only", name, has & ~has_other & ~is_named, default=default)

@@ -386,11 +386,10 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
 def _rows(reading: Reading, wanted: _Wanted) -> pd.DataFrame:
     index = pd.RangeIndex(len(reading.is_valid))
     is_again = wanted.firsts != wanted.positions
+    again = (wanted.positions[is_again], wanted.firsts[is_again])
     rows = {
         columns.JOB_ID: _filled(index, wanted.positions, wanted.ids, columns.STR),
-        columns.DUPLICATE_OF: _filled(
-            index, wanted.positions[is_again], wanted.firsts[is_again], columns.INT
-        ),
+        columns.DUPLICATE_OF: _filled(index, *again, columns.INT),
         columns.SEED_SENT: _filled(index, wanted.positions, wanted.seeds, columns.INT),
     }
     return pd.DataFrame(rows | _images_of(reading, index) | _errors_of(reading, index), index=index)
