@@ -63,6 +63,15 @@ def test_a_row_that_was_never_sent_stands_where_its_table_has_its_seed():
     assert cells(grid) == [[[0], [1], []], [[], [2], []], [[], [], [3]], [[], [], [4]]]
 
 
+@pytest.mark.parametrize(
+    "dtype", ["int64[pyarrow]", "double[pyarrow]", "string", "category", "Float32", pd.SparseDtype("int64")]
+)
+def test_seeds_of_any_dtype_are_columns(dtype):
+    """Arrow's numbers, which pandas reads with dtype_backend="pyarrow", can less than its own."""
+    table = results({"prompt": ["a", "a"], "seed": pd.Series([10, 9]).astype(dtype)}, seed_sent=[10, 9])
+    assert labels(lay_out(table).columns) == ["9", "10"]
+
+
 def test_a_table_without_its_seeds_tells_them_by_those_that_recur():
     """Where the column seed was dropped, seeds met twice are lines, and others are taken as drawn."""
     kept = results({"prompt": ["a", "b"]}, seed_sent=[5, 5])

@@ -616,7 +616,7 @@ def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_b
 ):
     """Whoever writes `seeds` for `seed` sees it in the plan, the log and the run, not only in validate."""
     table = flow.table.rename(columns={"seed": "seeds"})
-    assert "Warning: column-name: Ignored column 'seeds'; did you mean 'seed'" in repr(
+    assert "Warning: column-not-read: Ignored column 'seeds'; did you mean 'seed'" in repr(
         dreamo.plan(table, unit_cost=1)
     )
     live = start(table)

@@ -98,8 +98,8 @@ def test_however_several_pictures_are_written_they_are_the_same_job(folder, seve
             {"model": "spark_dreamo", "guidance_scale1": "much"},
             [("guidance_scale1", "parameter-not-of-model")],
         ),
-        ("a.png", {"guidance": 3, "image1": "b.png"}, [("image1", "column-name")]),
-        ("a.png", {"ref_type_list": "IP"}, [("ref_type_list", "column-name")]),
+        ("a.png", {"guidance": 3, "image1": "b.png"}, [("image1", "column-not-read")]),
+        ("a.png", {"ref_type_list": "IP"}, [("ref_type_list", "column-not-read")]),
     ],
 )
 def test_each_rule_is_found_in_its_column(folder, image, values, expected):

@@ -143,8 +143,8 @@ def test_a_column_named_nearly_like_one_that_is_read_is_reported():
     )
     found = validate(table)
     assert found[["position", "column", "code", "severity"]].to_numpy().tolist() == [
-        [0, "size", "column-name", "warning"],
-        [0, "Seeds ", "column-name", "warning"],
+        [0, "size", "column-not-read", "warning"],
+        [0, "Seeds ", "column-not-read", "warning"],
     ]
     assert found["message"][0].startswith("Read column 'SIZE' as 'size'.")
     assert found["message"][1] == "Ignored column 'Seeds'; did you mean 'seed'?"
@@ -332,7 +332,7 @@ def test_cells_that_can_not_say_what_they_are_are_named_by_their_type(name):
 def test_a_name_spelled_otherwise_is_taken_for_what_it_means(name):
     """Case, blanks, width and what can't be seen make no other column; one notice says so."""
     found = validate(pd.DataFrame({"image": [URL], "prompt": "a", name: [-7]}))
-    assert set(found["code"]) == {"column-name", "seed-out-of-range"}
+    assert set(found["code"]) == {"column-not-read", "seed-out-of-range"}
     with pytest.raises(TableError, match=r"both mean 'seed'. Rename or drop"):
         validate(pd.DataFrame({"image": [URL], "prompt": "a", name: [1], "seed": 2}))
 
@@ -340,7 +340,7 @@ def test_a_name_spelled_otherwise_is_taken_for_what_it_means(name):
 def test_longer_names_are_taken_for_what_they_mean():
     """Blanks and hyphens stand for the underscore."""
     table = pd.DataFrame({"Image-URL": [URL], "PROMPT": "a", "Use Rephraser": ["maybe"]})
-    assert validate(table)["code"].tolist().count("column-name") == 3
+    assert validate(table)["code"].tolist().count("column-not-read") == 3
 
 
 def test_tables_of_other_libraries_are_taken():

@@ -27,6 +27,7 @@ from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of, printable
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.references import FILE, URL, Source, read_source
+from dreamo_batch.jobs.tables import as_input
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import threads, ticking
 from dreamo_batch.results.load import check_results
@@ -443,9 +444,8 @@ def _named_seeds(results: pd.DataFrame) -> pd.Series:
     sent = columns.integers(results[columns.SEED_SENT])
     if columns.SEED not in results.columns:
         return sent.where((sent >= 0) & sent.duplicated(keep=False).any())
-    named = pd.to_numeric(results[columns.SEED], errors="coerce")
-    whole = columns.integers(named.where((named % 1 == 0) & (named < 2**53)))
-    return sent.fillna(whole).where(named >= 0)  # an invalid row was never sent
+    named = as_input(columns.SEED, results[columns.SEED])
+    return sent.fillna(named).where(named >= 0)  # an invalid row was never sent
 
 
 def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.intp]:

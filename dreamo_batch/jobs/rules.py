@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
-COLUMN_NAME: Final = "column-name"
+COLUMN_NAME: Final = "column-not-read"
 LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 _FINDING: Final = "finding"
