@@ -35,10 +35,10 @@ from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.jobs.references import Inputs
+from dreamo_batch.jobs.references import Check, Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import Batch, begin, in_foreground, moment, run_to_end, wait_until
-from dreamo_batch.parallel import bars
+from dreamo_batch.parallel import Cluster, bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, meant, option, spelled
 
@@ -56,7 +56,6 @@ logger = logger_named(__name__)
 
 T = TypeVar("T")
 V = TypeVar("V", bound="Callable[..., Any]")
-Cluster = Any  # a Dask client, an executor, or a number of processes
 
 _OF_A_TABLE: Final = frozenset({"table", "base_dir"})
 # Options that a later call doesn't take over: the cap is in the ledger, the others are passed each time.
@@ -277,16 +276,8 @@ def _call(
     entropy = peek_entropy(directory) or new_entropy()
     kept = Inputs(directory.inputs if is_kept and refusal is None else None)
     with kept.undone_if_refused():
-        prepared = prepare(
-            table,
-            entropy=entropy,
-            random_seed=options.random_seed,
-            base_dir=given["base_dir"],
-            inputs=kept,
-            fix_images=options.fix_images,
-            known_images=known_images(directory.jobs),
-            at=at,
-        )
+        how = Check(given["base_dir"], options.fix_images, kept, known_images(directory.jobs), at)
+        prepared = prepare(table, how, entropy=entropy, random_seed=options.random_seed)
         errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
         # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
         is_over = at is None and not prepared.jobs and errors[columns.CODE].eq(LINK_EXPIRED).all()
@@ -367,14 +358,9 @@ def plan(
     _refuse_what_run_refuses(directory, given)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
-    prepared = prepare(
-        table,
-        entropy=entropy,
-        random_seed=checked.random_seed,
-        base_dir=given["base_dir"],
-        fix_images=checked.fix_images,
-        known_images={} if directory is None else known_images(directory.jobs),
-    )
+    known = {} if directory is None else known_images(directory.jobs)
+    how = Check(given["base_dir"], checked.fix_images, Inputs(None), known)
+    prepared = prepare(table, how, entropy=entropy, random_seed=checked.random_seed)
     return planned(prepared, table.index, state, checked, directory, is_copy=is_copy)
 
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dreamo_batch.service.failures import Failure
+
 _PACKAGE: Final = __file__.removesuffix("errors.py")
 
 
@@ -365,7 +367,7 @@ class ServiceError(DreamoError):
     500
     """
 
-    def __init__(self, failure: Any) -> None:
+    def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
 

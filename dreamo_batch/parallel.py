@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from dreamo_batch import errors, files
 from dreamo_batch.importing import load_module, refuse_at_exit
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Item = TypeVar("Item")
+Cluster: TypeAlias = Any  # a Dask client, an executor, or a number of processes
 
 logger = errors.logger_named(__name__)
 
@@ -60,7 +61,9 @@ def bars(wanted: bool) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def working(*, cluster: Any = None, n_workers: int | None = None, progress: bool = True) -> Iterator[None]:
+def working(
+    *, cluster: Cluster = None, n_workers: int | None = None, progress: bool = True
+) -> Iterator[None]:
     """Set who works on the pictures of a block: a cluster, or so many threads; and whether bars show it."""
     refuse_other(cluster)
     if n_workers is not None:
@@ -182,7 +185,7 @@ def each(
 # Other processes: Dask, or any executor of `concurrent.futures`.
 
 
-def refuse_other(cluster: Any) -> None:
+def refuse_other(cluster: Cluster) -> None:
     """Raise for what can't work on anything."""
     if cluster is not None and not (is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
         raise errors.UsageError(
@@ -201,7 +204,7 @@ def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
     return [items[start : start + n] for start in range(0, len(items), n)]
 
 
-def _in_chunks(cluster: Any, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:
+def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:
     """Work on each chunk on the cluster, and yield the results in order; both must be picklable.
 
     A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
@@ -231,7 +234,7 @@ def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
     return [do(item) for item in items]
 
 
-def n_workers(cluster: Any) -> int:
+def n_workers(cluster: Cluster) -> int:
     """Return how many tasks can be worked on at once."""
     if is_count(cluster):
         return int(cluster)
@@ -241,7 +244,7 @@ def n_workers(cluster: Any) -> int:
 
 
 @contextmanager
-def executor_of(cluster: Any, begin: Callable[[], None] | None = None) -> Iterator[Executor]:
+def executor_of(cluster: Cluster, begin: Callable[[], None] | None = None) -> Iterator[Executor]:
     """Open what works on tasks: threads if None; processes of this machine are started, and each begins with a call."""
     if cluster is None:
         with threads(_THREADS) as pool:
@@ -318,13 +321,13 @@ def refuse_in_import() -> None:
         raise errors.UsageError(f"Nothing is done while a new process imports the script. {_GUARD}")
 
 
-def is_count(cluster: Any) -> bool:
+def is_count(cluster: Cluster) -> bool:
     """Whether it is a number of processes of this machine."""
     is_whole = isinstance(cluster, numbers.Integral) and cluster is not True
     return is_whole and 1 <= int(cluster) < _PROCESSES_MAX
 
 
-def _is_dask(cluster: Any) -> bool:
+def _is_dask(cluster: Cluster) -> bool:
     return callable(getattr(cluster, "get_executor", None))
 
 

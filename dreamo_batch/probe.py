@@ -21,6 +21,7 @@ from dreamo_batch.engine.plan import Amount, as_amount
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
+from dreamo_batch.jobs.references import Check, Inputs
 from dreamo_batch.money import dollars, money, times, total
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
@@ -144,7 +145,7 @@ def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tup
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]
-    prepared = prepare(user, entropy=_ENTROPY, base_dir=base_dir)
+    prepared = prepare(user, Check(base_dir, inputs=Inputs(None)), entropy=_ENTROPY)
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
@@ -183,7 +184,7 @@ def _refuse_other_table(
         stored_jobs = set(read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
     except errors.DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
-    jobs = prepare(probe, entropy=_ENTROPY, base_dir=base_dir).jobs
+    jobs = prepare(probe, Check(base_dir, inputs=Inputs(None)), entropy=_ENTROPY).jobs
     again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:

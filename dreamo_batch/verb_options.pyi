@@ -4,11 +4,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from .batch import Cluster
 from .call import Gateway
 from .cluster.shared_budget import Budget
 from .engine.events import RunEvent
 from .engine.plan import Amount
+from .parallel import Cluster
 from .service.client import Client
 
 class ProbeOptions(TypedDict, total=False):

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.call import Call
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shards import SIGNAL, Pulse, ShardedCall
 from dreamo_batch.engine import store
@@ -299,7 +300,7 @@ def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, mon
     task.name = "shards/00"
     (tmp_path / task.name).mkdir(parents=True)
     monkeypatch.setattr(shards, "beat_s", lambda _run_dir: 20.0)
-    call = ShardedCall(RunDirectory(tmp_path), None, "entropy", None, cluster=2)
+    call = ShardedCall(Call(RunDirectory(tmp_path), None, "entropy", None), 2)
     call._snapshots = {}
     work = shards._HandedOut([task.name], task.pulse_id)
     for beat in beats:

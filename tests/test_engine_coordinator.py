@@ -293,7 +293,7 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     given(coordinator)
     coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     ledger = coordinator.ledger
-    ledger.record([effects.sending(("a", 2), clock.wall(), seed_sent=7, reserved=None)])
+    ledger.record([effects.sending(("a", 2), clock.wall(), None, seed=7, reserved=None)])
     ledger.record([effects.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
     options = plan.RunOptions()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
@@ -385,7 +385,7 @@ def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, c
     """Lost, in doubt, lost again and not sent: the row is held as in doubt, and never silently dropped."""
     ledger, told = make("a").ledger, [("accepted", "lost"), ("ambiguous",), ("accepted",), ("not_sent",)]
     for number, kinds in enumerate(told, start=1):
-        ledger.record([effects.sending(("a", number), clock.wall(), seed_sent=7, reserved=None)])
+        ledger.record([effects.sending(("a", number), clock.wall(), None, seed=7, reserved=None)])
         for kind in kinds:
             fields = {"task_id": f"t{number}"} if kind == "accepted" else {}
             ledger.record([Event(EventKind(kind), "a", number, clock.wall(), fields)])

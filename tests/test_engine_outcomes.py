@@ -72,14 +72,10 @@ def test_waiting_counts_from_the_first_refusal_to_being_taken():
         (120.0, 121.0, unreachable),
         (130.0, 131.0, "t1"),  # to here
     ):
-        attempt = advance(
-            attempt, effects.sending(KEY, sent_at, seed_sent=7, reserved="0.03", before=attempt)
-        )
+        attempt = advance(attempt, effects.sending(KEY, sent_at, attempt, seed=7, reserved="0.03"))
         attempt = advance(attempt, ended(result, attempt, answered_at))
     assert (attempt.stage, attempt.n_refusals, attempt.waited_s) == (Stage.ACCEPTED, 2, 29.0)
-    attempt = advance(
-        Attempt("b", 1), effects.sending(("b", 1), 1.0, seed_sent=7, reserved=None, before=None)
-    )
+    attempt = advance(Attempt("b", 1), effects.sending(("b", 1), 1.0, None, seed=7, reserved=None))
     attempt = advance(attempt, effects.create_ended(attempt, CreateAnswer(("b", 1), "t2"), 9.0))
     assert (attempt.n_refusals, attempt.waited_s, attempt.reserved) == (None, None, None)
 
@@ -87,7 +83,7 @@ def test_waiting_counts_from_the_first_refusal_to_being_taken():
 def test_a_clock_set_back_never_makes_waiting_negative():
     """Wall clocks jump; what is counted does not shrink."""
     attempt = Attempt("a", 1, Stage.UNSENT, n_refusals=1, waited_s=5.0, answered_at=200.0)
-    assert effects.sending(KEY, 100.0, seed_sent=7, reserved=None, before=attempt).fields["waited_s"] == 5.0
+    assert effects.sending(KEY, 100.0, attempt, seed=7, reserved=None).fields["waited_s"] == 5.0
 
 
 def test_a_completed_task_keeps_what_it_says():

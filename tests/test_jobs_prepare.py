@@ -16,6 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.jobs.prepare import Draw, head_of, job_id, prepare, tail_of, text_of
+from dreamo_batch.jobs.references import Check, Inputs
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"
@@ -107,7 +108,10 @@ def test_index_order_and_path_do_not_count(tmp_path):
         .iloc[::-1]
         .set_index("prompt", drop=False)
     )
-    first, second = (prepare(one, entropy="e", base_dir=tmp_path).rows["job_id"] for one in (table, moved))
+    first, second = (
+        prepare(one, Check(tmp_path, inputs=Inputs(None)), entropy="e").rows["job_id"]
+        for one in (table, moved)
+    )
     assert set(first) == set(second)
 
 
@@ -265,7 +269,7 @@ def test_a_table_is_not_changed():
         {"image": [URL, plain()], "prompt": ["a", None], "seed": [1.0, np.nan]}, index=["x", "x"]
     )
     before = table.copy(deep=True)
-    prepare(table, entropy="e", fix_images=True)
+    prepare(table, Check(fix_images=True, inputs=Inputs(None)), entropy="e")
     pd.testing.assert_frame_equal(table, before)
 
 

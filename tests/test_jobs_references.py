@@ -15,6 +15,7 @@ import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -354,7 +355,7 @@ def test_one_picture_in_every_guise_is_one_picture(tmp_path):
     cells += [f"file://{tmp_path}/cat.dat", f"'file://localhost{tmp_path}/c%61t.dat'", io.BytesIO(content)]
     cells += [{"bytes": content, "path": "gone.png"}, {"bytes": None, "path": "cat.dat"}, read_to_its_end]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": 1})
-    prepared = prepare(table, entropy="e", base_dir=tmp_path, inputs=Inputs(tmp_path / "inputs"))
+    prepared = prepare(table, Check(tmp_path, inputs=Inputs(tmp_path / "inputs")), entropy="e")
     digest = hashlib.sha256(content).hexdigest()
     assert len(prepared.jobs) == 1
     assert set(prepared.rows["image_digest"]) == {digest}
@@ -366,9 +367,9 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     """Planning leaves no trace, and gives the same jobs."""
     monkeypatch.chdir(tmp_path)
     table = pd.DataFrame({"image": [plain(), encoded(plain(), "GIF")], "prompt": "a", "seed": 1})
-    planned = prepare(table, entropy="e", fix_images=True)
+    planned = prepare(table, Check(fix_images=True, inputs=Inputs(None)), entropy="e")
     assert list(tmp_path.iterdir()) == []
-    run = prepare(table, entropy="e", fix_images=True, inputs=Inputs(tmp_path / "inputs"))
+    run = prepare(table, Check(fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e")
     assert list(planned.jobs) == list(run.jobs)
     assert planned.rows["image_sent_digest"].tolist() == run.rows["image_sent_digest"].tolist()
     assert [Path(place).name for place in run.rows["image_sent"]] == planned.rows["image_sent"].tolist()
@@ -378,7 +379,7 @@ def test_a_relative_folder_gives_absolute_places(tmp_path, monkeypatch):
     """What is recorded must still be found from another working directory."""
     monkeypatch.chdir(tmp_path)
     inputs = Inputs(directory.RunDirectory("runs/a").inputs)
-    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), entropy="e", inputs=inputs)
+    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), Check(inputs=inputs), entropy="e")
     assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "runs" / "a" / "inputs"
 
 
@@ -402,13 +403,8 @@ def test_what_is_sent_is_what_stands_there(tmp_path):
     (tmp_path / "cat.png").write_bytes(encoded(plain()))
     cells = ["cat.gif", "cat.png", plain(mode="RGBA"), encoded(plain(), "JPEG")]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a"})
-    options = {
-        "entropy": "e",
-        "base_dir": tmp_path,
-        "inputs": Inputs(tmp_path / "inputs"),
-        "fix_images": True,
-    }
-    for job in prepare(table, **options).jobs.values():
+    how = Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
+    for job in prepare(table, how, entropy="e").jobs.values():
         sent = Path(job.image.sent_location)
         assert sent.is_absolute()
         assert hashlib.sha256(sent.read_bytes()).hexdigest() == job.image.sent_digest
@@ -463,7 +459,9 @@ def test_rotated_pixels_are_warned_of_and_turned(tmp_path):
     """A PIL image keeps its file's note on turning; so does the PNG made of it."""
     table = pd.DataFrame({"image": [opened(turned())], "prompt": "a"})
     assert validate(table)["code"].tolist() == ["image-rotated"]
-    job = next(iter(prepare(table, entropy="e", inputs=Inputs(tmp_path), fix_images=True).jobs.values()))
+    job = next(
+        iter(prepare(table, Check(inputs=Inputs(tmp_path), fix_images=True), entropy="e").jobs.values())
+    )
     assert opened(Path(job.image.sent_location).read_bytes()).size == (40, 60)
 
 
@@ -481,10 +479,8 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
     (tmp_path / "fine.png").write_bytes(encoded(plain()))
     (tmp_path / "turned.jpg").write_bytes(turned())
     table = pd.DataFrame({"image": ["fine.png", "turned.jpg"], "prompt": "a", "seed": 1})
-    as_is = prepare(table, entropy="e", base_dir=tmp_path)
-    fixed = prepare(
-        table, entropy="e", base_dir=tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs")
-    )
+    as_is = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e")
+    fixed = prepare(table, Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e")
     assert as_is.rows["job_id"][0] == fixed.rows["job_id"][0]
     assert as_is.rows["job_id"][1] != fixed.rows["job_id"][1]
     assert fixed.rows["image_sent"][0] == fixed.rows["image_source"][0]
@@ -494,14 +490,14 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
 def test_a_copy_made_once_is_used_again(tmp_path, monkeypatch):
     """A later call finds the copy and need not make it, unless it was damaged."""
     table = pd.DataFrame({"image": [turned()], "prompt": "a"})
-    options = {"entropy": "e", "fix_images": True, "inputs": Inputs(tmp_path)}
-    first = prepare(table, **options)
+    how = Check(fix_images=True, inputs=Inputs(tmp_path))
+    first = prepare(table, how, entropy="e")
     made = []
     monkeypatch.setattr(references, "repair", lambda content: made.append(content) or repair(content))
-    assert prepare(table, **options).jobs == first.jobs
+    assert prepare(table, how, entropy="e").jobs == first.jobs
     assert made == []
     Path(first.rows["image_sent"][0]).write_bytes(b"")
-    assert prepare(table, **options).jobs == first.jobs
+    assert prepare(table, how, entropy="e").jobs == first.jobs
     assert len(made) == 1
 
 
@@ -761,7 +757,9 @@ def test_a_folder_that_can_not_be_written_stops_the_run(tmp_path):
     table = pd.DataFrame({"image": [turned()], "prompt": "a"})
     for fix_images in (False, True):
         with pytest.raises(StorageFailed, match="Nothing was sent"):
-            prepare(table, entropy="e", inputs=Inputs(tmp_path / "file" / "inputs"), fix_images=fix_images)
+            prepare(
+                table, Check(inputs=Inputs(tmp_path / "file" / "inputs"), fix_images=fix_images), entropy="e"
+            )
 
 
 def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
@@ -769,18 +767,13 @@ def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
     for name, content in (("cat.png", encoded(plain())), ("turned.jpg", turned())):
         (tmp_path / name).write_bytes(content)
     table = pd.DataFrame({"image": ["cat.png", "turned.jpg"], "prompt": "a", "seed": 1})
-    options = {
-        "entropy": "e",
-        "base_dir": tmp_path,
-        "inputs": Inputs(tmp_path / "inputs"),
-        "fix_images": True,
-    }
-    before = prepare(table, **options)
+    how = Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
+    before = prepare(table, how, entropy="e")
     known = {job.image.location: job.image for job in before.jobs.values()}
     for name in table["image"]:
         (tmp_path / name).unlink()
-    assert prepare(table, **options).problems["code"].tolist() == ["image-not-found"] * 2
-    after = prepare(table, **options, known_images=known)
+    assert prepare(table, how, entropy="e").problems["code"].tolist() == ["image-not-found"] * 2
+    after = prepare(table, replace(how, known_images=known), entropy="e")
     assert after.jobs == before.jobs
     kinds = [["image-gone", "warning"], ["image-kept", "warning"]]  # a corrected copy is still there
     assert after.problems[["code", "severity"]].to_numpy().tolist() == kinds
@@ -792,7 +785,7 @@ def test_known_pictures_do_not_hide_what_is_there_now(tmp_path):
     path.write_bytes(encoded(plain()))
     old = ImageSource("file", str(path), "0" * 64, str(path), "0" * 64)
     table = pd.DataFrame({"image": [path], "prompt": "a"})
-    rows = prepare(table, entropy="e", known_images={str(path): old}).rows
+    rows = prepare(table, Check(known_images={str(path): old}, inputs=Inputs(None)), entropy="e").rows
     assert rows["image_digest"][0] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -975,8 +968,8 @@ def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
     """The service's own `image_urls` is such a list, so people write it."""
     (tmp_path / "a.png").write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a", "seed": 1})
-    (listed,) = prepare(table, entropy="e", base_dir=tmp_path).jobs
-    (bare,) = prepare(table.assign(image="a.png"), entropy="e", base_dir=tmp_path).jobs
+    (listed,) = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs
+    (bare,) = prepare(table.assign(image="a.png"), Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs
     assert listed == bare
 
 
@@ -1025,7 +1018,7 @@ def test_a_path_that_is_there_in_another_spelling_is_found(there, written, tmp_p
     (tmp_path / there).write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": [written.replace("{base}", str(tmp_path))], "prompt": "a", "seed": 1})
     assert validate(table, base_dir=tmp_path).empty
-    (job,) = prepare(table, entropy="e", base_dir=tmp_path).jobs.values()
+    (job,) = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs.values()
     assert Path(job.image.location).read_bytes() == encoded(plain())
 
 
@@ -1092,7 +1085,7 @@ def test_an_array_of_levels_is_the_picture_that_pil_makes_of_it(mode, tmp_path):
     levels = np.asarray(image)
     held = [image, levels, *([levels[:, :, np.newaxis]] if mode == "L" else [])]
     table = pd.DataFrame({"image": pd.Series(held, dtype=object), "prompt": "a", "seed": 1})
-    rows = prepare(table, entropy="e", base_dir=tmp_path).rows
+    rows = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").rows
     assert set(rows["duplicate_of"][1:]) == {0}
 
 

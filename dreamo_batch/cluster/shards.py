@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.plan import RunOptions
+    from dreamo_batch.parallel import Cluster
 
 logger = logger_named(__name__)
 
@@ -275,7 +276,7 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
     return Snapshot(**read | {name: Decimal(read[name]) for name in AMOUNTS if read[name] is not None}), pulse
 
 
-def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
+def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
     """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
     parallel.refuse_other(cluster)
     if cluster is None or directory is None or directory.is_sharded:
@@ -287,12 +288,11 @@ def refuse_ordinary(directory: RunDirectory | None, cluster: Any) -> None:
         )
 
 
-def over_shards(call: Call, cluster: Any = None) -> Call:
+def over_shards(call: Call, cluster: Cluster = None) -> Call:
     """Return a call as one over the shards of its directory, if that has any or a cluster is given."""
     if cluster is None and not call.directory.is_sharded:
         return call
-    given = (call.directory, call.inputs, call.entropy, call.service)
-    return ShardedCall(*given, listeners=call.listeners, not_before=call.not_before, cluster=cluster)
+    return ShardedCall(call, cluster)
 
 
 @dataclass
@@ -345,8 +345,9 @@ class ShardedCall(Call):
     runner: _ShardRunner
     coordinator = None  # type: ignore[assignment]  # each shard has one, in its worker
 
-    def __init__(self, *given: Any, cluster: Any, **others: Any) -> None:
-        super().__init__(*given, **others)
+    def __init__(self, call: Call, cluster: Cluster) -> None:
+        given = (call.directory, call.inputs, call.entropy, call.service)
+        super().__init__(*given, listeners=call.listeners, not_before=call.not_before)
         self._cluster = cluster
         self._environment: dict[str, str] = {}
         self.notices = []

@@ -31,7 +31,7 @@ from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame
-from dreamo_batch.parallel import bars, threads, ticking, working, write_file
+from dreamo_batch.parallel import Cluster, bars, threads, ticking, working, write_file
 from dreamo_batch.results.load import Source, as_paths, check_results, folders_of, load, pictures_left
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def contact_sheet(
     title: str = "",
     paper: Literal["a4", "letter"] = "a4",
     font: str | os.PathLike[str] | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> int:
     """Draw the pictures of results for print: as a grid with labelled axes, or one after the other.

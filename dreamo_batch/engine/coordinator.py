@@ -250,8 +250,12 @@ class Coordinator:
         key = action.key
         if action.do is Do.CREATE:
             job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
-            known = {"reserved": self.budget.reserve(), "inputs": self.assignment.describe(job)}
-            self.record(effects.sending(key, self._clock.wall(), before, seed_sent=job.seed, **known))
+            reserved, inputs = self.budget.reserve(), self.assignment.describe(job)
+            self.record(
+                effects.sending(
+                    key, self._clock.wall(), before, seed=job.seed, reserved=reserved, inputs=inputs
+                )
+            )
             return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
             return self.effects.probe

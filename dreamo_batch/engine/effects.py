@@ -180,10 +180,13 @@ class ProbeAnswer:
     failure: Failure | None = None
 
 
-def sending(key: Key, at: float, before: Attempt | None = None, **known: Any) -> Event:
-    """About to send a create; `before` is the attempt as earlier tries left it, `known` belongs to the new one."""
+def sending(
+    key: Key, at: float, before: Attempt | None, *, seed: int, reserved: str | None, inputs: str | None = None
+) -> Event:
+    """Say that a create is about to be sent; `before` is the attempt as earlier tries left it."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
-    return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **known)
+    sent = {"seed_sent": seed, "reserved": reserved, "inputs": inputs}
+    return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **sent)
 
 
 def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:

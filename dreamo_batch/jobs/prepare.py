@@ -273,9 +273,11 @@ class Prepared:
         return Counter([*self.jobs, *self.rows.dropna(subset=columns.DUPLICATE_OF)[columns.JOB_ID]])
 
 
-def prepare(table: pd.DataFrame, *, entropy: str, random_seed: str = RECORD, **how: Any) -> Prepared:
-    """Turn a table into jobs; what else is given is how pictures are checked."""
-    reading = Reading(table, Check(**{"inputs": Inputs(None)} | how))
+def prepare(
+    table: pd.DataFrame, how: Check | None = None, *, entropy: str, random_seed: str = RECORD
+) -> Prepared:
+    """Turn a table into jobs, whose pictures are checked; by default none is kept."""
+    reading = Reading(table, how or Check(inputs=Inputs(None)))
     wanted = _Wanted(reading, entropy, random_seed)
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()

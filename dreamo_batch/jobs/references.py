@@ -451,20 +451,19 @@ class Check:
     take to send `n_rows`. Relative paths start at `base_dir`; default: the working directory.
     """
 
-    base_dir: Any = None
+    base_dir: str | os.PathLike[str] | None = None
     fix_images: bool = False
     inputs: Inputs | None = None
     known_images: Mapping[str, ImageSource] = field(default_factory=dict)
     at: float | None = None
     n_rows: int = 0
+    folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.base_dir = as_file("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
-        if os.path.isfile(self.base_dir):  # noqa: PTH113 - never raises
+        self.folder = as_file("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
+        if os.path.isfile(self.folder):  # noqa: PTH113 - never raises
             name = spelled("base_dir", "--base-dir")
-            raise UsageError(
-                f"{name} is a file, {self.base_dir}. Pass the folder where relative paths start."
-            )
+            raise UsageError(f"{name} is a file, {self.folder}. Pass the folder where relative paths start.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,7 +486,7 @@ class Images:
         table = findings.of_table
         cells = {name: distinct(table[name]) for name in image_columns(table)}
         sources = {
-            name: [() if is_blank(cell) else read_sources(cell, how.base_dir) for cell in column.cells]
+            name: [() if is_blank(cell) else read_sources(cell, how.folder) for cell in column.cells]
             for name, column in cells.items()
         }
         checked = _check_all(chain.from_iterable(chain.from_iterable(sources.values())), how)
@@ -566,7 +565,7 @@ def check(source: Source, how: Check) -> Checked:
     if source.kind == URL:
         return _check_url(source.location, how)
     if source.kind == FILE:
-        loaded = _load_file(source.location, how.base_dir)
+        loaded = _load_file(source.location, how.folder)
     elif source.kind == PIXELS:
         loaded = _load_pixels(source.content)
     else:
@@ -647,7 +646,7 @@ def _known_identity(image: ImageSource) -> str:
 def _known_elsewhere(source: Source, how: Check) -> ImageSource | None:
     """Find the picture of a table that was moved with its run directory: the same path below another folder."""
     try:
-        below = Path(source.location).relative_to(how.base_dir)
+        below = Path(source.location).relative_to(how.folder)
     except ValueError:
         return None
     found = {

@@ -18,7 +18,7 @@ from dreamo_batch.errors import UsageError, as_file, as_names, check_count, is_n
 from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
-from dreamo_batch.parallel import each, working
+from dreamo_batch.parallel import Cluster, each, working
 from dreamo_batch.results import load, measure
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, quoted
@@ -109,7 +109,7 @@ def diversity(
     max_delta_e: float = DELTA_E_MAX,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure how much the pictures of each group differ from each other.
@@ -175,7 +175,7 @@ def near_duplicates(
     limit: int = 1000,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """List the pairs of pictures that hardly differ in both shape and colour.
@@ -241,7 +241,7 @@ def rank(
     weights: Mapping[str, float] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Rank pictures within their groups by one or more measures.
@@ -409,7 +409,7 @@ def compare_replicates(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Compare the pictures of equal jobs that were bought more than once by `replicate`; buys nothing.

@@ -29,7 +29,7 @@ from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
 from dreamo_batch.money import dollars, total
-from dreamo_batch.parallel import each, working, write_file
+from dreamo_batch.parallel import Cluster, each, working, write_file
 from dreamo_batch.results.load import Source, decided_for, folders_of, read_results, run_dir_of
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
@@ -102,7 +102,7 @@ def export(
     pictures: Literal["copy", "link", "none"] = "copy",
     text: bool = False,
     excel_safe: bool = False,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write results and pictures into a folder that other tools read.

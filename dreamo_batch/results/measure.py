@@ -25,7 +25,7 @@ from dreamo_batch.errors import UsageError, as_names, logger_named, warn
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
-from dreamo_batch.parallel import each, is_on_cluster, working
+from dreamo_batch.parallel import Cluster, each, is_on_cluster, working
 from dreamo_batch.results.load import Source, check_results, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept
 
@@ -216,7 +216,7 @@ def measure(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     n_workers: int | None = None,
-    cluster: Any = None,
+    cluster: Cluster = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure how like their references pictures are, each once, and keep the values in the run directory.
