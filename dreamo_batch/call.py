@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from dreamo_batch import columns, errors, text
-from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_of, unreachable
+from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.status import Snapshot
     from dreamo_batch.jobs.prepare import Job, Prepared
 
-_WORKERS_MAX: Final = 16
-_WORKERS_MIN: Final = 4
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
@@ -385,13 +383,9 @@ class Call:
         before = at_work.coordinator
         assignment = self._assignment(ledger.state, before)
         budget = self.budget(assignment, ledger.state, price)
-        wanted = min(_WORKERS_MAX, max(_WORKERS_MIN, self.inputs.options.max_in_flight + 2))
-        n_workers = at_work.workers.n if at_work.workers else wanted
         self._refuse_copy(assignment, is_copy=ledger.is_copy)
-        wait_s = self.inputs.options.task_timeout_s
-        limits = Limits(
-            self.inputs.options.max_in_flight, n_workers, task_timeout_s=wait_s, patience_s=wait_s
-        )
+        max_in_flight, wait_s = self.inputs.options.max_in_flight, self.inputs.options.task_timeout_s
+        limits = Limits(max_in_flight, at_work.n_workers(max_in_flight), wait_s, patience_s=wait_s)
         coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
@@ -418,7 +412,7 @@ class Call:
         on_begin(self)
         self.listeners.begin(self.client.settings.api_key)
         coordinator.report = self.report
-        at_work.switch_to(coordinator, self._finish, n_workers, self.report_end)
+        at_work.switch_to(coordinator, self._finish, self.report_end)
         self.is_begun = True
         if self._is_stopped:
             coordinator.halt()
@@ -524,21 +518,20 @@ class Call:
         n = len(coordinator.assignment.to_submit)
         if place is None or ledger.is_copy or not (n or terms.budget):
             return
-        try:
-            budget = given or budget_of(place)
-            if self.inputs.options.adopt_copy:
-                adopt_budget(budget)
-            share = BudgetShare(budget, ledger)
-            if n:
-                granted = share.join(spending.wanted(n), spending, ledger.state)
-                ledger.set_terms(self._clock.wall(), budget=share.place)
-                coordinator.set_slice(granted)
-        except OSError as error:
-            raise unreachable(place, error) from error
-        except errors.DreamoError:
-            if n or given is not None:
-                raise
-            return  # what is in flight is fetched all the same, and the slice stays held
+        with budget_errors(place):
+            try:
+                budget = given or budget_of(place)
+                if self.inputs.options.adopt_copy:
+                    adopt_budget(budget)
+                share = BudgetShare(budget, ledger)
+                if n:
+                    granted = share.join(spending.wanted(n), spending, ledger.state)
+                    ledger.set_terms(self._clock.wall(), budget=share.place)
+                    coordinator.set_slice(granted)
+            except errors.DreamoError:
+                if n or given is not None:
+                    raise
+                return  # what is in flight is fetched all the same, and the slice stays held
         coordinator.shared = share
 
     def _adopt(self, ledger: Ledger) -> None:

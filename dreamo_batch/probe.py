@@ -376,7 +376,7 @@ def _described_by(client: Client, model: str) -> dict[str, Any] | None:
         return None
 
 
-def differences_from_known(description: dict[str, Any], model: str = contract.MODEL) -> list[str]:
+def differences_from_known(description: dict[str, Any], model: str) -> list[str]:
     """List where a model's description says other than the contract."""
     known, found = contract.MODELS[model].parameters, []
     for parameter in description["parameters"]:

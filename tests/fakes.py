@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,6 +24,7 @@ from dreamo_batch.engine.attempts import (
     State,
     StoredAttempts,
     absent,
+    to_arrow,
 )
 from dreamo_batch.engine.checkpoint import ROWS, Meta, write
 from dreamo_batch.engine.status import ErrorGroup, Status
@@ -30,9 +32,8 @@ from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    import pyarrow as pa
 
 # Text that UTF-8 can hold, of every kind: emoji, Chinese, control characters, line separators.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -72,6 +73,11 @@ def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0,
 def write_checkpoint(path: Path, state: State, pending: list[str], meta: Meta) -> None:
     """Write a checkpoint of a state, with rows for these jobs if they were never submitted."""
     write(path, state.stored.packed_with(state.changed), absent(state, pending), meta)
+
+
+def with_pending(state: State, job_ids: Iterable[str]) -> pa.Table:
+    """Lay out the attempts, and a row for each of some jobs that has none."""
+    return pa.concat_tables([to_arrow(state), absent(state, job_ids)])
 
 
 def to_state(table: pa.Table) -> State:

@@ -255,7 +255,7 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
 )
 def test_a_description_is_compared_with_the_facts(parameter, difference):
     """Numbers may be text, an upper limit may be larger, and what isn't said is no difference."""
-    found = probe.differences_from_known({"parameters": [parameter]})
+    found = probe.differences_from_known({"parameters": [parameter]}, contract.MODEL)
     assert [one.split(" is described")[0] for one in found] == ([difference] if difference else [])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch.display import gallery as galleries
 from dreamo_batch.display.gallery import UNFOLDED_MAX, gallery
-from dreamo_batch.display.grid import make_thumbnail, thumbnails_of
+from dreamo_batch.display.grid import THUMBNAIL_BYTES_MAX, make_thumbnail, thumbnails_of
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.errors import UsageError
 from tests.grids import BLUE, GREEN, RED, Page, draw, results
@@ -336,10 +336,12 @@ def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monk
 def test_thumbnails_are_made_once(tmp_path):
     """By what is kept of a picture, never for a file that is gone."""
     path = tmp_path / draw(tmp_path, "a.png", RED)
-    first, again = (thumbnails_of([PictureFile(tmp_path, path, None)])[0] for _ in range(2))
+    first, again = (
+        thumbnails_of([PictureFile(tmp_path, path, None)], THUMBNAIL_BYTES_MAX)[0] for _ in range(2)
+    )
     assert first is again
     path.unlink()
-    assert thumbnails_of([PictureFile(tmp_path, path, None)]) == [None]
+    assert thumbnails_of([PictureFile(tmp_path, path, None)], THUMBNAIL_BYTES_MAX) == [None]
 
 
 def test_thumbnails_are_small_upright_and_on_white(tmp_path):
@@ -350,7 +352,9 @@ def test_thumbnails_are_small_upright_and_on_white(tmp_path):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("I;16", (40, 40), 7).save(tmp_path / "deep.png")
     names = ("turned.jpg", "clear.png", "deep.png")
-    upright, clear, deep = thumbnails_of([PictureFile(tmp_path, tmp_path / name, None) for name in names])
+    upright, clear, deep = thumbnails_of(
+        [PictureFile(tmp_path, tmp_path / name, None) for name in names], THUMBNAIL_BYTES_MAX
+    )
     assert (upright.width, upright.height) == (160, 320)
     assert deep is not None
     import io
@@ -362,5 +366,8 @@ def test_what_is_no_picture_has_no_thumbnail(tmp_path):
     """Damaged files, folders and impossible names are gone rather than an error."""
     (tmp_path / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     paths = [tmp_path / "half.jpg", tmp_path, tmp_path / "a\0b"]
-    assert thumbnails_of([PictureFile(tmp_path, path, None) for path in paths]) == [None] * 3
+    assert (
+        thumbnails_of([PictureFile(tmp_path, path, None) for path in paths], THUMBNAIL_BYTES_MAX)
+        == [None] * 3
+    )
     assert make_thumbnail(b"no picture", 1_000) is None

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import attempts, checkpoint, directory
-from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, to_arrow, to_frame
+from dreamo_batch.engine.attempts import Attempt, Stage, State, StoredAttempts, absent, to_arrow, to_frame
 from dreamo_batch.engine.directory import SCHEMA_VERSION
-from tests.fakes import histories, to_state, write_checkpoint
+from tests.fakes import histories, to_state, with_pending, write_checkpoint
 
 META = checkpoint.Meta(
     schema=SCHEMA_VERSION, covers=7, generation=3, entropy="00ff", service="host:443", is_followed=True
@@ -57,7 +57,7 @@ FULL = Attempt(
 def test_any_state_comes_back(attempts):
     """Whatever attempts hold, laying them out and reading them gives the same attempts."""
     state = State(attempts)
-    assert to_state(to_arrow(state, ["a" * 32, "f" * 32])) == state
+    assert to_state(with_pending(state, ["a" * 32, "f" * 32])) == state
 
 
 @given(histories(), histories(), st.booleans())
@@ -95,7 +95,7 @@ def test_owners_are_those_of_a_dict():
 def test_a_checkpoint_takes_little_memory_at_a_time():
     """Neither settled rows nor those still to be submitted are all laid out at once."""
     n = 10 * attempts._BLOCK
-    never = to_arrow(State(), map(str, range(n)))
+    never = absent(State(), map(str, range(n)))
     assert len(never) == n
     assert never.get_total_buffer_size() < n * 40
     state = State(replace(FULL, job_id=str(number)) for number in range(n))
@@ -140,14 +140,14 @@ def test_a_column_that_is_gone_is_damage(tmp_path):
 @pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])
 def test_frame_has_the_documented_dtypes(attempts):
     """Also empty and with columns that are missing throughout."""
-    frame = to_frame(to_arrow(State(attempts), ["c"]))
+    frame = to_frame(with_pending(State(attempts), ["c"]))
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == columns.dtypes(columns.LEDGER)
 
 
 def test_jobs_never_submitted_have_a_row_without_an_attempt():
     """A job without attempts has one row; a job with attempts has theirs only, however often it is named."""
     state = State([FULL, Attempt("b" * 32, 1, Stage.UNSENT)])
-    frame = to_frame(to_arrow(state, ["b" * 32, "c" * 32, "a" * 32]))
+    frame = to_frame(with_pending(state, ["b" * 32, "c" * 32, "a" * 32]))
     assert frame[columns.JOB_ID].tolist() == ["a" * 32, "b" * 32, "c" * 32]
     assert frame[columns.STAGE].tolist() == ["completed", "unsent", "pending"]
     assert frame[columns.ATTEMPT].isna().tolist() == [False, True, True]

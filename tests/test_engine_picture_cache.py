@@ -248,7 +248,7 @@ def test_a_changed_picture_is_shown_as_it_is_now(run_dir, way):
     replaced(first.path, way)
     assert picture_cache.read_thumbnails([first]) == [None]
     with pytest.warns(UserWarning, match=f"1 picture changed since saved .*{first.path.name}"):
-        drawn = grid.thumbnails_of([first])
+        drawn = grid.thumbnails_of([first], grid.THUMBNAIL_BYTES_MAX)
     assert (drawn[0].width, drawn[0].height) == (40, 20)
     for show in (
         lambda: dreamo.contact_sheet(run_dir, run_dir.parent / "sheet.pdf"),

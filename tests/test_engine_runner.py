@@ -104,7 +104,7 @@ class Call:
             ),
         )
         self.runner = at_work
-        at_work.switch_to(self.coordinator, self.close, self.n_workers)
+        at_work.switch_to(self.coordinator, self.close)
 
     def wait(self) -> Call:
         assert self.runner.is_closed.wait(PATIENCE_S)

@@ -287,7 +287,7 @@ class World:
     def go_on(self, planned: tuple[Coordinator, Watch]) -> None:
         """Let the runner take on a call, in place of the one under way."""
         coordinator, self.ledger.watch = planned
-        self.runner.switch_to(coordinator, lambda: None, self.runner.workers.n)
+        self.runner.switch_to(coordinator, lambda: None)
         self.service.quiet_until = self.clock.now  # a new call knows nothing of what an earlier one was told
 
     def touch(self, what: str) -> None:

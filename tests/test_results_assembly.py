@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State, to_arrow
+from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text, total
 from dreamo_batch.results import load
 from dreamo_batch.results.summaries import sums
-from tests.fakes import histories, prepared
+from tests.fakes import histories, prepared, with_pending
 from tests.histories import completed
 
 COPIED = (
@@ -91,7 +91,7 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
 
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: list[Attempt], pending=()) -> pd.DataFrame:
-    laid_out = to_arrow(State(attempts), pending)
+    laid_out = with_pending(State(attempts), pending)
     return load.assemble(user, rows, laid_out)
 
 

@@ -790,7 +790,7 @@ def check(*, live: bool, models: tuple[str, ...], base_url: str | None, store: s
 
 
 def _check_store(url: str) -> int:
-    from dreamo_batch.engine.store import SCHEMES, is_url, open_store, races, refuse_unsafe
+    from dreamo_batch.engine.store import N_RACERS, N_RACES, SCHEMES, is_url, open_store, races, refuse_unsafe
 
     if not is_url(url):
         raise click.UsageError(f"--store {url}: expected a URL such as {SCHEMES[0]}://bucket/folder")
@@ -798,12 +798,12 @@ def _check_store(url: str) -> int:
     refuse_unsafe(opened, url)
     if n := races(opened):
         hint(
-            f"{url}: {counted(n, 'object')} of 40 accepted more than one writer as the first, so two runs there"
+            f"{url}: {counted(n, 'object')} of {N_RACES} accepted more than one writer as the first, so two runs there"
         )
         hint("wouldn't notice each other. Use another store, or a newer version of it.")
         return NOT_ALL
     hint(
-        f"{url}: no object is overwritten, and of 8 simultaneous writers one wins. Run directories are safe."
+        f"{url}: no object is overwritten, and of {N_RACERS} simultaneous writers one wins. Run directories are safe."
     )
     return DONE
 

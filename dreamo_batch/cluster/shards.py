@@ -26,7 +26,7 @@ import numpy as np
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.cluster import shared_budget
-from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at, unreachable, used_up
+from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
@@ -281,7 +281,7 @@ def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
     parallel.refuse_other(cluster)
     if cluster is None or directory is None or directory.is_sharded:
         return
-    if directory.exists() or (directory.path.is_dir() and journal.numbers(directory.path)):
+    if journal.has_begun(directory):
         raise UsageError(
             f"{directory.given} is an ordinary run directory, in which one process buys. "
             f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
@@ -561,7 +561,7 @@ class ShardedCall(Call):
         """
         place = f"{self.directory.name}/{_BUDGET}"
         slices = slices_at(place)
-        try:
+        with shared_budget.budget_errors(place):
             if not slices.read() and self.spending.limit is None:
                 return None
             committed = {
@@ -577,8 +577,6 @@ class ShardedCall(Call):
                 self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
             self._work_of += Counter()  # without those that have nothing to do
             slices.limit(cap=self.spending.limit)
-        except OSError as error:
-            raise unreachable(place, error) from error
         return slices
 
     def _join_shard(self, shard: RunDirectory, place: str) -> None:
@@ -813,7 +811,7 @@ class ShardedCall(Call):
                 slices.read()
             except OSError:  # what the last shard said is true, too
                 return list(self._short.values())[-1]
-            return BudgetReached(used_up(team, slices, self.directory.name, here))
+            return BudgetReached(shared_budget.used_up(team, slices, self.directory.name, here))
         return cap_reached(self.spending, here)
 
     def finish(self) -> None:

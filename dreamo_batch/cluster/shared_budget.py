@@ -20,6 +20,7 @@ import secrets
 import socket
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from dreamo_batch.text import aligned, harmless, option, quoted, same_call, spel
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from decimal import Decimal
 
     from dreamo_batch.engine.ledger import Ledger
@@ -111,7 +112,7 @@ class Budget:
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
         new_cap, new_share = as_amount("cap", cap), as_amount("per_user", per_user, unless="no limit")
-        try:
+        with budget_errors(self.place):
             slices = slices_at(self.place)
             is_known = slices.read()
             if not is_known and cap is None:
@@ -123,8 +124,6 @@ class Budget:
                 if not is_known:
                     self._refuse_place()
                 self._limit(slices, new_cap, new_share, has_per_user=per_user is not None)
-        except OSError as error:
-            raise unreachable(self.place, error) from error
 
     def __repr__(self) -> str:
         return f"Budget({self.place!r}, user={self.user!r})"
@@ -151,10 +150,8 @@ class Budget:
         np.float64(0.0)
         """
         slices = slices_at(self.place)
-        try:
+        with budget_errors(self.place):
             slices.read()
-        except OSError as error:
-            raise unreachable(self.place, error) from error
         rows = [row for share in slices.shares.values() for row in _rows(share)]
         frame = columns.typed(pd.DataFrame(rows, columns=list(columns.BUDGET)), columns.BUDGET)
         frame = frame.sort_values(["user", "directory", "month"], ignore_index=True)
@@ -343,12 +340,16 @@ def used_up(budget: Budget, slices: Slices, directory: str, here: str) -> str:
     )
 
 
-def unreachable(place: str, error: OSError) -> errors.DirectoryError:
-    """Return the error of a budget that can't be read or written; nothing was submitted."""
-    return errors.DirectoryError(
-        f"Can't use the budget {place} ({error.strerror or error}). Nothing was submitted. Check its address, its "
-        "permissions and the disk."
-    )
+@contextmanager
+def budget_errors(place: str) -> Iterator[None]:
+    """Raise an error that names the budget if it can't be read or written; nothing was submitted."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.DirectoryError(
+            f"Can't use the budget {place} ({error.strerror or error}). Nothing was submitted. Check its address, its "
+            "permissions and the disk."
+        ) from error
 
 
 def _identity(place: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from dreamo_batch import columns as names
 from dreamo_batch import errors
 from dreamo_batch.display.grid import (
-    BYTES_MAX,
+    THUMBNAIL_BYTES_MAX,
     ReferencePlacement,
     References,
     lay_out,
@@ -488,8 +488,8 @@ class Pictures:
         at_once, unfolded = grid.shown(n_max=_AT_ONCE), grid.shown(n_first=_AT_ONCE, n_max=UNFOLDED_MAX)
         embedded = [entry for entry in (*at_once, *unfolded) if entry.kind == PICTURE][:n_max]
         each = bytes_max // max(1, len(embedded) + len(placement.all))
-        each = max(_THUMBNAIL_BYTES_MIN, min(BYTES_MAX, each))
-        thumbnails = thumbnails_of([one.file_in(folders) for one in embedded], bytes_max=each)
+        each = max(_THUMBNAIL_BYTES_MIN, min(THUMBNAIL_BYTES_MAX, each))
+        thumbnails = thumbnails_of([one.file_in(folders) for one in embedded], each)
         made = zip(embedded, thumbnails, strict=True)
         self.thumbnails = {entry.position: one for entry, one in made if one is not None}
         small = {one.key: one.thumbnail(each) for one in placement.all}

@@ -20,7 +20,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
 from dreamo_batch.engine.directory import RunDirectory, is_unaltered
-from dreamo_batch.engine.picture_cache import QUALITY, SIDE_PX, PictureFile, Thumbnail, read_thumbnails
+from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile, Thumbnail, read_thumbnails
 from dreamo_batch.errors import UsageError, as_names
 from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 
 NUMBER: Final = "number"
 """Name of an axis that only counts."""
+# Thumbnails; the side and quality of those that a run keeps are in `picture_cache`.
+THUMBNAIL_BYTES_MAX: Final = 40_000
+_PANEL_PX: Final = 160
+_SIDE_MIN: Final = 40
+_QUALITY_MIN: Final = 40
+_BYTES_PER_PIXEL: Final = 0.06  # of photographs, about
+_AT_ONCE: Final = 512  # of which the kept thumbnails are in memory
+_WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 _CELLS_MAX: Final = 2  # per row of the table; with more, a grid is mostly gaps
 _ROWS_COMPARED_MAX: Final = 2_000
 _ENTRIES_KEPT_MAX: Final = 20_000
@@ -547,7 +555,7 @@ class ReferencePicture:
     def thumbnail(self, bytes_max: int) -> Thumbnail | None:
         """Make its thumbnail; None for a URL or a missing file."""
         if isinstance(self.content, Path):
-            return thumbnails_of([PictureFile(Path(), self.content, None)], bytes_max=bytes_max)[0]
+            return thumbnails_of([PictureFile(Path(), self.content, None)], bytes_max)[0]
         return None if self.content is None else make_thumbnail(self.content, bytes_max)
 
 
@@ -620,16 +628,7 @@ def _content(cell: Any, sent: str) -> Any:
     return Path(source.location) if source.kind == FILE else source.content
 
 
-BYTES_MAX: Final = 40_000
-_PANEL_PX: Final = 160
-_SIDE_MIN: Final = 40
-_QUALITY_MIN: Final = 40
-_AT_ONCE: Final = 512  # of which the kept thumbnails are in memory
-_BYTES_PER_PIXEL: Final = 0.06  # of photographs, about
-_WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
-
-
-def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX) -> list[Thumbnail | None]:
+def thumbnails_of(pictures: Sequence[PictureFile], bytes_max: int) -> list[Thumbnail | None]:
     """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
     changed = picture_cache.complete(pictures)
     found: list[Thumbnail | None] = []
@@ -637,7 +636,9 @@ def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX
         for start in range(0, len(pictures), _AT_ONCE):
             part = pictures[start : start + _AT_ONCE]
             made = pool.map(
-                lambda one, kept: _of_file(one.path, kept, bytes_max), part, read_thumbnails(part)
+                lambda one, kept: _of_file(one.path, kept, bytes_max, THUMBNAIL_PX),
+                part,
+                read_thumbnails(part),
             )
             for one, thumbnail in zip(part, made, strict=True):
                 is_changed = one.path in changed
@@ -648,11 +649,11 @@ def thumbnails_of(pictures: Sequence[PictureFile], *, bytes_max: int = BYTES_MAX
 
 def panel_jpeg(path: Path) -> bytes:
     """Return a picture's thumbnail for the panel as JPEG; empty for a missing or damaged file."""
-    thumbnail = _of_file(path, None, BYTES_MAX, _PANEL_PX)
+    thumbnail = _of_file(path, None, THUMBNAIL_BYTES_MAX, _PANEL_PX)
     return b"" if thumbnail is None else thumbnail.content
 
 
-def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int = SIDE_PX) -> Thumbnail | None:
+def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int) -> Thumbnail | None:
     """Return a file's thumbnail, made once while it stays the same; None for a missing one, whatever is kept of it."""
     try:
         found = path.stat()
@@ -667,13 +668,13 @@ def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int = 
 def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int) -> Thumbnail | None:
     if isinstance(source, Path):
         return make_thumbnail(source, bytes_max, side_px)
-    side = int(SIDE_PX * math.sqrt(bytes_max / len(source.content)))
+    side = int(THUMBNAIL_PX * math.sqrt(bytes_max / len(source.content)))
     return make_thumbnail(source.content, bytes_max, side) or source
 
 
 def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
     """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
-    kept = read_thumbnails(pictures) if side_px <= SIDE_PX else [None] * len(pictures)
+    kept = read_thumbnails(pictures) if side_px <= THUMBNAIL_PX else [None] * len(pictures)
 
     def read(picture: PictureFile, thumbnail: Thumbnail | None) -> Image.Image | None:
         source = picture.path if thumbnail is None else thumbnail.content
@@ -688,11 +689,11 @@ def _resample(source: object) -> Image.Resampling:
     return Image.Resampling.HAMMING if isinstance(source, bytes) else Image.Resampling.LANCZOS
 
 
-def make_thumbnail(picture: Any, bytes_max: int, side_px: int = SIDE_PX) -> Thumbnail | None:
+def make_thumbnail(picture: Any, bytes_max: int, side_px: int = THUMBNAIL_PX) -> Thumbnail | None:
     """Make the thumbnail of a file or a picture in memory, as large as its bytes allow; None if it can't be read."""
     # Sizes far above the limit aren't worth encoding.
     side = max(_SIDE_MIN, min(side_px, math.isqrt(int(4 * bytes_max / _BYTES_PER_PIXEL))))
-    quality, resample = QUALITY, _resample(picture)
+    quality, resample = picture_cache.THUMBNAIL_QUALITY, _resample(picture)
     small = small_picture(picture, side, resample=resample)
     if small is None:
         return None

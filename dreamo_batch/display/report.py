@@ -290,7 +290,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     near = _records(pairs, _PAIRS_MAX)["lines"]
     sides = [(pair, *side) for pair in near for side in _SIDES]
     files = [PictureFile(facts.path, facts.path / pair[path], None) for pair, *_, path in sides]
-    pictures = thumbnails_of(files, bytes_max=_PAIR_BYTES_MAX)
+    pictures = thumbnails_of(files, _PAIR_BYTES_MAX)
     for (pair, row, seed, _), picture in zip(sides, pictures, strict=True):
         pair.setdefault("sides", []).append((pair[row], pair[seed], picture))
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}

@@ -25,7 +25,7 @@ from dreamo_batch.display.grid import (
     small_pictures,
 )
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.engine.picture_cache import SIDE_PX, PictureFile
+from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile
 from dreamo_batch.errors import as_file, as_names, as_new_file, check_choice, check_count, check_text
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
@@ -76,7 +76,7 @@ _SMALL_PX: Final = (28, 24, 20, 16)
 _REFERENCE_LABEL_PX: Final = (24, 20, 16, 13)
 
 # Pictures one after the other, in pixels.
-_PLAIN_CELL: Final = SIDE_PX  # so that the thumbnails that runs keep are drawn as they are
+_PLAIN_CELL: Final = THUMBNAIL_PX  # so that the thumbnails that runs keep are drawn as they are
 _PLAIN_GAP: Final = 12
 _PLAIN_LABEL: Final = 40
 _PLAIN_TEXT_PX: Final = 15

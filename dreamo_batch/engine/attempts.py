@@ -757,11 +757,10 @@ def _packed(table: pa.Table) -> Iterator[_Block]:
         yield _Block(part[columns.JOB_ID], sink.getvalue())
 
 
-def to_arrow(state: State, pending: Iterable[str] = ()) -> pa.Table:
-    """Return the attempts, and a row for each job that was never submitted, with the columns of `columns.LEDGER`."""
+def to_arrow(state: State) -> pa.Table:
+    """Return the attempts with the columns of `columns.LEDGER`."""
     stored = _of_other_jobs(state.stored.table, state.changed)
-    changed = _table_of([one for of_job in state.changed.values() for one in of_job])
-    return pa.concat_tables([stored, changed, absent(state, pending)])
+    return pa.concat_tables([stored, _table_of([*chain.from_iterable(state.changed.values())])])
 
 
 def without_attempts(state: State, job_ids: Iterable[str]) -> list[str]:

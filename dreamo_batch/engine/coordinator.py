@@ -9,13 +9,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import (
-    CAME_TO_NOTHING,
     OPEN,
     Owners,
     Spending,
@@ -23,6 +21,7 @@ from dreamo_batch.engine.attempts import (
     next_number,
     status_of,
 )
+from dreamo_batch.engine.directory import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.engine.store import boottime
@@ -250,32 +249,18 @@ class Coordinator:
         key = action.key
         if action.do is Do.CREATE:
             job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
-            reserved, inputs = self.budget.reserve(), self.assignment.describe(job)
-            self.record(
-                effects.sending(
-                    key, self._clock.wall(), before, seed=job.seed, reserved=reserved, inputs=inputs
-                )
-            )
+            at, reserved, inputs = self._clock.wall(), self.budget.reserve(), self.assignment.describe(job)
+            self.record(effects.sending(key, at, before, seed=job.seed, reserved=reserved, inputs=inputs))
             return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
             return self.effects.probe
         attempt = self._attempt(key)
         if action.do is Do.SAVE:
-            name = self._picture_name(key)
+            name = picture_name(self.ledger.state.of(key[0]), key[1])
             return lambda: self.effects.save(
                 key, attempt.links, name=name, stated_bytes=attempt.output_bytes_stated
             )
         return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
-
-    def _picture_name(self, key: Key) -> str:
-        """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
-        attempts = self.ledger.state.of(key[0])
-        last = max(attempt.attempt for attempt in attempts if attempt.stage not in CAME_TO_NOTHING)
-        others = {
-            Path(o.output_path).stem for o in attempts if o.output_path is not None and o.attempt != key[1]
-        }
-        is_jobs_own = last == key[1] and key[0] not in others
-        return key[0] if is_jobs_own else f"{key[0]}-attempt-{key[1]}"
 
     def take(self, answer: object) -> None:
         """Handle the answer of a worker."""

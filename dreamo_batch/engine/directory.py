@@ -29,17 +29,18 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
+from dreamo_batch.engine.attempts import CAME_TO_NOTHING
 from dreamo_batch.engine.store import FIRST_SLICE, Replica, as_place, folder_of, is_url, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
 
-    from dreamo_batch.engine.attempts import State
+    from dreamo_batch.engine.attempts import Attempt, State
 
 logger = logger_named(__name__)
 
@@ -391,6 +392,7 @@ PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024  # twice a raw 2048 x 2048 picture w
 PICTURE_PIXELS_MAX: Final = 64 * 1024 * 1024
 _SUFFIXES: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _EXCERPT_BYTES: Final = 60
+_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")  # as `picture_name` names it
 
 
 class NotAPicture(ValueError):  # noqa: N818 - it names what arrived
@@ -410,6 +412,14 @@ class Saved:
     width_px: int
     height_px: int
     warning: str | None = None
+
+
+def picture_name(attempts: Sequence[Attempt], number: int) -> str:
+    """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
+    job_id = attempts[0].job_id
+    last = max(one.attempt for one in attempts if one.stage not in CAME_TO_NOTHING)
+    others = {Path(one.output_path).stem for one in attempts if one.output_path and one.attempt != number}
+    return job_id if last == number and job_id not in others else f"{job_id}-attempt-{number}"
 
 
 def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Saved:
@@ -443,7 +453,7 @@ def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
 def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:
     """Reduce what is decoded anyway; a JPEG is decoded again, at a fraction, as where no summary was kept."""
     try:
-        small.extend([] if is_jpeg(picture) else [reduced(picture, picture_cache.SIDE_PX)])
+        small.extend([] if is_jpeg(picture) else [reduced(picture, picture_cache.THUMBNAIL_PX)])
     except Exception as error:  # noqa: BLE001 - the picture is whole, and is saved whatever its summary
         logger.info("a picture can't be reduced: %s", error)
 
@@ -503,9 +513,6 @@ def is_unaltered(run_dir: Path, path: str, sha256: str) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except OSError:
         return False
-
-
-_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")
 
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:

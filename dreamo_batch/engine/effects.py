@@ -1,8 +1,7 @@
-"""Requests, built in the worker just before they are sent and dropped after.
+"""What workers do: one request each, built just before it is sent, and the event that its answer makes.
 
-The bytes of a reference picture are hashed when they are read; if they are not the bytes the job was planned
-with, nothing is sent. The base64 text of a picture that many rows share is made once and kept in a bounded
-cache.
+The bytes of a reference picture are hashed when they are read; if they aren't those the job was planned with, nothing
+is sent. The base64 of a picture that many rows share is made once and kept in a bounded cache.
 """
 
 from __future__ import annotations

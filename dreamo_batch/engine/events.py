@@ -28,7 +28,7 @@ from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.service.failures import Failure, is_success
-from dreamo_batch.service.transport import Transport, form_of
+from dreamo_batch.service.transport import USER_AGENT, Transport, form_of
 from dreamo_batch.text import first_line, harmless, option, quoted
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class _Webhook:
 
     def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
         """Post once; return why it was refused, if it was, and whether that may pass."""
-        headers = {"Content-Type": "application/json", "User-Agent": "dreamo-batch"}
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         headers |= self._signature(body, message_id)
         url, credentials = urldefragauth(self._url), get_auth_from_url(self._url)
         try:

@@ -32,6 +32,8 @@ from dreamo_batch.files import fsync_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from dreamo_batch.engine.directory import RunDirectory
+
 
 logger = logger_named(__name__)
 
@@ -149,6 +151,11 @@ def numbers(folder: Path) -> list[int]:
     """List the numbers of the journals in a folder, in order."""
     matches = (NAME.fullmatch(path.name) for path in folder.iterdir())
     return sorted(int(match[1]) for match in matches if match)
+
+
+def has_begun(directory: RunDirectory) -> bool:
+    """Return whether a run has begun in a directory, even if only journals are left of it."""
+    return directory.exists() or (directory.path.is_dir() and bool(numbers(directory.path)))
 
 
 def is_rolled_back(folder: Path, covers: int) -> bool:

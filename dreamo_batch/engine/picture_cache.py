@@ -37,8 +37,8 @@ logger = logger_named(__name__)
 
 NAME: Final = "picture-cache.parquet"
 TAIL: Final = "picture-cache.tail"
-SIDE_PX: Final = 320
-QUALITY: Final = 82
+THUMBNAIL_PX: Final = 320
+THUMBNAIL_QUALITY: Final = 82
 # Change the version whenever the same picture gets another summary.
 _VERSION: Final = b"2"
 _VERSION_KEY: Final = b"dreamo_cache"
@@ -87,10 +87,11 @@ def summarise_picture(content: bytes, small: Image.Image | None = None) -> Pictu
     """Make the summary of a picture from one decode at reduced scale; `small` is that decode, where there is one."""
     if small is None:
         with opened(io.BytesIO(content)) as picture:
-            small = reduced(picture, SIDE_PX)
+            small = reduced(picture, THUMBNAIL_PX)
     fingerprint = Fingerprint.of(small).to_bytes()
-    small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.HAMMING)  # half the time of LANCZOS
-    return PictureSummary(len(content), Thumbnail(encoded(small, quality=QUALITY), *small.size), fingerprint)
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.HAMMING)  # half the time of LANCZOS
+    jpeg = encoded(small, quality=THUMBNAIL_QUALITY)
+    return PictureSummary(len(content), Thumbnail(jpeg, *small.size), fingerprint)
 
 
 def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:

@@ -115,6 +115,9 @@ class Workers:
 
 logger = logger_named(__name__)
 
+# Requests at once: creates, polls and downloads together.
+_WORKERS_MAX: Final = 16
+_WORKERS_MIN: Final = 4
 _AT_EXIT_S: Final = 30.0
 PATIENCE_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
@@ -231,6 +234,10 @@ class Runner:
 
     # What is done in the runner's thread, by a question.
 
+    def n_workers(self, max_in_flight: int) -> int:
+        """Return how many requests it makes at once: as many as there are threads, or as a first call needs."""
+        return self.workers.n if self.workers else min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
+
     def open(self, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
         """Return the ledger, opened if necessary; raises if the call is for another service or other seeds."""
         if self.ledger is None:
@@ -249,7 +256,6 @@ class Runner:
         self,
         coordinator: Coordinator,
         on_close: Callable[[], None],
-        n_workers: int,
         on_end: Callable[[BaseException | None], None] = lambda _error: None,
     ) -> None:
         """Start a call in place of the current one; creates already sent are still awaited.
@@ -257,7 +263,7 @@ class Runner:
         `on_close` is called once the ledger is closed, before the directory is unlocked; `on_end` after that, with
         what went wrong in the runner.
         """
-        self.workers = self.workers or Workers(n_workers, self.mailbox)
+        self.workers = self.workers or Workers(coordinator.schedule.limits.n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
         coordinator.effects.note, coordinator.effects.taken = self._note, self._taken
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dreamo_batch.jobs.prepare import Job
 
 
+_DOWNLOADS_SHARE: Final = 0.5  # of the workers, at most
+_N_FREE_OF_CREATES: Final = 2  # workers that are kept for everything else
 _SAVE_TRIES: Final = 3
 _STRIKES: Final = 3
 _STRIKES_OVER_S: Final = 30.0
@@ -394,8 +396,8 @@ class Schedule:
         if self.outage.mood == "down" or (self.outage.mood == "trial" and not may_try):
             return False
         n_creating = len(self._busy[Do.CREATE])
-        # Two workers are kept for everything else.
-        if not self.quota.has_room(self.n_in_flight) or n_creating >= max(1, self.limits.n_workers - 2):
+        n_most = max(1, self.limits.n_workers - _N_FREE_OF_CREATES)
+        if not self.quota.has_room(self.n_in_flight) or n_creating >= n_most:
             return False
         # Each body is in memory until it is sent.
         is_full = n_creating and self._next_size() + sum(self._bodies.values()) > self.limits.body_bytes_max
@@ -463,7 +465,8 @@ class Schedule:
 
     def _may_save(self) -> bool:
         """Whether the next download needs only time."""
-        return bool(self._to_save) and len(self._busy[Do.SAVE]) < max(1, self.limits.n_workers // 2)
+        n_most = max(1, int(self.limits.n_workers * _DOWNLOADS_SHARE))
+        return bool(self._to_save) and len(self._busy[Do.SAVE]) < n_most
 
     def _next_probe(self, now: float) -> Action | None:
         probe_at = self.outage.probe_at

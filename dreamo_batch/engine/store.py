@@ -48,6 +48,7 @@ SCHEMES: Final = ("s3", "gs", "az")
 SLICES: Final = "slices/"  # the records of a budget
 FIRST_SLICE: Final = f"{SLICES}{1:012d}"
 _PROBE: Final = "probe"
+N_RACES, N_RACERS = 40, 8  # objects that several writers put at once, to see whether one wins each
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
 # A write of the log that was tried more than once is looked at before it counts.
@@ -252,10 +253,10 @@ def refuse_unsafe(store: ObjectStore, url: str) -> None:
     store.delete([name])
 
 
-def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
+def races(store: ObjectStore) -> int:
     """Have several threads put the same objects at once; count those that more than one believes to have put."""
     folder = f"{_PROBE}/{secrets.token_hex(8)}"
-    names = [f"{folder}/{number}" for number in range(n_slots)]
+    names = [f"{folder}/{number}" for number in range(N_RACES)]
 
     def put(writer: int) -> list[str]:
         won = []
@@ -265,8 +266,8 @@ def races(store: ObjectStore, n_slots: int = 40, n_writers: int = 8) -> int:
                 won.append(name)
         return won
 
-    with threads(n_writers) as pool:
-        winners = Counter(name for won in pool.map(put, range(n_writers)) for name in won)
+    with threads(N_RACERS) as pool:
+        winners = Counter(name for won in pool.map(put, range(N_RACERS)) for name in won)
     store.delete(names)
     return sum(n > 1 for n in winners.values())
 
@@ -528,7 +529,7 @@ _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
-_OWN: Final = ("log", "checkpoints", _FILES, _STRAYS)
+_OWN: Final = (_LOG, _CHECKPOINTS, _FILES, _STRAYS)
 _OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
@@ -711,7 +712,7 @@ class Replica:
     def take_over(self) -> None:
         """Become the one writer: no other can commit any more. The folder is rebuilt."""
         with self._named_in_errors():
-            if not self.store.names("log/"):
+            if not self.store.names(f"{_LOG}/"):
                 self._refuse_taken()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
@@ -732,7 +733,7 @@ class Replica:
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
         is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
-        if is_budget or (name in _OWN and above.names("log/")):
+        if is_budget or (name in _OWN and above.names(f"{_LOG}/")):
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
 

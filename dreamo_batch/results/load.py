@@ -114,7 +114,8 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     for path in several:
         by_place.setdefault(RunDirectory(path).path.resolve(), path)
     # A command that waits in the background, or was stopped while it did, leaves only its log.
-    waiting = [at for at in by_place if (one := RunDirectory(at)).log.is_file() and not _has_begun(one)]
+    folders = {at: RunDirectory(at) for at in by_place}
+    waiting = [at for at, one in folders.items() if one.log.is_file() and not journal.has_begun(one)]
     if 0 < len(waiting) < len(by_place):
         warn(f"Left out {', '.join(map(str, waiting))}: no run has begun there yet.")
         return [path for place, path in by_place.items() if place not in waiting]
@@ -228,17 +229,13 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
     """Return the run directory at a path; raise if there is none."""
     directory = RunDirectory(run_dir)
     with ledger.reading(directory):
-        is_there = _has_begun(directory)
+        is_there = journal.has_begun(directory)
     if not is_there:
         log = f" No run has begun there yet; see {directory.log}." if directory.log.is_file() else ""
         raise DirectoryError(f"No run directory at {directory.name}.{log}")
     if directory.replica is not None and directory.replica.silence:
         logger.warning("%s", directory.replica.silence)
     return directory
-
-
-def _has_begun(directory: RunDirectory) -> bool:
-    return directory.exists() or (directory.path.is_dir() and bool(journal.numbers(directory.path)))
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -460,7 +457,7 @@ def _read_directory(run_dir: RunDir) -> History:
             results[columns.STORED_PREFIX + name] = decided[name].array
             if name not in results.columns:
                 results[name] = decided[name].array
-    attempts = to_frame(to_arrow(read_state(directory)))
+    attempts = ledger_frame(directory)
     if rating_columns(results):
         attempts = with_ratings(attempts, [directory.path] * len(attempts))
     return from_ledger(results, attempts)

@@ -22,7 +22,7 @@ from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
-from dreamo_batch.service.transport import Answer, Form, Transport, form_of, why_refused
+from dreamo_batch.service.transport import USER_AGENT, Answer, Form, Transport, form_of, why_refused
 from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
@@ -35,12 +35,19 @@ T = TypeVar("T")
 
 ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 _HEADERS: Final = {
-    "User-Agent": "dreamo-batch",
+    "User-Agent": USER_AGENT,
     "Accept": "application/json",
     # Answers are small, and without compression there are no decompression bombs.
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
+_PICTURE_HEADERS: Final = {
+    "User-Agent": USER_AGENT,
+    "Accept": "image/*, */*;q=0.5",
+    "Accept-Encoding": "identity",
+}
+N_REDIRECTS_MAX: Final = 5
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
 _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
     FailureKind.PERMANENT: errors.RequestRejected,
     FailureKind.TRANSIENT: errors.RequestNotTaken,
@@ -51,14 +58,6 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
 _OURS: Final = frozenset({"kind", "error_class", "cause", "status", "task_id", "cost"})
 
 logger = logger_named(__name__)
-
-N_REDIRECTS_MAX: Final = 5
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
-_PICTURE_HEADERS: Final = {
-    "User-Agent": "dreamo-batch",
-    "Accept": "image/*, */*;q=0.5",
-    "Accept-Encoding": "identity",
-}
 
 
 def _form(url: str, transport: Transport, home: str | None) -> Form | Failure:

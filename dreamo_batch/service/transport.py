@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from urllib3 import HTTPConnectionPool
 
 
+USER_AGENT: Final = "dreamo-batch"
 ERROR_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 # Longer bodies are sent as they are. Shorter ones are copied behind the head, which costs less than more calls.
