@@ -311,7 +311,7 @@ class Call:
         return frozenset(key[0] for key in self.coordinator.schedule.waiting)
 
     def ask(self, do: Callable[[], object]) -> bool:
-        """Have something done in the runner's thread; False if the call is over, or was stopped."""
+        """Call a function in the runner's thread; False if the call is over, or was stopped."""
 
         def on_this_call(_: Runner) -> bool:
             if self.is_taken_over:
@@ -454,7 +454,7 @@ class Call:
         )
 
     def _refuse_copy(self, assignment: Assignment, *, is_copy: bool) -> None:
-        """Refuse to submit in a copy of a run directory unless agreed to: the original may submit the same."""
+        """Refuse to submit from a copy of a run directory unless the user agreed: the original may submit the same."""
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
         if is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise errors.DirectoryError(
@@ -555,7 +555,7 @@ class Call:
         return {"settings": self.inputs.options.as_settings(), "sample": sample if is_whole else {}}
 
     def _give_back(self, ledger: Ledger) -> None:
-        """Give back what is left of the slice, now that the ledger has it as lowered."""
+        """Return what is left of the slice to the budget, now that the ledger has lowered it."""
         coordinator = self.coordinator
         if coordinator.shared is None or not ledger.is_closed:
             return
@@ -616,7 +616,7 @@ class Call:
     # What it may cost.
 
     def price_to_reserve(self) -> Decimal | None:
-        """Give what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
+        """Return what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
@@ -703,7 +703,7 @@ def choose(
     rows: Collection[Any] | pd.Series | None,
     classes: str | Collection[str] | None,
 ) -> frozenset[str]:
-    """Give the jobs that a retry is about."""
+    """Return the jobs that a retry is about."""
     results = results_of(table.user, table.prepared, read_state(directory))
     is_failed = results[columns.STATUS] == columns.FAILED
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS

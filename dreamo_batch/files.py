@@ -17,7 +17,7 @@ _publishers: dict[Path, Callable[[Path], object]] = {}
 
 
 def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
-    """Have `put` called with each file that is replaced in a folder, or in those within; None ends it."""
+    """Call `put` with each file that is replaced in a folder, or in those within, from now on; None ends it."""
     if put is None:
         _publishers.pop(folder, None)
     else:
@@ -27,7 +27,7 @@ def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
 def replace(
     path: Path, write: Callable[[Path], object], *, previous: Path | None = None, is_durable: bool = True
 ) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename it to `path`; whatever was there to `previous`.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`, and what was there to `previous`.
 
     What can be made again, or is soon out of date, need not be durable.
     """

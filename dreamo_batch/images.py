@@ -170,7 +170,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def resealed(content: bytes, before: bytes) -> bytes:
-    """Give what was overwritten in a PNG its new checksums; no other format has any."""
+    """Write new checksums for what was overwritten in a PNG; no other format has any."""
     if content == before or not content.startswith(PNG):
         return content
     whole, at = bytearray(content), len(PNG)

@@ -175,7 +175,7 @@ def follow(
 
 
 def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
-    """Say what a call came to and return its table; raises what stopped it in this process."""
+    """Say how a call ended, and return its table; raises what stopped it in this process."""
     __tracebackhide__ = True
     if isinstance(call, FollowedRun):
         return call.results_now()
@@ -310,7 +310,7 @@ def in_foreground() -> Iterator[None]:
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Treat SIGTERM and SIGHUP as an interrupt, where nobody else handles them; yield those that came."""
+    """Treat SIGTERM and SIGHUP as an interrupt unless other code handles them; yield those that came."""
     came: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -637,7 +637,7 @@ class Batch:
         self._call = call
 
     def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
-        """Continue with the same table and what is left of the cost, without submitting again what was once."""
+        """Continue with the same table and what is left to spend, without submitting anything a second time."""
         call = self._own("resume")
         inputs = replace(
             call.inputs,
@@ -655,7 +655,7 @@ class Batch:
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _counted(self, call: Call) -> Tally:
-        """Return the tally: made anew as seldom as is good for a large run, and once more when it is over."""
+        """Return the tally, counted again at intervals that a large run can afford, and once more when it is over."""
         began_at, is_over, last = time.monotonic(), call.is_over, self._last
         if last is None or last[0] is not call:
             rows = rows_of(call.inputs.user.index, call.inputs.prepared)
@@ -690,7 +690,7 @@ def _status(
 
 
 class FollowedRun:
-    """A run directory that somebody else may work on, read again and again as seldom as is good for it."""
+    """A run directory that another process may work on, read again at intervals that suit its size."""
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)

@@ -46,7 +46,7 @@ _working = threading.Lock()
 
 @contextmanager
 def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Give a variable a value inside the block, whose interrupts are shown at the user's line."""
+    """Set a variable inside the block, whose interrupts are shown at the user's line."""
     token = variable.set(value)
     try:
         with errors.interrupts_without_our_lines():

@@ -197,7 +197,7 @@ def _refuse_other_table(
 def _price(
     planned: pd.DataFrame, directory: RunDirectory, service: Service, prepared: Prepared
 ) -> Decimal | None:
-    """Give the most that an attempt costs: as planned, else as the service quotes it; None if unknown."""
+    """Return the most that an attempt costs: as planned, else as the service quotes it; None if unknown."""
     known = planned.loc[planned[columns.ACTION] == _NEW, columns.COST_HIGH_USD].max()
     if not pd.isna(known):
         return money(str(known))
@@ -234,7 +234,7 @@ class _Visit:
     cost: str | None = None  # of what the check under way submitted, USD
 
     def ended(self) -> Task:
-        """Give the task once it has completed."""
+        """Return the task once it has completed."""
         if self.task is None or self.task.status != "completed":
             raise _NotReached("there is no completed task to look at")
         return self.task

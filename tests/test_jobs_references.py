@@ -691,7 +691,7 @@ def test_deep_pixels_of_any_byte_order_are_one_picture(mode, dtype, tmp_path):
     levels = (RAMP * 65535).astype("uint16")
     image = Image.frombytes(mode, levels.shape[::-1], levels.astype(dtype).tobytes())
     table = pd.DataFrame({"image": [image], "prompt": ["a"]})
-    (job,) = prepare(table, entropy="e", inputs=Inputs(tmp_path)).jobs.values()
+    (job,) = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e").jobs.values()
     assert np.array_equal(np.asarray(Image.open(job.image.sent_location)), levels)
     assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-colours"]
 

@@ -208,7 +208,7 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
 
 
 def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tuple[int, Path, int | None]:
-    """Have a new process continue a command, and wait until it has checked everything.
+    """Start a process that continues a command, and wait until it has checked everything.
 
     Returns its number, its log, and its exit code if it has ended already. It has its own session and ignores
     SIGHUP, so that it outlives the shell. What it is given goes through a pipe, where no list of processes shows it.

@@ -101,7 +101,7 @@ class Offer(NamedTuple):
 def agree(
     plan: Callable[[], Any], run_dir: str, options: Mapping[str, Any], *, is_agreed: bool, no_cap: bool
 ) -> str | None:
-    """Get consent for what a call may spend, and return the sum in USD that it then stops at."""
+    """Get consent for what a call may spend, and return the sum in USD at which it stops."""
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import refuse_other_service
     from dreamo_batch.results.load import stored_terms
@@ -119,7 +119,7 @@ def agree(
     if is_agreed and is_limited:
         return limit
     planned = plan()
-    if settings.api_key is None:  # asked for only now: a table can be mended without one
+    if settings.api_key is None:  # asked for only now: a table can be corrected without one
         raise key_missing(settings, "use --local")
     agreed = consent(planned, settings, options, is_agreed=is_agreed)
     return limit or agreed
@@ -298,7 +298,7 @@ def run(
 
 @command(*RUN_DIR)
 def in_background(run_dir: str) -> int:
-    """Go on with what `run --detach` has checked, as its standard input says."""
+    """Continue what `run --detach` has checked, with the options from standard input."""
     given = background.take_over(run_dir)
     frame = read_table(given["table"], given["about_file"])
     return _finish(dreamo.run, (frame, run_dir), given["options"])

@@ -99,7 +99,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the driver says to all workers: which call is current, and whether it was stopped or paused."""
+    """What the driver tells all workers: which call is current, and whether it was stopped or paused."""
 
     call_id: str
     is_stopped: bool = False
@@ -139,7 +139,7 @@ class _ShardCall(Call):
         try_merge(self.directory.path)
 
     def report_end(self, error: BaseException | None) -> None:
-        """Nobody listens to a shard."""
+        """Report nothing: the whole call has listeners, a shard has none."""
 
 
 def begin_worker(environment: Mapping[str, str]) -> None:
@@ -297,7 +297,7 @@ def over_shards(call: Call, cluster: Cluster = None) -> Call:
 
 @dataclass
 class _HandedOut:
-    """Shards that a worker has; what it says is looked at with each beat, so nothing counts while we are suspended."""
+    """Shards that a worker has. Its reports are read once a beat, so no time counts while this process is suspended."""
 
     names: list[str]
     pulse_id: str
@@ -533,7 +533,7 @@ class ShardedCall(Call):
             write_jobs(self.directory.jobs, inputs.user, inputs.prepared, self._table_id)
 
     def _signal(self, *, is_stopped: bool = False) -> None:
-        """Say to all workers which call is current, and whether it was stopped or paused."""
+        """Tell all workers which call is current, and whether it was stopped or paused."""
         signal = Signal(self._table_id, is_stopped or self.is_halted, self._is_paused)
         text = json.dumps(asdict(signal))
         try:
@@ -554,10 +554,10 @@ class ShardedCall(Call):
         }
 
     def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
-        """Set the cap that workers get their slices of; None where there never was one.
+        """Set the cap that workers take their slices of; None if there never was one.
 
-        Shards that bought without one join it first. Those that hold more than they need, since their worker was
-        killed, are opened to give it back.
+        Shards that bought without one join it first. Those that hold more than they need because their worker was
+        killed are opened to return it.
         """
         place = f"{self.directory.name}/{_BUDGET}"
         slices = slices_at(place)
@@ -580,7 +580,7 @@ class ShardedCall(Call):
         return slices
 
     def _join_shard(self, shard: RunDirectory, place: str) -> None:
-        """Have what a shard spent count to the cap."""
+        """Count what a shard spent towards the cap."""
         if shard.replica is not None:
             shard.replica.wait_until_free()
         clock = SystemClock()
@@ -597,7 +597,7 @@ class ShardedCall(Call):
     # In the thread of the runner.
 
     def work(self) -> None:
-        """Have every shard worked on that has something to do."""
+        """Hand out every shard that has something to do, until none is left."""
         waiting = deque(name for name, _ in self._work_of.most_common())
         begin = partial(begin_worker, self._environment)
         n_lost = 0
@@ -628,7 +628,7 @@ class ShardedCall(Call):
             self._stopped = self._out_of_money()
 
     def halt(self) -> None:
-        """Have every worker stop."""
+        """Stop every worker."""
         self.is_halted = True
         self._signal()
 
@@ -679,7 +679,7 @@ class ShardedCall(Call):
             raise
 
     def _wait_for_ended(self, executor: Executor, running: Collection[_HandedOut]) -> None:
-        """Wait for processes of this machine that were told to end, as long as anything is heard of them."""
+        """Wait for processes of this machine that have to end, as long as they report."""
         silent_s = 0.0
         while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
             time.sleep(_LOOK_EVERY_S)
@@ -691,11 +691,11 @@ class ShardedCall(Call):
             self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
 
     def _is_lost(self, work: _HandedOut) -> bool:
-        """Whether nothing more is heard of a worker, or nothing at all, and it would only find that it is to stop."""
+        """Whether a worker has gone silent, or was never heard from and would only find that it has to stop."""
         return work.silent_s >= store.STILL_S or (self.is_halted and work.unheard_s >= _PATIENCE_S)
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
-        """Return the shards of a worker that nothing is heard of any more, for another one."""
+        """Return the shards of a worker that has gone silent, for another one."""
         self._silent.append(future)
         future.cancel()
         if (last := work.last) is not None:
@@ -743,7 +743,7 @@ class ShardedCall(Call):
         return zlib.compress(pickle.dumps(parts), 1)
 
     def _take_outcome(self, name: str, outcome: ShardOutcome) -> None:
-        """Keep what a shard came to; what stops one for any other reason than its slice stops all."""
+        """Record the outcome of a shard; any error but a used-up slice stops all of them."""
         if outcome.snapshot is not None:
             self._snapshots[name] = outcome.snapshot
         self.notices += [line for line in outcome.notices if line not in self.notices]
@@ -815,7 +815,7 @@ class ShardedCall(Call):
         return cap_reached(self.spending, here)
 
     def finish(self) -> None:
-        """Say that the call is over, also to what an engine might restart, and put the results together."""
+        """Tell all workers, even any that an engine restarts, that the call is over, and put the results together."""
         self.halt()
         reread(self.directory.path)
         try:

@@ -257,7 +257,7 @@ class BudgetShare:
         return self.more(wanted, spending, state)
 
     def more(self, wanted: Decimal, spending: Spending, state: State) -> Decimal:
-        """Have the slice raised to up to `wanted` in all, and return it; it counts once the ledger has it."""
+        """Raise the slice to up to `wanted` in all, and return it; it counts once the ledger has it."""
         return self._slices.grant(
             self._child,
             wanted,
@@ -303,7 +303,7 @@ def slices_at(place: str) -> Slices:
 
 
 def return_unspent(ledger: Ledger, at: float) -> None:
-    """Give back what a directory without a running call holds beyond what is spent and reserved."""
+    """Return to the budget what a directory without a running call holds beyond what is spent and reserved."""
     terms, attempts = ledger.state.terms, ledger.state.kinds()
     spending = Spending(price=highest_price(attempts), attempts=attempts)
     if terms.budget is None or ledger.is_copy or (money(terms.slice) or ZERO) <= spending.committed:

@@ -1,4 +1,4 @@
-"""The one model of a grid: which row of a table is in which cell, what is said of it, and its small picture."""
+"""The one model of a grid: which row of a table is in which cell, its texts, and its thumbnail."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _file_name(location: str) -> str:
 
 
 def key_of(value: Any) -> str | None:
-    """Return what tells a value from others; None for a missing one."""
+    """Return what distinguishes a value from others; None for a missing one."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Image.Image):
@@ -128,7 +128,7 @@ def removed_rows_notice(n: int) -> str:
 
 
 class Entry:
-    """What is said of one row of the results."""
+    """What a grid says about one row of the results."""
 
     def __init__(self, position: int, label: Any, row: dict[Any, Any], shown: Entries) -> None:
         seed, cost, duplicate_of = (

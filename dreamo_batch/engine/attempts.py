@@ -257,7 +257,7 @@ KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_B
 
 
 class State:
-    """All attempts of a run directory, by job, in the order they were made, and the terms that bind them.
+    """All attempts of a run directory, by job, in the order they were made, and the terms that limit them.
 
     `stored` are attempts as a table holds them, none of them open; `changed` are the jobs whose attempts are newer, or
     open.
@@ -323,7 +323,7 @@ class State:
         return counts
 
     def store(self, stored: StoredAttempts) -> None:
-        """Leave all that is settled to a table that holds it."""
+        """Drop all that is settled, now that a table holds it."""
         self.stored = stored  # first: another thread may be copying
         self.changed = {
             job_id: attempts
@@ -361,7 +361,7 @@ class State:
         )
 
     def apply(self, event: Event) -> Attempt:
-        """Fold one event in and give the attempt it leads to."""
+        """Fold one event in, and return the attempt it leads to."""
         attempt = self.find(event.job_id, event.attempt) or Attempt(event.job_id, event.attempt)
         attempt = advance(attempt, event)
         self.put(attempt)
@@ -371,8 +371,8 @@ class State:
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
     """Return the attempt that decides its job's state: the latest of those that weigh most.
 
-    So a picture is never hidden by a later attempt, nor is one under way; what may have been billed stays in doubt
-    whatever became of a resend; and an attempt that was not sent speaks only where nothing else was.
+    So a later attempt never hides a picture, or an attempt under way; what may have been billed stays in doubt
+    whatever became of a resend; and an attempt that was not sent counts only if there is no other.
     """
     if len(attempts) == 1:
         return attempts[0]
@@ -382,8 +382,8 @@ def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
 def next_number(attempts: tuple[Attempt, ...]) -> int:
     """Return the number the next create of a job is sent under; one that never became an attempt is used again.
 
-    Not after somebody answered a doubt: a run that has lost its directory may still hold the create for ambiguous, and
-    only an attempt in the ledger shows that it was not taken.
+    Not after the user settled a doubt: a run that has lost its directory may still take the create for ambiguous, and
+    only an attempt in the ledger shows that it was not accepted.
     """
     last = attempts[-1] if attempts and attempts[-1].stage in _SENDABLE else None
     is_answered_doubt = last and last.stage is Stage.UNSENT and last.may_have_been_billed is False

@@ -1,4 +1,4 @@
-"""The coordinator of a run: it keeps ledger, budget and schedule in step, and decides what each answer means."""
+"""The coordinator of a run: keeps ledger, budget and schedule in step, and decides what each answer means."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _SAME: Final = {
 
 
 class Clock(Protocol):
-    """The time a run goes by; tests inject their own."""
+    """The clock of a run; tests inject their own."""
 
     def monotonic(self) -> float:
         """Return seconds that never go back, for intervals."""
@@ -236,7 +236,7 @@ class Coordinator:
             self.set_slice(min(self.budget.slice, self.budget.committed))
 
     def _out_of_money(self) -> None:
-        """Stop if rows are left over; failed rows that can't be retried for lack of money only cause a notice."""
+        """Stop if rows are left; failed rows that can't be retried for lack of money only cause a notice."""
         asked = set(self.assignment.to_submit)
         error = self._out_of_budget()
         if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
@@ -336,7 +336,7 @@ class Coordinator:
                 self._refused_access(failure)
 
     def _is_settled_by_others(self) -> bool:
-        """Settle attempts in doubt by what a suspended writer was answered since; whether that leaves more to do."""
+        """Settle attempts in doubt by replies that a suspended writer got since; return whether there is more to do."""
         if not self._by_status[columns.AMBIGUOUS] or self.schedule.is_halted:
             return False
         try:
@@ -437,7 +437,7 @@ class Coordinator:
         self._row_or_account()
 
     def _own_task(self, answer: effects.CreateAnswer, sent_at: float) -> str | Failure:
-        """Accept a task id, unless another attempt has it; one that a refusal names may be anyone's, and is held."""
+        """Accept a task id unless another attempt has it; one that a refusal names may be anyone's, so it is held."""
         said, named, job_id = answer.result, answer.named, answer.key[0]
         task_id = said if named is None else named.task_id
         if isinstance(task_id, Failure):
@@ -603,7 +603,7 @@ class Coordinator:
             self.submit_again([key], after=Stage.FAILED)
 
     def _contradiction(self, key: Key, task: Task, *, is_exact: bool = False) -> str | None:
-        """Say which parameter an answer repeats otherwise than it was sent; if `is_exact`, also a rephrased prompt."""
+        """Say which parameter an answer repeats differently than sent; if `is_exact`, also a rephrased prompt."""
         if not task.echo:
             return None
         attempt, job = self._attempt(key), self.assignment.jobs.get(key[0])
@@ -615,7 +615,7 @@ class Coordinator:
         return contradiction(task.echo, sent, lambda: {one.prompt for one in jobs})
 
     def _hold(self, key: Key, task: Task, differs: str, now: float) -> None:
-        """Ask again for a task whose answer is about something else; its picture is never used."""
+        """Ask again for a task whose answer describes another; its picture is never used."""
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
         said = f"Job {key[0]}: {about}. Its picture isn't used; the task may have been mixed up."
@@ -849,7 +849,7 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
 
 
 def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
-    """Return what was submitted, apart from the row and the number of the replicate; None if it isn't known."""
+    """Return what was submitted, without the row and the replicate's number; None if it isn't known."""
     if attempt is None or attempt.inputs is None:
         return None
     inputs = json.loads(attempt.inputs)

@@ -349,7 +349,7 @@ logger = logger_named(__name__)
 
 
 class Effects:
-    """Makes one request and gives its answer as a value; safe to share between threads."""
+    """Makes one request and returns its answer as a value; safe to share between threads."""
 
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
         self.is_halted = threading.Event()

@@ -86,7 +86,7 @@ class Workers:
             ) from error
 
     def do(self, work: Callable[[], Any] | None) -> None:
-        """Have a worker call `work`, or end for None; its result or exception goes to the mailbox."""
+        """Queue `work` for a worker, or None to end one; its result or exception goes to the mailbox."""
         self._under_way.append(None)
         self._work.put(work)
 
@@ -143,7 +143,7 @@ class _Question:
             self.reply.set_exception(error)
 
     def refuse(self) -> None:
-        """Tell the caller that it won't be called."""
+        """Cancel the question: the function won't be called."""
         self.reply.cancel()
         self.reply.set_running_or_notify_cancel()
 
@@ -206,7 +206,7 @@ class Runner:
     def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
         """Call a function in the runner's thread, between two events, and wait for its result.
 
-        Whoever is interrupted meanwhile has withdrawn the question, or it is answered to the end without them.
+        If the caller is interrupted meanwhile, the question is either withdrawn or answered to the end without them.
         """
         self.refuse_own_thread()
         return self._ask(do, timeout_s)
@@ -289,7 +289,7 @@ class Runner:
             raise _storage_failed(self.directory, error) from error
 
     def _note(self, key: Key, failure: Failure) -> bool:
-        """Have it on disk, for a worker, which task an error names; False if that can't be done any more."""
+        """Record on disk, for a worker, which task an error names; False if that can't be done any more."""
         reply = self._ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
@@ -365,7 +365,7 @@ class Runner:
         self.workers.do(call)
 
     def _write(self, ledger: Ledger) -> None:
-        """Have everything recorded written, unless a write is under way: then it is next."""
+        """Write everything recorded, in another thread; if a write is under way, it is next."""
         if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten):
             return
         self._is_writing = True

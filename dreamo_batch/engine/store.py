@@ -7,7 +7,7 @@ until it stops growing. That only spares a living writer the trouble, and nothin
 
 A run directory in a store has a replica: a local folder of the same layout, rebuilt from the store at each opening.
 The store arbitrates. Each commit of a journal is an object of its log, which must be there before the commit counts;
-other files are put by their name when they are replaced here. What lies in the folder is believed in nothing.
+other files are put by their name when they are replaced here. Nothing in the folder is trusted.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def refuse_unsafe(store: ObjectStore, url: str) -> None:
 
 
 def races(store: ObjectStore) -> int:
-    """Have several threads put the same objects at once; count those that more than one believes to have put."""
+    """Put the same objects from several threads at once; count those that more than one believes to have put."""
     folder = f"{_PROBE}/{secrets.token_hex(8)}"
     names = [f"{folder}/{number}" for number in range(N_RACES)]
 
@@ -391,7 +391,7 @@ class FencedLog:
     owner : str
         Who writes, for people to read.
     is_gone : callable
-        Says of an owner whether it is known to have ended, so that nobody needs to wait for it.
+        Says whether an owner is known to have ended, so that nothing needs to wait for it.
     pause : callable
         Waits some seconds.
     clock : callable
@@ -537,7 +537,7 @@ _pulled_at: dict[Path, float] = {}
 
 
 def reread(folder: Path) -> None:
-    """Have a folder and its shards be read from the store again: others may just have written to it."""
+    """Read a folder and its shards from the store again at their next use: others may just have written to them."""
     for path in [one for one in _pulled_at.copy() if one.is_relative_to(folder)]:
         _pulled_at.pop(path, None)
 

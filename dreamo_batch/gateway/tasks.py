@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 State = Literal["in_progress", "completed", "failed"]
-# What is going to become of a task, settled when it is accepted.
+# What will become of a task, decided when it is accepted.
 Fate = Literal["normal", "stuck", "forgotten", "completed_with_error"]
 RetryAfter = Literal["none", "seconds", "date", "body"]
 WhenFull = Literal["refuse", "queue"]
@@ -125,7 +125,7 @@ class GatewaySettings:
                 raise ValueError(f"{name}={quoted(limit)} must be a number above 0 (tasks: whole), or None.")
         check_seed(self.seed)
         if self.price is not None and self.price_per_second is not None:
-            raise ValueError("Give a price per picture or one per second, not both.")
+            raise ValueError("Pass a price per picture or one per second, not both.")
         for name in ("price", "price_per_second", "discount"):
             text = getattr(self, name)
             if text is not None and not (name == "price" and callable(text)):
@@ -238,7 +238,7 @@ class TaskStore:
         return self._tasks("ORDER BY rowid")
 
     def unfinished(self, now: float) -> list[GatewayTask]:
-        """Return the tasks that a gateway has to take up when it starts."""
+        """Return the tasks that a gateway continues when it starts."""
         return self._tasks(f"WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", now)
 
     def overdue(self, now: float) -> list[str]:
@@ -335,7 +335,7 @@ class Bucket:
 
 
 def retry_hint(style: RetryAfter, wait_s: float, now: float) -> tuple[dict[str, str], dict[str, float]]:
-    """Return the headers and the body's fields that say when to come again: seconds, a date, or nothing."""
+    """Return the headers and the body's fields that say when to try again: seconds, a date, or nothing."""
     whole_s = max(1, math.ceil(wait_s))
     match style:
         case "seconds":
@@ -362,7 +362,7 @@ class Tasks:
         self._slots = Slots(None)
 
     def resume(self) -> None:
-        """Take up the tasks that an earlier gateway left in this folder."""
+        """Continue the tasks that an earlier gateway left in this folder."""
         now = self.clock()
         tasks = self._store.unfinished(now)
         ends = [task.due_at for task in tasks if task.due_at > now]

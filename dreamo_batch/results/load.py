@@ -1,4 +1,4 @@
-"""Run directories read, also while they are in use: results put together, counted, and as rows with their attempts."""
+"""Read run directories, also while they are in use: results, counts, and rows with their attempts."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def stored_terms(directory: RunDirectory) -> Terms:
 
 
 def read_state(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> State:
-    """Fold the ledger, or some of its columns; attempts that were being sent when the process ended are ambiguous."""
+    """Fold the ledger, or some of its columns; attempts on the wire when the process ended are ambiguous."""
     return read_ledger(directory, names)[0]
 
 
@@ -687,7 +687,7 @@ def _with_places(whole: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFram
 
 
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the run directory of a table without rows of several: `run_dir`, or that which it comes from."""
+    """Return the run directory of a table that comes from only one: `run_dir`, or the one that the table names."""
     if run_dir is not None:
         directory = RunDirectory(run_dir)
         if not directory.path.is_dir() and not directory.exists():
@@ -702,7 +702,7 @@ def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row: `run_dir` for all, or that which the row comes from."""
+    """Return the run directory of each row: `run_dir` for all, or the one that the row comes from."""
     found = {} if run_dir is not None else _run_dirs(results)
     if not found:
         return _with_pictures(results, [run_dir_of(results, run_dir)] * len(results))
