@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from dreamo_batch.service.client import Client
 
 
+logger = logger_named(__name__)
+
+TASK_LOST: Final = "task_lost"
+INTERRUPTED: Final = "interrupted"
+IMAGE_CHANGED: Final = "image_changed"
 _ASK_AGAIN_S: Final = 1.0  # for a task that an error names, unless another wait is asked for
 _ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
 _UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
@@ -136,11 +141,6 @@ def _read(image: ImageSource) -> bytes:
             "Run again to submit the row with the new picture."
         )
     return cast("bytes", encoded)  # joined, measured and sent like bytes
-
-
-TASK_LOST: Final = "task_lost"
-INTERRUPTED: Final = "interrupted"
-IMAGE_CHANGED: Final = "image_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,9 +343,6 @@ def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
     if not attempt.n_refusals or since is None:
         return None
     return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
-
-
-logger = logger_named(__name__)
 
 
 class Effects:

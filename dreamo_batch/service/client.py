@@ -46,6 +46,7 @@ _PICTURE_HEADERS: Final = {
     "Accept": "image/*, */*;q=0.5",
     "Accept-Encoding": "identity",
 }
+DOWNLOAD_WITHIN_READ_TIMEOUTS: Final = 5  # a picture takes longer than an answer
 N_REDIRECTS_MAX: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
@@ -119,10 +120,6 @@ def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
         return answer.body
     is_too_long = answer.broken.error_class == failures.UNREADABLE
     return replace(answer.broken, kind=FailureKind.PERMANENT) if is_too_long else answer.broken
-
-
-# A picture takes longer than an answer.
-DOWNLOAD_WITHIN_READ_TIMEOUTS: Final = 5
 
 
 class Client:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 
 USER_AGENT: Final = "dreamo-batch"
+POST_IDLE_MAX_S: Final = 1.0
+_N_HOSTS_MAX: Final = 10
+_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 ERROR_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 # Longer bodies are sent as they are. Shorter ones are copied behind the head, which costs less than more calls.
@@ -369,11 +372,6 @@ class _TimedFile(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
-
-
-POST_IDLE_MAX_S: Final = 1.0
-_N_HOSTS_MAX: Final = 10
-_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Transport:
