@@ -594,6 +594,20 @@ def test_the_task_inside_an_envelope_with_an_id_of_its_own_is_found():
     assert messages.read_task(written({"id": "request-1", "status": "success", "data": DONE}), ID) == read()
 
 
+@pytest.mark.parametrize(
+    "around", [b")]}',\n%b", b"Warning: slow\r\n%b", b"data: %b\n\n", b"cb(%b);", b"/* */%b", b"%b\nnull"]
+)
+def test_a_task_is_read_inside_what_was_written_around_it(around):
+    """Programs on the way write warnings and guards; without the task's own id it may be anything of a page."""
+    link = "https://x.example/a.png"
+    body = {"status": "completed", "output": [{"content": [{"url": link}]}], "usage": {"cost": "0.03"}}
+    task = messages.read_task(around % json.dumps({"id": ID} | body).encode(), ID)
+    assert (task.status, task.urls, task.cost) == ("completed", (link,), "0.03")
+    for page in (body, {"id": "another"} | body, {"status": "failed", "error": "x"}):
+        with pytest.raises(messages.Unreadable):
+            messages.read_task(around % json.dumps(page).encode(), ID)
+
+
 def test_a_task_in_an_envelope_is_found():
     """Some of the family's endpoints wrap everything in `data`."""
     for status in ({"code": 200, "message": "success"}, "success"):

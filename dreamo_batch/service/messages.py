@@ -72,6 +72,11 @@ def load_leniently(body: bytes) -> dict[str, Any]:
         return {}
 
 
+def _load_inside(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object that programs on the way wrote warnings or guards around; an empty one if there is none."""
+    return load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
+
+
 def parse(body: bytes) -> Any:
     """Parse any JSON value, with exact numbers; no object may name one field twice with different values."""
     try:
@@ -336,7 +341,10 @@ class Task:
 
 def read_task(body: bytes, task_id: str) -> Task:
     """Read the answer to a poll."""
-    answer = _about_task(load(body), task_id)
+    answer = _about_task(load_leniently(body), task_id)
+    if not answer:
+        answer = _about_task(_load_inside(body), task_id)
+        answer = answer if task_id in _ids(answer) else {}  # a page may hold any JSON
     if not _mentions_task(answer):
         raise Unreadable(excerpt(body))
     ids = _ids(answer)
@@ -698,8 +706,7 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
 
 def named_tasks_in(body: bytes) -> list[str]:
     """Read the ids that an answer names at any depth, refused or broken: no proof, but where to look."""
-    # Programs on the way write warnings and guards around an answer.
-    answer = load_leniently(body) or load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
+    answer = load_leniently(body) or _load_inside(body)
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
     named = _all_ids(answer).union(*map(_ids, items))
