@@ -510,7 +510,7 @@ class Batch:
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
         """Wait until the run is over, and return the table.
 
-        An interrupt only ends the waiting; the run continues.
+        An interrupt (SIGTERM and SIGHUP are one, too) only ends the waiting; the run continues.
 
         Parameters
         ----------
@@ -534,7 +534,7 @@ class Batch:
         __tracebackhide__ = True  # a notebook shows the user's own line, not ours
         timeout_s = inf if timeout_s is None else timeout_s
         errors.check_seconds("timeout_s", timeout_s)
-        with in_foreground():
+        with in_foreground(), interrupts():
             bar = shown(self.status, show=progress)
             try:
                 ended = follow(self._state_source, bar, timeout_s)

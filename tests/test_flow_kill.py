@@ -207,3 +207,31 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
     sweep.assert_money_adds_up()
     assert (dreamo.load(sweep.run_dir)["status"] == "completed").all()
     assert len(sweep.invoice()) == sweep.n_rows
+
+
+WAITING = """
+import sys
+import dreamo_batch as dreamo
+
+csv, run_dir, url, key = sys.argv[1:]
+dreamo.start(dreamo.read_table(csv), run_dir, max_in_flight=8, base_url=url, api_key=key).wait(progress=False)
+"""
+
+
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_script_that_waits_for_its_run_records_the_replies_on_the_wire_before_a_signal_ends_it(
+    tmp_path, gateway, fork_server, signal_name
+):
+    """A scheduler ends a job with SIGTERM, a closed terminal with SIGHUP: neither makes rows ambiguous."""
+    sweep = Sweep(tmp_path, gateway, fork_server, ROWS_PER_KILL)
+    gateway.faults.script("create", *["slow"] * MAX_IN_FLIGHT, seconds=3.0)
+    args = [str(sweep.csv), str(sweep.run_dir), gateway.base_url, gateway.api_key]
+    child = fork_server.start(args, {}, tmp_path / "errors.txt", WAITING)
+    sweep.wait_for_attempts(MAX_IN_FLIGHT, child)
+    child.send_signal(getattr(signal, signal_name))
+    child.wait(60)
+    assert "KeyboardInterrupt" in child.errors.read_text()
+    assert {attempt.task_id for attempt in sweep.attempts()} == {line["id"] for line in sweep.invoice()}
+    assert not any(attempt.stage is Stage.AMBIGUOUS for attempt in sweep.attempts())
+    assert sweep.finish() == 0
+    sweep.assert_money_adds_up()
