@@ -42,7 +42,8 @@ def replace(
             path.replace(previous)
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # nobody knows the temporary file
+        # Nobody knows the temporary file.
+        error.filename = str(path if previous is None or not previous.is_dir() else previous)
         del error.filename2
         raise
     finally:

@@ -146,6 +146,14 @@ def test_a_pipe_in_place_of_the_lock_keeps_nobody_waiting(tmp_path):
     assert RunDirectory(tmp_path).owner == "Another process"
 
 
+@pytest.mark.parametrize("name", ["run.json", "journal.end", "journal-000001.jsonl", "jobs.parquet"])
+def test_a_pipe_in_place_of_another_file_is_refused(tmp_path, name):
+    """Each of them is read, and there is no going on without it."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DirectoryError, match=f"{name} is a named pipe"):
+        RunDirectory(tmp_path)
+
+
 def test_a_lock_without_a_name_is_still_a_lock(tmp_path, holder):
     """If the name in the lock file is gone, the writer is refused all the same."""
     (tmp_path / directory.LOCK).write_text("")
@@ -187,6 +195,15 @@ def test_a_file_that_can_not_be_replaced_is_named(tmp_path):
     with pytest.raises(OSError, match="Is a directory") as caught:
         files.replace(tmp_path, Path.touch)
     assert str(caught.value).endswith(f": '{tmp_path}'")
+
+
+def test_a_folder_in_place_of_the_previous_file_is_named_not_the_good_file(tmp_path):
+    """Whoever moves away what the error names loses nothing."""
+    (tmp_path / "file").write_text("good")
+    (tmp_path / "previous").mkdir()
+    with pytest.raises(OSError, match=r"previous'$"):
+        files.replace(tmp_path / "file", Path.touch, previous=tmp_path / "previous")
+    assert (tmp_path / "file").read_text() == "good"
 
 
 def test_manifest_comes_back(tmp_path):

@@ -284,6 +284,24 @@ def test_a_directory_that_may_not_even_be_read_is_refused_in_words(flow):
     assert flow.invoice() == invoice
 
 
+_FOLDERS = ["lock", "run.json", "jobs.parquet", "results.parquet", "checkpoint-previous.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"), [*((name, True) for name in _FOLDERS), ("lock", False), ("images", False)]
+)
+def test_what_stands_where_a_file_belongs_is_named(flow, name, is_folder):
+    """A folder, or a link to nowhere: it isn't ours, so it can be moved away, and the same call goes on."""
+    for n in (1, 2):
+        flow.run(flow.table.head(n))
+    path = flow.run_dir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.mkdir() if is_folder else path.symlink_to("nowhere")
+    assert f"Move {path} away" in str(stopped(flow))
+    path.rmdir() if is_folder else path.unlink()
+    flow.assert_finishes()
+
+
 def _open_to_all(folder: Path) -> None:
     """Let everybody read what is in a folder, and pass down to it from the first one that is ours."""
     for path in (folder, *(one for one in folder.parents if one.name.startswith("pytest-"))):

@@ -118,6 +118,10 @@ class RunDirectory:
         self._is_lost = False
         self.folder_fd: int | None = None
         self.manifest: Manifest | None = None  # as last read or written
+        with suppress(OSError):  # what can't be read is reported by whoever needs it
+            for file in self.path.iterdir():
+                if file.name != LOCK and file.is_fifo():  # reading it would wait forever
+                    raise DirectoryError(f"{file} is a named pipe, where a file belongs. Move it away.")
         if self.replica is not None and is_in_store and not self._is_locked_here():
             self.replica.pull()
 
@@ -257,6 +261,9 @@ class RunDirectory:
         """Say what to do if it can't be written."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return "Raise the limit on open files (ulimit -n)"
+        # Something else stands where a file belongs, or a file where the pictures do.
+        if error.errno in (errno.EISDIR, errno.ELOOP) or error.filename == str(self.images):
+            return f"Move {error.filename} away"
         if error.errno == errno.ENOENT:
             return "Put the directory back"
         if error.errno is None and self.replica is not None:

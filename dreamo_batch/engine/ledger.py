@@ -269,7 +269,8 @@ def reading(directory: RunDirectory) -> Iterator[None]:
         yield
     except OSError as error:
         raise DirectoryError(
-            f"Can't read {directory.path} ({error.strerror or error}). Check its permissions and the disk."
+            f"Can't read {error.filename or directory.path} ({error.strerror or error}). Check its permissions and "
+            "the disk."
         ) from error
 
 
