@@ -12,7 +12,7 @@ from dreamo_batch.engine import checkpoint, plan
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.plan import RunOptions, decide
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.jobs.references import Inputs
+from dreamo_batch.jobs.references import Check, Inputs
 from tests.fakes import prepared
 from tests.pictures import encoded, plain
 
@@ -217,11 +217,11 @@ def test_a_picture_that_changed_where_it_was_is_named(tmp_path, seed):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": [str(photo)], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
-    bought = prepare(table, entropy="e", inputs=Inputs(tmp_path))
+    bought = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e")
     checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
     state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     photo.write_bytes(encoded(plain(colour=(0, 0, 9))))
-    now = prepare(table, entropy="e", inputs=Inputs(tmp_path))
+    now = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
     assert nearly == dict.fromkeys(now.jobs, "the content of its picture file")
 
