@@ -1076,3 +1076,11 @@ def test_a_run_of_the_local_gateway_says_how_to_go_on(table, run_dir):
     )
     assert told.exit_code == 2
     assert "or --local." in told.stderr
+
+
+@pytest.mark.parametrize(("argument", "option"), [("gateway", "--local"), ("run_dir", "--run-dir")])
+def test_an_option_written_as_the_argument_in_python_names_the_one_meant(tmp_path, argument, option):
+    """Whoever knows `gateway="local"` from a notebook finds it in the shell."""
+    done = call("run", tmp_path / "jobs.csv", f"--{argument}", "local")
+    assert done.exit_code == 2
+    assert f"No such option '--{argument}'. Did you mean '{option}'?" in done.stderr
