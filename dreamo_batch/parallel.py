@@ -6,12 +6,14 @@ import functools
 import multiprocessing
 import numbers
 import os
+import pickle
 import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -228,6 +230,12 @@ def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[...
             n_lost += 1
             if not is_count(cluster) or n_lost > _LOST_MAX:
                 raise
+        except ModuleNotFoundError as error:
+            if is_count(cluster):
+                raise
+            raise errors.UsageError(
+                f"A worker of the cluster can't import {error.name}. Install the same packages there as here."
+            ) from error
 
 
 def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
@@ -239,7 +247,7 @@ def n_workers(cluster: Cluster) -> int:
     if is_count(cluster):
         return int(cluster)
     if _is_dask(cluster):
-        return len(cluster.scheduler_info()["workers"])
+        return len(cluster.nthreads())  # `scheduler_info` of some versions lists five at most
     return int(getattr(cluster, "_max_workers", 1))
 
 
@@ -270,7 +278,8 @@ def executor_of(cluster: Cluster, begin: Callable[[], None] | None = None) -> It
             ) from error
     else:
         # Equal tasks are no cached results: what they read may have changed.
-        yield cluster if isinstance(cluster, Executor) else cluster.get_executor(pure=False)
+        executor = cluster if isinstance(cluster, Executor) else cluster.get_executor(pure=False)
+        yield _Dask(executor) if type(executor).__module__.startswith("distributed.") else executor
 
 
 def live_workers(pool: Executor) -> list[BaseProcess]:
@@ -283,6 +292,28 @@ def kill_workers(pool: Executor) -> None:
     # It has a method for that since Python 3.14.
     for process in live_workers(pool):
         process.kill()
+
+
+class _Dask(Executor):
+    """Dask, whose workers import what a task needs only as they run it: one that can't would lose it in silence."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        packed = load_module("cloudpickle").dumps(_Call(functools.partial(do, **kwargs), args))
+        return self._executor.submit(pickle.loads, packed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that is made where it is unpickled."""
+
+    do: Callable[..., Any]
+    args: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.do, self.args
 
 
 class _Processes(ProcessPoolExecutor):

@@ -148,6 +148,24 @@ def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     settle(flow, run.done)
 
 
+def wider(reference, output):
+    return output.width / reference.width
+
+
+def test_dask_without_our_packages_says_so_at_once(flow, slow, tmp_path, dask):
+    """It would lose every task, and everybody would wait for it."""
+    dask.run(exec, "import sys; sys.modules['dreamo_batch'] = None")
+    with pytest.raises(
+        dreamo.RunStopped, match=r"have failed \(No module named 'dreamo_batch.* same packages"
+    ):
+        flow.run(cluster=dask)
+    assert flow.invoice() == []
+    slow.speed_up()
+    done = dreamo.run(flow.table.head(2), tmp_path / "other", gateway=flow.gateway, progress=False)
+    with pytest.raises(dreamo.UsageError, match=r"A worker of the cluster can't import dreamo_batch"):
+        dreamo.measure(done, wider, cluster=dask.get_executor(), progress=False)
+
+
 class Engine(Executor):
     """An executor whose own failures come back from it, or which never starts anything."""
 
