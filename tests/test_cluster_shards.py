@@ -35,6 +35,7 @@ from dreamo_batch.errors import (
     UsageError,
 )
 from dreamo_batch.gateway.tasks import size_price
+from dreamo_batch.service.client import Client
 from tests.flows import Slow, until
 
 QUIET = {"progress": False}
@@ -188,6 +189,21 @@ def test_what_stops_one_shard_stops_the_next_of_its_worker(jobs, tmp_path, monke
         with pytest.raises(dreamo.AccessRefused):
             run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
         assert not gateway.invoice()
+
+
+def test_a_worker_says_that_it_is_there_before_it_submits_anything(jobs, gateway, tmp_path, monkeypatch):
+    """One that isn't heard of when the run is stopped is killed: what it had on the wire would be in doubt."""
+    create, heard = Client.create, []
+
+    def noted(*args, **options):
+        heard.append({path.parent.name for path in (tmp_path / "run").glob("shards/*/pulse.json")})
+        return create(*args, **options)
+
+    monkeypatch.setattr(Client, "create", noted)
+    monkeypatch.setattr(shards, "_BEAT_S", 1.0)
+    done = run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
+    assert set(done["status"]) == {"completed", "invalid"}
+    assert all(heard)
 
 
 def test_a_shard_that_is_run_again_buys_nothing(jobs, gateway, tmp_path):

@@ -131,6 +131,9 @@ class _ShardCall(Call):
     def _warnings(self, ledger: Ledger, *_: Any) -> tuple[str, ...]:
         return ledger.warnings
 
+    def _waits(self) -> bool:
+        return True  # until its worker has said that it is there, and isn't to stop
+
     def _remember(self, ledger: Ledger, *_: Any) -> None:
         ledger.commit()
 
@@ -189,15 +192,16 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
     batch = begin_paused(call)  # noqa: F841 - referred to for as long as the call runs
     try:
-        call.release()
-        while not call.is_over:
-            call.pause_for(beat_s(parent.run_dir))
+        while True:
+            parent.report(call.directory, call.snapshot())
+            if call.is_over:
+                break
             signal = parent.signal()
             if signal.is_stopped:
                 call.stop()
             elif signal.is_paused != call.is_paused:
                 call.pause(is_paused=signal.is_paused)
-            parent.report(call.directory, call.snapshot())
+            call.pause_for(beat_s(parent.run_dir))
     except BaseException:  # nobody would stop it any more
         call.stop()
         call.runner.is_closed.wait()
@@ -631,6 +635,7 @@ class ShardedCall(Call):
         """Stop every worker."""
         self.is_halted = True
         self._signal()
+        self._pulsed_at = 0.0  # a worker has read this, or has said before that it is there
 
     def _may_go_on(self) -> bool:
         """Whether others have given back what shards were short of, since the last time."""
