@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from itertools import pairwise
@@ -13,6 +14,7 @@ from itertools import pairwise
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.engine import pacing
 from dreamo_batch.engine.schedule import Do
 from tests.fakes import picture
 from tests.simulation import Run, Service
@@ -67,6 +69,23 @@ def test_both_caps_at_once(asks):
     took_s = run.work(until_s=90)
     assert shares(run, since=took_s / 5)[0] < 0.01
     assert run.service.n_busy(took_s / 5, took_s) > 0.8 * 10
+
+
+@pytest.mark.parametrize("first", [0.4, 0.6, 0.7])
+def test_a_rate_that_was_first_taken_for_lower_is_found_without_many_refusals(first, monkeypatch):
+    """As after a slow start: while it rises, the service saves up for a burst, and refuses late what is too fast."""
+    measured = pacing.Pace.measured
+    monkeypatch.setattr(
+        pacing.Pace,
+        "measured",
+        lambda pace, now: first * 10 / 0.95 if math.isinf(pace.rate) else measured(pace, now),
+    )
+    for seed in range(12 if IS_LONG else 4):
+        run = Run(Service(rate=10, latency_s=1.0, sigma=0.01, seed=seed), 300, max_in_flight=200, seed=seed)
+        run.work()
+        refused, answered_per_s = shares(run, since=run.now / 4)
+        assert refused < 0.01
+        assert answered_per_s > 0.9 * 10
 
 
 def test_neither_polls_nor_creates_starve():

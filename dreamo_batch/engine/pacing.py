@@ -336,7 +336,8 @@ class Pace:
     _HOLD_FIRST: Final = 20
     _HOLD_MAX: Final = 640
     _STEP_FIRST: Final = 0.04
-    _STEP_MAX: Final = 0.5
+    _STEP_MAX: Final = 0.25  # a service that allows bursts takes a while to refuse what is too fast
+    _DOUBTED_S: Final = 5.0
 
     def __init__(self) -> None:
         self._answered: deque[float] = deque(maxlen=self._KEPT)
@@ -345,12 +346,17 @@ class Pace:
         self._step = self._STEP_FIRST
         self._n_held = 0
         self._is_holding = False
+        self._doubted_until = -math.inf
         self.has_risen = False
 
     @property
     def rate(self) -> float:
         """Requests per second; infinite while none was refused."""
         return math.inf if self._bucket is None else self._bucket.rate
+
+    def is_doubted(self, now: float) -> bool:
+        """Whether it may be too high: it has risen, or has just fallen after that, perhaps by too little."""
+        return self.has_risen or now < self._doubted_until
 
     def measured(self, now: float) -> float:
         """Requests answered per second, in the last ten seconds or since the first."""
@@ -374,6 +380,7 @@ class Pace:
             self._bucket.rate = max(rate, self._RATE_MIN)
             if self.has_risen:
                 self._hold = min(2 * self._hold, self._HOLD_MAX)
+                self._doubted_until = now + self._DOUBTED_S
         self.has_risen = False
         self._step = self._STEP_FIRST
         self._n_held = 0
@@ -517,10 +524,11 @@ class Quota:
         self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
         is_trial = self._trial is not None and create == self._trial.key
-        is_rate = create is None or (self.pace.has_risen and not is_trial)
+        is_doubted = self.pace.is_doubted(now)
+        is_rate = create is None or (is_doubted and not is_trial)
         if create is None:
             self._n_others_in_a_row += 1
-            n_in_a_row, enough = self._n_others_in_a_row, 1 if self.pace.has_risen else _ENOUGH_OTHERS
+            n_in_a_row, enough = self._n_others_in_a_row, 1 if is_doubted else _ENOUGH_OTHERS
         else:
             self._created.append(False)
             self._n_in_a_row += 1
