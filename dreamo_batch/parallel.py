@@ -7,13 +7,13 @@ import multiprocessing
 import numbers
 import os
 import pickle
+import signal
 import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -22,7 +22,7 @@ from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import first_line, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Event
     from pathlib import Path
@@ -252,8 +252,8 @@ def n_workers(cluster: Cluster) -> int:
 
 
 @contextmanager
-def executor_of(cluster: Cluster, begin: Callable[[], None] | None = None) -> Iterator[Executor]:
-    """Open what works on tasks: threads if None; processes of this machine are started, and each begins with a call."""
+def executor_of(cluster: Cluster, environment: Mapping[str, str] | None = None) -> Iterator[Executor]:
+    """Open what works on tasks: threads if None; processes of this machine are started, with an environment."""
     if cluster is None:
         with threads(_THREADS) as pool:
             yield pool
@@ -264,10 +264,13 @@ def executor_of(cluster: Cluster, begin: Callable[[], None] | None = None) -> It
         begun = None
         try:
             begun = context.Event()
-            with _Processes(cluster, context, _begin, (begun, begin)) as pool:
+            with _Processes(cluster, context, _begin, (begun, environment or {})) as pool:
                 try:
                     yield pool
-                except BrokenProcessPool:  # it has told the others to end, which a suspended one doesn't
+                except (
+                    BrokenProcessPool,
+                    KeyboardInterrupt,
+                ):  # told to end, a suspended or a busy one doesn't
                     kill_workers(pool)
                     raise
         except (BrokenProcessPool, OSError) as error:
@@ -301,26 +304,20 @@ class _Dask(Executor):
         self._executor = executor
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        packed = load_module("cloudpickle").dumps(_Call(functools.partial(do, **kwargs), args))
-        return self._executor.submit(pickle.loads, packed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call that is made where it is unpickled."""
-
-    do: Callable[..., Any]
-    args: tuple[Any, ...]
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.do, self.args
+        packed = load_module("cloudpickle").dumps(functools.partial(do, *args, **kwargs))
+        return self._executor.submit(lambda call: pickle.loads(call)(), packed)  # noqa: S301 - our own
 
 
 class _Processes(ProcessPoolExecutor):
     """Processes that end once their parent was killed, and whose own death is noticed: Python's wait forever."""
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = super().submit(_do, do, *args, **kwargs)
+        # A Ctrl-C, which a terminal sends to it as well, would interrupt its imports and fill the terminal.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            future = super().submit(_do, do, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Its thread was woken before this started a process, and would miss the death of that one.
         with self._shutdown_lock:
             self._executor_manager_thread_wakeup.wakeup()
@@ -338,10 +335,11 @@ def _end_after(parent: Any) -> None:
         os._exit(1)
 
 
-def _begin(begun: Event, begin: Callable[[], None] | None) -> None:
+def _begin(begun: Event, environment: Mapping[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when to end
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_after, args=[multiprocessing.parent_process()], daemon=True).start()
-    if begin is not None:
-        begin()
+    os.environ.update(environment)
     begun.set()
 
 

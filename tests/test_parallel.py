@@ -247,6 +247,42 @@ def test_dask_survives_a_killed_worker(tmp_path, dask):
     assert done == [(number, 2 * number) for number in range(100)]
 
 
+INTERRUPTED = """
+import os, signal, sys
+if __name__ == "__mp_main__":
+    os.killpg(0, signal.SIGINT)
+import dreamo_batch as dreamo
+
+def wider(reference, output):
+    return output.width / reference.width
+
+if __name__ == "__main__":
+    with dreamo.LocalGateway(engine="flat") as gateway:
+        jobs = dreamo.sweep(image="data/mascot.png", prompt="a", seed=range(1, 9), size="512x512", use_rephraser=False)
+        call = {"gateway": gateway, "progress": False}
+        if sys.argv[2] == "run":
+            dreamo.run(jobs, sys.argv[1], cluster=2, **call)
+        dreamo.measure(dreamo.run(jobs, sys.argv[1], **call), wider, cluster=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "measure"])
+def test_an_interrupt_while_processes_start_is_that_of_the_one_that_started_them(tmp_path, verb):
+    """The terminal sends it to all of them, and each would show what it was importing."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, tmp_path / "run", verb],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        start_new_session=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert done.stderr.count("Traceback") == 1, done.stderr
+
+
 def test_an_executor_of_somebody_else_is_left_to_them(tmp_path):
     """It is not shut down, and not made anew when its processes die."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

@@ -145,12 +145,6 @@ class _ShardCall(Call):
         """Report nothing: the whole call has listeners, a shard has none."""
 
 
-def begin_worker(environment: Mapping[str, str]) -> None:
-    """Begin a process of this machine that works on shards; the driver says when to stop, also at Ctrl-C."""
-    os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutcome]:
     """Work on shards, some at once, until all their rows are settled, or the run is stopped."""
     is_ending = threading.Event()
@@ -603,13 +597,12 @@ class ShardedCall(Call):
     def work(self) -> None:
         """Hand out every shard that has something to do, until none is left."""
         waiting = deque(name for name, _ in self._work_of.most_common())
-        begin = partial(begin_worker, self._environment)
         n_lost = 0
         while waiting and not self.is_halted:
             n_before = len(waiting)
             self._signal()
             try:
-                with parallel.executor_of(self._cluster, begin) as executor:
+                with parallel.executor_of(self._cluster, self._environment) as executor:
                     self._hand_out(waiting, executor)
                     if parallel.is_count(self._cluster) and not all(one.done() for one in self._silent):
                         parallel.kill_workers(executor)
@@ -697,7 +690,8 @@ class ShardedCall(Call):
 
     def _is_lost(self, work: _HandedOut) -> bool:
         """Whether a worker has gone silent, or was never heard from and would only find that it has to stop."""
-        return work.silent_s >= store.STILL_S or (self.is_halted and work.unheard_s >= _PATIENCE_S)
+        patience_s = beat_s(self.directory.name) if parallel.is_count(self._cluster) else _PATIENCE_S
+        return work.silent_s >= store.STILL_S or (self.is_halted and work.unheard_s >= patience_s)
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that has gone silent, for another one."""
