@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import uuid
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -300,12 +301,13 @@ def kill_workers(pool: Executor) -> None:
 class _Dask(Executor):
     """Dask, whose workers import what a task needs only as they run it: one that can't would lose it in silence."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Any) -> None:
         self._executor = executor
 
-    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         packed = load_module("cloudpickle").dumps(functools.partial(do, *args, **kwargs))
-        return self._executor.submit(lambda call: pickle.loads(call)(), packed)  # noqa: S301 - our own
+        key = f"dreamo-{uuid.uuid4().hex}"  # as its dashboard shows it
+        return self._executor.submit(lambda call: pickle.loads(call)(), packed, key=key)  # noqa: S301 - our own
 
 
 class _Processes(ProcessPoolExecutor):
