@@ -226,6 +226,25 @@ def test_a_picture_that_changed_where_it_was_is_named(tmp_path, seed):
     assert nearly == dict.fromkeys(now.jobs, "the content of its picture file")
 
 
+def test_a_picture_that_moved_is_the_same_where_the_prompt_differs(tmp_path):
+    """Another folder, or a picture in memory, which has no place until it is kept, with line ends that Excel writes."""
+    table = pd.DataFrame({"prompt": ["a fox\r\nin snow"] * 2, "seed": [7, 8]})
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "fox.png").write_bytes(encoded(plain()))
+
+    def cells(folder):
+        return pd.Series([str(tmp_path / folder / "fox.png"), plain()], dtype=object)
+
+    bought = prepare(table.assign(image=cells("old")), Check(inputs=Inputs(tmp_path)), entropy="e")
+    checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
+    state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
+    table = table.assign(image=cells("new"), prompt="a fox\nin snow")
+    now = prepare(table, Check(inputs=Inputs(None)), entropy="e")
+    nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
+    assert nearly == dict.fromkeys(now.jobs, "the line ends of its prompt")
+
+
 URL = "https://b.s3.amazonaws.com/a/fox.png"
 
 

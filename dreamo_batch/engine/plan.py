@@ -203,13 +203,13 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         last = checkpoint.read_jobs(jobs_path)
     except DirectoryError:
         return {}
-    bought = {
-        _parts_of(job, last.drawn): job
-        for job_id, job in last.prepared.jobs.items()
-        if job_id in state and job_id not in prepared.jobs
-    }
-    found = ((job, bought.get(_parts_of(job, prepared.drawn))) for job in fresh)
-    return {job.job_id: _differs(job, other) for job, other in found if other is not None}
+    gone = [job for one, job in last.prepared.jobs.items() if one in state and one not in prepared.jobs]
+    found: dict[str, str] = {}
+    for picture in ("location", "digest"):  # another one in its place; the same one, wherever it is
+        bought = {_parts_of(job, last.drawn, picture): job for job in gone}
+        same = ((job, bought.get(_parts_of(job, prepared.drawn, picture))) for job in fresh)
+        found |= {job.job_id: _differs(job, other) for job, other in same if other is not None}
+    return found
 
 
 def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
@@ -298,11 +298,11 @@ def _row(
     return (action, reason, job_id, low, high)
 
 
-def _parts_of(job: Job, drawn: Collection[str]) -> tuple[object, ...]:
+def _parts_of(job: Job, drawn: Collection[str], picture: str) -> tuple[object, ...]:
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
-    pictures = tuple(place(one.location) if one.kind == URL else one.location for one in job.images)
+    pictures = tuple(place(one.location) if one.kind == URL else getattr(one, picture) for one in job.images)
     return (pictures, seen(job.prompt), *rest)
 
 
