@@ -152,9 +152,12 @@ _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 _ACCESS_REFUSED: Final = re.compile(contract.ACCESS_REFUSED_WORDS, re.IGNORECASE)
-# A message may quote the prompt.
+# A message may quote the prompt; words of Chinese, Japanese and Korean have no blanks around their quotes.
+_LETTER: Final = r"[^\W\u3040-\u9fff\uac00-\ud7af]"
 _QUOTED: Final = re.compile(
-    r"(?<!\w)(?:'.{2,}?'|\".{2,}?\"|\u201c.{2,}?\u201d|\u2018.{2,}?\u2019|`.{2,}?`)(?!\w)", re.DOTALL
+    rf"(?<!{_LETTER})(?:'.{{2,}}?'|\".{{2,}}?\"|\u201c.{{2,}}?\u201d|\u2018.{{2,}}?\u2019|`.{{2,}}?`)(?!{_LETTER})"
+    "|\u300c.{2,}?\u300d|\u300e.{2,}?\u300f",
+    re.DOTALL,
 )
 # Neither passed anything on.
 _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
@@ -268,13 +271,12 @@ def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[Failur
     is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
     if operation == "create" and (is_busy or messages.says_busy(said)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
-    code = "" if operation == "download" else messages.WORD_ENDS.sub(" ", said.code or "").lower()
-    if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or (
-        operation != "download" and _says(_ACCESS_REFUSED, said)
-    ):
-        return FailureKind.STOP, ACCESS_REFUSED
-    if re.fullmatch(contract.NOT_OFFERED_CODES, code):
-        return FailureKind.STOP, NOT_OFFERED
+    if operation != "download":
+        code = messages.WORD_ENDS.sub(" ", said.code or "").lower()
+        if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or _says(_ACCESS_REFUSED, said):
+            return FailureKind.STOP, ACCESS_REFUSED
+        if re.fullmatch(contract.NOT_OFFERED_CODES, code):
+            return FailureKind.STOP, NOT_OFFERED
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
