@@ -857,6 +857,7 @@ def test_a_price_in_another_currency_is_no_price(currency, key):
     task = read(usage={"cost": "5", key: told})
     assert (task.cost, task.is_cost_unreadable) == (None, True)
     assert read(usage={"cost": "5", key: "usd"}).cost == "5"
+    assert read(usage={"cost": "5", "max_concurrency": 7}).cost == "5"
     assert messages.read_price(written({"data": {"cost": "$5", key: "usd"}})).cost == "5"
     for shape in ([currency], {"code": currency}):
         assert messages.read_price(written({"data": {"cost": "5", key: shape}})).cost is None
@@ -941,14 +942,33 @@ def test_a_cost_anywhere_in_a_failure_leaves_it_open_whether_it_was_billed(place
     assert (task.status, task.cost, task.is_cost_unreadable) == ("failed", None, True)
 
 
+@pytest.mark.parametrize("name", ["timing", "estimate", "unit"])
+def test_the_cost_of_something_else_is_not_what_the_task_cost(name):
+    """Neither seconds nor an estimate is counted as USD."""
+    assert read(usage=..., **{name: {"cost": 3.2}}).cost is None
+
+
 @pytest.mark.parametrize(
     "places",
     [
         {"usage": {"credits_remaining": 7, "fee": 0, "amount": "0.00", "charged": False, "price": ""}},
         {"usage": {"cost": ""}, "input": {"params": {"price": 5}}, "metadata": {"feedback": 1.0}},
         {"usage": ..., "billing": {"estimated_cost": "0.02", "credit_limit": 9}},
+        {"usage": ..., "cost_time": 12.5, "metadata": {"time_cost": "12", "timeSpent": 3.2}},
+        {
+            "usage": ...,
+            "price_per_second": 0.01,
+            "error": {"message": "x", "recharge_url": "https://x.example/1"},
+        },
     ],
 )
 def test_what_is_no_cost_of_a_failure_leaves_it_unbilled(places):
     """Nothing, what is left, an estimate, and what the answer repeats of the request."""
     assert not read(status="failed", output=..., **places).is_cost_unreadable
+
+
+@pytest.mark.parametrize("place", ["request", "params", "parameters", "input"])
+def test_a_task_is_named_also_among_what_an_error_repeats(place):
+    """Wherever it stands, it may be what the create has bought."""
+    for named in ({"task_id": ID}, {"task": {"id": ID}}):
+        assert messages.named_tasks_in(written({"error": "x", place: named})) == [ID]

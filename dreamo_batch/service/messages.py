@@ -503,7 +503,8 @@ def _usage(answer: dict[str, Any]) -> Any:
     usage = answer.get("usage")
     if (usage.get("cost") if isinstance(usage, dict) else usage) not in (None, ""):
         return usage
-    places = (value for _, value in _fields(answer) if isinstance(value, dict))
+    fields = _fields(answer, but=_ECHO_KEYS)
+    places = (value for name, value in fields if isinstance(value, dict) and not _NO_COST_KEY.match(name))
     return next((one for one in places if one.get("cost") not in (None, "")), usage)
 
 
@@ -516,15 +517,18 @@ def _usd(cost: Any) -> str | None:
 def _currency(about: dict[str, Any]) -> str | None:
     """Return what an amount is said to be in, in whatever shape."""
     named = {name.lower(): one for name, one in about.items() if one not in (None, "", [], {})}
-    keys = sorted(name for name in named if name.endswith("currency") or name == "unit")
+    keys = sorted(name for name in named if re.fullmatch("(.*(?<!con))?currency|unit", name))
     return (_written(named[keys[0]]) or str(named[keys[0]])[:_WORD_CHARACTERS_MAX]) if keys else None
 
 
 # A cost under another name or elsewhere is none that can be counted, but a task that has one was not free.
 _COST_KEY: Final = re.compile(
-    r"(?!unit|.*(?:remain|left|balance|limit|max|estimat))"
-    r".*(?:cost|charge|billed|paid|price|amount|fees?(?![a-z])|credit|deduct|debit|spent|consumed)",
-    re.IGNORECASE,
+    "(?i).*(?:cost|charge|billed|paid|price|amount|fees?(?![a-z])|credit|deduct|debit|spent|consumed)"
+)
+# What may be spent, what one of something costs, and what took time.
+_NO_COST_KEY: Final = re.compile(
+    "(?i)unit|.*(?:remain|left|balance|limit|max|estimat|recharge|_per_"
+    "|timing|time_?(?:cost|spent|consumed)|(?:cost|spent|consumed)_?time)"
 )
 
 
@@ -539,19 +543,20 @@ def _is_cost_unreadable(usage: Any, answer: dict[str, Any]) -> bool:
 
 def _names_a_cost(answer: dict[str, Any]) -> bool:
     """Return whether anything that has the name of a cost is true, or has a digit other than 0."""
-    costs = (value for name, value in _fields(answer) if _COST_KEY.match(name))
+    fields = _fields(answer, but=_ECHO_KEYS)
+    costs = (value for name, value in fields if _COST_KEY.match(name) and not _NO_COST_KEY.match(name))
     return any(value is True or re.search("[1-9]", _written(value) or "") for value in costs)
 
 
-def _fields(answer: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all values of an answer under their names, at any depth, except for the parameters it repeats."""
+def _fields(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield all values of an answer under their names, at any depth, but not what has one of some names."""
     waiting = [("", answer)]
     while waiting:
         name, value = waiting.pop()
         yield name, value
         items = [("", one) for one in value] if isinstance(value, list) else []
         fields = value.items() if isinstance(value, dict) else items
-        waiting += ((key, one) for key, one in fields if key not in _ECHO_KEYS)
+        waiting += ((key, one) for key, one in fields if key not in but)
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
