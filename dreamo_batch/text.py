@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
 _HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PATH: Final = re.compile(r".*[/\\][^/\\]+\.\w{1,5}", re.DOTALL)
+_AMOUNT: Final = re.compile(r"\d{1,4}\.\d{1,12}", re.ASCII)  # would be another one if it were cut
 _MINUTE_S: Final = 60
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
 _FOLDER: Final = Path(__file__).parent / "display"
@@ -163,7 +164,7 @@ def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: in
 
     def cut(cell: str) -> str:
         wide = wcswidth(cell)
-        if wide <= n_max:
+        if wide <= n_max or _AMOUNT.fullmatch(cell):
             return cell
         is_path = _PATH.fullmatch(cell)
         return (

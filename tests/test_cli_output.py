@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import io
 import json
 
 import click
@@ -52,6 +53,26 @@ def test_a_long_cell_is_cut_with_a_mark_and_the_last_one_runs_on():
     text = aligned(["prompt", "message"], [["雪" * 100, "m" * 100]])
     assert "雪…" in text
     assert "m" * 100 in text
+
+
+class Terminal(io.StringIO):
+    """A standard output that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("width", "n_rows", "is_listed"), [(80, 3, True), (200, 3, False), (80, 30, False)])
+def test_a_table_far_wider_than_the_terminal_is_listed_and_no_amount_is_cut(
+    monkeypatch, width, n_rows, is_listed
+):
+    """Broken lines were unreadable, and what is left of a cut amount is another one; many rows stay a table."""
+    row = {f"a long name {i}": 10 * i for i in range(9)} | {"spent": "0.021255915", "last": None}
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    monkeypatch.setenv("COLUMNS", str(width))
+    output.show_frame(pd.DataFrame([row] * n_rows, dtype=object))
+    assert shown.getvalue().count("0.021255915") == n_rows
+    assert ("a long name 8  80\n" in shown.getvalue()) == is_listed
 
 
 def test_escape_sequences_are_shown_not_obeyed():

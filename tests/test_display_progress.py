@@ -49,6 +49,16 @@ def test_a_resumed_bar_starts_where_the_last_call_ended():
     assert "spent=$0.03, failed=1" in out.getvalue()
 
 
+def test_a_narrow_terminal_cuts_the_pace_and_not_what_failed():
+    """Money and failures matter more than rows a second, which stood before them."""
+    bar = Bar(snapshot("0.0128", failed=12, completed=30, pending=2), file=(out := io.StringIO()))
+    bar._bar.dynamic_ncols = lambda _: (60, 24)
+    bar.close()
+    shown = out.getvalue().rstrip("\n").split("\r")[-1]
+    assert "42/44, spent=$0.0128, failed=12 [" in shown
+    assert len(shown) <= 60
+
+
 def test_a_row_submitted_again_takes_the_bar_back():
     """A failed row that is retried is not settled any more."""
     bar = Bar(snapshot(failed=2), file=io.StringIO())

@@ -319,6 +319,28 @@ def test_names_in_a_template_are_filled_in_and_kept_as_columns(tmp_path):
     assert numbers["prompt"].tolist() == ["1 cats, seed 3", "2 cats, seed 3"]
 
 
+def test_names_match_however_their_letters_are_composed():
+    """Python composes the names of arguments; a template from a macOS file, or a dictionary, may not."""
+    composed, apart = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    for template, name in ((apart, composed), (composed, apart)):
+        tied = dreamo.zipped(**{name: ["big", "small"], "animal": ["fox", "owl"]})
+        for axes in ([tied], []):
+            own = {} if axes else {name: ["big"], "animal": ["fox"]}
+            table = dreamo.sweep(*axes, image="cat.png", template=f"a {{{template}}} {{animal}}", **own)
+            assert table["prompt"][0] == "a big fox"
+            assert composed in table
+
+
+def test_numbers_in_a_template_are_written_as_they_were_passed():
+    """A column of numbers has one type, in which 2 beside 0.5 is 2.0."""
+    table = dreamo.sweep(image="cat.png", template="{n} cats", n=[2, 0.5, "many"])
+    assert table["prompt"].tolist() == ["2 cats", "0.5 cats", "many cats"]
+    assert dreamo.sweep(image="cat.png", template="{n} cats", n=[2, 0.5])["prompt"].tolist() == [
+        "2 cats",
+        "0.5 cats",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

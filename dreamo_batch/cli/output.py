@@ -25,7 +25,7 @@ from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, as_path
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -38,6 +38,7 @@ STOPPED: Final = 3
 _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 _BY_STATUS: Final = "by_status"
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where a missing value isn't "none"
+_LISTED_MAX: Final = 12  # rows, of a table that would break every line; more would fill several screens
 _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
@@ -90,7 +91,12 @@ def show_frame(
         rows = records(frame, with_labels=with_labels)
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if is_terminal else None
-        emit(aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n")
+        text = aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n"
+        if width is not None and len(rows) <= _LISTED_MAX and text.index("\n") > 1.25 * width:
+            text = "\n".join(
+                _listed([(one, cell) for one, cell in row.items() if cell is not None]) for row in rows
+            )
+        emit(text)
     else:
         emit(f"{if_empty}\n")
 
@@ -110,13 +116,18 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             name: _UNKNOWN.get(name) if value is None else value for name, value in _flat(summary).items()
         }
         lines = [
-            (name, str(part))
+            (name, part)
             for name, value in known.items()
             if value is not None
             for part in (value if isinstance(value, list) else [value])
         ]
-        width = max((len(name) for name, _ in lines), default=0)
-        emit("".join(f"{name:{width}}  {harmless(value)}\n" for name, value in lines))
+        emit(_listed(lines))
+
+
+def _listed(lines: Sequence[tuple[str, object]]) -> str:
+    """Return names and values, one pair a line."""
+    width = max((len(name) for name, _ in lines), default=0)
+    return "".join(f"{name:{width}}  {harmless(str(value))}\n" for name, value in lines)
 
 
 def _flat(summary: Mapping[str, Any], by_status: Mapping[str, int] | None = None) -> dict[str, Any]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
-_PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
@@ -99,6 +98,10 @@ class Bar:
             options["display"] = False
         else:
             _usable(options.get("file", sys.stderr))
+            # A narrow terminal cuts off the pace rather than what failed.
+            options["bar_format"] = (
+                "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
+            )
         self._clock = clock
         self._ticks_at = clock()
         self._n_before = n_before
@@ -108,7 +111,7 @@ class Bar:
             unit="row",
             desc="dreamo",
             dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
-            mininterval=_PAINT_EVERY_S,
+            mininterval=0.2,
             **options,
         )
         # A saved notebook keeps the text of what is displayed under an id, once brought up to date.

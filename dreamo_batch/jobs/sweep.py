@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -325,6 +326,8 @@ def sweep(
                 "Pass seed or n_seeds, not both: seed for your own seeds, n_seeds for random ones."
             )
         given[columns.SEED] = [None] * min(n_seeds, max_rows + 1)
+    # As Python spells names of arguments: a letter and its accent may be one character or two.
+    user_axes = {normalize("NFKC", name): value for name, value in user_axes.items()}
     tied = [_ungrouped(group, given, user_axes) for group in groups]
     _refuse_taken_names(user_axes)
     given |= user_axes
@@ -354,7 +357,9 @@ def sweep(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
     )[list(axes)]
     if text == _TEMPLATE:
-        prompts = [_fill(row[text], row) for row in table.drop(columns=columns.IMAGE).to_dict("records")]
+        of_tie = {name: at for at, tie in enumerate(ties) for name in tie}
+        rows = ({name: axes[name][line[at]] for name, at in of_tie.items()} for line in places.tolist())
+        prompts = [_fill(row[text], row) for row in rows]  # not from the table, in which 2 beside 0.5 is 2.0
         table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
         table = table.rename(columns={text: columns.PROMPT_TEMPLATE})
     made = " x ".join(
@@ -385,12 +390,13 @@ def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> 
     """Add the axes of a group to the others; return their names."""
     if not isinstance(group, Zipped):
         raise UsageError(f"sweep takes axes by name, or what zipped(...) returns, not {cells.show(group)!r}.")
-    for name, values in group.axes.items():
+    grouped = {normalize("NFKC", name): values for name, values in group.axes.items()}
+    for name, values in grouped.items():
         axes = given if name in given else user_axes
         if axes.get(name) is not None:
             raise UsageError(f"{name} is an axis twice, alone and in zipped(...). Pass it once.")
         axes[name] = values
-    return tuple(group.axes)
+    return tuple(grouped)
 
 
 def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
@@ -566,7 +572,7 @@ def _template_parts(template: str) -> list[tuple[str, str | None]]:
             if name is not None:
                 if not name.strip().isidentifier() or form or conversion:
                     raise ValueError("expected names in braces, such as {place}")  # noqa: TRY301 - said below
-                parts.append(("", name.strip()))
+                parts.append(("", normalize("NFKC", name.strip())))
     except ValueError as error:
         raise UsageError(
             f"template: can't read {cells.show(template)!r} ({error}). Double the braces that belong in the prompt."

@@ -46,7 +46,6 @@ _PICTURES: Final = ("copy", "link", "none")
 MANIFEST: Final = "export.json"
 _FILES: Final = "sha256"
 _PENDING: Final = "pending"
-_NAMED_MAX: Final = 3
 _WRITERS: Final = 8  # which wait for the disk together
 _IMAGES: Final = "images"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
@@ -474,7 +473,7 @@ def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending
     if foreign := [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]:
         raise UsageError(
             f"Files in {folder} would be replaced that don't come from an export, or were changed since: "
-            f"{listed(foreign, _NAMED_MAX)}. Nothing was written. Move them, or pass another folder."
+            f"{listed(foreign, 3)}. Nothing was written. Move them, or pass another folder."
         )
 
 
@@ -559,8 +558,6 @@ def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) ->
 
 UNKNOWN: Final = "unknown"
 LOOPBACK: Final = "loopback"  # the service of a gateway on the same machine
-_SIZES_MAX: Final = 6
-_WORDS_MAX: Final = 40
 _ENDED: Final = (columns.COMPLETED, columns.FAILED)
 
 
@@ -595,12 +592,12 @@ class Methods:
             days=[days.min(), days.max()] if len(days) else [],
             drawn=drawn,
             sizes=[f"{size} ({n:,})" if has_several else size for size, n in self.sizes.items()],
-            n_sizes_max=_SIZES_MAX,
+            n_sizes_max=6,
             ends=ends,
             counts=[f"{n:,} {end}" for n, end in zip(self.outcomes.values(), ends, strict=True)],
             spent=UNKNOWN if spent is None else dollars(spent),
             counted=counted,
             joined=joined,
-            short=partial(one_line, n_max=_WORDS_MAX),
+            short=partial(one_line, n_max=40),
         )
         return " ".join(text.split())
