@@ -694,6 +694,15 @@ def test_an_export_becomes_a_dataset_on_the_hub(run_dir, tmp_path):
     assert not any(b"hf_secret" in content or b"sk-1234567" in content for content in hub.files.values())
 
 
+def test_the_card_names_the_licence_that_was_passed(run_dir, tmp_path):
+    """In the header that the hub reads, also from the shell; what isn't an identifier would break that header."""
+    dreamo.export(run_dir, tmp_path / "one", licence="cc-by-4.0", progress=False)
+    assert "\nlicense: cc-by-4.0\ntags:\n" in (tmp_path / "one" / "README.md").read_text()
+    for licence in ("CC BY 4.0", "", "mit\ntags: x"):
+        with pytest.raises(dreamo.UsageError, match="expected an identifier of the hub, such as cc-by-4"):
+            dreamo.export(run_dir, tmp_path / "two", licence=licence, progress=False)
+
+
 def test_a_refused_upload_keeps_the_folder_and_says_why(run_dir, tmp_path):
     folder = tmp_path / "folder"
     with stand_in_hub(is_refused=True) as (_, url):

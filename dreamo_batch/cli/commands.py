@@ -585,7 +585,7 @@ def failures(run_dirs: Sequence[str]) -> None:
     *RUN_DIRS,
     option("--output", metavar="FOLDER", help="Folder to write to; created if missing."),
     FORMAT,
-    keywords=of("export", "to", "formats", "pictures", "text", "excel_safe"),
+    keywords=of("export", "to", "licence", "formats", "pictures", "text", "excel_safe"),
 )
 def export(run_dirs: Sequence[str], *, output: str | None, **options: Any) -> int:
     """Write results and pictures of runs for other tools.

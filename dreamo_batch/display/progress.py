@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
-_LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
 
@@ -53,7 +52,7 @@ class Silent:
     def close(self) -> None:
         """Say how far it came, unless that was said."""
         if self._now != self._said:
-            self._next_at = self._clock() + _LINE_EVERY_S
+            self._next_at = self._clock() + 30.0
             self._said = self._now
             self.say(self._now)
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.directory import Manifest
 
 _FORMATS: Final = ("parquet", "csv", "tsv", "jsonl", "xlsx")
-_PICTURES: Final = ("copy", "link", "none")
 MANIFEST: Final = "export.json"
 _FILES: Final = "sha256"
 _PENDING: Final = "pending"
@@ -66,7 +65,6 @@ _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBER
 # Endings by which the Hugging Face loader takes a column for one of files.
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
-_JPEG: Final = b"\xff\xd8"
 
 _YOURS: Final = columns.Column("", "", "", "A column of the table that was run, unchanged.")
 _MEANINGS: Final = {
@@ -77,7 +75,6 @@ _MEANINGS: Final = {
         columns.OUTPUT_PATH, columns.STR, "", "Path of the picture in this folder, if pictures were exported."
     ),
 }
-_PLAIN: Final = re.compile(r"\w+")
 _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
 
 
@@ -96,6 +93,7 @@ def export(
     folder: str | os.PathLike[str] | None = None,
     *,
     to: str | None = None,
+    licence: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     formats: str | Iterable[str] = ("parquet", "csv"),
     pictures: Literal["copy", "link", "none"] = "copy",
@@ -123,6 +121,8 @@ def export(
     to : str, optional
         Upload the folder as a dataset, too: ``"hf://datasets/OWNER/NAME"`` (extra ``hub``; log in with ``hf auth
         login`` or `HF_TOKEN`). A new dataset is private; files of the same names are replaced, others are kept.
+    licence : str, optional
+        Licence that the dataset card names, by the hub's identifier, such as ``"cc-by-4.0"``. Default: none is named.
     run_dir : path, optional
         Where the pictures are; default: the directories that the rows come from.
     formats : str or iterable of str
@@ -178,6 +178,8 @@ def export(
         raise UsageError(
             f"Pass a folder to export into, or {option('to', 'hf://datasets/OWNER/NAME')} to upload it."
         )
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(licence)):
+        raise UsageError(f"licence={licence!r}: expected an identifier of the hub, such as cc-by-4.0.")
     results = read_results(source, columns.PROMPT)
     folders = folders_of(results, run_dir) or [run_dir_of(results, run_dir)]
     results = with_ratings(results, folders)
@@ -206,6 +208,7 @@ def export(
             "export.md.j2",
             names=list(columns.DICTIONARY),
             formats=wanted,
+            licence=licence,
             methods=_methods(table, decided, folders),
             results=of_table,
             pictures=None if found is None else _describe(found.lines, columns.PICTURES | known),
@@ -225,7 +228,7 @@ def export(
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
     wanted = as_names("formats", formats, _FORMATS, "format", is_ordered=False)
-    check_choice("pictures", pictures, _PICTURES)
+    check_choice("pictures", pictures, ("copy", "link", "none"))
     if text and pictures != "copy":
         raise UsageError(
             f"{option('text', value=True)} changes the exported files, so they can't be links. Pass "
@@ -397,7 +400,7 @@ def _describe(table: pd.DataFrame, known: Mapping[str, columns.Column]) -> list[
 
 def _escaped(name: str) -> str:
     """Return a name for Markdown."""
-    if _PLAIN.fullmatch(name):
+    if re.fullmatch(r"\w+", name):
         return f"`{name}`"
     return "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in " ".join(name.split()))
 
@@ -426,7 +429,7 @@ def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
     if picture.startswith(PNG):
         return _in_png(picture, words)
     comment = _utf8(json.dumps(dict(words), ensure_ascii=False))
-    return with_comment(picture, comment) if picture.startswith(_JPEG) else None
+    return with_comment(picture, comment) if picture.startswith(b"\xff\xd8") else None
 
 
 def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:

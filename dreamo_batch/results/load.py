@@ -1066,7 +1066,7 @@ def open_lines(results: pd.DataFrame, state: State) -> list[str]:
 def _ambiguous_line(label: object, job_id: str, state: State) -> str:
     attempt, price = state.deciding(job_id), highest_price(state.kinds())
     reserved = money(None if attempt is None else attempt.reserved)
-    cost = "an unknown cost" if price is None else f"perhaps {dollars(price)}, the highest price seen here"
+    cost = "an unknown cost" if price is None else f"{dollars(price)}, the highest price seen here"
     cost = cost if reserved is None else f"up to {dollars(reserved)}"
     why = "" if attempt is None else f" ({attempt.error_class})"
     return f"row {label} is ambiguous{why}: job {job_id}, possibly billed {cost}"

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LOWEST, HIGHEST = 1, 5
 WORDS: Final = (rating_log.PICK, rating_log.REJECT, rating_log.UNDO)
-_LABELS_MAX: Final = 5
 
 
 def rate(
@@ -97,7 +96,7 @@ def rate_positions(
     kind, number = _read(value)
     is_bare = results[[columns.JOB_ID, columns.OUTPUT_PATH]].isna().any(axis=1).to_numpy()
     if bare := [position for position in positions if is_bare[position]]:
-        labels = ", ".join(str(results.index[position]) for position in bare[:_LABELS_MAX])
+        labels = ", ".join(str(results.index[position]) for position in bare[:5])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
     name = rating_log.rater_named(rater)
     of_folder: dict[Path, dict[str, None]] = {}  # each job once, in the order given
