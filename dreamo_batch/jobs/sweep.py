@@ -378,8 +378,9 @@ def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[
     if columns.SEED not in axes:
         near = difflib.get_close_matches("n_seeds", user_axes, cutoff=0.8)
         meant = dict.fromkeys(near, "n_seeds") | meant
+    named = {part for one in axes.get(_TEMPLATE, ()) for _, part in _template_parts(str(one))}
     for name in user_axes:
-        if name in meant and not any(f"{{{name}" in str(one) for one in axes.get(_TEMPLATE, ())):
+        if name in meant and name not in named:
             raise UsageError(
                 f"Pass {meant[name]}=, not {name}=. For a column of your own of that name, use .assign({name}=...) on "
                 "the table that sweep returns."
