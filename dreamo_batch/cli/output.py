@@ -125,7 +125,6 @@ def show_summary(summary: Mapping[str, Any]) -> None:
 
 
 def _listed(lines: Sequence[tuple[str, object]]) -> str:
-    """Return names and values, one pair a line."""
     width = max((len(name) for name, _ in lines), default=0)
     return "".join(f"{name:{width}}  {harmless(str(value))}\n" for name, value in lines)
 
