@@ -43,6 +43,8 @@ _Z_95: Final = 1.959964
 _PICTURES_MAX: Final = 500
 _STEPS_MAX: Final = 50
 _TOLERANCE: Final = 1e-10
+_PICTURE_PX: Final = 900
+_REFERENCE_PX: Final = 220
 _SAVED: Final = [names.JOB_ID_A, names.JOB_ID_B, names.RATER, names.CHOICE]
 
 
@@ -428,12 +430,12 @@ class PairedComparison:
         return self._folders[place] / str(self._results[names.OUTPUT_PATH].iloc[place])
 
     def _picture(self, place: int) -> str:
-        return _jpeg(small_picture(self._path(place), 900))
+        return _jpeg(small_picture(self._path(place), _PICTURE_PX))
 
     def _shared(self, pair: Pair) -> list[str]:
         """Return the references of both pictures, each once."""
         shared = self._references.of_rows([pair.left, pair.right]).values()
-        encoded = (_jpeg(one.image(220)) for one in shared)
+        encoded = (_jpeg(one.image(_REFERENCE_PX)) for one in shared)
         return [one for one in encoded if one]
 
     def _prompt(self, pair: Pair) -> str:

@@ -56,6 +56,7 @@ _PAGE_BYTES_MAX: Final = 6_000_000
 EMBEDDED_MAX: Final = 5_000
 _THUMBNAIL_BYTES_MIN: Final = 1_000
 FULL_BYTES_MAX: Final = 8_000_000
+_FULL_PX: Final = 2_048
 _ASSETS: Final = Path(__file__).parent / "assets"
 _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
 
@@ -512,7 +513,7 @@ def full_picture(path: Path) -> tuple[str, bytes] | None:
     media = next((media for start, media in _MEDIA_TYPES if content.startswith(start)), None)
     if media is not None:
         return media, content
-    picture = small_picture(path, 2_048)
+    picture = small_picture(path, _FULL_PX)
     return None if picture is None else ("image/jpeg", encoded(picture, quality=88))
 
 

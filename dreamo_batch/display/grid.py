@@ -54,6 +54,10 @@ _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 _CELLS_MAX: Final = 2  # per row of the table; with more, a grid is mostly gaps
 _ROWS_COMPARED_MAX: Final = 2_000
 _ENTRIES_KEPT_MAX: Final = 20_000
+_ALT_MAX: Final = 120
+_CAPTION_MAX: Final = 200
+_NOTE_MAX: Final = 240
+_FACT_MAX: Final = 1_500
 _SIZED: Final = (columns.SIZE, columns.WIDTH, columns.HEIGHT)
 _INPUTS: Final = (
     columns.PROMPT,
@@ -130,13 +134,15 @@ class Entry:
         seed, cost, duplicate_of = (
             _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
         )
-        alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), 120)
+        alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
         values = [(name, label_of(row[name], is_picture=name in shown.pictures)) for name in shown.distinct]
-        caption = [f"{name} {shortened(value, 200)}" for name, value in values if name != columns.SEED]
+        caption = [
+            f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
+        ]
         has_seed = shown.shows_seed[position] and seed is not None
         self.position, self.row, self.kind = position, label_of(label), _kind(row)
         self.alt = alt if seed is None else f"{alt}, seed {seed}"
-        self.note = "" if self.kind == PICTURE else shortened(_note(row, self.kind), 240)
+        self.note = "" if self.kind == PICTURE else shortened(_note(row, self.kind), _NOTE_MAX)
         self.caption = ", ".join([f"seed {seed}", *caption] if has_seed else caption)
         self.cost = None if (amount := money(cost)) is None else dollars(amount)
         self.path, self.digest = _text(row, columns.OUTPUT_PATH), _text(row, columns.OUTPUT_SHA256)
@@ -210,7 +216,7 @@ def _fact(value: Any, *, is_picture: bool = False) -> str | None:
         return None
     if isinstance(value, float):
         return f"{value:.6g}"
-    return shortened(label_of(value, is_picture=is_picture), 1_500)
+    return shortened(label_of(value, is_picture=is_picture), _FACT_MAX)
 
 
 def _text(row: dict[Any, Any], name: str) -> str | None:

@@ -345,6 +345,7 @@ class Panel:
 
 # What a panel shows, decided without any widget: texts, shares of bars, and which buttons can be clicked.
 
+_MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
 _MINUTE_S: Final = 60
 _RATES: Final = ((1, "s"), (_MINUTE_S, "min"), (3600, "h"))
@@ -382,7 +383,7 @@ def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
         money=_money(status),
         errors=status.errors,
         pictures=tuple(status.newest),
-        notices=tuple(one_line(notice, 300) for notice in reversed(status.notices)),
+        notices=tuple(one_line(notice, _MESSAGE_CHARACTERS) for notice in reversed(status.notices)),
         problem=message(status.problem or ""),
         controls=_controls(status, can_control=can_control),
         is_over=status.is_over,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
+_PAINT_EVERY_S: Final = 0.2
+_LINE_EVERY_S: Final = 30.0
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
 
@@ -52,7 +54,7 @@ class Silent:
     def close(self) -> None:
         """Say how far it came, unless that was said."""
         if self._now != self._said:
-            self._next_at = self._clock() + 30.0
+            self._next_at = self._clock() + _LINE_EVERY_S
             self._said = self._now
             self.say(self._now)
 
@@ -110,7 +112,7 @@ class Bar:
             unit="row",
             desc="dreamo",
             dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
-            mininterval=0.2,
+            mininterval=_PAINT_EVERY_S,
             **options,
         )
         # A saved notebook keeps the text of what is displayed under an id, once brought up to date.

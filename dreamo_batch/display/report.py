@@ -65,6 +65,7 @@ _DRAWN: Final = -1
 _DEFAULT_SERVICE: Final = contract.BASE_URL.value.removeprefix("https://") + ":443"
 # Options that don't affect the pictures, or that the directory remembers.
 _NOT_REPEATED: Final = ("max_cost", "retry_failed", "on_ambiguous", "adopt_copy")
+_CHART_SIZE_IN: Final = (5.4, 3.4)
 _CAP_TIMES_MAX: Final = 8
 _SVG_HEAD: Final = re.compile(
     r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>| xmlns(?::xlink)?=\"[^\"]*\"", re.DOTALL
@@ -386,7 +387,7 @@ def _svg(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
     # The page looks alike for everybody, whatever a style or `text.usetex` says elsewhere.
     ours = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
     with mpl.rc_context(mpl.rcParamsDefault.copy() | ours):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        figure = Figure(figsize=_CHART_SIZE_IN, layout="constrained")
         figure.patch.set_alpha(0)
         ax = figure.subplots()
         ax.patch.set_alpha(0)

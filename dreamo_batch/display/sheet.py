@@ -50,6 +50,7 @@ _DOTS_PER_METRE: Final = round(_DPI / 0.0254)
 _WRITERS: Final = 2
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
+_WASH: Final = 0.1  # how much of its status's colour a box has
 
 # A grid, in pixels at 300 dpi.
 PAPERS: Final = {"a4": (2480, 3508), "letter": (2550, 3300)}
@@ -59,22 +60,32 @@ _GAP: Final = 18
 _CAPTION_GAP: Final = 8
 _LABELS: Final = 96
 """Room above the columns for their labels, two lines."""
+_FOOT: Final = 70
 _REFERENCE: Final = 230
 _UPRIGHT_MAX: Final = 4
 _ACROSS_MAX: Final = {True: 6, False: 10}
+_CELL_MAX: Final = 620
 _ASPECTS: Final = (0.4, 2.5)
+_SIDE_SHARE: Final = 0.19
 _CAPTION_MAX: Final = 180
+_TITLE_ROOM: Final = 190
+_NO_TITLE_ROOM: Final = 50
+_LEGEND_LINES: Final = 60
 # Sizes that a text is tried in until it fits.
 _TITLE_PX: Final = (54, 44, 36, 28)
 _LABEL_PX: Final = (34, 30, 26, 22, 18, 15)
 _SMALL_PX: Final = (28, 24, 20, 16)
+_REFERENCE_LABEL_PX: Final = (24, 20, 16, 13)
 
 # Pictures one after the other, in pixels.
 _PLAIN_CELL: Final = THUMBNAIL_PX  # so that the thumbnails that runs keep are drawn as they are
 _PLAIN_GAP: Final = 12
+_PLAIN_LABEL: Final = 40
 _PLAIN_TEXT_PX: Final = 15
 _PLAIN_LINE: Final = 18
+_PLAIN_LINES_MAX: Final = 80
 _PLAIN_PICTURES_MAX: Final = 100
+_PLAIN_PAPER: Final = "#f4f1ea"
 
 
 def contact_sheet(
@@ -281,7 +292,7 @@ class _Pen:
         """Draw a box in place of a picture: what became of it, and why."""
         style = PALETTE[kind]
         colour = ImageColor.getrgb(style.colour)
-        self.box(at, size, tuple(round(255 - 0.1 * (255 - level)) for level in colour), style.colour)
+        self.box(at, size, tuple(round(255 - _WASH * (255 - level)) for level in colour), style.colour)
         left, top, width = at[0] + _GAP, at[1] + _GAP, size[0] - 2 * _GAP
         top += self.write((left, top), style.word, sizes_px, (width, 2 * line_px(sizes_px[0]))) + 6
         room = width, max(line_px(sizes_px[-1]), at[1] + size[1] - _GAP - top)
@@ -323,14 +334,14 @@ class Layout:
         self.width, self.height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
         self.head, self.caption = head, caption
         self.n_columns = _per_page(n_columns, _ACROSS_MAX[is_upright])
-        self.side = round(self.width * 0.19)
+        self.side = round(self.width * _SIDE_SHARE)
         room = self.width - 2 * MARGIN - self.side - _GAP
-        self.cell_width = min(620, room // self.n_columns - _GAP)
+        self.cell_width = min(_CELL_MAX, room // self.n_columns - _GAP)
         self.cell_height = round(self.cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
         # Where the first row begins, and how far it is to the next.
         self.top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
         self.row_step = self.cell_height + caption + _GAP
-        self.n_rows = _per_page(n_rows, max(1, (self.height - MARGIN - self.top - 70) // self.row_step))
+        self.n_rows = _per_page(n_rows, max(1, (self.height - MARGIN - self.top - _FOOT) // self.row_step))
 
     def left(self, place: int) -> int:
         """Where a column begins."""
@@ -362,7 +373,7 @@ class _GridSheet:
         self.drawn: set[Path] = set()
         self.pictures: dict[Path, Image.Image] = {}
         self.placement = ReferencePlacement(grid, References(grid.results, self.folders))
-        head = 190 if self.title else 50
+        head = _TITLE_ROOM if self.title else _NO_TITLE_ROOM
         head = _REFERENCE + 2 * _GAP if self.placement.once else head
         plan = functools.partial(
             Layout,
@@ -405,7 +416,7 @@ class _GridSheet:
     def _with_foot(self, page: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
         """Write lines below the grid; the page gets longer for them, and a picture is cut below the last."""
         size_px, width = _SMALL_PX[0], self.layout.width - 2 * MARGIN
-        lines = _broken(foot, self.fonts, size_px, width, 60)
+        lines = _broken(foot, self.fonts, size_px, width, _LEGEND_LINES)
         end = bottom + MARGIN // 2 + len(lines) * line_px(size_px)
         whole = Image.new("RGB", (page.width, max(end, 0 if self.is_cut else page.height)), "white")
         whole.paste(page)
@@ -508,7 +519,7 @@ class _GridSheet:
             height = max(height, self._reference(pen, (left, corner[1]), one, side_px)[1])
         room = size[0], _SMALL_PX[0] + _GAP
         text = self._label(", ".join(one.label for one in found), "R", room)
-        pen.write((corner[0], corner[1] + height + 4), text, (24, 20, 16, 13), room, ink=ON_LIGHT.open)
+        pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
 
     def _reference(
         self, pen: _Pen, corner: tuple[int, int], one: ReferencePicture, side_px: int = _REFERENCE
@@ -602,12 +613,12 @@ class _PlainSheet:
         starts = range(0, len(rows), n)
         heights = [max(map(_plain_height, pictures[start : start + n])) for start in starts]
         n_lines = [max(map(len, captions[start : start + n])) for start in starts]
-        labels = (max(40, 4 + k * _PLAIN_LINE) for k in n_lines)
+        labels = (max(_PLAIN_LABEL, 4 + k * _PLAIN_LINE) for k in n_lines)
         steps = [height + label + _PLAIN_GAP for height, label in zip(heights, labels, strict=True)]
         foot_lines = self._lines(foot, n * step - _PLAIN_GAP)
         foot_height = len(foot_lines) * _PLAIN_LINE + _PLAIN_GAP if foot_lines else 0
         *tops, bottom = itertools.accumulate(steps, initial=_PLAIN_GAP)
-        page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), "#f4f1ea")
+        page = Image.new("RGB", (n * step + _PLAIN_GAP, bottom + foot_height), _PLAIN_PAPER)
         pen = _Pen(page, self.fonts)
         for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True)):
             line, across = divmod(number, n)
@@ -634,7 +645,7 @@ class _PlainSheet:
         return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
-        return _broken(texts, self.fonts, _PLAIN_TEXT_PX, width, 80)
+        return _broken(texts, self.fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
 
 
 def _broken(

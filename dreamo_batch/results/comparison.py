@@ -635,6 +635,8 @@ def _compare_pair(sides: tuple[tuple[measure.Subject | None, str | None], ...]) 
 
 # What a score means: how well a metric tells pictures of the same subject from pictures of others.
 
+_PICTURES_HELD: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -848,7 +850,7 @@ def _of_pairs(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int
         read = each(paths, lambda path: likeness.Fingerprint.of(_read(path)), what=metric.name)
         prints = [found for _, found in read]
         return np.array([measure.SCORES[metric.name](prints[one], prints[other]) for one, other in pairs])
-    open_picture = functools.lru_cache(64)(_read)
+    open_picture = functools.lru_cache(_PICTURES_HELD)(_read)
 
     def of_pair(pair: tuple[int, int]) -> float | None:
         return measure.apply(metric, *(open_picture(paths[at]) for at in pair)).number

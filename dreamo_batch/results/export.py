@@ -45,6 +45,7 @@ _FORMATS: Final = ("parquet", "csv", "tsv", "jsonl", "xlsx")
 MANIFEST: Final = "export.json"
 _FILES: Final = "sha256"
 _PENDING: Final = "pending"
+_NAMED_MAX: Final = 3
 _WRITERS: Final = 8  # which wait for the disk together
 _IMAGES: Final = "images"
 # A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
@@ -63,6 +64,7 @@ _FURTHER: Final = (columns.WIDTH, columns.HEIGHT, columns.COST, columns.OUTPUT_S
 # Columns left out of a picture's line: where the reference was, and other words for the size.
 _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.SIZE)
 # Endings by which the Hugging Face loader takes a column for one of files.
+_LOADED: Final = ("file_name", "file_names")
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
 
@@ -357,7 +359,7 @@ def _free_names(names: Iterable[str]) -> list[str]:
     taken = {*columns.PICTURES, *columns.INPUTS} - {*columns.INPUTS_OF_SOME}
     free = []
     for name in map(str, names):
-        fresh = f"{name}_text" if name in taken or name.endswith(("file_name", "file_names")) else name
+        fresh = f"{name}_text" if name in taken or name.endswith(_LOADED) else name
         while fresh in taken:
             fresh += "_"
         taken.add(fresh)
@@ -476,7 +478,7 @@ def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending
     if foreign := [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]:
         raise UsageError(
             f"Files in {folder} would be replaced that don't come from an export, or were changed since: "
-            f"{listed(foreign, 3)}. Nothing was written. Move them, or pass another folder."
+            f"{listed(foreign, _NAMED_MAX)}. Nothing was written. Move them, or pass another folder."
         )
 
 
@@ -561,6 +563,7 @@ def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) ->
 
 UNKNOWN: Final = "unknown"
 LOOPBACK: Final = "loopback"  # the service of a gateway on the same machine
+_SIZES_MAX: Final = 6
 _ENDED: Final = (columns.COMPLETED, columns.FAILED)
 
 
@@ -595,7 +598,7 @@ class Methods:
             days=[days.min(), days.max()] if len(days) else [],
             drawn=drawn,
             sizes=[f"{size} ({n:,})" if has_several else size for size, n in self.sizes.items()],
-            n_sizes_max=6,
+            n_sizes_max=_SIZES_MAX,
             ends=ends,
             counts=[f"{n:,} {end}" for n, end in zip(self.outcomes.values(), ends, strict=True)],
             spent=UNKNOWN if spent is None else dollars(spent),

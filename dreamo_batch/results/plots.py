@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
+_UNDRAWABLE: Final = "\u25a1"
 # Of the figure's width: it begins at the right, and names of lines are at the left.
 _LEGEND_SHARE: Final = 0.94
 _LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
 _N_LINES: Final = 25
+_BAR: Final = 0.62
+_HATCH: Final = "////"
 _SPAN_MIN_DAYS: Final = 1 / 86_400
 
 
@@ -289,7 +293,7 @@ def _prepare(
         raise UsageError(f"The table holds other values ({error}). {wanted}") from None
     if ax is None:
         plt = load_extra("matplotlib.pyplot", "Plots need", "plots")
-        ax = plt.figure(figsize=(7.2, 4.0), layout="constrained").subplots()
+        ax = plt.figure(figsize=_SIZE_IN, layout="constrained").subplots()
     elif not hasattr(ax, "spines"):
         raise UsageError(f"ax={quoted(ax)}: expected one Axes of Matplotlib.")
     theme = _theme(ax)
@@ -389,7 +393,7 @@ def _drawable(text: str) -> str:
 
     fonts = Fonts(findfont(FontProperties()))
     lacking = fonts.missing_letters(text)
-    return "".join(c if c.isprintable() and c not in lacking else "\u25a1" for c in text)
+    return "".join(c if c.isprintable() and c not in lacking else _UNDRAWABLE for c in text)
 
 
 def _families() -> list[str]:
@@ -442,14 +446,14 @@ def _doubts(attempts: pd.DataFrame) -> pd.Series:
 
 
 def _hatched(ax: Axes, theme: Theme) -> dict[str, Any]:
-    return {"color": theme.bad, "hatch": "////", "edgecolor": ax.get_facecolor()}
+    return {"color": theme.bad, "hatch": _HATCH, "edgecolor": ax.get_facecolor()}
 
 
 def _stack(ax: Axes, bars: Mapping[str, tuple[pd.Series, Mapping[str, Any]]]) -> None:
     left: Any = 0.0
     for label, (lengths, style) in bars.items():
         if lengths.any():
-            ax.barh(range(len(lengths)), lengths, 0.62, left=left, label=label, **style)
+            ax.barh(range(len(lengths)), lengths, _BAR, left=left, label=label, **style)
         left = left + lengths.to_numpy()
 
 

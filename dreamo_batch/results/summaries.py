@@ -565,6 +565,7 @@ _UNKNOWN: Final = Meaning("The row failed for a reason that has no description."
 
 _KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
 _N_EXAMPLES: Final = 3
+_PATTERN_CHARACTERS: Final = 120
 # Attempts that ended badly, or have an error while they are open.
 _BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
 _RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
@@ -745,7 +746,7 @@ def pattern_of(message: str) -> str:
     """Leave out of a message what differs from one time to the next."""
     for part, word in _PARTS:
         message = part.sub(word, message)
-    return shortened(" ".join(message.split()), 120)
+    return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
 
 
 def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | None:
