@@ -118,6 +118,15 @@ def test_one_group_may_be_given_as_it_is():
 
 
 @pytest.mark.parametrize(
+    "name", ["aspect", "dimensions", "resolution", "needs", "heights", "models", "enhance"]
+)
+def test_an_axis_that_holds_no_values_of_the_argument_it_is_named_like_is_the_users_own(name):
+    """Aspects of a subject are no sizes, and what somebody needs is no number of seeds."""
+    table = sweep(dreamo.zipped(**{"prompt": ["a", "b"], name: ["front", "side"]}), image=URL)
+    assert table[name].tolist() == ["front", "side"]
+
+
+@pytest.mark.parametrize(
     ("axes", "words"),
     [
         ({"zip": (("prompt", "sead"),)}, "'sead', which isn't an axis"),
@@ -136,6 +145,7 @@ def test_one_group_may_be_given_as_it_is():
         ({"size": None, "sizes": ["1:1", "16:9"]}, "Pass size=, not sizes="),
         ({"size": None, "resolution": ["1:1", "16:9"]}, "Pass size=, not resolution="),
         ({"replicates": [1, 2]}, "Pass replicate=, not replicates="),
+        ({"image2": [URL]}, "Pass image=, not image2="),
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": [["nothing/*.png"]]}, "no file matches 'nothing/\\*.png'"),

@@ -372,19 +372,20 @@ def sweep(
 
 
 def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[str]) -> None:
-    """Refuse an axis named nearly like an argument that isn't passed and in no template: it would change no picture."""
+    """Refuse an axis that is named and filled like an argument that isn't passed, unless a template has it."""
     sides = {columns.SIZE, columns.WIDTH, columns.HEIGHT}
     meant = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
     if columns.SEED not in axes:
-        near = difflib.get_close_matches("n_seeds", user_axes, cutoff=0.8)
-        meant = dict.fromkeys(near, "n_seeds") | meant
+        meant = dict.fromkeys(difflib.get_close_matches("n_seeds", user_axes, cutoff=0.85), "n_seeds") | meant
     named = {part for one in axes.get(_TEMPLATE, ()) for _, part in _template_parts(str(one))}
     for name in user_axes:
         if name in meant and name not in named:
-            raise UsageError(
-                f"Pass {meant[name]}=, not {name}=. For a column of your own of that name, use .assign({name}=...) on "
-                "the table that sweep returns."
-            )
+            argument = columns.IMAGE if meant[name] in columns.IMAGE_NUMBERED else meant[name]
+            reader = _reader_of(columns.SEED if argument == "n_seeds" else argument)
+            if reader is None or None not in map(reader[0], axes[name]):
+                raise UsageError(
+                    f"Pass {argument}=, not {name}=. For a column of your own, use .assign({name}=...) on the result."
+                )
 
 
 def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> tuple[str, ...]:
