@@ -166,6 +166,12 @@ def test_a_missing_input_is_missing_in_the_words_of_other_programs(suffix, word,
     assert table["prompt"].tolist() == ["a", word]
 
 
+def test_a_file_of_names_alone_is_a_table_without_rows(tmp_path):
+    """What a filter left of a larger one."""
+    (tmp_path / "jobs.csv").write_text("image,prompt,seed,size\n", encoding="utf-8")
+    assert read_table(tmp_path / "jobs.csv").shape == (0, 4)
+
+
 def test_a_result_that_went_through_r_is_read(result, tmp_path):
     """R writes NA for what is missing, rows have names, and 1e+05 is a whole number."""
     table = result.assign(seed=pd.array([10**5, None], dtype="Int64"))

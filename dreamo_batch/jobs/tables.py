@@ -953,9 +953,9 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
     series = {}
     for name, column in frame.items():
         meaning = means(name) if isinstance(name, str) else None
-        if name in outputs or meaning not in (None, *_NEEDED):
-            is_given = [not isinstance(cell, str) or cell not in _MISSING for cell in column]
-            column = column if all(is_given) else column.where(is_given)  # noqa: PLW2901
+        if (name in outputs or meaning not in (None, *_NEEDED)) and column.dtype.kind == "O":
+            is_missing = [isinstance(cell, str) and cell in _MISSING for cell in column.tolist()]
+            column = column.mask(is_missing) if any(is_missing) else column  # noqa: PLW2901
         if name in outputs:
             series[name] = _output(str(name), outputs[str(name)].dtype, column)
         elif meaning in _TYPED_INPUTS:
