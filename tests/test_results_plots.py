@@ -149,6 +149,12 @@ def test_costs_known_in_part_are_drawn_and_the_others_counted():
     ]
 
 
+def test_what_may_be_billed_hides_no_other_unknown_cost_of_its_group():
+    """Only the reservation of one of the two is a bar."""
+    costs = dreamo.costs(history_of(["a", "b", "c"], [completed("a"), ambiguous("b"), unpriced("c")]))
+    assert plots.plot_costs(costs).get_title(loc="left") == "Cost by group (2 attempts of unknown cost)"
+
+
 def test_spend_ends_at_the_sum_and_shows_the_cap():
     """The title is exact; the cap and what may be billed on top are lines with names."""
     made = dreamo.attempts(history_of(["a", "b", "c"], [completed("a"), completed("b"), ambiguous("c")]))

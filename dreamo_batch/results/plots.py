@@ -130,8 +130,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         return _show_empty(ax, theme, title)
     shown = costs if keys == [columns.SUBMITTED_AT] else costs.sort_values(columns.SPENT_USD, ascending=False)
     shown = shown.head(_N_LINES)
-    is_drawn = pd.to_numeric(costs[columns.POSSIBLY_BILLED]) > 0
-    n_unpriced = int(costs.loc[~is_drawn, columns.N_UNPRICED].sum())
+    n_unpriced = int(costs[columns.N_UNPRICED].sum())
     spent, waste, doubt = (
         pd.to_numeric(shown[name]).fillna(0.0)
         for name in (columns.SPENT_USD, columns.WASTE, columns.POSSIBLY_BILLED)
