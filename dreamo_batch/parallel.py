@@ -268,11 +268,8 @@ def executor_of(cluster: Cluster, environment: Mapping[str, str] | None = None) 
             with _Processes(cluster, context, _begin, (begun, environment or {})) as pool:
                 try:
                     yield pool
-                except (
-                    BrokenProcessPool,
-                    KeyboardInterrupt,
-                ):  # told to end, a suspended or a busy one doesn't
-                    kill_workers(pool)
+                except (BrokenProcessPool, KeyboardInterrupt):
+                    kill_workers(pool)  # one that is suspended or busy doesn't end when it is told to
                     raise
         except (BrokenProcessPool, OSError) as error:
             if begun is not None and begun.is_set():

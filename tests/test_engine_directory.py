@@ -146,9 +146,13 @@ def test_a_pipe_in_place_of_the_lock_keeps_nobody_waiting(tmp_path):
     assert RunDirectory(tmp_path).owner == "Another process"
 
 
-@pytest.mark.parametrize("name", ["run.json", "journal.end", "journal-000001.jsonl", "jobs.parquet"])
+@pytest.mark.parametrize(
+    "name", ["run.json", "run.pid", "journal.end", "journal-000001.jsonl", "jobs.parquet"]
+)
 def test_a_pipe_in_place_of_another_file_is_refused(tmp_path, name):
     """Each of them is read, and there is no going on without it."""
+    os.mkfifo(tmp_path / "clr-debug-pipe-12")  # that of another program is none of ours
+    RunDirectory(tmp_path)
     os.mkfifo(tmp_path / name)
     with pytest.raises(DirectoryError, match=f"{name} is a named pipe"):
         RunDirectory(tmp_path)

@@ -60,6 +60,7 @@ N_SHARDS: Final = 64
 LOCK: Final = "lock"
 PID: Final = "run.pid"
 LOG: Final = "run.log"
+_SUFFIXES_READ: Final = (".json", ".jsonl", ".parquet", ".end", ".tail", ".pid", ".log")
 _OPENED_AT_ONCE: Final = 16
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 
@@ -120,7 +121,7 @@ class RunDirectory:
         self.manifest: Manifest | None = None  # as last read or written
         with suppress(OSError):  # what can't be read is reported by whoever needs it
             for file in self.path.iterdir():
-                if file.name != LOCK and file.is_fifo():  # reading it would wait forever
+                if file.suffix in _SUFFIXES_READ and file.is_fifo():  # reading it would wait forever
                     raise DirectoryError(f"{file} is a named pipe, where a file belongs. Move it away.")
         if self.replica is not None and is_in_store and not self._is_locked_here():
             self.replica.pull()
