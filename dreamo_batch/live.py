@@ -510,7 +510,7 @@ class Batch:
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
         """Wait until the run is over, and return the table.
 
-        An interrupt (SIGTERM and SIGHUP are one, too) only ends the waiting; the run continues.
+        An interrupt, SIGTERM or SIGHUP ends only the waiting; the run continues until the process ends.
 
         Parameters
         ----------
