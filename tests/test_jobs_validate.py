@@ -280,10 +280,13 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
                 "`a cat`",
                 "\u201ca cat\u201d",
                 "\u201ea cat\u201c",
+                "\u2018a cat\u2019s hat\u2019",
+                "\u00aba cat\u00bb",
             )
         ),
         ('"a" and "b"', None),
         ("\u201ca\u201d and \u201cb\u201d", None),
+        ("\u2018a\u2019 and \u2018b\u2019", None),
         ("'tis a cats' home of 'em", None),
         ("#1 of ten cats!", None),
         ("a\tb\r\n\fc\x85", None),

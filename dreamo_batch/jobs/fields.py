@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 # Columns
 
 _IN_QUOTES: Final = re.compile(
-    r"""(?s)\s*(?:(["'`])(?:(?!\1).)+\1|[\u201c\u201e][^\u201c\u201d]+[\u201c\u201d])\s*"""
+    r"""(?s)\s*(?:(["'`])(?:(?!\1).)+\1|[\u201c\u201e][^\u201c\u201d]+[\u201c\u201d]"""
+    r"|\u2018[^\u2018]+\u2019|\u00ab[^\u00ab]+\u00bb)\s*"
 )
 # What a template leaves in a prompt whose names were never filled in.
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
