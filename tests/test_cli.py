@@ -1084,3 +1084,5 @@ def test_an_option_written_as_the_argument_in_python_names_the_one_meant(tmp_pat
     done = call("run", tmp_path / "jobs.csv", f"--{argument}", "local")
     assert done.exit_code == 2
     assert f"No such option '--{argument}'. Did you mean '{option}'?" in done.stderr
+    positional = call("plan", tmp_path / "jobs.csv", "--table", "x")
+    assert positional.stderr.endswith("No such option '--table'.\n")
