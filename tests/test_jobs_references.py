@@ -1068,6 +1068,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion
         ("/data/upload/1/cat.png", "Label Studio"),
         ("cats/*.png", "use sweep(image=...)"),
+        ("cats/*", "use sweep(image=...)"),
+        ("*/cat.png", "use sweep(image=...)"),
         ("cats/cat?.jpg", "use sweep(image=...)"),
     ],
 )
