@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -156,6 +158,21 @@ def test_a_pipe_in_place_of_another_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(DirectoryError, match=f"{name} is a named pipe"):
         RunDirectory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EEXIST, "Move .*images away"),
+        (errno.ENOENT, "Put the"),
+        (errno.ENOSPC, "Free"),
+        (errno.EACCES, "fix"),
+    ],
+)
+def test_the_folder_of_pictures_is_moved_away_only_if_it_is_none(tmp_path, number, advice):
+    """A full disk, a lost permission or a lost directory says nothing against the pictures in it."""
+    run_dir = RunDirectory(tmp_path)
+    assert re.search(advice, run_dir.remedy(OSError(number, os.strerror(number), str(run_dir.images))))
 
 
 def test_a_lock_without_a_name_is_still_a_lock(tmp_path, holder):

@@ -262,8 +262,8 @@ class RunDirectory:
         """Say what to do if it can't be written."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return "Raise the limit on open files (ulimit -n)"
-        # Something else stands where a file belongs, or a file where the pictures do.
-        if error.errno in (errno.EISDIR, errno.ELOOP) or error.filename == str(self.images):
+        is_no_folder = error.errno == errno.EEXIST and error.filename == str(self.images)
+        if error.errno in (errno.EISDIR, errno.ELOOP) or is_no_folder:  # what stands there is none of ours
             return f"Move {error.filename} away"
         if error.errno == errno.ENOENT:
             return "Put the directory back"
