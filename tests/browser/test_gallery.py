@@ -154,6 +154,26 @@ def test_rows_of_one_column_stand_side_by_side(browser, tmp_path):
     page.close()
 
 
+def test_paper_shows_every_row_of_one_column_alike(browser, tmp_path):
+    """Also those that the page had turned away, with whole labels below and no heading that says nothing."""
+    prompts = [f"{n} fox " * 60 for n in range(13)]
+    table = grids.results({"prompt": prompts, "seed": 7}, output_path=grids.draw(tmp_path, "a.png"))
+    shown = dreamo.gallery(table, rows="prompt", columns=None, run_dir=tmp_path)
+    page = browser.new_page(viewport={"width": 900, "height": 800})
+    page.goto(shown.to_html(tmp_path / "page.html").as_uri())
+    assert page.locator("tbody tr:visible").count() == 12
+    page.emulate_media(media="print")
+    assert page.locator("thead:visible").count() == 0
+    labels = page.locator("tbody tr:visible .dg-label")
+    assert labels.count() == 13
+    assert labels.evaluate_all(
+        """labels => labels.every(label => label.scrollHeight <= label.clientHeight + 1
+          && label.getBoundingClientRect().top
+             >= label.closest("tr").querySelector("td").getBoundingClientRect().bottom)"""
+    )
+    page.close()
+
+
 def test_keys_and_shift_choose_a_range(shop, notebook):
     """Space chooses, Shift with an arrow or a click extends, Escape clears; arrows move between cells."""
     shop.open_for_good()
