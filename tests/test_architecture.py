@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 84
-N_CODE_LINES = 25_194
+N_CODE_LINES = 25_192
 N_LINES = 37_339
 
 

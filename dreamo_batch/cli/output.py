@@ -39,6 +39,7 @@ _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 _BY_STATUS: Final = "by_status"
 _UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where a missing value isn't "none"
 _LISTED_MAX: Final = 12  # rows, of a table that would break every line; more would fill several screens
+_TOO_WIDE: Final = 1.25  # of the terminal's width
 _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
@@ -92,7 +93,7 @@ def show_frame(
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if is_terminal else None
         text = aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n"
-        if width is not None and len(rows) <= _LISTED_MAX and text.index("\n") > 1.25 * width:
+        if width is not None and len(rows) <= _LISTED_MAX and text.index("\n") > _TOO_WIDE * width:
             text = "\n".join(
                 _listed([(one, cell) for one, cell in row.items() if cell is not None]) for row in rows
             )

@@ -635,11 +635,8 @@ def thumbnails_of(pictures: Sequence[PictureFile], bytes_max: int) -> list[Thumb
     with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
         for start in range(0, len(pictures), _AT_ONCE):
             part = pictures[start : start + _AT_ONCE]
-            made = pool.map(
-                lambda one, kept: _of_file(one.path, kept, bytes_max, THUMBNAIL_PX),
-                part,
-                read_thumbnails(part),
-            )
+            of_file = functools.partial(_of_file, bytes_max=bytes_max, side_px=THUMBNAIL_PX)
+            made = pool.map(of_file, (one.path for one in part), read_thumbnails(part))
             for one, thumbnail in zip(part, made, strict=True):
                 is_changed = one.path in changed
                 found.append(replace(thumbnail, is_changed=True) if thumbnail and is_changed else thumbnail)

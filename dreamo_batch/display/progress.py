@@ -27,6 +27,7 @@ logger = logger_named(__name__)
 
 _PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0
+_BAR_FORMAT: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
 _TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
 
 
@@ -100,9 +101,7 @@ class Bar:
         else:
             _usable(options.get("file", sys.stderr))
             # A narrow terminal cuts off the pace rather than what failed.
-            options["bar_format"] = (
-                "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
-            )
+            options["bar_format"] = _BAR_FORMAT
         self._clock = clock
         self._ticks_at = clock()
         self._n_before = n_before

@@ -829,7 +829,7 @@ def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int
     one, other = np.triu_indices(len(subjects), 1)
     names = np.array(subjects, dtype=object)
     is_same = names[one] == names[other] if len(one) else np.zeros(0, dtype=bool)
-    chance = np.random.default_rng(1)
+    chance = np.random.default_rng(1)  # the same pairs each time
 
     def some(of: Any) -> list[tuple[int, int]]:
         at = np.flatnonzero(of)

@@ -346,9 +346,7 @@ def _add_legend(ax: Axes, theme: Theme) -> None:
 
 def _show_empty(ax: Axes, theme: Theme, title: str, n_unpriced: int | None = None) -> Axes:
     """Write why there is nothing to draw, rather than show empty axes; of money, how many attempts have no cost."""
-    why = (
-        "nothing was spent" if n_unpriced == 0 else "no costs are known" if n_unpriced else "nothing to show"
-    )
+    why = {None: "nothing to show", 0: "nothing was spent"}.get(n_unpriced, "no costs are known")
     ax.text(0.5, 0.5, why, color=theme.ink, ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
     return _finish(ax, theme, title=title)

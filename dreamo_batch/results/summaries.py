@@ -523,7 +523,7 @@ def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seconds(times: pd.Series) -> np.ndarray:
-    return np.asarray(times.astype(columns.TIME).astype("int64")) / 1e6
+    return np.asarray(times.astype(columns.TIME).astype("int64")) / 1e6  # from microseconds
 
 
 def _peak(begin: np.ndarray, end: np.ndarray) -> int:

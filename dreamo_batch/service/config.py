@@ -38,8 +38,6 @@ _ESCAPED: Final = re.compile(
 )
 _NOTHING: Final = re.compile("(?!)")
 _BETWEEN: Final = bytes(code for code in range(128) if not chr(code).isalnum())
-# How a text is read: with its escapes or as it is, whole or only its letters and digits.
-_READINGS: Final = tuple(product((_ESCAPED, _NOTHING), (False, True)))
 # A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
@@ -68,7 +66,7 @@ class Secret:
         the text. If it is long enough not to occur by chance, also as numbers, in other letters that look alike, and
         with anything between its characters.
         """
-        for pattern, is_loose in _READINGS:
+        for pattern, is_loose in _readings(text):
             read = _read(text, pattern, is_loose=is_loose)
             if any(start in read for start in self._starts[is_loose]):
                 text = self._mask_read(text, pattern, is_loose=is_loose)
@@ -79,7 +77,9 @@ class Secret:
 
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
-        readings = ((_read(text, one, is_loose=loose), self._spellings[loose]) for one, loose in _READINGS)
+        readings = (
+            (_read(text, one, is_loose=loose), self._spellings[loose]) for one, loose in _readings(text)
+        )
         return len(self._value) >= _REVEALING_IN_IDS_CHARACTERS and any(
             one in read for read, spellings in readings for one in spellings
         )
@@ -156,6 +156,11 @@ def _loose(key: str) -> Iterator[str]:
     for text in shown:
         squeezed = _read(text, _NOTHING, is_loose=True)
         yield from (squeezed, squeezed[::-1]) if len(squeezed) >= _REVEALING_IN_IDS_CHARACTERS else ()
+
+
+def _readings(text: str) -> Iterator[tuple[re.Pattern[str], bool]]:
+    """Return how a text is read: with its escapes, if it has any, and as it is; whole, and only letters and digits."""
+    return product((_ESCAPED, _NOTHING) if _ESCAPED.search(text) else (_NOTHING,), (False, True))
 
 
 def _read(text: str, escaped: re.Pattern[str], *, is_loose: bool = False) -> str:
