@@ -18,7 +18,6 @@ from __future__ import annotations
 import inspect
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns
@@ -30,7 +29,7 @@ from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import OtherSeeds, peek_entropy
-from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned
+from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned, taken_over
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
@@ -58,10 +57,6 @@ T = TypeVar("T")
 V = TypeVar("V", bound="Callable[..., Any]")
 
 _OF_A_TABLE: Final = frozenset({"table", "base_dir"})
-# Options that a later call doesn't take over: the cap is in the ledger, the others are passed each time.
-_OF_ONE_CALL: Final = frozenset(
-    {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
-)
 
 
 def run(
@@ -480,10 +475,7 @@ def resume(
     __tracebackhide__ = True
     with _listening(run_dir, given) as (directory, listeners):
         manifest, service = directory.read_manifest(), Service.of(given)
-        names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
-        stored = {} if manifest is None else manifest.settings
-        kept = {name: value for name, value in stored.items() if name in names}
-        checked = RunOptions.of(kept | options)
+        checked = RunOptions.of(taken_over({} if manifest is None else manifest.settings) | options)
 
         def call(_at: float | None) -> Call:
             return Call.on_stored(directory, stored_table(directory), checked, service, listeners=listeners)

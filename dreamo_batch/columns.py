@@ -35,10 +35,7 @@ IMAGE_NUMBERED = ("image_1", "image_2", "image_3", "image_4", "image_5")
 PROMPT_TEMPLATE, SEARCH_TRY = "prompt_template", "search_try"
 ATTEMPT_INPUTS, IN_TABLE = "inputs", "in_table"
 SAMPLE = "dreamo_sample"  # in a table's attrs: how sweep sampled it
-# What `jobs.parquet` keeps of a row beside the user's own columns, under names no user has.
-IMAGE_SOURCE, IMAGE_SENT, IMAGE_SENT_DIGEST = "image_source", "image_sent", "image_sent_digest"
-IMAGES_FURTHER, OWN_PARAMETERS = "images_further", "own_parameters"
-STORED_PREFIX = "dreamo:"
+STORED_PREFIX = "dreamo:"  # of what `jobs.parquet` keeps beside the user's columns: a name that no user has
 
 N_ROWS, N_USABLE, N_UNPRICED, N_PICTURES = "rows", "usable", "unpriced", "pictures"
 N_SENT, N_IN_FLIGHT = "sent", "in_flight"
@@ -128,3 +125,4 @@ BEST_SEEDS, METRICS, PICTURE_CACHE = map(_TABLES.__getitem__, ("best_seeds", "me
 RATINGS, RATINGS_READ, COMPARISONS = map(_TABLES.__getitem__, ("ratings", "ratings_read", "comparisons"))
 STRENGTHS, CHECKS, PICTURES = map(_TABLES.__getitem__, ("strengths", "checks", "pictures"))
 DICTIONARY, BUDGET = map(_TABLES.__getitem__, ("dictionary", "budget"))
+DECIDED_ROWS, DECIDED_JOBS = map(_TABLES.__getitem__, ("decided_rows", "decided_jobs"))

@@ -29,7 +29,7 @@ from dreamo_batch.engine.attempts import highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.plan import as_amount
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import dollars, exact_text
 from dreamo_batch.results.load import existing, load, open_lines, read_state
@@ -474,7 +474,7 @@ class Batch:
         with self._changing:
             call = self._own("raise_budget")
             before = call.spending.cap
-            cap = RunOptions(max_cost="None" if max_cost is None else max_cost).cap(None)
+            cap = as_amount("max_cost", str(max_cost), unless="no cap")  # as text: None is no amount here
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
                 raise errors.UsageError(

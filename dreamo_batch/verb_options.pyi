@@ -1,4 +1,4 @@
-# What `**options` of the verbs takes, for type checkers only: the arguments of `run`, as a test holds.
+# What `**options` of the verbs takes, for type checkers only. Below the imports: made by `make docs` from `run`.
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -11,7 +11,7 @@ from .engine.plan import Amount
 from .parallel import Cluster
 from .service.client import Client
 
-class ProbeOptions(TypedDict, total=False):
+class VerbOptions(TypedDict, total=False):
     client: Client | None
     api_key: str | None
     base_url: str | None
@@ -37,17 +37,21 @@ class ProbeOptions(TypedDict, total=False):
     not_before: datetime | str | None
     cluster: Cluster
 
-class SearchOptions(ProbeOptions, total=False):
+class PlanOptions(VerbOptions, total=False):
+    max_cost: Amount | None
     progress: bool
     base_dir: str | os.PathLike[str] | None
 
-class StoredOptions(ProbeOptions, total=False):
+class StoredOptions(VerbOptions, total=False):
     max_cost: Amount | None
     progress: bool
 
-class StartOptions(ProbeOptions, total=False):
+class StartOptions(VerbOptions, total=False):
     max_cost: Amount | None
     base_dir: str | os.PathLike[str] | None
 
-class PlanOptions(SearchOptions, total=False):
-    max_cost: Amount | None
+class SearchOptions(VerbOptions, total=False):
+    progress: bool
+    base_dir: str | os.PathLike[str] | None
+
+class ProbeOptions(VerbOptions, total=False): ...

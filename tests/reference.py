@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/ from the code: `python -m tests.reference`, or `make docs`.
+"""Write what is generated from the code, parts of docs/ and the options of verbs: `make docs`.
 
 A part stands between `<!-- generated: name -->` and `<!-- end: name -->`. What a Python block shows stands after it,
 between `<!-- output -->` and `<!-- end: output -->`. `tests/test_docs.py` checks that both are fresh.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+VERB_OPTIONS = ROOT / "dreamo_batch" / "verb_options.pyi"
 BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _OUTPUT = re.compile(r"\n\n<!-- output -->\n(.*?)<!-- end: output -->", re.DOTALL)
 _PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -208,6 +209,28 @@ def _options() -> str:
     return _table(("option", "default", "meaning"), rows)
 
 
+def verb_options() -> str:
+    """Return the stub with a class for the `**options` of each verb, made from the signature of `run`."""
+    of_run = inspect.signature(dreamo.run).parameters
+    taken: dict[str, list[str]] = {}
+    for name in ("plan", "retry", "resume", "start", "search", "probe_seeds"):
+        verb = getattr(dreamo, name)
+        typed = re.fullmatch(r"Unpack\[(\w+)\]", verb.__annotations__["options"])
+        shown = [one for one in inspect.signature(verb).parameters if one not in verb.__annotations__]
+        if taken.setdefault(typed[1], shown) != shown:
+            raise ValueError(f"{name} takes other options than the verbs that share {typed[1]} with it")
+    shared = [one for one in of_run if all(one in shown for shown in taken.values())]
+    parts = [VERB_OPTIONS.read_text(encoding="utf-8").partition("\nclass ")[0]]
+    for head, names in (("VerbOptions(TypedDict", shared), *taken.items()):
+        is_base = names is shared
+        lines = [f"class {head if is_base else f'{head}(VerbOptions'}, total=False):\n"]
+        for one in names if is_base else [one for one in names if one not in shared]:
+            kind = str(of_run[one].annotation).replace("'", '"')
+            lines.append(f"    {one}: {kind}\n")
+        parts.append("".join(lines) if len(lines) > 1 else lines[0].replace(":", ": ..."))
+    return "\n".join(parts)
+
+
 def _commands() -> str:
     context = click.Context(cli.main, info_name="dreamo-batch")
     texts = []
@@ -286,6 +309,7 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
+    VERB_OPTIONS.write_text(verb_options(), encoding="utf-8")
     for page in pages():
         text = fresh(page.read_text(encoding="utf-8"))
         if "<!-- output -->" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import fields
 from decimal import Decimal
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dreamo_batch as dreamo
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 
@@ -79,15 +81,24 @@ def test_the_cap_is_the_one_given_or_the_one_stored(given, stored, cap):
 
 
 def test_options_are_stored_as_json():
-    """Amounts as exact text, infinity too, and everything by its name."""
+    """Amounts as exact text, and by name what a later call may take over; the cap is in the ledger."""
     options = RunOptions(
-        max_cost=float("inf"),
+        max_cost="5",
         unit_cost=Decimal("0.0286"),
         pilot=np.int64(2),
         download=np.True_,
         task_timeout_s=np.int64(9),
     )
     stored = json.loads(json.dumps(options.as_settings(), allow_nan=False))
-    assert (stored["max_cost"], stored["unit_cost"], stored["pilot"]) == ("inf", "0.0286", 2)
+    assert (stored["unit_cost"], stored["pilot"]) == ("0.0286", 2)
+    assert {"max_cost", "retry_failed", "budget"}.isdisjoint(stored)
     assert RunOptions(**stored).as_settings() == stored
-    assert RunOptions().as_settings()["max_cost"] is None
+    assert RunOptions().as_settings()["unit_cost"] is None
+
+
+def test_an_option_has_the_type_and_the_default_that_run_shows():
+    """They stand in its signature, which is what people read."""
+    shown = inspect.signature(dreamo.run).parameters
+    for one in fields(RunOptions):
+        assert (one.name, one.default) == (one.name, shown[one.name].default)
+        assert one.type in ("Any", str(shown[one.name].annotation))

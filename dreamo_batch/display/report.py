@@ -20,7 +20,7 @@ from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.plan import RunOptions, taken_over
 from dreamo_batch.errors import UsageError, as_new_file
 from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
@@ -63,8 +63,6 @@ _SIDES: Final = (
 )
 _DRAWN: Final = -1
 _DEFAULT_SERVICE: Final = contract.BASE_URL.value.removeprefix("https://") + ":443"
-# Options that don't affect the pictures, or that the directory remembers.
-_NOT_REPEATED: Final = ("max_cost", "retry_failed", "on_ambiguous", "adopt_copy")
 _CHART_SIZE_IN: Final = (5.4, 3.4)
 _CAP_TIMES_MAX: Final = 8
 _SVG_HEAD: Final = re.compile(
@@ -337,8 +335,8 @@ def _options(facts: Facts) -> dict[str, Any]:
         options["base_url"] = f"https://{service.removesuffix(':443')}"
     options |= {
         name: value
-        for name, value in (manifest.settings if manifest else {}).items()
-        if name in defaults and name not in _NOT_REPEATED and value not in (defaults[name], None)
+        for name, value in taken_over(manifest.settings if manifest else {}).items()
+        if value not in (defaults[name], None)
     }
     return options if cap is None or manifest is None else {**options, "max_cost": cap}
 

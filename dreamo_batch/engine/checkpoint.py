@@ -119,31 +119,9 @@ def _note(schema: pa.Schema) -> dict[str, Any]:
 
 
 _PROBLEMS: Final = "problems"
-KIND: Final = "image_kind"
-ROWS: Final = {
-    columns.JOB_ID: columns.STR,
-    columns.DUPLICATE_OF: columns.INT,
-    columns.SEED_SENT: columns.INT,
-    columns.IMAGE_SOURCE: columns.STR,
-    columns.IMAGE_DIGEST: columns.STR,
-    columns.IMAGE_SENT: columns.STR,
-    columns.IMAGE_SENT_DIGEST: columns.STR,
-    columns.ERROR_CLASS: columns.STR,
-    columns.ERROR_CODE: columns.STR,
-    columns.ERROR_MESSAGE: columns.STR,
-}
+ROWS: Final = columns.dtypes(columns.DECIDED_ROWS)
+_JOB: Final = columns.dtypes(columns.DECIDED_JOBS)
 _OUTCOME: Final = {name: dtype for name, dtype in ROWS.items() if name not in OF_IMAGE}
-_JOB: Final = {
-    columns.PROMPT: columns.STR,
-    columns.WIDTH: columns.INT,
-    columns.HEIGHT: columns.INT,
-    columns.USE_REPHRASER: columns.BOOL,
-    columns.REPLICATE: columns.INT,
-    KIND: columns.STR,
-    columns.MODEL: columns.STR,
-    columns.IMAGES_FURTHER: columns.STR,  # as JSON, like the next one
-    columns.OWN_PARAMETERS: columns.STR,
-}
 
 
 def _load_now() -> None:
@@ -464,7 +442,7 @@ def _job_columns(prepared: Prepared) -> pd.DataFrame:
 
 
 _READERS: Final[Mapping[str, Callable[[Job], str | None]]] = {
-    KIND: attrgetter("image.kind"),
+    columns.IMAGE_KIND: attrgetter("image.kind"),
     columns.IMAGES_FURTHER: lambda job: json.dumps(list(map(astuple, job.further))) if job.further else None,
     columns.OWN_PARAMETERS: lambda job: json.dumps(job.own) if job.own else None,
 }
@@ -478,8 +456,8 @@ def _jobs(decided: pd.DataFrame) -> dict[str, Job]:
 
 
 # Columns in the order of the fields of `ImageSource`, and columns of the fields of `Job` by name.
-IMAGE: Final = (KIND, *OF_IMAGE)
-_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != KIND))
+IMAGE: Final = (columns.IMAGE_KIND, *OF_IMAGE)
+_FIELDS: Final = (columns.JOB_ID, columns.SEED_SENT, *(name for name in _JOB if name != columns.IMAGE_KIND))
 _RENAMED: Final = (columns.SEED_SENT, columns.IMAGES_FURTHER, columns.OWN_PARAMETERS)
 
 
