@@ -27,6 +27,7 @@ from dreamo_batch.engine.attempts import (
     to_arrow,
 )
 from dreamo_batch.engine.checkpoint import ROWS, Meta, write
+from dreamo_batch.engine.schedule import Limits
 from dreamo_batch.engine.status import ErrorGroup, Status
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import ImageSource
@@ -201,3 +202,9 @@ class Unsayable:
         raise RuntimeError
 
     __repr__ = __str__
+
+
+def limits_of(**changes):
+    """Return limits like those of a call with the usual options."""
+    usual = {"max_in_flight": 8, "n_workers": 16, "task_timeout_s": 900.0, "patience_s": 900.0}
+    return Limits(**usual | changes)

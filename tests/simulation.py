@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dreamo_batch.engine.attempts import Spending
-from dreamo_batch.engine.schedule import Action, Do, Limits, Schedule
+from dreamo_batch.engine.schedule import Action, Do, Schedule
 from dreamo_batch.gateway.tasks import Bucket, Slots
+from tests.fakes import limits_of
 
 Asks = Literal["none", "seconds"]
 
@@ -104,7 +105,9 @@ class Run:
     def work(self, until_s: float = math.inf) -> float:
         """Work until everything is done, or so long; gives how long it took."""
         source = random.Random(self.seed)
-        limits = Limits(max_in_flight=self.max_in_flight, n_workers=self.n_workers, task_timeout_s=math.inf)
+        limits = limits_of(
+            max_in_flight=self.max_in_flight, n_workers=self.n_workers, task_timeout_s=math.inf
+        )
         self.schedule = Schedule(limits, Spending(), seed=self.seed)
         self.schedule.add_jobs([(str(i), 1) for i in range(self.n_jobs)])
         on_the_wire: list[tuple[float, int, Action, str, float | None]] = []

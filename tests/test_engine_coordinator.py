@@ -15,12 +15,12 @@ from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger
-from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.schedule import Do, Schedule
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
-from tests.fakes import prepared
+from tests.fakes import limits_of, prepared
 
 KEY = ("a", 1)
 SAVED = Saved("images/a.jpg", "00", 5, 1328, 1328)
@@ -65,7 +65,9 @@ def make(tmp_path, clock):
         coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
-            schedule=Schedule(Limits(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), budget),
+            schedule=Schedule(
+                limits_of(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), budget
+            ),
             effects=Named(),
             clock=clock,
             assignment=assignment or plan.assignment(prepared(*names), ledger.state, options, tmp_path),

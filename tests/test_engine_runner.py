@@ -18,7 +18,7 @@ from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
 from dreamo_batch.engine.runner import Runner, open_ledger
-from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.schedule import Do, Schedule
 from dreamo_batch.errors import (
     AccessRefused,
     DirectoryError,
@@ -29,7 +29,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.service import failures
 from dreamo_batch.service.messages import Task
-from tests.fakes import event, prepared
+from tests.fakes import event, limits_of, prepared
 from tests.flows import PATIENCE_S, until
 
 
@@ -96,7 +96,7 @@ class Call:
         self.coordinator = Coordinator(
             ledger=ledger,
             budget=budget,
-            schedule=Schedule(Limits(n_workers=self.n_workers, **self.options), budget),
+            schedule=Schedule(limits_of(n_workers=self.n_workers, **self.options), budget),
             effects=self.service,
             clock=SystemClock(),
             assignment=plan.assignment(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dreamo_batch.engine.attempts import Spending
-from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.schedule import Do, Schedule
+from tests.fakes import limits_of
 from tests.simulation import Run, Service
 
 
 def refused(*keys: tuple[str, int]) -> Schedule:
     """A schedule whose first create was answered 429 at second 0."""
-    schedule = Schedule(Limits(max_in_flight=1), Spending())
+    schedule = Schedule(limits_of(max_in_flight=1), Spending())
     schedule.add_jobs(keys)
     action = schedule.next_action(0.0)
     assert action is not None
@@ -39,7 +40,7 @@ def test_create_that_is_held_up_by_more_than_time_is_not_waited_for():
 
 def test_pictures_that_wait_for_others_to_be_fetched_are_not_waited_for_in_circles():
     """With as many on the way as may be, time alone brings nothing, also where a host counts its requests."""
-    schedule = Schedule(Limits(n_workers=2), Spending())
+    schedule = Schedule(limits_of(n_workers=2), Spending())
     for name in ("a", "b"):
         schedule.add_save((name, 1), refresh_first=False, now=0.0)
     assert schedule.next_action(0.0).do is Do.SAVE
@@ -52,7 +53,7 @@ def test_pictures_that_wait_for_others_to_be_fetched_are_not_waited_for_in_circl
 def test_large_bodies_are_sent_a_few_at_a_time():
     """Each is in memory until it is sent; small ones go on, and one that is too large goes alone."""
     sizes = {"a": 6, "b": 6, "c": 9, "d": 1, "e": 99}
-    limits = Limits(max_in_flight=50, body_bytes_max=20)
+    limits = limits_of(max_in_flight=50, body_bytes_max=20)
     schedule = Schedule(limits, Spending(), body_bytes=lambda job_id: sizes[job_id])
     schedule.add_jobs([(name, 1) for name in sizes])
     sent = []
@@ -68,7 +69,7 @@ def test_large_bodies_are_sent_a_few_at_a_time():
 
 def test_only_some_tasks_are_polled_while_no_latency_is_known():
     """A thousand that were sent at once needn't all be asked how long tasks take."""
-    schedule = Schedule(Limits(max_in_flight=1000, n_workers=1002), Spending())
+    schedule = Schedule(limits_of(max_in_flight=1000, n_workers=1002), Spending())
     keys = [(str(i), 1) for i in range(1000)]
     schedule.add_jobs(keys)
     while schedule.next_action(0.0) is not None:
@@ -83,7 +84,7 @@ def test_only_some_tasks_are_polled_while_no_latency_is_known():
 
 def test_first_polls_are_put_off_once_latencies_are_known():
     """What was planned before is planned anew."""
-    schedule = Schedule(Limits(max_in_flight=30, n_workers=40), Spending())
+    schedule = Schedule(limits_of(max_in_flight=30, n_workers=40), Spending())
     keys = [(str(i), 1) for i in range(30)]
     schedule.add_jobs(keys)
     while schedule.next_action(0.0) is not None:

@@ -33,7 +33,7 @@ from dreamo_batch.money import money, total
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
-from tests.fakes import FakeClock, prepared
+from tests.fakes import FakeClock, limits_of, prepared
 
 # Other tests reach the same lines; measuring these would double their time.
 pytestmark = pytest.mark.no_cover
@@ -588,7 +588,7 @@ def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
     world.service.weather = Weather()
     for taken in world.service.invoice.values():
         taken.done_at = min(taken.done_at, world.clock.now)
-    world.call(limits=Limits(task_timeout_s=TIMEOUT_S))
+    world.call(limits=limits_of(task_timeout_s=TIMEOUT_S))
     world.check()
     assert world.coordinator.stopped is None
     ended = {Stage.COMPLETED, Stage.FAILED, Stage.REFUSED, Stage.LOST, Stage.AMBIGUOUS}
@@ -600,7 +600,7 @@ def test_no_run_pays_twice_or_passes_a_limit(n_jobs, weather, some_calls, seed):
 @pytest.mark.parametrize("what", TOUCHES)
 def test_a_live_run_is_not_harmed_by_another_verb(what):
     """Touched in any step, it sends nothing twice, passes no limit, awaits every answer, and can be gone on with."""
-    limits = Limits(max_in_flight=4, n_workers=6, task_timeout_s=TIMEOUT_S)
+    limits = limits_of(max_in_flight=4, n_workers=6, task_timeout_s=TIMEOUT_S)
     for step in range(30):
         world = World(12, Weather(lost_taken=0.3, failing=0.2, latency_s=1.0), step)
         world.call(limits=limits, touches=[(step, what)])
@@ -617,13 +617,13 @@ def test_a_live_run_is_not_harmed_by_another_verb(what):
 def test_a_fair_day_buys_each_job_once():
     """Without faults every job is completed and saved, and a second call buys and changes nothing."""
     world = World(30, Weather(), 0)
-    world.call(limits=Limits())
+    world.call(limits=limits_of())
     world.check()
     attempts = list(world.ledger.state)
     assert [attempt.stage for attempt in attempts] == [Stage.COMPLETED] * 30
     assert all(attempt.output_path and attempt.cost for attempt in attempts)
     n_events = len(world.ledger.committed)
-    world.call(limits=Limits(), download=False)
+    world.call(limits=limits_of(), download=False)
     assert len(world.ledger.committed) == n_events
     assert len(world.service.invoice) == 30
 
@@ -633,7 +633,7 @@ def test_a_fair_day_buys_each_job_once():
 def test_a_crash_leaves_no_more_in_doubt_than_was_on_the_wire(seed, crash_after):
     """Only creates whose answer was not on disk yet are ambiguous; all others go on where they were."""
     world = World(12, Weather(latency_s=1.0), seed)
-    limits = Limits(max_in_flight=4, n_workers=6)
+    limits = limits_of(max_in_flight=4, n_workers=6)
     world.call(limits=limits, crash_after=crash_after)
     n_on_the_wire = sum(attempt.stage is Stage.SENDING for attempt in world.ledger.state)
     assert n_on_the_wire <= 4
@@ -648,7 +648,7 @@ def test_the_cap_binds_across_calls():
     """A cap is for all that was ever submitted; reached, it says so, and raised, it goes on."""
     world = World(10, Weather(), 0)
     for cap, n_bought in (("0.0857", 2), ("0.0858", 3), ("0.0858", 3), ("1", 10)):
-        world.call(limits=Limits(), cap=Decimal(cap), unit_cost=Decimal("0.0286"))
+        world.call(limits=limits_of(), cap=Decimal(cap), unit_cost=Decimal("0.0286"))
         world.check()
         assert len(world.service.invoice) == n_bought
         assert isinstance(world.coordinator.stopped, BudgetReached) == (n_bought < 10)
@@ -657,7 +657,7 @@ def test_the_cap_binds_across_calls():
 def test_a_cap_held_by_an_overdue_task_ends_the_call():
     """What a task that takes too long holds back can't come free in this call, so nobody waits for it."""
     world = World(3, Weather(stuck=1.0), 0)
-    world.call(limits=Limits(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
+    world.call(limits=limits_of(task_timeout_s=TIMEOUT_S), cap=Decimal("0.03"), unit_cost=Decimal("0.0286"))
     assert isinstance(world.coordinator.stopped, BudgetReached)
     assert "2 jobs not submitted" in str(world.coordinator.stopped)
     assert [attempt.error_class for attempt in world.ledger.state] == [failures.TASK_TIMEOUT]
@@ -666,7 +666,7 @@ def test_a_cap_held_by_an_overdue_task_ends_the_call():
 def test_pilots_show_the_price():
     """Without a price as many attempts as allowed go first; then the cap binds at what they cost."""
     world = World(10, Weather(), 0)
-    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=2)
+    world.call(limits=limits_of(), cap=Decimal("0.12"), pilot=2)
     assert len(world.service.invoice) == 4
     assert isinstance(world.coordinator.stopped, BudgetReached)
 
@@ -674,7 +674,7 @@ def test_pilots_show_the_price():
 def test_pilots_that_tell_no_price_end_the_call():
     """If even they name no cost, a cap can't be kept, and that is said."""
     world = World(10, Weather(free_of_cost=1.0), 0)
-    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=2)
+    world.call(limits=limits_of(), cap=Decimal("0.12"), pilot=2)
     assert len(world.service.invoice) == 2
     assert isinstance(world.coordinator.stopped, PriceUnknown)
 
@@ -682,7 +682,7 @@ def test_pilots_that_tell_no_price_end_the_call():
 def test_a_pilot_that_is_refused_is_not_used_up():
     """A row that the service rejects was no attempt, so the next row may show the price."""
     world = World(10, Weather(rejected=1.0), 0)
-    world.call(limits=Limits(), cap=Decimal("0.12"), pilot=1)
+    world.call(limits=limits_of(), cap=Decimal("0.12"), pilot=1)
     assert [attempt.stage for attempt in world.ledger.state] == [Stage.REFUSED] * 10
     assert world.coordinator.stopped is None
 
@@ -690,7 +690,7 @@ def test_a_pilot_that_is_refused_is_not_used_up():
 def test_no_access_stops_buying_and_finishes_what_is_in_flight():
     """After a 402 nothing more is sent, and tasks at the service are still fetched."""
     world = World(12, Weather(refused=0.4), 3)
-    world.call(limits=Limits(max_in_flight=3))
+    world.call(limits=limits_of(max_in_flight=3))
     assert isinstance(world.coordinator.stopped, AccessRefused)
     assert {attempt.stage for attempt in world.ledger.state} <= {Stage.COMPLETED, Stage.UNSENT}
     assert world.coordinator.schedule.n_waiting > 0
@@ -700,11 +700,11 @@ def test_no_access_stops_buying_and_finishes_what_is_in_flight():
 def test_no_access_to_tasks_stops_asking_too():
     """Where even polls are refused there is nothing to wait for; the tasks stay open for the next call."""
     world = World(3, Weather(poll_refused=1.0), 0)
-    world.call(limits=Limits())
+    world.call(limits=limits_of())
     assert isinstance(world.coordinator.stopped, AccessRefused)
     assert {attempt.stage for attempt in world.ledger.state} <= {Stage.ACCEPTED}
     world.service.weather = Weather()
-    world.call(limits=Limits())
+    world.call(limits=limits_of())
     assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
     world.check()
 
@@ -712,17 +712,17 @@ def test_no_access_to_tasks_stops_asking_too():
 def test_pictures_asked_for_too_fast_come_in_the_end():
     """A host that limits downloads is given time, and no picture is given up for that."""
     world = World(12, Weather(save_limited=0.3), 2)
-    world.call(limits=Limits())
+    world.call(limits=limits_of())
     assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
     world.service.weather = Weather()
-    world.call(limits=Limits())
+    world.call(limits=limits_of())
     assert all(attempt.output_path for attempt in world.ledger.state)
 
 
 def test_an_outage_fails_no_row():
     """Rows wait for the service to come back; only creates on the wire may become ambiguous."""
     world = World(20, Weather(outage_every_s=30.0), 1)
-    world.call(limits=Limits(max_in_flight=3, n_workers=8))
+    world.call(limits=limits_of(max_in_flight=3, n_workers=8))
     world.check()
     stages = Counter(attempt.stage for attempt in world.ledger.state)
     assert set(stages) <= {Stage.COMPLETED, Stage.AMBIGUOUS}
@@ -735,7 +735,7 @@ def test_an_outage_fails_no_row():
 def test_a_service_that_stays_away_is_given_up():
     """After the time it was told to wait a run ends and says so."""
     world = World(5, Weather(unreachable=1.0, probe_fault=1.0), 1)
-    world.call(limits=Limits(patience_s=120.0))
+    world.call(limits=limits_of(patience_s=120.0))
     assert isinstance(world.coordinator.stopped, ServiceUnreachable)
     assert "too long" in str(world.coordinator.stopped)
     assert {attempt.stage for attempt in world.ledger.state} == {Stage.UNSENT}
@@ -744,7 +744,7 @@ def test_a_service_that_stays_away_is_given_up():
 def test_a_service_that_loses_creates_costs_a_handful():
     """If every create is lost while questions are answered, few rows are risked."""
     world = World(200, Weather(lost_taken=1.0), 1)
-    world.call(limits=Limits(max_in_flight=50, n_workers=8))
+    world.call(limits=limits_of(max_in_flight=50, n_workers=8))
     assert isinstance(world.coordinator.stopped, ServiceUnreachable)
     assert "in a row got no reply" in str(world.coordinator.stopped)
     assert len(world.service.invoice) <= 6 + 5
@@ -754,7 +754,7 @@ def test_a_service_that_loses_creates_costs_a_handful():
 def test_a_service_that_takes_few_at_a_time_is_not_hammered():
     """Refused for its concurrency, a run asks ever more rarely for more than it takes."""
     world = World(100, Weather(concurrency=3, latency_s=1.0), 1)
-    world.call(limits=Limits(max_in_flight=20))
+    world.call(limits=limits_of(max_in_flight=20))
     world.check()
     refusals = [attempt.n_refusals or 0 for attempt in world.ledger.state]
     assert sum(refusals) < 60
@@ -770,7 +770,7 @@ def test_a_service_that_takes_few_at_a_time_is_not_hammered():
 def test_unbilled_failures_are_submitted_again_within_the_attempts():
     """Only as often as allowed, and only what the contract calls unbilled."""
     world = World(40, Weather(failing=1.0), 1)
-    world.call(limits=Limits(), max_attempts=3)
+    world.call(limits=limits_of(), max_attempts=3)
     world.check()
     for job_id in world.table.jobs:
         attempts = world.ledger.state.of(job_id)
@@ -783,7 +783,7 @@ def test_nothing_is_submitted_again_by_itself():
     """By default a failed job is a failed job, whatever its code."""
     world = World(20, Weather(failing=1.0), 1)
     for _ in range(2):
-        world.call(limits=Limits())
+        world.call(limits=limits_of())
     assert {len(world.ledger.state.of(job_id)) for job_id in world.table.jobs} == {1}
 
 
@@ -791,8 +791,8 @@ def test_an_interrupted_call_leaves_nothing_in_doubt():
     """Answers of creates on the wire are waited for, so the next call knows them all."""
     for halt_after in range(12):
         world = World(12, Weather(), halt_after)
-        world.call(limits=Limits(max_in_flight=4), halt_after=halt_after)
+        world.call(limits=limits_of(max_in_flight=4), halt_after=halt_after)
         assert all(attempt.stage is not Stage.SENDING for attempt in world.ledger.state)
-        world.call(limits=Limits())
+        world.call(limits=limits_of())
         assert {attempt.stage for attempt in world.ledger.state} == {Stage.COMPLETED}
         world.check()

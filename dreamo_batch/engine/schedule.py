@@ -74,12 +74,12 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits on concurrent requests and on waiting."""
+    """Limits on concurrent requests and on waiting: for a task, and for a service that is away."""
 
-    max_in_flight: int = 8
-    n_workers: int = 16
-    task_timeout_s: float = 900.0
-    patience_s: float = 900.0
+    max_in_flight: int
+    n_workers: int
+    task_timeout_s: float
+    patience_s: float
     body_bytes_max: int = 20 * 1024 * 1024  # of creates on the wire; one larger body is sent alone
 
 
