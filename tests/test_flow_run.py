@@ -780,7 +780,6 @@ def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_
         (lambda table: dreamo.contact_sheet(table, "s.png", n_across=0), "n_across=0"),
         (lambda table: dreamo.contact_sheet(table, "s.png", title=None), "title must be text"),
         (lambda _: dreamo.Client("k", connect_timeout_s="5"), "connect_timeout_s is '5'"),
-        (lambda _: dreamo.Client(settings=5), "settings must be Settings"),
         (lambda _: dreamo.Client("k", allow_private_links="no"), "allow_private_links must be"),
         (lambda _: dreamo.read_table(3), "path must be a path"),
         (lambda table: dreamo.run(table, "run", gateway=True), "gateway= must be"),
