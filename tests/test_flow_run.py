@@ -326,7 +326,8 @@ def test_a_directory_can_be_given_away(gateway, reference, tmp_path, monkeypatch
     assert len(gateway.invoice()) == n_bought + 1
     ranked = dreamo.rank("run", by="colour", within=None, progress=False)
     assert ranked["score"].notna().all()
-    assert dreamo.gallery("run", rows="prompt").to_html().count("data:image/jpeg") > len(table)
+    page = dreamo.gallery("run", rows="prompt").to_html("page.html")
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") > len(table)
     told = dreamo.export("run", there / "out")
     assert told["pictures"] == 3
     assert sorted(path.name for path in (there / "out" / "references").iterdir()) == kept
