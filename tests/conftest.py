@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def pytest_configure() -> None:
     """Take interrupts, which some tests send, also where a shell started us in the background and ignores them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Stop what pytest-cov measures in a worker before it starts anew: `no_cover` pauses only the second."""
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and hasattr(session.config, "workerinput"):
+        first = coverage.Coverage.current()
+        if first is not None:
+            first.stop()
 
 
 @pytest.fixture
