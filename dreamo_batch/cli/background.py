@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S: Final = 0.05
 _DATED: Final = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 _DATE: Final = "%Y-%m-%d %H:%M:%S%z"
-_STATE, _STARTED = 0, 19  # of the fields of /proc/PID/stat behind the name
-_OVER: Final = ("Z", "X")  # a process that has ended, and whose parent hasn't looked yet
 
 
 # Which process works on a run directory.
@@ -39,38 +38,46 @@ _OVER: Final = ("Z", "X")  # a process that has ended, and whose parent hasn't l
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A command that works on a run directory, as its file there describes it.
+    """A command that works on a run directory, as its file there says, which it holds locked for as long.
 
-    `folder` tells a copy of the directory, whose file is about the original; `until` is what the command waits for.
+    The file of a command that was killed is free, and so is one in a copy. `until` is what the command waits for.
     """
 
+    path: Path
     pid: int
     host: str
-    started: str
-    folder: str = ""
-    until: str = ""
+    until: str
 
     def __str__(self) -> str:
         return f"Process {self.pid}"
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is still there, and no other process that has got its number."""
-        return self.host == socket.gethostname() and _started(self.pid) == self.started
+        """Whether it is still there, on this machine."""
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self.host == socket.gethostname()
+        except OSError:  # it has ended meanwhile
+            pass
+        return False
 
-    def write(self, path: Path) -> None:
-        """Leave its number where `stop` looks for it."""
-        lines = (str(self.pid), self.host, self.started, _number_of(path.parent), self.until)
-        path.write_text("\n".join((*lines, "")), encoding="utf-8")
+    def write(self) -> None:
+        """Leave its number where `stop` looks for it; called in the process itself."""
+        beside = self.path.with_suffix(f".{self.pid}")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # closed when this process ends
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, f"{self.pid}\n{self.host}\n{self.until}\n".encode())
+        beside.replace(self.path)
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
         """Read what the last command left; None if it has ended properly."""
         try:
-            pid, *rest = path.read_text(encoding="utf-8").splitlines()
-            process = cls(int(pid), *rest)
-            return process if process.folder == _number_of(path.parent) else None
-        except (OSError, ValueError, TypeError):
+            pid, host, until = path.read_text(encoding="utf-8").split("\n")[:3]
+            return cls(path, int(pid), host, until)
+        except (OSError, ValueError):
             return None
 
 
@@ -85,41 +92,20 @@ def _number_of(folder: Path) -> str:
     return str(folder.stat().st_ino)
 
 
-def _started(pid: int) -> str | None:
-    """Return when a process began, as text to compare; None if there is no such process."""
-    from dreamo_batch.engine.store import boot_id
-
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
-    return None if fields[_STATE] in _OVER else f"{boot_id()} {fields[_STARTED]}"
-
-
-def _started_by_ps(pid: int) -> str | None:
-    """Ask `ps`, where there is no /proc."""
-    words = ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
-    environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
-    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - a number
-    state, _, started = found.stdout.strip().partition(" ")
-    return None if not started or state.startswith(_OVER) else started.strip()
-
-
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
     from dreamo_batch.live import announce
 
     directory, number = _directory(run_dir), os.getpid()
-    me = Process(number, socket.gethostname(), _started(number) or "")
     path, is_new = directory.pid, not directory.path.exists()
     other = working_on(run_dir)
-    if other is not None and other.until and other.pid != me.pid:
+    if other is not None and other.until and other.pid != number:
         raise _taken(run_dir)
 
     def write(until: str) -> None:
         directory.make()
-        replace(me, until=until).write(path)
+        Process(path, number, socket.gethostname(), until).write()
 
     token = announce.set(write)
     try:
@@ -127,7 +113,7 @@ def findable(run_dir: str) -> Iterator[None]:
     finally:
         announce.reset(token)
         left = Process.read(path)
-        if left is not None and left.pid == me.pid:
+        if left is not None and left.pid == number:
             path.unlink(missing_ok=True)
         if is_new:
             with suppress(OSError):  # there is something in it
@@ -175,15 +161,14 @@ def stop(run_dir: str) -> Process:
     if process is None or not process.is_alive:
         raise UsageError(_why_not(directory, process))
     try:
-        os.kill(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return process
+        with process.path.open("rb") as file:
+            os.kill(process.pid, signal.SIGTERM)
+            hint(f"Asked {process.pid} to stop; waiting for answers to requests already sent.")
+            fcntl.flock(file, fcntl.LOCK_SH)  # free once it has ended
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has just ended
     except PermissionError:
         raise UsageError(f"{process} belongs to another user, who can stop it.") from None
-    hint(f"Asked {process.pid} to stop; waiting for answers to requests already sent.")
-    try:
-        while process.is_alive:
-            time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
         warn(f"No longer waiting. {process} sends nothing more and ends once its requests are answered.")
         raise
@@ -201,7 +186,7 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
         )
     if process is None:
         return f"Nothing is running in {directory.name}."
-    return f"Nothing is running in {directory.name}: {process} was killed."
+    return f"Nothing is running in {directory.name}: {process} was killed, or works on the original of this copy."
 
 
 # Putting a command in the background.

@@ -810,10 +810,10 @@ def _place(path: Path, content: bytes) -> None:
 
 
 def _me() -> str:
-    return f"Process {os.getpid()} on {socket.gethostname()} ({boot_id()})"
+    return f"Process {os.getpid()} on {socket.gethostname()} ({_boot_id()})"
 
 
-def boot_id() -> str:
+def _boot_id() -> str:
     """Name this start of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -824,7 +824,7 @@ def boot_id() -> str:
 def _has_ended(owner: str) -> bool:
     """Whether a writer is known to have ended: it was a process of this machine, which is gone."""
     match = re.fullmatch(r"Process (\d+) on (.*) \((.*)\)", owner)
-    if match is None or (match[2], match[3]) != (socket.gethostname(), boot_id()) or match[3] == "unknown":
+    if match is None or (match[2], match[3]) != (socket.gethostname(), _boot_id()) or match[3] == "unknown":
         return False
     if int(match[1]) == os.getpid():
         return True  # an earlier call of this process, which ended without closing
