@@ -5,7 +5,7 @@ from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
 from .display.sheet import contact_sheet
-from .engine.events import RunEvent
+from .engine.notify import RunEvent
 from .engine.plan import Plan
 from .engine.status import Status
 from .errors import (

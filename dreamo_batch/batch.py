@@ -27,8 +27,8 @@ from dreamo_batch.cluster.shared_budget import Budget, budget_of
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
-from dreamo_batch.engine.events import Listeners, RunEvent
 from dreamo_batch.engine.ledger import OtherSeeds, peek_entropy
+from dreamo_batch.engine.notify import Listeners, RunEvent
 from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned, taken_over
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named

@@ -18,8 +18,8 @@ from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, wr
 from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, Payloads, body_bytes
-from dreamo_batch.engine.events import Kind, Listeners
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
+from dreamo_batch.engine.notify import Kind, Listeners
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.runner import Runner, ask, live, storing

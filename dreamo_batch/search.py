@@ -14,7 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.events import Listeners, RunEvent
+from dreamo_batch.engine.notify import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
 from dreamo_batch.errors import TableError, UsageError, as_names, check_count, is_function_of
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 from .call import Gateway
 from .cluster.shared_budget import Budget
-from .engine.events import RunEvent
+from .engine.notify import RunEvent
 from .engine.plan import Amount
 from .parallel import Cluster
 from .service.client import Client

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
     from dreamo_batch.engine.directory import RunDirectory, Saved
     from dreamo_batch.engine.effects import Effects
-    from dreamo_batch.engine.events import Kind
     from dreamo_batch.engine.ledger import Ledger
+    from dreamo_batch.engine.notify import Kind
     from dreamo_batch.jobs.prepare import Job
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from dreamo_batch.engine import effects, events
+from dreamo_batch.engine import effects, notify
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Action, Do
 from dreamo_batch.errors import DirectoryLocked, DreamoError, StorageFailed, UsageError, logger_named
@@ -512,7 +512,7 @@ def wait_at_exit(kind: type[Runner] = Runner, timeout_s: float = _AT_EXIT_S) -> 
         logger.warning("exited before every create was answered; those rows are ambiguous")
     else:
         with suppress(KeyboardInterrupt):
-            events.wait_at_exit()
+            notify.wait_at_exit()
 
 
 def of_parent(path: Path, pid: int) -> DirectoryLocked:

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import events as module
+from dreamo_batch.engine import notify as module
 from tests.flows import until
 from tests.scripted_server import ScriptedServer, answer, reset
 
