@@ -198,7 +198,6 @@ def run(
     """
     given = locals()
     options, service = RunOptions.of(given), Service.of(given)
-    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     with _listening(run_dir, given) as (directory, listeners):
 
         def call(at: float | None) -> Call:
@@ -290,7 +289,6 @@ def _call(
 
 def _run_when_due(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
     """Run a call to its end in the foreground; one for a later time is checked now, and checked again then."""
-    __tracebackhide__ = True
     if (at := moment(given["not_before"], now=time.time())) is not None:
         early = make(at)
         early.check()
@@ -302,7 +300,6 @@ def _run_when_due(make: Callable[[float | None], Call], given: Mapping[str, Any]
 
 def _joining(begin: Callable[[], T]) -> T:
     """Begin a call; once more, with its seeds, where another call created the directory meanwhile."""
-    __tracebackhide__ = True
     with suppress(OtherSeeds):
         return begin()
     return begin()
@@ -419,7 +416,6 @@ def retry(
     [1]
     """
     given = all_arguments(retry, locals())
-    __tracebackhide__ = True
     with _listening(run_dir, given) as (directory, listeners):
         service, checked = Service.of(given), RunOptions.of(options)
 
@@ -472,7 +468,6 @@ def resume(
     [1]
     """
     given = all_arguments(resume, locals())
-    __tracebackhide__ = True
     with _listening(run_dir, given) as (directory, listeners):
         manifest, service = directory.read_manifest(), Service.of(given)
         checked = RunOptions.of(taken_over({} if manifest is None else manifest.settings) | options)

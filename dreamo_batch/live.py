@@ -130,7 +130,6 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
 
 def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
     """Run a call to its end in the foreground and return the table; raises what stopped it early."""
-    __tracebackhide__ = True  # a notebook shows the user's own line, not ours
     bar: Progress | None = None
     with interrupts():
         try:
@@ -156,7 +155,6 @@ def follow(
     source: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf
 ) -> Call | FollowedRun | None:
     """Show a run until it is over, and return it; None if the time is over first."""
-    __tracebackhide__ = True
     until, shown_call, n_said = time.monotonic() + timeout_s, None, 0
     while True:
         run = source()
@@ -176,7 +174,6 @@ def follow(
 
 def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
     """Say how a call ended, and return its table; raises what stopped it in this process."""
-    __tracebackhide__ = True
     if isinstance(call, FollowedRun):
         return call.results_now()
     if call.runner.error is not None:
@@ -197,7 +194,6 @@ def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
 
 def _follow_successor(call: Call) -> pd.DataFrame:
     """Return the table once the call that took over the run is over; raises what stopped that one."""
-    __tracebackhide__ = True
     results = call.results_now()
     stopped = call.runner.coordinator.stopped if call.runner.coordinator is not None else None
     n_left = int(results[columns.STATUS].isin(columns.UNSETTLED).sum())
@@ -531,7 +527,6 @@ class Batch:
         UsageError
             If `timeout_s` isn't a number.
         """
-        __tracebackhide__ = True  # a notebook shows the user's own line, not ours
         timeout_s = inf if timeout_s is None else timeout_s
         errors.check_seconds("timeout_s", timeout_s)
         with in_foreground(), interrupts():
