@@ -74,7 +74,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits on concurrent requests and on waiting: for a task, and for a service that is away."""
+    """How much is sent at once, and how long to wait for a task, and for a service that is away."""
 
     max_in_flight: int
     n_workers: int

@@ -115,7 +115,7 @@ class Status(Snapshot):
     outage : str
         What the run waits for, while the service is away or refuses everything; else empty.
     rows_per_s : float or None
-        Rows settled in a second, lately, as far as the status was asked for; None before the first.
+        Rows settled per second lately, as far as the status was asked for; None before the first.
     eta_s : float or None
         Seconds left at that rate; None if unknown, 0 at the end.
     elapsed_s : float
@@ -268,7 +268,7 @@ class Tally:
 
 
 class Speed:
-    """How many rows are settled in a second, lately."""
+    """How many rows are settled per second lately."""
 
     def __init__(self, began_at: float, n_settled: int) -> None:
         self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)

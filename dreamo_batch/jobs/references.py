@@ -708,7 +708,7 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
         yield Finding.of("image-animated", n=n_frames)
     is_deep = _is_deep(kind, content, image)
     if is_deep:
-        yield Finding.of("image-colours", mode="16 bits a channel")
+        yield Finding.of("image-colours", mode="16 bits per channel")
     elif image.mode not in (*_PLAIN_MODES, *_NUMBER_MODES):
         yield Finding.of("image-colours", mode=image.mode)
     if kind not in CONVERTIBLE:

@@ -131,7 +131,7 @@ def _images(value: Any) -> list[Any]:
         )
     if near:
         warn(
-            f"image: {value!r} misses {counted(len(near), 'file')} that would match in other letter case: {named}. "
+            f"image: {value!r} misses {counted(len(near), 'file')} that would match in another letter case: {named}. "
             "Pass a list of patterns to include them."
         )
     return found
@@ -477,7 +477,7 @@ def _column(name: str, values: list[Any]) -> Any:
 
 
 def lines(path: str | os.PathLike[str]) -> list[str]:
-    r"""Read the values of an axis from a text file, one a line.
+    r"""Read the values of an axis from a text file, one per line.
 
     Parameters
     ----------
@@ -508,7 +508,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
         text = cells.decoded(file, file.read_bytes())
     found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not found:
-        raise TableError(f"{file} has no lines but blank ones. Write one value a line.")
+        raise TableError(f"{file} has no lines but blank ones. Write one value per line.")
     return found
 
 

@@ -63,7 +63,7 @@ def read_table(
     ----------
     path : pathlib.Path or str
         By suffix: ``.csv``, ``.tsv`` and ``.txt`` (UTF-8, names in the first line), ``.jsonl`` or ``.ndjson`` (one
-        object a line), ``.json`` (also a list), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
+        object per line), ``.json`` (also a list), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
     sep : str, optional
         The separator in CSV, TSV and text files, one character; default: detected in the first line.
     decimal : {".", ","}, optional
@@ -545,7 +545,7 @@ def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
         records = [_record(f"{path}: line {number}", line) for number, line in written.items()]
         lines = list(written)
     else:
-        hint = "JSON has no comments and no comma after the last item; JSON Lines have one object a line."
+        hint = "JSON has no comments and no comma after the last item; JSON Lines have one object per line."
         records = _parsed(text, str(path), hint)
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise TableError(
@@ -589,7 +589,7 @@ def _parsed(text: str, place: str, hint: str) -> Any:
 
 
 def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
-    """Write one object a line: numbers exact, times as ISO 8601, missing as null."""
+    """Write one object per line: numbers exact, times as ISO 8601, missing as null."""
     listed = {str(name): frame[name].tolist() for name in frame.columns}
     lines = (
         json.dumps(dict(zip(listed, map(plain, row), strict=True)), ensure_ascii=False, default=cells.text_of)
@@ -753,7 +753,7 @@ def _refuse_faults(path: Path, rows: Iterable[list[Any]]) -> None:
         for cell in (name, *(below if takes_text else ())):
             if isinstance(cell, _Fault):
                 raise TableError(
-                    f"{path}: {cell}. Replace it by a value, or open and save the file in a spreadsheet program to "
+                    f"{path}: {cell}. Replace it with a value, or open and save the file in a spreadsheet program to "
                     "calculate its formulas."
                 )
 

@@ -787,7 +787,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
-                f"Pass labels{spelled(' as rows=, or one boolean a row', ', as `dreamo-batch results` shows them')}."
+                f"Pass labels{spelled(' as rows=, or one boolean per row', ', as `dreamo-batch results` shows them')}."
             )
         mask[found] = True
     return mask
@@ -798,7 +798,8 @@ def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
     if not mask.index.equals(index):
         if len(mask) != len(index) or not (mask.index.is_unique and index.isin(mask.index).all()):
             raise UsageError(
-                f"rows: the mask's labels aren't the table's ({index[:3].tolist()}). Pass labels, or one boolean a row."
+                f"rows: the mask's labels aren't the table's ({index[:3].tolist()}). Pass labels, or one boolean "
+                "per row."
             )
         mask = mask.reindex(index)
     return np.array(mask.fillna(value=False), dtype=bool)
