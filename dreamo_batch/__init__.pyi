@@ -1,5 +1,4 @@
 from . import metrics
-from .batch import plan, resume, retry, run, start
 from .cluster.shared_budget import Budget
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
@@ -59,6 +58,7 @@ from .service.client import Client
 from .service.failures import Failure
 from .service.messages import Request
 from .settle import download, resolve, verify
+from .verbs import plan, resume, retry, run, start
 
 __version__: str
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, errors
-from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
@@ -30,6 +29,7 @@ from dreamo_batch.service.client import Client
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.messages import Request, Task, number
 from dreamo_batch.text import harmless, option, quoted
+from dreamo_batch.verbs import all_arguments, plan, run, takes_options_of_run
 
 if TYPE_CHECKING:
     import os

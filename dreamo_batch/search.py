@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.batch import all_arguments, plan, run, takes_options_of_run
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.notify import Listeners, RunEvent
@@ -24,6 +23,7 @@ from dreamo_batch.parallel import working
 from dreamo_batch.results.load import folders_of
 from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
 from dreamo_batch.text import counted, option, quoted
+from dreamo_batch.verbs import all_arguments, plan, run, takes_options_of_run
 
 if TYPE_CHECKING:
     import os

@@ -22,7 +22,7 @@ _PARENT = """
 import json, os, runpy, signal, sys
 import pandas, pyarrow.parquet, requests, PIL.Image, tqdm
 import dreamo_batch
-import dreamo_batch.cli, dreamo_batch.batch, dreamo_batch.results.load
+import dreamo_batch.cli, dreamo_batch.verbs, dreamo_batch.results.load
 for name in dreamo_batch.__all__:
     getattr(dreamo_batch, name)
 

@@ -22,10 +22,10 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.batch import plan_retry
 from dreamo_batch.cli import commands, main, options
 from dreamo_batch.cli.output import emit, logging_to
 from dreamo_batch.service.config import Settings
+from dreamo_batch.verbs import plan_retry
 from tests.cli_sweep import ELSEWHERE, at, call, signals_kept, write_table
 
 KEY = "sk-a-key-that-nobody-may-see"

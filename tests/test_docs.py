@@ -181,7 +181,7 @@ def test_map_of_the_package_has_every_module_and_no_other():
     folders = {path.parent.name for path in package.rglob("__init__.py")}
     assert shown == folders | {path.stem for path in package.rglob("[a-z]*.py")}
     way = re.findall(
-        r"\b(?:jobs|engine|service|results)\.\w+", (package / "batch.py").read_text(encoding="utf-8")[:900]
+        r"\b(?:jobs|engine|service|results)\.\w+", (package / "verbs.py").read_text(encoding="utf-8")[:900]
     )
     assert [name for name in way if not (package / name.replace(".", "/")).with_suffix(".py").exists()] == []
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import batch
+from dreamo_batch import verbs
 from dreamo_batch.engine import journal
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
@@ -366,7 +366,7 @@ def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(op
 @pytest.mark.parametrize("is_live", [True, False])
 def test_a_directory_renamed_while_a_second_call_prepares_is_missed(open_flow, clock, monkeypatch, is_live):
     """That call buys nothing in what it finds at the old path, and the first puts neither table nor picture there."""
-    flow, prepare = open_flow, batch.prepare
+    flow, prepare = open_flow, verbs.prepare
     running = Background(flow)
     if not is_live:
         clock.speed_up()
@@ -379,7 +379,7 @@ def test_a_directory_renamed_while_a_second_call_prepares_is_missed(open_flow, c
         return prepare(*given, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "prepare", prepare_elsewhere)
+        patched.setattr(verbs, "prepare", prepare_elsewhere)
         assert "moved or deleted" in str(stopped(flow))
     clock.speed_up()
     assert isinstance(running.join(), dreamo.StorageFailed) is is_live

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import batch, columns, errors
+from dreamo_batch import columns, errors, verbs
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
@@ -326,7 +326,7 @@ def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_director
     """Both draw the same seeds: it waits for the first to have made its ledger, or to have given up."""
     flow.table = flow.table.drop(columns="seed", errors="ignore")
     go_on = threading.Event()
-    opened, read = runner.open_ledger, batch.as_frame
+    opened, read = runner.open_ledger, verbs.as_frame
 
     def late(*given: object) -> object:
         _thread.interrupt_main()
@@ -342,7 +342,7 @@ def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_director
         with pytest.raises(KeyboardInterrupt):
             flow.run()
     assert flow.invoice() == []
-    monkeypatch.setattr(batch, "as_frame", in_time)
+    monkeypatch.setattr(verbs, "as_frame", in_time)
     live = dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway, unit_cost="0.03")
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     flow.assert_finishes()
@@ -388,16 +388,16 @@ def test_a_look_just_as_a_batch_continues_with_another_table_is_of_no_consequenc
 def test_calls_that_begin_at_once_on_a_new_directory_join(flow, start, slow, monkeypatch, verb):
     """One makes the directory while the other prepares its table, which takes the seeds of the first then."""
     flow.table = flow.table.drop(columns="seed").assign(replicate=range(6))
-    prepare = batch.prepare
+    prepare = verbs.prepare
 
     def late(*given: object, **options: object) -> object:
-        monkeypatch.setattr(batch, "prepare", prepare)
+        monkeypatch.setattr(verbs, "prepare", prepare)
         first = start()
         until(lambda: are_two_under_way(first))
         slow.speed_up()
         return prepare(*given, **options)
 
-    monkeypatch.setattr(batch, "prepare", late)
+    monkeypatch.setattr(verbs, "prepare", late)
     if verb == "run":
         flow.run(unit_cost="0.03")
     else:

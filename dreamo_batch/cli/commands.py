@@ -329,8 +329,8 @@ def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, **options: An
     Each once; ambiguous ones only if named, since they may be paid twice. Asks before it spends money, as `run`
     does. The cap defaults to the stored one; a run of the local gateway is recognised.
     """
-    from dreamo_batch.batch import plan_retry
     from dreamo_batch.engine.directory import RunDirectory
+    from dreamo_batch.verbs import plan_retry
 
     if options["base_url"] is None and RunDirectory(run_dir).gateway.is_dir():
         options["gateway"] = "local"
