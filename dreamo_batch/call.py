@@ -15,7 +15,7 @@ from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
-from dreamo_batch.engine.coordinator import Assignment, Clock, Coordinator, SystemClock
+from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.effects import Effects, ImageChanged, Payloads, body_bytes
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
@@ -195,7 +195,6 @@ class Call:
         service: Service,
         *,
         listeners: Listeners | None = None,
-        clock: Clock | None = None,
         not_before: float | None = None,
     ) -> None:
         refuse_in_import()
@@ -210,7 +209,7 @@ class Call:
         self.is_begun = False
         self.entropy = entropy
         self.service = service
-        self._clock = clock or SystemClock()
+        self._clock = SystemClock()
         self._table_id = uuid.uuid4().hex
         self._is_stopped = False
         self._quote = Quote()
@@ -379,7 +378,7 @@ class Call:
     def _install(
         self, price: Decimal | None, resources: ExitStack, on_begin: Callable[[Call], None], at_work: Runner
     ) -> None:
-        ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
+        ledger = at_work.open(self.client.settings.service_name, self.entropy)
         before = at_work.coordinator
         assignment = self._assignment(ledger.state, before)
         budget = self.budget(assignment, ledger.state, price)
@@ -586,7 +585,7 @@ class Call:
         """Leave the table in the directory, though nothing was submitted, and report its state."""
         if at_work.coordinator is not None:
             return
-        ledger = at_work.open(self.client.settings.service_name, self._clock, self.entropy)
+        ledger = at_work.open(self.client.settings.service_name, self.entropy)
         with storing(self.directory):
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))

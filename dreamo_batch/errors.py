@@ -38,13 +38,15 @@ import logging
 import numbers
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.text import meant, quoted, type_of
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from dreamo_batch.service.failures import Failure
 
 _PACKAGE: Final = __file__.removesuffix("errors.py")
+_handled: Final[set[int]] = set()  # signals that end this process no longer
 
 
 class DreamoError(Exception):
@@ -587,6 +590,26 @@ def interrupts_without_our_lines() -> Iterator[None]:
     except KeyboardInterrupt as error:
         error._render_traceback_ = functools.partial(_rendered, error)  # type: ignore[attr-defined]
         raise
+
+
+def take_signals(handle: Callable[[int, FrameType | None], object]) -> list[signal.Signals]:
+    """Handle SIGTERM and SIGHUP, unless other code does, until `leave_signals`; return which."""
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if is_main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, handle)
+    _handled.update(taken)
+    return taken
+
+
+def leave_signals(numbers: Iterable[int]) -> None:
+    """End a process by these signals again."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    _handled.difference_update(numbers)
+
+
+os.register_at_fork(after_in_child=lambda: leave_signals(list(_handled)))
 
 
 def users_lines(error: BaseException) -> TracebackType | None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
     from decimal import Decimal
     from pathlib import Path
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     import pandas as pd
 
@@ -305,23 +305,13 @@ def in_foreground() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Treat SIGTERM and SIGHUP as an interrupt unless other code handles them; yield those that came."""
-    came: list[int] = []
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    is_main = threading.current_thread() is threading.main_thread()
-    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if is_main and signal.getsignal(n) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, interrupt)
+def interrupts(handle: Callable[[int, Any], object] = signal.default_int_handler) -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as an interrupt, or as a function says, unless other code handles them."""
+    taken = errors.take_signals(handle)
     try:
-        yield came
+        yield
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        errors.leave_signals(taken)
 
 
 class Batch:

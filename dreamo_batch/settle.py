@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,6 @@ from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import return_unspent
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
-from dreamo_batch.engine.coordinator import SystemClock
 from dreamo_batch.engine.directory import (
     UNREADABLE,
     NotAPicture,
@@ -120,7 +120,7 @@ def resolve(
     elsewhere = reading.read_state(directory) if manifest.n_shards else State()
 
     def settle(at_work: runner.Runner) -> State:
-        opened, now = at_work.open(service, SystemClock()), SystemClock().wall()
+        opened, now = at_work.open(service), time.time()
         settled = _ambiguous(opened.state.of(job_id), row, attempt)
         for other in chain(opened.state, elsewhere) if task_id is not None else ():
             if other.task_id == task_id and other != settled:  # its cost would count twice

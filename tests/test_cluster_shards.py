@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -36,7 +37,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.gateway.tasks import size_price
 from dreamo_batch.service.client import Client
-from tests.flows import Slow, until
+from tests.flows import PATIENCE_S, Slow, until
 
 QUIET = {"progress": False}
 GOLDEN = {
@@ -442,6 +443,21 @@ def test_a_worker_that_fails_leaves_no_shard_under_way(jobs, tmp_path):
         with pytest.raises(RunStopped, match=r"have failed \(Expecting value"):
             batch.wait(**QUIET)
         assert not RunDirectory(tmp_path / "run").is_locked()
+
+
+def test_a_worker_that_is_told_to_end_more_than_once_ends(monkeypatch):
+    """It goes back to no queue, whose lock may be held by a process that was killed."""
+    raised = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+
+    def told_twice(is_ending, _):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert is_ending.wait(PATIENCE_S)
+
+    monkeypatch.setattr(shards, "_work_on_shard", told_twice)
+    shards.work_on_shards(["a", "b"], 2)
+    assert raised == [signal.SIGTERM]
 
 
 def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):

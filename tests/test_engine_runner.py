@@ -90,7 +90,7 @@ class Call:
         return self
 
     def install(self, at_work: Runner) -> None:
-        self.ledger = ledger = at_work.open("loopback", SystemClock())
+        self.ledger = ledger = at_work.open("loopback")
         self.on_open(ledger)
         budget = Spending(attempts=ledger.state)
         self.coordinator = Coordinator(
@@ -205,9 +205,9 @@ def test_going_on_is_for_the_same_service_and_seeds(folder, service):
     call = Call(folder, service, "a").start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with pytest.raises(OtherService):
-        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("host:443", SystemClock()))
+        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("host:443"))
     with pytest.raises(DirectoryError, match="Another call created"):
-        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("loopback", SystemClock(), "00"))
+        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("loopback", "00"))
     service.gate.set()
     call.wait()
     assert stages(folder) == {"a": "completed"}
@@ -394,7 +394,7 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     dead.abandon()
 
     def settle(at_work: Runner) -> None:
-        attempt = at_work.open("loopback", SystemClock()).state.deciding("a")
+        attempt = at_work.open("loopback").state.deciding("a")
         at_work.settle(effects.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
@@ -417,7 +417,7 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     dead.commit()
     dead.abandon()
     directory = RunDirectory(folder)
-    ledger = open_ledger(directory, "loopback", SystemClock())
+    ledger = open_ledger(directory, "loopback")
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
     assert ledger.state.deciding("a").error_class == effects.INTERRUPTED
     ledger.close(pending=[])
@@ -437,7 +437,7 @@ def test_a_writer_that_dies_while_it_asks_for_a_named_task_leaves_the_id(folder,
     assert stages(folder) == {"a": "completed"}
     assert not service.note(("a", 1), failure)
     directory = RunDirectory(tmp_path / "as it was")
-    ledger = open_ledger(directory, "loopback", SystemClock())
+    ledger = open_ledger(directory, "loopback")
     left = ledger.state.deciding("a")
     assert (left.stage, left.error_class) == (Stage.AMBIGUOUS, effects.INTERRUPTED)
     assert "task t9 (slow)" in left.error_message
@@ -449,7 +449,7 @@ def test_a_directory_that_can_not_be_written_stops_before_the_start(folder, monk
     """The message says what to do, and the lock is free again."""
     monkeypatch.setattr(RunDirectory, "write_manifest", full)
     with pytest.raises(StorageFailed, match="No space left on device") as caught:
-        open_ledger(RunDirectory(folder), "loopback", SystemClock())
+        open_ledger(RunDirectory(folder), "loopback")
     assert caught.value.run_dir == folder
     assert not RunDirectory(folder).is_locked()
 

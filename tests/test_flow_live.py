@@ -8,6 +8,7 @@ import inspect
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from dreamo_batch import columns, errors, verbs
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.live import interrupts
 from tests.flows import PATIENCE_S, Flow, Slow, until
 
 if TYPE_CHECKING:
@@ -957,6 +959,19 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, for
         slow.speed_up()
         flow.assert_finishes()
         process.stdin.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_during_a_run_still_ends_when_it_is_told_to():
+    """A worker of the user's own pool, such as one that waits for work, is no call that could be interrupted."""
+    with interrupts():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_a_panel_that_fails_fails_no_cell(start, slow, monkeypatch, caplog):

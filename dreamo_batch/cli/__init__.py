@@ -9,7 +9,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from contextvars import copy_context
@@ -20,12 +19,11 @@ import click
 from dreamo_batch import __version__
 from dreamo_batch.cli import commands, options
 from dreamo_batch.cli.output import DONE, code_of_error, silence, warn
-from dreamo_batch.errors import DreamoError, SettingsError
+from dreamo_batch.errors import DreamoError, SettingsError, take_signals
 from dreamo_batch.text import shell_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
 __all__ = ["main"]
 
@@ -59,7 +57,7 @@ class CommandGroup(click.Group):
             sys.exit(copy_context().run(self._run, args, prog_name, **extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
-        _handle_signals()
+        take_signals(_interrupt_once)
         _open_missing_files()
         _escape_unencodable()
         name, words = prog_name or "dreamo-batch", list(sys.argv[1:] if args is None else args)
@@ -90,16 +88,7 @@ def _open_missing_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
-def _handle_signals() -> None:
-    """Treat SIGTERM and SIGHUP as an interrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt_once)
-
-
-def _interrupt_once(number: int, _: FrameType | None) -> NoReturn:
+def _interrupt_once(number: int, _frame: object) -> NoReturn:
     """Interrupt once: a terminal and its shell both send SIGHUP, and `stop` may be said twice."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -30,7 +30,7 @@ from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, s
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
-from dreamo_batch.engine.coordinator import SystemClock, cap_reached, snapshot_of, spent_so_far, what_to_do
+from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_far, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
@@ -147,17 +147,22 @@ class _ShardCall(Call):
 
 def work_on_shards(tasks: Sequence[ShardTask], n_at_once: int) -> list[ShardOutcome]:
     """Work on shards, some at once, until all their rows are settled, or the run is stopped."""
-    is_ending = threading.Event()
-    with interrupts() as came, ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
-        try:
-            return list(threads.map(partial(_work_on_shard, is_ending), tasks))
-        except BaseException:  # an interrupt, too, as else the other threads would be waited for
-            is_ending.set()
-            if not came:
-                raise
-    # A pool that lost a process ends the others, which may not ask for more: the lost one may hold the queue's lock.
-    signal.raise_signal(came[0])
-    raise KeyboardInterrupt
+    is_ending, came = threading.Event(), list[int]()
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        is_ending.set()
+
+    try:
+        with interrupts(end), ThreadPoolExecutor(n_at_once, "dreamo-shard") as threads:
+            try:
+                return list(threads.map(partial(_work_on_shard, is_ending), tasks))
+            finally:  # after a Ctrl-C, too, the other threads would be waited for
+                is_ending.set()
+    finally:
+        # A pool that lost a process ends the others, which may not ask for more: that one may hold the queue's lock.
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
@@ -368,7 +373,8 @@ class ShardedCall(Call):
             self.directory.replica.wait_until_free()
         with ExitStack() as resources:
             resources.callback(self.directory.unlock)
-            self.directory.lock()
+            with storing(self.directory):
+                self.directory.lock()
             self.client = self.service.connect(resources, self.directory)
             self._prepare()
             self.runner = _ShardRunner(self)
@@ -581,15 +587,14 @@ class ShardedCall(Call):
         """Count what a shard spent towards the cap."""
         if shard.replica is not None:
             shard.replica.wait_until_free()
-        clock = SystemClock()
         with ExitStack() as last:
             last.callback(shard.unlock)
-            ledger = open_ledger(shard, self.client.settings.service_name, clock, self.entropy)
+            ledger = open_ledger(shard, self.client.settings.service_name, self.entropy)
             last.callback(ledger.abandon)
             share = BudgetShare(budget_of(place), ledger)
             spending = Spending(price=self.spending.price, attempts=ledger.state.kinds())
             granted = share.join(spending.committed, spending, ledger.state)
-            ledger.set_terms(clock.wall(), budget=share.place, slice=exact_text(granted))
+            ledger.set_terms(time.time(), budget=share.place, slice=exact_text(granted))
             ledger.close(())
 
     # In the thread of the runner.

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
@@ -65,16 +65,6 @@ _SAME: Final = {
 }
 
 
-class Clock(Protocol):
-    """The clock of a run; tests inject their own."""
-
-    def monotonic(self) -> float:
-        """Return seconds that never go back, for intervals."""
-
-    def wall(self) -> float:
-        """Return Unix seconds, for records."""
-
-
 class SystemClock:
     """The machine's clocks; if the time of day is set meanwhile, what is recorded continues as if it weren't."""
 
@@ -121,7 +111,7 @@ class Coordinator:
         budget: Spending,
         schedule: Schedule,
         effects: Effects,
-        clock: Clock,
+        clock: SystemClock,
         assignment: Assignment,
     ) -> None:
         self.shared: BudgetShare | None = None

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamo_batch.engine.attempts import Event, Key
-    from dreamo_batch.engine.coordinator import Clock, Coordinator
+    from dreamo_batch.engine.coordinator import Coordinator
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.service.failures import Failure
 
 
-def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
+def open_ledger(directory: RunDirectory, service: str, entropy: str | None = None) -> Ledger:
     """Lock a run directory and open its ledger; creates that a dead process left on the wire become ambiguous."""
     with ExitStack() as undo, storing(directory):
         undo.callback(directory.unlock)
@@ -39,7 +39,7 @@ def open_ledger(directory: RunDirectory, service: str, clock: Clock, entropy: st
         ledger = Ledger(directory, service, entropy)
         undo.callback(ledger.abandon)
         left = interrupted(ledger.state)
-        ledger.record(effects.interrupted(attempt, clock.wall()) for attempt in left)
+        ledger.record(effects.interrupted(attempt, time.time()) for attempt in left)
         ledger.commit()
         ledger.interrupted = [attempt.job_id for attempt in left]
         undo.pop_all()
@@ -238,11 +238,11 @@ class Runner:
         """Return how many requests it makes at once: as many as there are threads, or as a first call needs."""
         return self.workers.n if self.workers else min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
 
-    def open(self, service: str, clock: Clock, entropy: str | None = None) -> Ledger:
+    def open(self, service: str, entropy: str | None = None) -> Ledger:
         """Return the ledger, opened if necessary; raises if the call is for another service or other seeds."""
         if self.ledger is None:
             try:
-                self.ledger = open_ledger(self.directory, service, clock, entropy)
+                self.ledger = open_ledger(self.directory, service, entropy)
             except DirectoryLocked as error:
                 if self.directory.path in _of_parent:
                     raise of_parent(self.directory.path, _of_parent[self.directory.path]) from error
