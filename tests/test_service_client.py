@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from dreamo_batch import errors
-from dreamo_batch.service import messages
+from dreamo_batch.service import messages, transport
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.failures import FailureKind
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
@@ -235,11 +236,13 @@ def test_a_fetch_that_fails_can_be_asked_again(server, client, step):
 
 def test_an_answer_that_breaks_after_its_id_names_the_task(server, client):
     """It proves nothing, but it says where to look."""
-    server.script[:] = [then(answer(CREATED, Content_Length="500"), close)]
-    failure = failure_of(client, "create")
-    assert (failure.kind, failure.task_id, failure.http_status) == (FailureKind.MAY_HAVE_ARRIVED, ID, 200)
-    assert ID in failure.excerpt
-    server.script[:] = [then(answer(CREATED[:30], Content_Length="500"), close)]
+    cut = CREATED[: CREATED.index(b",") + 10]
+    for step in (then(answer(CREATED, Content_Length="500"), close), answer(cut)):
+        server.script[:] = [step]
+        failure = failure_of(client, "create")
+        assert (failure.kind, failure.task_id, failure.http_status) == (FailureKind.MAY_HAVE_ARRIVED, ID, 200)
+        assert ID in failure.excerpt
+    server.script[:] = [then(answer(CREATED[: cut.index(b",") - 2], Content_Length="500"), close)]
     assert failure_of(client, "create").task_id is None
 
 
@@ -419,6 +422,20 @@ def test_an_answer_that_drips_ends_at_the_read_timeout(server, head):
         over.set()
     assert failure.error_class == "no_answer"
     assert "incomplete after 0.15 s" in failure.message
+
+
+def test_an_answer_that_came_while_the_process_was_suspended_is_read(server, client, monkeypatch):
+    """Whatever the clock says: it is on this machine, and the task is paid for."""
+    came, started_at = threading.Event(), iter([0.0])
+
+    def monotonic():
+        at = next(started_at, None)
+        return came.wait(60) and 3600.0 if at is None else at
+
+    # Longer than what is read at once.
+    server.script[:] = [then(answer(CREATED, X_Long="x" * 10_000), lambda _connection: came.set())]
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=monotonic))
+    assert client.create(REQUEST) == ID
 
 
 def test_waiting_times_come_with_the_failure(server, client):

@@ -391,13 +391,6 @@ def _wait_in_body(body: bytes) -> float | None:
 # Exceptions
 
 REASON_CHARACTERS_MAX: Final = 300
-_NEVER_CONNECTED: Final = (
-    requests.exceptions.ConnectTimeout,
-    urllib3.exceptions.ConnectTimeoutError,  # includes NewConnectionError and NameResolutionError
-    socket.gaierror,
-    ConnectionRefusedError,
-    ssl.SSLCertVerificationError,  # certificates are checked in the handshake, before any request
-)
 _NEVER_BUILT: Final = (
     requests.exceptions.URLRequired,
     requests.exceptions.MissingSchema,
@@ -426,12 +419,12 @@ _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*
 def from_exception(
     operation: Operation, exception: BaseException, *, was_sent: bool | None = None
 ) -> Failure:
-    """Classify a request that ended without an answer."""
+    """Classify a request that ended without an answer; where nobody knows, it was sent if it could be built."""
     message = reason(exception)
     chain = list(_chain(exception))
     is_unbuilt = any(isinstance(one, _NEVER_BUILT) for one in chain)
     if was_sent is None:
-        was_sent = not is_unbuilt and not any(isinstance(one, _NEVER_CONNECTED) for one in chain)
+        was_sent = not is_unbuilt
     is_outage = isinstance(exception, _CONNECTION_ERRORS) and not is_unbuilt
     if was_sent:
         kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT

@@ -710,8 +710,8 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
 
 
 def named_tasks_in(body: bytes) -> list[str]:
-    """Read the ids that an answer names at any depth, refused or broken: no proof, but where to look."""
-    answer = load_leniently(body) or _load_inside(body)
+    """Read the ids that an answer names at any depth, refused or cut short: no proof, but where to look."""
+    answer = load_leniently(body) or _load_inside(body) or load_leniently(body.rpartition(b",")[0] + b"}")
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
     named = _all_ids(answer).union(*map(_ids, items))

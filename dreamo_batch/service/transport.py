@@ -46,6 +46,7 @@ ERROR_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 # Longer bodies are sent as they are. Shorter ones are copied behind the head, which costs less than more calls.
 _JOINED_BYTES_MAX: Final = 512 * 1024
+_LAST_LOOK_S: Final = 0.001
 # A socket keeps its timeout where that differs by less: every change is a call that lets other threads go first.
 _TIMEOUT_TOLERANCE: Final = 0.01
 # The service may have answered before it hung up.
@@ -128,8 +129,6 @@ _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
-_HTTP_1_0: Final = 10  # as http.client writes them
-_HTTP_1_1: Final = 11
 
 
 @dataclass(slots=True)
@@ -264,7 +263,6 @@ class _TimedAnswer(http.client.HTTPResponse):
         version, status, reason = self._read_status()
         if not version.startswith("HTTP/1."):
             raise http.client.UnknownProtocol(version)
-        self.version = _HTTP_1_0 if version == "HTTP/1.0" else _HTTP_1_1
         self.code, self.status, self.reason = status, status, reason.strip()
         self.headers = self.msg = cast("http.client.HTTPMessage", _read_headers(self.fp))
         self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
@@ -274,9 +272,8 @@ class _TimedAnswer(http.client.HTTPResponse):
         if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) or status < HTTPStatus.OK:
             self.length = 0
         is_until_end = not self.chunked and self.length is None
-        options = self.headers.get("connection", "").lower()
-        is_kept = "close" not in options if self.version == _HTTP_1_1 else "keep-alive" in options
-        self.will_close = is_until_end or not is_kept
+        is_closing = version == "HTTP/1.0" or "close" in self.headers.get("connection", "").lower()
+        self.will_close = is_until_end or is_closing
 
     def read_next(self, n_bytes: int) -> bytes:
         """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
@@ -359,12 +356,11 @@ class _TimedFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self.is_over:
             return 0
-        left_s = self._until - time.monotonic()
-        timeout_s = min(left_s, self._read_timeout_s)
-        if left_s > 0:
-            _set_timeout(self._sock, timeout_s)
-            with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
-                return cast("int | None", self._raw.readinto(buffer))
+        # What has arrived is read however late: the process may have been suspended.
+        timeout_s = min(max(self._until - time.monotonic(), _LAST_LOOK_S), self._read_timeout_s)
+        _set_timeout(self._sock, timeout_s)
+        with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
+            return cast("int | None", self._raw.readinto(buffer))
         if time.monotonic() >= self._until:
             raise TimeoutError(f"the answer was incomplete after {self._within_s:g} s")
         raise TimeoutError(f"nothing arrived for {timeout_s:g} s")
