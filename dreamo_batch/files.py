@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -67,5 +68,10 @@ def fsync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if (
+            error.errno != errno.EINVAL
+        ):  # some network drives, and folders of a virtual machine's host, have none
+            raise
     finally:
         os.close(fd)

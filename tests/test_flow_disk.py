@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +285,35 @@ def test_a_directory_that_may_not_even_be_read_is_refused_in_words(flow):
     assert ended["error"] in {"DirectoryError", "StorageFailed"}
     assert str(flow.run_dir) in ended["text"]
     assert flow.invoice() == invoice
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_file_system_without_locks_is_refused_in_words(flow, monkeypatch, number, is_sharded):
+    """A file in place of a lock would keep everybody out once its writer was killed."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with ThreadPoolExecutor(1) as pool:
+        assert "Choose one on a file system that has locks" in str(
+            stopped(flow, cluster=pool if is_sharded else None)
+        )
+    assert flow.invoice() == []
+
+
+def test_a_file_system_whose_folders_have_no_fsync_is_used(flow, monkeypatch):
+    """Such as those that a virtual machine shares with its host."""
+    fsync = os.fsync
+
+    def of_files(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    flow.assert_finishes()
 
 
 _FOLDERS = ["lock", "run.json", "jobs.parquet", "results.parquet", "checkpoint-previous.parquet"]

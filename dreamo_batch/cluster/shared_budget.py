@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import socket
 import time
@@ -57,6 +58,7 @@ _LISTED: Final = (
 _DAY_S: Final = 86_400
 _HOLDERS_MAX: Final = 5  # named in an error
 _SUMMARY_EVERY: Final = 16  # records, so that a reader needs only those behind the last summary
+_RECORD: Final = re.compile(rf"{store.SLICES}\d{{12}}")
 
 
 class Budget:
@@ -607,7 +609,8 @@ class Slices:
 
     def _find_summary(self) -> None:
         """Begin at the newest summary; whatever is missing before it, nobody may have deleted."""
-        names = self._store.names(store.SLICES)
+        # Other programs put files of their own into any folder, but a copy of a record may be another's grant.
+        names = list(filter(_RECORD.match, self._store.names(store.SLICES)))
         for number, name in enumerate(names, 1):
             if name != _name(number):
                 raise self._damaged(f"{name} is there in place of record {number}")

@@ -17,6 +17,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints
@@ -63,6 +64,8 @@ LOG: Final = "run.log"
 _SUFFIXES_READ: Final = (".json", ".jsonl", ".parquet", ".end", ".tail", ".pid", ".log")
 _OPENED_AT_ONCE: Final = 16
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
+# Where the file system has no locks, a file in place of one would still be there after a kill.
+_file_lock: Final = partial(filelock.FileLock, thread_local=False, fallback_to_soft=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ class RunDirectory:
         """Become the only writer."""
         self.make()
         owner, me = self.owner, f"Process {os.getpid()} on {socket.gethostname()}"
-        self._lock = filelock.FileLock(self.path / LOCK, thread_local=False)
+        self._lock = _file_lock(self.path / LOCK)
         try:
             self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)
             (self.path / LOCK).write_text(me, encoding="utf-8")
@@ -267,6 +270,8 @@ class RunDirectory:
             return f"Move {error.filename} away"
         if error.errno == errno.ENOENT:
             return "Put the directory back"
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            return "Choose one on a file system that has locks (flock)"
         if error.errno is None and self.replica is not None:
             return "Check the network, the store and its credentials"
         return "Free some space or fix the directory"
@@ -302,7 +307,7 @@ class RunDirectory:
         if self._is_locked_here() or (self.replica is not None and self.replica.is_live):
             return True
         if self.replica is None:  # also where run.json can't be read
-            return any(RunDirectory(shard).is_locked() for shard in self.path.glob(f"{SHARDS}/*"))
+            return any(RunDirectory(shard).is_locked() for shard in self.path.glob(f"{SHARDS}/[0-9a-f]*"))
         return any(shard.is_locked() for shard in self.shards().values())
 
     def _is_locked_here(self) -> bool:
@@ -310,7 +315,7 @@ class RunDirectory:
             return True
         if not (self.path / LOCK).exists():
             return False
-        probe = filelock.FileLock(self.path / LOCK, thread_local=False)
+        probe = _file_lock(self.path / LOCK)
         try:
             probe.acquire(timeout=0)
         except filelock.Timeout:
