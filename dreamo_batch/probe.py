@@ -26,6 +26,7 @@ from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
+from dreamo_batch.service.config import Secret
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.messages import Request, Task, number
 from dreamo_batch.text import harmless, option, quoted
@@ -361,16 +362,11 @@ def _describes_the_model_as_known(visit: _Visit) -> str:
 def _description(client: Client, model: str) -> dict[str, Any] | None:
     """Ask the public service's host of descriptions first, then the API host."""
     if client.settings.base_url.rstrip("/") == contract.BASE_URL.value:
-        with _stranger(client, contract.SPEC_URL.value) as describer:
+        settings = replace(client.settings, base_url=contract.SPEC_URL.value, api_key=None)
+        with Client(settings=settings) as describer:
             if (description := _described_by(describer, model)) is not None:
                 return description
     return _described_by(client, model)
-
-
-def _stranger(client: Client, base_url: str) -> Client:
-    """Return a client whose key nobody knows, as patient as this one."""
-    connect_s, read_s = client.settings.connect_timeout_s, client.settings.read_timeout_s
-    return Client(_NOBODY, base_url, connect_timeout_s=connect_s, read_timeout_s=read_s)
 
 
 def _described_by(client: Client, model: str) -> dict[str, Any] | None:
@@ -409,7 +405,8 @@ def _agrees(word: str, given: object, known: float) -> bool:
 
 def _refuses_a_wrong_key(visit: _Visit) -> str:
     """The run stops on 401, 402 or 403 only; anything else would be asked again."""
-    with _stranger(visit.client, visit.client.settings.base_url) as stranger:
+    settings = replace(visit.client.settings, api_key=Secret(_NOBODY))
+    with Client(settings=settings) as stranger:
         try:
             stranger.fetch(_UNKNOWN_TASK)
         except errors.ServiceRefused as refused:

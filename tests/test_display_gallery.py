@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,12 +42,6 @@ def table(tmp_path):
 @pytest.fixture
 def shown(table, tmp_path):
     return gallery(table, run_dir=tmp_path)
-
-
-def written(shown):
-    """Give the page that a gallery writes, outside of the run directory."""
-    with tempfile.TemporaryDirectory() as folder:
-        return shown.to_html(Path(folder) / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_cell_is_drawn_as_what_it_is(shown):
@@ -140,7 +132,7 @@ def test_several_rows_of_a_cell_are_shown_and_the_others_unfolded(table, tmp_pat
     page = Page(shown.fragment())
     assert page.kinds == ["picture"] * 6
     assert {"+2 more", "tag 0", "tag 5", "6 pictures"} <= set(page.texts)
-    assert "file missing or damaged" not in written(shown)
+    assert "file missing or damaged" not in shown.to_html()
     at_once, unfolded = shown.fragment().split('<details class="dg-more">')
     assert [at_once.count("<img"), unfolded.count("<img")] == [1 + 4, 2]  # the reference, too
 
@@ -213,7 +205,7 @@ def test_nothing_of_the_table_is_markup(table, tmp_path):
         prompt=EVIL, note=EVIL, error_message=EVIL, image="https://example.com/" + EVIL, job_id=[EVIL] * 4
     )
     evil.index = pd.Index([EVIL + str(n) for n in range(4)])
-    page = Page(written(gallery(evil, ["prompt", "note"], run_dir=tmp_path, title=EVIL)))
+    page = Page(gallery(evil, ["prompt", "note"], run_dir=tmp_path, title=EVIL).to_html())
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert len(page.all("script")) == 1
@@ -222,7 +214,7 @@ def test_nothing_of_the_table_is_markup(table, tmp_path):
 
 def test_a_page_needs_no_network_and_may_not_use_one(shown):
     """Nothing is fetched, and the policy forbids it; only the script that is there may run."""
-    text = written(shown)
+    text = shown.to_html()
     policy = next(meta["content"] for meta in Page(text).all("meta") if meta.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert re.search(r"script-src 'sha256-[\w+/=]+'", policy)
@@ -265,7 +257,7 @@ def test_an_empty_table_says_so(tmp_path):
     """Rather than show nothing."""
     empty = gallery(results({"prompt": [], "seed": []}), run_dir=tmp_path)
     assert "nothing to show" in empty.fragment()
-    assert "nothing to show" in written(empty)
+    assert "nothing to show" in empty.to_html()
 
 
 def test_rows_are_chosen_by_label_or_by_mask(shown, table):
@@ -328,7 +320,7 @@ def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
     """A page of all of them under 12 MB, what a notebook keeps under 3, whatever the pictures are."""
     large = gallery(noisy_run(tmp_path, 250, 20), run_dir=tmp_path)
     assert len(large._repr_html_().encode()) < 3_000_000
-    page = written(large)
+    page = large.to_html()
     assert page.count("<img") == 5_000
     assert len(page.encode()) < 12_000_000
 
@@ -336,7 +328,7 @@ def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
 def test_pictures_beyond_the_limit_are_said_to_be_left_out(table, tmp_path, monkeypatch):
     """They are not taken for gone, and what is gone is not taken for one of them."""
     monkeypatch.setattr(galleries, "EMBEDDED_MAX", 1)
-    page = Page(written(gallery(table, run_dir=tmp_path)))
+    page = Page(gallery(table, run_dir=tmp_path).to_html())
     assert page.kinds == ["picture", "failed", "gone", "picture"]
     assert "picture not embedded" in page.texts
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine import directory
+from dreamo_batch.service.config import resolve
 from tests.cli_sweep import call, signals_kept
 from tests.fakes import picture
 from tests.fast_clock import speed_up
@@ -166,7 +167,8 @@ def run(
     table: pd.DataFrame, run_dir: Path, url: str, read_timeout_s: float = 30.0, task_timeout_s: float = 1e6
 ) -> tuple[pd.DataFrame | None, str]:
     """Give the results, and what a traceback of the error would show."""
-    with dreamo.Client(KEY, url, connect_timeout_s=10.0, read_timeout_s=read_timeout_s) as client:
+    settings = resolve(api_key=KEY, base_url=url, connect_timeout_s=10.0, read_timeout_s=read_timeout_s)
+    with dreamo.Client(settings=settings) as client:
         try:
             done = dreamo.run(table, run_dir, client=client, max_in_flight=1, task_timeout_s=task_timeout_s)
         except dreamo.RunStopped as stopped:

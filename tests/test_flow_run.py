@@ -326,8 +326,7 @@ def test_a_directory_can_be_given_away(gateway, reference, tmp_path, monkeypatch
     assert len(gateway.invoice()) == n_bought + 1
     ranked = dreamo.rank("run", by="colour", within=None, progress=False)
     assert ranked["score"].notna().all()
-    page = dreamo.gallery("run", rows="prompt").to_html("page.html")
-    assert page.read_text(encoding="utf-8").count("data:image/jpeg") > len(table)
+    assert dreamo.gallery("run", rows="prompt").to_html().count("data:image/jpeg") > len(table)
     told = dreamo.export("run", there / "out")
     assert told["pictures"] == 3
     assert sorted(path.name for path in (there / "out" / "references").iterdir()) == kept
@@ -781,6 +780,7 @@ def test_a_script_that_ends_behind_start_leaves_nothing_in_doubt(reference, tmp_
         (lambda table: dreamo.contact_sheet(table, "s.png", n_across=0), "n_across=0"),
         (lambda table: dreamo.contact_sheet(table, "s.png", title=None), "title must be text"),
         (lambda _: dreamo.Client("k", connect_timeout_s="5"), "connect_timeout_s is '5'"),
+        (lambda _: dreamo.Client(settings=5), "settings must be Settings"),
         (lambda _: dreamo.Client("k", allow_private_links="no"), "allow_private_links must be"),
         (lambda _: dreamo.read_table(3), "path must be a path"),
         (lambda table: dreamo.run(table, "run", gateway=True), "gateway= must be"),

@@ -96,19 +96,25 @@ def test_sizes_are_names_text_or_pairs():
 
 
 def test_groups_vary_together():
-    """A group pairs its members and multiplies with the rest."""
-    table = sweep(dreamo.zipped(prompt=["a", "b"], seed=[1, 2]), image=URL, mood=["x", "y", "z"])
+    """A group in zip pairs its members and multiplies with the rest."""
+    table = sweep(image=URL, prompt=["a", "b"], seed=[1, 2], mood=["x", "y", "z"], zip=(("prompt", "seed"),))
     assert table[["prompt", "seed", "mood"]].to_numpy().tolist() == [
         [prompt, seed, mood] for prompt, seed in (("a", 1), ("b", 2)) for mood in "xyz"
     ]
-    groups = dreamo.zipped(prompt=["a", "b"], p=[3, 4]), dreamo.zipped(q=[5, 6], seed=[1, 2])
-    two = sweep(*groups, image=URL)
+    two = sweep(
+        image=URL, prompt=["a", "b"], seed=[1, 2], p=[3, 4], q=[5, 6], zip=[["prompt", "p"], ("q", "seed")]
+    )
     assert two[["prompt", "seed", "p", "q"]].to_numpy().tolist() == [
         ["a", 1, 3, 5],
         ["a", 2, 3, 6],
         ["b", 1, 4, 5],
         ["b", 2, 4, 6],
     ]
+
+
+def test_one_group_may_be_given_as_it_is():
+    """The outer brackets are easily forgotten."""
+    assert len(sweep(image=URL, prompt=["a", "b"], n_seeds=2, zip=("prompt", "seed"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,10 @@ def test_an_axis_that_holds_no_values_of_the_argument_it_is_named_like_is_the_us
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"zip": (("prompt", "mood"),)}, r"zip isn't an axis; .*dreamo\.zipped"),
+        ({"zip": (("prompt", "sead"),)}, "'sead', which isn't an axis"),
+        ({"zip": "prompts"}, "'prompts', which isn't an axis"),
+        ({"zip": (("prompt", "seed"), ("seed", "mood"))}, "'seed' twice"),
+        ({"zip": (("prompt", "mood"),)}, "prompt has 2, mood has 3"),
         ({"prompt": []}, "prompt: the axis is empty"),
         ({"prompt": {"a", "b"}}, "a set has no order"),
         ({"prompt": [5]}, "prompt: 5 is not a prompt"),
@@ -140,6 +149,7 @@ def test_an_axis_that_holds_no_values_of_the_argument_it_is_named_like_is_the_us
         ({"image": None}, "image: a picture is missing"),
         ({"image": "nothing/*.png"}, "no file matches 'nothing/\\*.png'"),
         ({"image": [["nothing/*.png"]]}, "no file matches 'nothing/\\*.png'"),
+        ({"zip": 5}, "zip names 5"),
         ({"max_rows": pd.DataFrame({"a": [1]})}, "max_rows=a DataFrame"),
         ({"image": ["a.png", "no?.png"]}, "no file matches"),
         ({"seed": [42.5]}, "seed: 42.5 is not a whole number"),
@@ -358,11 +368,16 @@ def test_numbers_in_a_template_are_written_as_they_were_passed():
         ({"template": "a", "prompt": "b"}, "not both"),
         ({}, "Pass prompt="),
         ({"template": 3}, "^template: 3 is not a prompt; expected text"),
+        ({"template": ["{x}", "a"], "x": [1], "zip": ("template", "x")}, "template has 2, x has 1"),
         ({"prompt": "a", "prompt_template": "b"}, "template="),
         ({"prompt": "a", "sample": 0}, "sample=0"),
         ({"prompt": "a", "sample": 1, "entropy": -1}, "entropy=-1"),
         ({"prompt": "a", "sample": 1, "entropy": "x"}, "entropy='x'"),
         ({"prompt": ["a", "b"], "sample": 1, "entropy": 1.5}, "entropy=1.5"),
+        (
+            {"prompt": ["a", "b"], "seed": [1, 2], "zip": {"prompt": "seed"}},
+            "zip: expected one name, or a list",
+        ),
         ({"prompt": ""}, "^prompt: '' is not a prompt"),
         (
             {"prompt": pd.DataFrame({"prompt": ["a"]})},
@@ -381,7 +396,7 @@ def test_templates_that_can_not_be_filled_in_are_refused(options, words):
 
 
 def test_axes_tied_together_are_one_axis():
-    """As Python's `zip` does; each may be an axis of a row's or of the user's own."""
+    """As `zip` does; each may be an axis of a row's or of the user's own."""
     pairs = dreamo.zipped(animal=["fox", "owl"], seed=[1, 2])
     table = dreamo.sweep(pairs, image=URL, template="a {animal} at {place}", place=["sea", "hill"])
     assert table[["prompt", "seed"]].to_numpy().tolist() == [
@@ -392,12 +407,8 @@ def test_axes_tied_together_are_one_axis():
     ]
     with pytest.raises(UsageError, match="seed is an axis twice"):
         dreamo.sweep(pairs, image=URL, prompt="a", seed=3)
-    with pytest.raises(UsageError, match="seed is an axis twice"):
-        dreamo.sweep(pairs, dreamo.zipped(seed=[3, 4], mood=["x", "y"]), image=URL, prompt="a")
-    with pytest.raises(UsageError, match="same number of values, but a has 1, b has 2"):
+    with pytest.raises(UsageError, match="same number of values"):
         dreamo.sweep(dreamo.zipped(a=[1], b=[1, 2]), image=URL, prompt="a")
-    with pytest.raises(UsageError, match="template has 2, x has 1"):
-        dreamo.sweep(dreamo.zipped(template=["{x}", "a"], x=[1]), image=URL)
     for unnamed, named in (([], {"a": [1]}), ([["a"], [1]], {})):
         with pytest.raises(UsageError, match="two or more by name"):
             dreamo.zipped(*unnamed, **named)

@@ -106,13 +106,13 @@ def test_several_directories_are_loaded_as_one_table(two):
         lambda one, other: pd.concat([one, other]).query("seed == 1").reset_index(),
     ],
 )
-def test_pictures_are_found_after_tables_were_put_together(two, put_together, tmp_path):
+def test_pictures_are_found_after_tables_were_put_together(two, put_together):
     """What pandas does to a table's attrs does not matter."""
     first, _, results = two
     table = put_together(dreamo.load(first), results)
     assert all(path.is_file() for path in found(table))
     seen = dreamo.gallery(table)
-    assert "file missing" not in seen.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "file missing" not in seen.to_html()
     assert {entry.kind for entry in seen._whole.shown()} == {"picture"}
 
 
@@ -185,7 +185,7 @@ def test_pictures_of_rows_that_left_the_table_are_reported(tmp_path):
     told = "not shown: 2 pictures of rows no longer in the table; they are in images/"
     seen = dreamo.gallery(tmp_path / "run")
     assert told in seen.fragment()
-    assert told in seen.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert told in seen.to_html()
     assert told in seen.widget().content["html"]
     assert told in dreamo.report(tmp_path / "run").read_text(encoding="utf-8")
     notices = []

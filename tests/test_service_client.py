@@ -12,6 +12,7 @@ import pytest
 from dreamo_batch import errors
 from dreamo_batch.service import messages, transport
 from dreamo_batch.service.client import Client
+from dreamo_batch.service.config import Secret, Settings
 from dreamo_batch.service.failures import FailureKind
 from tests.scripted_server import CREATED, ScriptedServer, answer, close, reset, then
 
@@ -464,10 +465,16 @@ def test_without_a_key_a_loopback_service_answers_for_itself(server, monkeypatch
     assert "authorization" not in server.requests[0].headers
 
 
-def test_a_client_shows_where_it_leads_and_not_its_key():
-    """As people print it."""
-    with Client(KEY, "http://127.0.0.1:1") as client:
+def test_settings_and_their_parts_are_not_given_together():
+    """One of the two would be ignored."""
+    settings = Settings("http://127.0.0.1:1", Secret(KEY))
+    with pytest.raises(errors.UsageError, match="not both"):
+        Client(KEY, settings=settings)
+    with Client(settings=settings) as client:
+        assert client.settings is settings
         assert repr(client) == "Client(base_url='http://127.0.0.1:1', api_key=***)"
+    with Client(base_url="http://127.0.0.1:1", settings=None) as client:
+        assert "127.0.0.1" in repr(client)
 
 
 @pytest.mark.parametrize("task_id", ["", "a b", ".", "..", "a\n", "\u72d0", "x" * 201])

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import quote
 
 import numpy as np
@@ -302,12 +302,22 @@ class Gallery:
                 self.grid, bytes_max, heading=self.title, said=self._current_ratings(), has_style=True
             )
 
-    def to_html(self, path: str | os.PathLike[str], *, cluster: Any = None, progress: bool = True) -> Path:
+    @overload
+    def to_html(self, path: None = None, *, cluster: Any = None, progress: bool = True) -> str: ...
+
+    @overload
+    def to_html(
+        self, path: str | os.PathLike[str], *, cluster: Any = None, progress: bool = True
+    ) -> Path: ...
+
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, cluster: Any = None, progress: bool = True
+    ) -> str | Path:
         """Write a standalone page of all rows, with paging, a filter and enlarged pictures; it needs no network.
 
         Parameters
         ----------
-        path : path
+        path : path, optional
             The file to write, replaced atomically. In the run directory, enlarged pictures link to the full ones.
         cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
             Where thumbnails that are missing are made, as for `measure`.
@@ -316,16 +326,16 @@ class Gallery:
 
         Returns
         -------
-        pathlib.Path
-            The file written. Its thumbnails take 6 MB at most, so the more there are the smaller they get; those after
-            the first 5,000 are left out, and drawn as such.
+        pathlib.Path, or str
+            The file written, or without a path the page itself. Its thumbnails take 6 MB at most, so the more there
+            are the smaller they get; those after the first 5,000 are left out, and drawn as such.
 
         Raises
         ------
         OSError
             If it can't be written.
         """
-        target = errors.as_new_file("path", path, PAGES)
+        target = None if path is None else errors.as_new_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
             said = self._current_ratings()
             fragment = self._html(
@@ -335,7 +345,7 @@ class Gallery:
         page = page_with_script(
             "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
         )
-        return write_page(target, page)
+        return page if target is None else write_page(target, page)
 
     def widget(self) -> Any:
         """Return the widget, which turns pages, shows full pictures, and lets you choose rows by clicks and keys.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import io
 import itertools
@@ -20,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError, as_file, check_count, file_errors, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, file_errors, warn
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 _TEMPLATE: Final = "template"
-_OPTIONS: Final = ("n_seeds", "sample", "entropy", "max_rows")  # arguments of `sweep` that are no axes
+_OPTIONS: Final = ("n_seeds", "zip", "sample", "entropy", "max_rows")  # arguments of `sweep` that are no axes
 # Iterable, but one value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, io.BufferedIOBase)
 _MAGIC = "*?["
@@ -232,6 +233,7 @@ def sweep(
     model: Any = None,
     ref_type: Any = None,
     guidance_scale1: Any = None,
+    zip: Iterable[Any] = (),  # noqa: A002 - the word every user of Python knows for it
     sample: int | None = None,
     entropy: int = 0,
     max_rows: int = MAX_ROWS,
@@ -240,8 +242,8 @@ def sweep(
     """Make a table of all combinations of some values.
 
     Every argument is an axis: one value, or an iterable of values. Rows are in the order of nested loops, the first
-    axis outermost; axes are in the order of the signature, then your own as written. A group has the place of its first
-    axis.
+    axis outermost; axes are in the order of the signature, then your own as written. A group in `zip` has the place of
+    its first axis.
 
     Parameters
     ----------
@@ -273,6 +275,9 @@ def sweep(
         What each picture of a row is, as one text: ``"IP,STYLE"``.
     guidance_scale1 : float or iterable of float, optional
         1 to 7; only ``spark_multi_dreamo``.
+    zip : iterable of groups of names, optional
+        Axes of equal length that vary together: ``zip=(("prompt", "seed"),)`` pairs first with first.
+        A single group needs no outer parentheses: ``zip=("prompt", "seed")``.
     sample : int, optional
         Only this many of the combinations, chosen at random and spread evenly: each value of an axis occurs as often as
         another, give or take one.
@@ -302,7 +307,7 @@ def sweep(
     >>> table = sweep(image="https://example.com/cat.png", prompt="a cat", size=["1:1", "16:9"], n_seeds=4)
     >>> len(table), table["seed"].isna().sum()
     (8, np.int64(8))
-    >>> pairs = sweep(zipped(prompt=["a", "b"], mood=["x", "y"]), image="https://example.com/cat.png")
+    >>> pairs = sweep(image="https://example.com/cat.png", prompt=["a", "b"], mood=["x", "y"], zip=("prompt", "mood"))
     >>> pairs[["prompt", "mood"]].values.tolist()
     [['a', 'x'], ['b', 'y']]
     >>> places = sweep(image="cat.png", template="a cat on a {place}", place=["beach", "hill"], seed=[1, 2])
@@ -342,7 +347,7 @@ def sweep(
     _refuse_misspelled(axes, user_axes)
     if text == _TEMPLATE:
         _check_names(axes[text], [name for name in axes if name not in {text, columns.IMAGE}], user_axes)
-    ties = _groups(axes, tied)
+    ties = _groups(axes, zip, tied)
     _refuse_explosion(axes, ties, max_rows, sample)
     lengths = [len(axes[tie[0]]) for tie in ties]
     places = (
@@ -357,7 +362,9 @@ def sweep(
         prompts = [_fill(row[text], row) for row in rows]  # not from the table, in which 2 beside 0.5 is 2.0
         table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
         table = table.rename(columns={text: columns.PROMPT_TEMPLATE})
-    made = " x ".join(f"{n:,} {' and '.join(tie)}" for tie, n in zip(ties, lengths, strict=True) if n > 1)
+    made = " x ".join(
+        f"{n:,} {' and '.join(tie)}" for tie, n in builtins.zip(ties, lengths, strict=True) if n > 1
+    )
     if sample is not None and sample < math.prod(lengths):
         made = f"an even sample of {math.prod(lengths):,} ({made}; entropy {entropy})"
         table.attrs[columns.SAMPLE] = {"rows": int(sample), "of": math.prod(lengths), "entropy": int(entropy)}
@@ -389,7 +396,7 @@ def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> 
     for name, values in grouped.items():
         axes = given if name in given else user_axes
         if axes.get(name) is not None:
-            raise UsageError(f"{name} is an axis twice. Pass it once, alone or in one zipped(...).")
+            raise UsageError(f"{name} is an axis twice, alone and in zipped(...). Pass it once.")
         axes[name] = values
     return tuple(grouped)
 
@@ -400,16 +407,26 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
             raise UsageError(f"Pass prompts with names in braces as template=, not {name}=.")
         if name in _OPTIONS:
             raise UsageError(f"{name} isn't an axis; pass it to sweep itself, outside of zipped(...).")
-        if name == "zip":
-            raise UsageError("zip isn't an axis; tie axes together with sweep(dreamo.zipped(...), ...).")
         if name in columns.OUTPUTS:
             raise UsageError(f"{name} is an output column. Rename the axis, for example to my_{name}.")
         if name in {*columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED}:
             raise UsageError(f"Pass pictures as image=, not {name}=; several of a row as image=[[one, two]].")
 
 
-def _groups(axes: dict[str, list[Any]], groups: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the axes in groups that vary together: those that are tied, and each other one."""
+def _groups(
+    axes: dict[str, list[Any]], tied: Iterable[Any], zipped: list[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Return the axes in groups that vary together: those tied by name, those in `zipped`, and each other one."""
+    listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str | Mapping) else [tied]
+    if listed and all(isinstance(name, str) for name in listed):
+        listed = [listed]
+    groups = [tuple(as_names("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
+    names = [name for group in groups for name in group]
+    for name in names:
+        if name not in axes:
+            raise UsageError(f"zip names {name!r}, which isn't an axis; the axes are {', '.join(axes)}.")
+        if names.count(name) > 1:
+            raise UsageError(f"zip names {name!r} twice; an axis can be in one group only.")
     for group in groups:
         if len({len(axes[name]) for name in group}) > 1:
             counts = ", ".join(f"{name} has {len(axes[name])}" for name in group)

@@ -20,9 +20,10 @@ import requests
 from dreamo_batch import errors
 from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
-from dreamo_batch.service.config import is_loopback_host, key_missing, resolve
+from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
 from dreamo_batch.service.transport import USER_AGENT, Answer, Form, Transport, form_of, why_refused
+from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,8 +132,10 @@ class Client:
     ----------
     api_key, base_url : str, optional
         Default: from the environment (DREAMO_API_KEY, DREAMO_BASE_URL), else the public gateway.
+    settings : Settings, optional
+        Instead of both.
     connect_timeout_s, read_timeout_s : float
-        For connecting, and for a complete answer.
+        For connecting, and for a complete answer; ignored with `settings`.
     allow_private_links : bool
         Whether a remote service's links to pictures may lead to private networks (10/8, 192.168/16, fc00::/7, ...).
         Links to this machine are always refused.
@@ -145,6 +148,8 @@ class Client:
     ------
     SettingsError
         If the URL, the key, a timeout, or the proxy or CA bundle of the environment can't be used.
+    UsageError
+        If both `settings` and `api_key` or `base_url` are passed.
 
     Examples
     --------
@@ -154,9 +159,10 @@ class Client:
 
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | Secret | None = None,
         base_url: str | None = None,
         *,
+        settings: Settings | None = None,
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 60.0,
         allow_private_links: bool = False,
@@ -164,8 +170,14 @@ class Client:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        if settings is not None and (api_key is not None or base_url is not None):
+            raise errors.UsageError("pass settings=, or api_key= and base_url=, not both")
+        if not isinstance(settings, Settings | None):
+            raise errors.UsageError(
+                f"settings must be Settings, not {type_of(settings)}; pass api_key= and base_url=."
+            )
         errors.check_flag("allow_private_links", allow_private_links)
-        self.settings: Final = resolve(
+        self.settings: Final = settings or resolve(
             api_key, base_url, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
         )
         self._closed = threading.Event()

@@ -215,20 +215,22 @@ class Settings:
 
 
 def resolve(
-    api_key: str | None = None,
+    api_key: str | Secret | None = None,
     base_url: str | None = None,
     *,
     connect_timeout_s: float = 5.0,
     read_timeout_s: float = 60.0,
 ) -> Settings:
     """Return the settings from the arguments, else the environment, else the public gateway."""
-    if not isinstance(api_key, str | None):
+    if not isinstance(api_key, str | Secret | None):
         raise SettingsError(f"api_key must be text, not {type_of(api_key)}.")
     if not isinstance(base_url, str | None):
         raise SettingsError(f"base_url must be text, not {type_of(base_url)}.")
-    key = (api_key or environment_key() or "").strip()
+    key = api_key or environment_key()
+    if isinstance(key, str):
+        key = Secret(key) if key.strip() else None
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or contract.BASE_URL.value
-    return Settings(url, Secret(key) if key else None, connect_timeout_s, read_timeout_s)
+    return Settings(url, key, connect_timeout_s, read_timeout_s)
 
 
 def environment_key() -> str | None:
