@@ -31,7 +31,7 @@ def write_table(folder: Path, n_rows: int = 3, *lines: str) -> Path:
 
 def call(*words: Any, env: dict[str, str | None] | None = None) -> Result:
     """Run a command in this process, as its user would; no key unless given."""
-    clean = {"DREAMO_API_KEY": None, "DREAMO_BASE_URL": None, "TQDM_DISABLE": "1"}
+    clean: dict[str, str | None] = {"DREAMO_API_KEY": None, "DREAMO_BASE_URL": None}
     return CliRunner(env=clean | (env or {})).invoke(main, [str(word) for word in words])
 
 

@@ -59,7 +59,7 @@ def run_page(text: str, folder: Path) -> tuple[str, dict[str, Any]]:
     (folder / "runs").mkdir()
     names: dict[str, Any] = {"__name__": "page"}
     pieces, end = [], 0
-    with chdir(folder), _stand_ins(), patch.dict(os.environ, TQDM_DISABLE="1"):
+    with chdir(folder), _stand_ins():
         for block in BLOCK.finditer(text):
             if block[2] != "python":
                 continue

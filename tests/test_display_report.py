@@ -216,7 +216,7 @@ def test_methods_can_be_pasted(run, page):
         assert part in paragraph
 
 
-def test_the_call_that_runs_it_again_does(run, page, tmp_path, monkeypatch):
+def test_the_call_that_runs_it_again_does(run, page, tmp_path):
     """The Python text, run as it stands, buys the same jobs with the same seeds; no key is in it."""
     code = sections(Facts(run[0]))["methods"]["python"]
     assert " ".join(code.split()) in page.text
@@ -224,7 +224,6 @@ def test_the_call_that_runs_it_again_does(run, page, tmp_path, monkeypatch):
     again = tmp_path / "again"
     code = code.replace(f'"{run[0]}-again"', f'"{again}"')
     same = next(line for line in code.splitlines() if line.startswith(f'dreamo.run(jobs, "{run[0]}"'))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
     exec(compile(code.replace(same, ""), "report", "exec"), {})  # noqa: S102 - what a reader would do
     assert dreamo.load(again)["job_id"].tolist() == dreamo.load(run[0])["job_id"].tolist()
     assert (dreamo.load(again)["status"] == "completed").all()
