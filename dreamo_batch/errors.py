@@ -545,10 +545,10 @@ def as_file(name: str, path: object) -> Path:
     return Path(as_path(name, path)).expanduser()
 
 
-def as_new_file(name: str, path: object, suffixes: Collection[str] = ()) -> Path:
+def as_new_file(name: str, path: object, suffixes: Collection[str]) -> Path:
     """Return the path of a file to write, before the work that fills it; its folder must be there."""
     target = as_file(name, path)
-    if suffixes and target.suffix.lower() not in suffixes:
+    if target.suffix.lower() not in suffixes:
         raise UsageError(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
     if target.is_dir():
         raise UsageError(f"{target} is a folder. Pass the path of a file to write.")

@@ -654,7 +654,7 @@ def test_what_nobody_foresaw_is_raised(make):
 def test_an_attempt_that_is_not_in_the_ledger_can_not_be_asked_for(make):
     """An assignment and its ledger belong together."""
     with pytest.raises(RunStopped, match="attempt 1 of job b is not in the ledger"):
-        make(assignment=Assignment({}, {}, 0, (), [("b", 1)], ()))
+        make(assignment=Assignment({}, {}, 0, (), [("b", 1)], (), 1, should_download=True, may_submit=True))
 
 
 def test_creates_of_an_earlier_call_are_waited_for(make, clock):

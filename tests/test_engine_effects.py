@@ -240,7 +240,7 @@ def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
     """Under the job's id, with a ceiling on its size."""
     content = picture()
     made = effects(content, tmp_path)
-    answer = made.save(KEY, ["https://h/a"])
+    answer = made.save(KEY, ["https://h/a"], name=KEY[0])
     assert answer == SaveAnswer(
         KEY, Saved(f"images/{KEY[0]}.png", hashlib.sha256(content).hexdigest(), len(content), 8, 4)
     )
@@ -271,7 +271,9 @@ class Links:
 def test_every_picture_of_a_task_is_kept(tmp_path):
     """The first under the job's id, further ones under the same with a number, and the row is told where."""
     client = Links(a=[picture()], b=[picture("JPEG")], c=[b"<html>"])
-    answer = Effects(client, RunDirectory(tmp_path)).save(KEY, ["https://h/a", "https://h/b", "https://h/c"])
+    answer = Effects(client, RunDirectory(tmp_path)).save(
+        KEY, ["https://h/a", "https://h/b", "https://h/c"], name=KEY[0]
+    )
     assert answer.result.path == f"images/{KEY[0]}.png"
     assert (
         f"the task made 3 pictures; further ones: images/{KEY[0]}-2.jpg, picture 3 could not"
@@ -286,14 +288,14 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
     client = Links(a=[wrong, right])
     assert (
         Effects(client, RunDirectory(tmp_path))
-        .save(KEY, ["https://h/a"], stated_bytes=len(right))
+        .save(KEY, ["https://h/a"], name=KEY[0], stated_bytes=len(right))
         .result.warning
         is None
     )
     assert client.asked == ["a", "a"]
     kept = (
         Effects(Links(a=[wrong]), RunDirectory(tmp_path))
-        .save(KEY, ["https://h/a"], stated_bytes=len(wrong) + 1)
+        .save(KEY, ["https://h/a"], name=KEY[0], stated_bytes=len(wrong) + 1)
         .result
     )
     assert kept.n_bytes == len(wrong)
@@ -309,13 +311,13 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
 )
 def test_a_picture_that_did_not_come_is_reported(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""
-    assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"]).result
+    assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     assert not (tmp_path / "images").exists()
 
 
 def test_what_came_instead_of_a_picture_does_not_show_the_key(tmp_path):
     """Its beginning is quoted."""
-    told = effects(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"]).result
+    told = effects(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     assert "invalid key ***" in told
 
 
@@ -328,7 +330,7 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
     exif[ExifTags.Base.ImageDescription] = "Bearer sk-example-key"
     picture.save(made, kind, exif=exif, pnginfo=noted)
     assert b"sk-example-key" in made.getvalue()
-    saved = effects(made.getvalue(), tmp_path).save(KEY, ["https://h/a"]).result
+    saved = effects(made.getvalue(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     with Image.open(tmp_path / saved.path) as opened, Image.open(made) as sent:
         assert opened.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"sk-example" in path.read_bytes()]
@@ -337,7 +339,7 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
 def test_no_link_is_no_request(tmp_path):
     """A completed task without an address can't be fetched."""
     made = effects(b"", tmp_path)
-    assert made.save(KEY, []).result == "the service gave no link to the picture"
+    assert made.save(KEY, [], name=KEY[0]).result == "the service gave no link to the picture"
     assert made._client.asked == []
 
 
@@ -345,7 +347,7 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
     """It concerns the whole run, so it is raised and not told of one picture."""
     (tmp_path / "images").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="images"):
-        effects(picture(), tmp_path).save(KEY, ["https://h/a"])
+        effects(picture(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0])
 
 
 @pytest.mark.parametrize(

@@ -546,7 +546,7 @@ class ReferencePicture:
 
     key: str
     label: str
-    content: Any = None
+    content: Any
 
     def image(self, side_px: int) -> Image.Image | None:
         """Read it, at most so large; None for a URL or a missing file."""

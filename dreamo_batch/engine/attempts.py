@@ -896,7 +896,7 @@ _IS_RESET: Final = {
 
 
 def fold_lines(
-    texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str] = ()
+    texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str]
 ) -> tuple[pa.Table, list[bytes]]:
     """Fold the lines of the jobs that can be folded by column; return their attempts, and the lines of the others.
 

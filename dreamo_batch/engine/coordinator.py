@@ -95,9 +95,9 @@ class Assignment:
     to_submit: Sequence[Key]
     to_poll: Sequence[Key]
     to_save: Sequence[tuple[Key, bool]]
-    max_attempts: int = 1
-    should_download: bool = True
-    may_submit: bool = True
+    max_attempts: int
+    should_download: bool
+    may_submit: bool
     describe: Callable[[Job], str | None] = lambda _job: None
 
 
@@ -733,7 +733,7 @@ class Coordinator:
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
 
-    def _unless(self, goes_on: bool, key: Key, oddity: str | None = None) -> None:
+    def _unless(self, goes_on: bool, key: Key, oddity: str | None) -> None:
         if not goes_on:
             timeout_s = self.schedule.limits.task_timeout_s
             self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))

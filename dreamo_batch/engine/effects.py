@@ -422,15 +422,15 @@ class Effects:
             return PollAnswer(do, key, error.failure)
 
     def save(
-        self, key: Key, links: Sequence[str], *, name: str | None = None, stated_bytes: int | None = None
+        self, key: Key, links: Sequence[str], *, name: str, stated_bytes: int | None = None
     ) -> SaveAnswer:
-        """Fetch the pictures of one task and put them on disk, the first under its job's id or another name."""
+        """Fetch the pictures of one task and put them on disk, the first under a name."""
         if not links:
             return SaveAnswer(key, "the service gave no link to the picture")
         try:
             content, warning = self._picture(links[0], stated_bytes)
             self._directory.refuse_loss()  # else the picture would look like damage in what is there instead
-            saved = directory.save(content, name or key[0], self._run_dir)
+            saved = directory.save(content, name, self._run_dir)
             directory.share_with_gateway(self._run_dir, saved.path, links[0])
         except ServiceError as error:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
@@ -439,7 +439,7 @@ class Effects:
             return SaveAnswer(key, self._without_key(str(error)))
         warnings = [] if warning is None else [warning]
         if len(links) > 1:
-            warnings.append(self._further(links, name or key[0]))
+            warnings.append(self._further(links, name))
         return SaveAnswer(key, replace(saved, warning="; ".join(warnings) or None))
 
     def _picture(self, url: str, stated_bytes: int | None) -> tuple[bytes, str | None]:

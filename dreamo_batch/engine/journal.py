@@ -20,7 +20,7 @@ import secrets
 import threading
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -137,9 +137,9 @@ class Contents:
     header: Header | None
     texts: tuple[memoryview, ...]
     n_torn_bytes: int
-    checksum: int = 0
-    n_bytes: int = 0
-    terms: dict[str, str | None] = field(default_factory=dict)
+    checksum: int
+    n_bytes: int
+    terms: dict[str, str | None]
 
 
 def path_of(folder: Path, number: int) -> Path:

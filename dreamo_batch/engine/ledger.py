@@ -72,11 +72,11 @@ class Recovered:
     meta: checkpoint.Meta | None
     covers: int
     last_number: int
-    checksum: int | None = None
-    damaged: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    terms: Terms = NO_TERMS
-    strays: tuple[Kept, ...] = ()
+    checksum: int | None
+    damaged: tuple[str, ...]
+    warnings: tuple[str, ...]
+    terms: Terms
+    strays: tuple[Kept, ...]
 
     def state(self) -> State:
         """Fold everything."""
@@ -87,7 +87,7 @@ class Recovered:
         """Count the events that no checkpoint covers."""
         return sum(bytes(text).count(b"\n") for text in self.texts)
 
-    def stray_attempts(self, service: str | None = None) -> list[Attempt]:
+    def stray_attempts(self, service: str | None) -> list[Attempt]:
         """Return the strays sent to the ledger's service, or to `service` if the ledger is new."""
         known = self.meta.service if self.meta is not None else service
         return [attempt for kept in self.strays if kept.service == known for attempt in kept.attempts]

@@ -125,7 +125,7 @@ class PollTimes:
             return min(left_s, _PREDICTED_STEPS_MAX * step_s)
         return self._jittered(max(step_s, ease * _EASED_STEP * age_s))
 
-    def first_in(self, age_s: float, *, ease: float = 0.0) -> float:
+    def first_in(self, age_s: float, *, ease: float) -> float:
         """Return the seconds until a task of this age may be done; 0 or less if it may be now, or nothing is known."""
         if not self.is_known:
             return 0.0

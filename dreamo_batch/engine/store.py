@@ -207,7 +207,7 @@ class FolderStore:
 
 
 def is_put(
-    store: ObjectStore | FolderStore, name: str, written: bytes, pause: Callable[[float], object] = time.sleep
+    store: ObjectStore | FolderStore, name: str, written: bytes, pause: Callable[[float], object]
 ) -> bool:
     """Put an object, unlike any other, where none is; False if another's is there, OSError if nobody can tell."""
     problem: Exception | None = None

@@ -69,7 +69,7 @@ class Strike:
     """A fault that strikes one request; `seconds` is how long `slow` takes, or what a Retry-After says."""
 
     fault: Fault
-    seconds: float = SLOW_S
+    seconds: float
 
 
 def _read_file(path: str | Path) -> Any:

@@ -74,8 +74,8 @@ class Create:
     """A create as it was read; with its first problem if it has one, and then without its parameters."""
 
     request: DrawRequest
-    references: tuple[CreateReference, ...] = ()
-    problem: Problem | None = None
+    references: tuple[CreateReference, ...]
+    problem: Problem | None
 
     @property
     def digest(self) -> str:

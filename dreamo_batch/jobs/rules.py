@@ -78,7 +78,7 @@ class Finding:
     severity: str
     message: str
     fix: str
-    model: str | None = None
+    model: str | None
 
     @classmethod
     def of(cls, code: str, *, model: str | None = None, **details: object) -> Finding:

@@ -97,8 +97,8 @@ class Measure(NamedTuple):
     """One measure to rank by: a column of the results, or a metric."""
 
     name: str
-    metric: measure.Metric | VectorMetric | None = None
-    higher_is_better: bool = True
+    metric: measure.Metric | VectorMetric | None
+    higher_is_better: bool
 
 
 def diversity(

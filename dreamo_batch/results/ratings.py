@@ -90,7 +90,7 @@ def rate_positions(
     value: int | str,
     *,
     folders: Sequence[Path],
-    rater: str | None = None,
+    rater: str | None,
 ) -> None:
     """Keep what is said of the pictures of rows, each in its row's directory; refuse rows without one."""
     kind, number = _read(value)

@@ -214,13 +214,7 @@ class Settings:
         return f"[{host}]:{_port(parts)}" if ":" in host else f"{host}:{_port(parts)}"
 
 
-def resolve(
-    api_key: str | Secret | None = None,
-    base_url: str | None = None,
-    *,
-    connect_timeout_s: float = 5.0,
-    read_timeout_s: float = 60.0,
-) -> Settings:
+def resolve(api_key: str | Secret | None = None, base_url: str | None = None, **timeouts: float) -> Settings:
     """Return the settings from the arguments, else the environment, else the public gateway."""
     if not isinstance(api_key, str | Secret | None):
         raise SettingsError(f"api_key must be text, not {type_of(api_key)}.")
@@ -230,7 +224,7 @@ def resolve(
     if isinstance(key, str):
         key = Secret(key) if key.strip() else None
     url = base_url or os.environ.get(BASE_URL_VARIABLE) or contract.BASE_URL.value
-    return Settings(url, key, connect_timeout_s, read_timeout_s)
+    return Settings(url, key, **timeouts)
 
 
 def environment_key() -> str | None:
