@@ -32,6 +32,7 @@ from tests.scripted_server import ScriptedServer, answer
 
 COMMAND = [sys.executable, "-m", "dreamo_batch"]
 REFUSING = "https://0.0.0.0:1"
+NO_PROCESS = 2**22 + 1  # no system counts so far
 JOBS = dreamo.sweep(image="data/mascot.png", prompt="a beach", seed=[1], size="512x512")
 
 _kept = pytest.fixture(autouse=True)(signals_kept)
@@ -208,13 +209,34 @@ def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
     """The number in the copy is that of the original's process."""
     run_dir, copy = tmp_path / "run", tmp_path / "copy"
     run_dir.mkdir()
-    background.Process(run_dir / "run.pid", os.getpid(), socket.gethostname(), "").write()
+    background.Process(run_dir / "run.pid", NO_PROCESS, socket.gethostname(), "").write()
     shutil.copytree(run_dir, copy)
     assert background.working_on(str(run_dir))
     refused = call("stop", copy)
     assert refused.exit_code == 2
     assert "Nothing is running in" in refused.stderr
     (run_dir / "run.pid").unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt, 3, "sends nothing more and ends once its requests are answered"),
+        (PermissionError, 2, "belongs to another user"),
+        (ProcessLookupError, 2, "No run directory at"),  # it ended at that moment, and never began
+    ],
+)
+def test_what_can_come_between_stop_and_the_end(tmp_path, monkeypatch, error, code, text):
+    """An interrupt ends only the waiting; whose process it is, or that it has just ended, is said in words."""
+    background.Process(tmp_path / "run.pid", NO_PROCESS, socket.gethostname(), "").write()
+
+    def kill(_pid, _number):
+        raise error
+
+    monkeypatch.setattr(os, "kill", kill)
+    stopped = call("stop", tmp_path)
+    (tmp_path / "run.pid").unlink()
+    assert (stopped.exit_code, text in stopped.stderr) == (code, True), stopped.stderr
 
 
 def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
