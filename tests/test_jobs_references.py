@@ -868,6 +868,10 @@ def test_a_token_says_its_end_or_none():
         ("https://de.wikipedia.org/wiki/Datei:Fuchs.jpg", "Wikimedia"),
         ("https://commons.wikimedia.org/wiki/Special:FilePath/Fox.jpg", None),
         ("https://upload.wikimedia.org/wikipedia/commons/a/ab/Fox.jpg", None),
+        ("https://drive.google.com/drive/folders/1A", "Google Drive"),
+        ("https://x.com/fox/status/1/photo/1", "a web site"),
+        ("https://www.notion.so/image/fox.png", None),
+        ("https://app.box.com/s/a1", "a file sharing site"),
     ],
 )
 def test_a_link_to_a_page_about_a_picture_is_warned_of(link, site):
@@ -887,6 +891,32 @@ def test_a_cloudfront_policy_says_its_end():
     assert references.expires_at(link.replace("__", "")) == 1577836861
     assert references.expires_at("https://f1.backblazeb2.com/file/b/fox.png?Authorization=token") is None
     assert references.canonical(link) == "https://d1.cloudfront.net/fox.png"
+
+
+@pytest.mark.parametrize(
+    ("link", "code", "words"),
+    [
+        ("https://h.example/a.png", None, ""),
+        ("https://h.example/a.webp?v=1", "image-url-format", "ends in .webp"),
+        ("https://h.example/a.png,https://h.example/b.png", "image-bad-url", "it is several links"),
+        ("https://h.example/a.png https://h.example/b.png", "image-bad-url", "it is several links"),
+        ("https://web.archive.org/web/2020/https://h.example/a.png", None, ""),
+        ("https://h.example/a.png,", "image-bad-url", "a mark follows"),
+        ("https://h.example/a.png?b=1&amp;c=2", "image-bad-url", "&amp;"),
+    ],
+)
+def test_a_link_that_can_not_be_meant_as_it_is_written_is_told(link, code, words):
+    """As other programs write links, and what the service wouldn't read."""
+    found = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
+    assert found["code"].tolist() == [code] * (code is not None)
+    assert found["message"].str.contains(words, regex=False).all()
+
+
+def test_a_picture_with_another_suffix_is_offered(tmp_path):
+    """Annotation tools leave the suffix out, and converted tables keep the old one."""
+    (tmp_path / "Cat.png").write_bytes(encoded(plain()))
+    for name in ("cat.jpg", "cat"):
+        assert f"But there is {tmp_path / 'Cat.png'}" in _findings_of(name, tmp_path)["message"][0]
 
 
 @pytest.mark.parametrize(
@@ -1067,6 +1097,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ('<img src="cat.png">', "without Markdown or HTML"),
         ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion
         ("/data/upload/1/cat.png", "Label Studio"),
+        ("{'bytes': None, 'path': 'cat.png'}", "nothing but the path within"),
+        ("PosixPath('cat.png')", "nothing but the path within"),
         ("cats/*.png", "use sweep(image=...)"),
         ("cats/*", "use sweep(image=...)"),
         ("*/cat.png", "use sweep(image=...)"),

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import os
 import threading
 import warnings
 import zipfile
@@ -782,6 +783,10 @@ def test_places_that_are_no_file_are_refused(tmp_path):
         read_table(tmp_path / "none.csv")
     with pytest.raises(TableError, match="is a folder"):
         read_table(str(tmp_path / "folder.csv"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(TableError, match="is a pipe or a device"):
+        read_table(tmp_path / "pipe.csv")
+    (tmp_path / "pipe.csv").unlink()
     with pytest.raises(TableError, match="No folder at"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "jobs.csv")
     with pytest.raises(TableError, match="can't be written: Is a directory"):

@@ -256,6 +256,62 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ("un caf\u221a\u00a9", "prompt-garbled"),
         ("un caf\ufffd", "prompt-garbled"),
         ("\u4e00\u53ea\u732b".encode("gbk").decode(), "prompt-garbled"),
+        *(
+            (
+                "\u732b\u304c caf\u00e9 \u2014 \u043a\u043e\u0442, \u732b".encode().decode(
+                    encoding, "replace"
+                ),
+                "prompt-garbled",
+            )
+            for encoding in ("cp1250", "cp1251", "cp437", "cp850", "gbk", "cp932", "cp949", "big5")
+        ),
+        ("it\u9225\u6a9a 5", "prompt-garbled"),
+        ("\u4e00\u53ea\u732b\u5728\u96ea\u5730".encode("gbk").decode("latin-1"), "prompt-garbled"),
+        *((prompt, "prompt-garbled") for prompt in ("????", "?\u00f3d?", "?? a cat", "a ?ld man")),
+        *(
+            (prompt, None)
+            for prompt in (
+                "who? what?! why??",
+                "a caf\u00e9 (why?) \u201cquoi ?\u201d",
+                "\u732b",
+                "\u4e00\u53ea\u732b",
+                "\u5fb7\u5dde",
+                "\u0434\u0456\u0457",
+                "M\u016e\u017dE b\u00fdt",
+                "10\u00d7\u0434",
+            )
+        ),
+        *(
+            (prompt, "prompt-leftover")
+            for prompt in (
+                "a [SUBJECT] on a hill",
+                "a <subject>",
+                "$animal in the snow",
+                "%(animal)s",
+                "a __animal__",
+                "a cat --ar 16:9",
+                "cat::2",
+                "(a cat:1.2)",
+                "a cat\nNegative prompt: dog",
+                "a cat<br />",
+                "cats &amp; dogs",
+                "caf\\u00e9",
+                "a cat\\na dog",
+                "a%20cat",
+                'a ""big"" cat',
+                "'- a cat",
+                "['a cat']",
+            )
+        ),
+        *(
+            (prompt, None)
+            for prompt in (
+                "a rock--no, a cat -- really - at 16:9 (late: 5.30)",
+                "R&B; Q&A & co",
+                "100% wool, $5, A$AP, 5 < 6 > 4, <3",
+                "[cat], [NSFW2] :: \\o/ __ \u2014 'tis",
+            )
+        ),
         (
             "\u00abCAF\u00c9\u00bb, \u041a\u043e\u0442, na\u00efve \u03b1\u03b2, 5 \u00b5\u043c, \u05e9\u05b8\u05dc",
             None,

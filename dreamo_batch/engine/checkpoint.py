@@ -25,7 +25,7 @@ from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempt
 from dreamo_batch.engine.directory import INPUTS, UNREADABLE
 from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
-from dreamo_batch.jobs.cells import is_blank, is_missing, items_of, read_integer, text_of
+from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.fields import image_columns
 from dreamo_batch.jobs.prepare import Job, Prepared
 from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy, pictures_in
@@ -262,7 +262,7 @@ def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
 
 
 def _placed(cell: Any, kept: Iterator[str]) -> Any:
-    pictures = [] if is_missing(cell) or is_blank(cell) else pictures_in(cell)
+    pictures = [] if is_missing(cell) else pictures_in(cell)
     places = [(one, next(kept, one)) for one in pictures]
     named = [str(one) if isinstance(one, str | PathLike) else place for one, place in places]
     return str(named) if len(named) > 1 else named[0] if named else cell

@@ -40,22 +40,9 @@ if TYPE_CHECKING:
 
 # Columns
 
-_IN_QUOTES: Final = re.compile(
-    r"""(?s)\s*(?:(["'`])(?:(?!\1).)+\1|[\u201c\u201e][^\u201c\u201d]+[\u201c\u201d]"""
-    r"|\u2018[^\u2018]+\u2019|\u00ab[^\u00ab]+\u00bb)\s*"
-)
-# What a template leaves in a prompt whose names were never filled in.
-_BRACES: Final = re.compile(r"\{[^{}]*\}")
-# Not white space: what wrong encodings leave in texts.
-_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
-# What GBK leaves that happens to be UTF-8: neighbouring letters of different scripts.
-_MIXED: Final = re.compile("[\u00c0-\u024f][\u0370-\u06ff]|[\u0370-\u052f][\u00c0-\u024f\u0590-\u06ff]")
-# Letters that a capital and the quote or dash after it would be in UTF-8, and hardly anybody writes.
-_RARE: Final = re.compile("[\u0180-\u036f\u0480-\u05bf\u0700-\u07ff]")
-_NO_VALUE: Final = re.compile(
-    r"(?i)\s*(nan|<na>|nat|[(\[<]?(?:none|null|undefined)[)\]>]?|\\n|\[object object\]|err:\d{3}|#?n/?a|#nv|#n/d|#+"
-    r"|#[\u00a1\u00bf]?[\w/]+[!?])\s*"
-)
+_PROMPTS: Final = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+_SHAPES: Final = {name: re.compile(pattern) for name, pattern in _PROMPTS["shapes"].items()}
+_LEFTOVERS: Final = [(re.compile(pattern), *texts) for pattern, texts in _PROMPTS["leftovers"].items()]
 # Methods by which other libraries give a table.
 _CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
@@ -458,26 +445,38 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
     elif len(prompt) > advised:
         code = "prompt-long" if len(prompt) <= most else "prompt-very-long"
         found.append(Finding.of(code, n=len(prompt), advised=advised, most=most, model=model.name))
-    if (control := _CONTROL.search(prompt)) is not None:
-        found.append(Finding.of("prompt-control-characters", character=ascii(control[0])))
+    return [*found, *_judge_wording(prompt)]
+
+
+def _judge_wording(prompt: str) -> Iterator[Finding]:
+    """Find what nobody wrote for this service."""
+    if (control := _SHAPES["control"].search(prompt)) is not None:
+        yield Finding.of("prompt-control-characters", character=ascii(control[0]))
     elif _is_garbled(prompt):
-        found.append(Finding.of("prompt-garbled"))
-    if (word := _NO_VALUE.fullmatch(prompt)) is not None:
-        found.append(Finding.of("prompt-no-value", word=word[1]))
-    if _IN_QUOTES.fullmatch(prompt) is not None:
-        found.append(Finding.of("prompt-in-quotes"))
-    if (braces := _BRACES.search(prompt)) is not None:
-        found.append(Finding.of("prompt-has-braces", braces=cells.show(braces[0])))
-    return found
+        yield Finding.of("prompt-garbled")
+    if (word := _SHAPES["no_value"].fullmatch(prompt)) is not None:
+        yield Finding.of("prompt-no-value", word=word[1])
+        return
+    if _SHAPES["in_quotes"].fullmatch(prompt) is not None:
+        yield Finding.of("prompt-in-quotes")
+    for pattern, what, instead in _LEFTOVERS if _SHAPES["marks"].search(prompt) else ():
+        if (left := pattern.search(prompt)) is not None:
+            yield Finding.of("prompt-leftover", left=cells.show(left[0]), what=what, instead=instead)
 
 
 def _is_garbled(text: str) -> bool:
-    """Return whether a text looks like one that was read in a wrong encoding, such as `cafÃ©`."""
-    for encoding in ("cp1252", "mac-roman"):
+    """Return whether a text was probably read or saved in a wrong encoding, such as `cafÃ©`."""
+    if "?" in text and _SHAPES["lost"].search(text):
+        return True
+    if text.isascii():
+        return False
+    least_of = next(kind["least"] for kind in _PROMPTS["mistaken"] if re.search(kind["where"], text))
+    for encoding, least in least_of.items():
         with contextlib.suppress(UnicodeError):
             found = text.encode(encoding).decode()
-            return found != text and _RARE.search(found) is None
-    return "\ufffd" in text or _MIXED.search(text) is not None
+            if len(text) - len(found) >= least:
+                return _SHAPES["rare"].search(found) is None
+    return _SHAPES["garbled"].search(text) is not None
 
 
 def read_seeds(findings: Findings) -> Integers:

@@ -28,7 +28,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import check_flag
 from dreamo_batch.frames import lines_of
 from dreamo_batch.jobs import fields
-from dreamo_batch.jobs.cells import SHOWN_CHARACTERS, Distinct, distinct, show
+from dreamo_batch.jobs.cells import Distinct, distinct, show
 from dreamo_batch.jobs.references import OF_IMAGE, Check, Images, ImageSource, Inputs
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, Findings, Problems
 from dreamo_batch.service import contract
@@ -67,11 +67,10 @@ class Reading:
         rest = (self.seeds.numbers, *sent, self.use_rephraser, self.replicates)
         _find_lookalikes(findings, self.prompts, rest)
         is_first = np.arange(len(table)) == 0
-        for name, near in renamed.items():
-            what = f"Read column {name[:SHOWN_CHARACTERS]!r} as {near!r}."
-            findings.add(COLUMN_NAME, near, is_first, what=what, near=near)
+        notes = [(near, near, f"Read column {show(name)!r} as {near!r}.") for name, near in renamed.items()]
         for name, near in fields.misnamed(table).items():
-            what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
+            notes.append((name, near, f"Ignored column {show(name)!r}; did you mean {near!r}?"))
+        for name, near, what in notes:
             findings.add(COLUMN_NAME, name, is_first, what=what, near=near)
         sweeps = (self.prompts.codes, *sent)
         fields.find_rephrased_sweeps(findings, self.seeds, self.use_rephraser, sweeps)

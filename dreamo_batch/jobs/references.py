@@ -182,11 +182,12 @@ def same_name(path: str, other: str) -> bool:
 
 
 def nearest(path: str) -> str | None:
-    """Find the one file that a path without a file may mean."""
-    found = [Path(os.sep)]
+    """Find the one file that a path without a file may mean: the same name in another spelling, or another suffix."""
+    folders, found = [], [Path(os.sep)]
     for part in _parts(path):
-        found = [entry for folder in found for entry in _entries(folder, part)]
-    files = [str(one) for one in found if one.is_file()]
+        folders, found = found, [entry for folder in found for entry in _entries(folder, part)]
+    others = (entry for folder in folders for entry in _entries(folder, Path(path).stem + os.sep))
+    files = [str(one) for one in found if one.is_file()] or [str(one) for one in others if one.is_file()]
     exact = [one for one in files if same_name(one, path)]
     best = exact or files
     return best[0] if len(best) == 1 else None
@@ -234,10 +235,15 @@ def _entries(folder: Path, part: str) -> list[Path]:
 
 @functools.lru_cache(maxsize=64)
 def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
-    """Return the names in a folder by their casefolded spelling; cached, for tables with many missing files."""
+    """Return the names in a folder by their casefolded spelling, and by what is before their suffix, with a slash.
+
+    Cached, for tables with many missing files.
+    """
     listed: dict[str, list[str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names
-        listed.setdefault("".join(_parts(name)).casefold(), []).append(name)
+        spelled = "".join(_parts(name)).casefold()
+        for key in (spelled, Path(spelled).stem + os.sep):
+            listed.setdefault(key, []).append(name)
     return listed
 
 
@@ -252,7 +258,6 @@ _FILE_URL = re.compile(r"(?i)file:(?://(?:localhost)?)?(?=/(?!/))")
 _DIRECTIONS: Final = "\u202a\u202b\u202c\u2066\u2068\u200e\u200f"
 # These can't begin a relative path, so quotes before them aren't part of a file name.
 _WHOLE = ("/", "~", "http:", "https:", "data:", "file:")
-_LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,14 +274,9 @@ class Source:
         return (self.kind, self.location) if self.location else (self.kind, id(self.content))
 
 
-def read_sources(cell: Any, base_dir: Path) -> tuple[Source | Finding, ...]:
-    """Return what an image cell points at: one picture, or several if it holds a list."""
-    return tuple(read_source(item, base_dir) for item in pictures_in(cell))
-
-
 def pictures_in(cell: Any) -> list[Any]:
-    """Return what an image cell holds for each of its pictures."""
-    items = items_of(cell)
+    """Return what an image cell holds for each of its pictures; nothing if it is blank."""
+    items = [] if is_blank(cell) else items_of(cell)
     # Numbers are levels or bytes.
     return [cell] if items is None or any(isinstance(item, numbers.Number) for item in items[:1]) else items
 
@@ -312,21 +312,26 @@ def judge_url(url: str) -> Finding | None:
         is_public = ipaddress.ip_address(host).is_global
     except ValueError:
         name = host.rstrip(".")
-        is_public = "." in name and not name.endswith(_LOCAL_NAMES)
+        is_public = "." in name and not name.endswith(tuple(_LINKS["local"]))
     if not is_public:
         return Finding.of("image-url-not-public", host=host)
-    pages = (page for link, page in _LINKS["page"].items() if re.match(f"(?i)https?://{link}", url))
-    return next(
-        (Finding.of("image-url-of-page", site=site, instead=instead) for site, instead in pages), None
-    )
+    if page := _told("page", url.partition("://")[2]):
+        return Finding.of("image-url-of-page", site=page[0], instead=page[1])
+    other = re.search(_LINKS["other_format"], urlsplit(url).path)
+    return None if other is None else Finding.of("image-url-format", suffix=other[0])
+
+
+def _told(kind: str, text: str) -> Any:
+    """Return what `links.toml` tells about a text; None if nothing."""
+    told = _LINKS[kind].items()
+    return next((what for pattern, what in told if re.search(pattern, text, re.IGNORECASE)), None)
 
 
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     stripped = text.strip()
-    if stripped[:1] in QUOTES and (bare := stripped.strip(AROUND)).startswith(_WHOLE):
-        stripped = text = bare
-    elif (bare := text.lstrip(AROUND + _DIRECTIONS)).startswith(_WHOLE):
-        text, stripped = bare, bare.strip()
+    if (bare := text.lstrip(AROUND + _DIRECTIONS)).startswith(_WHOLE):
+        text = bare.rstrip(AROUND) if stripped[:1] in QUOTES else bare
+        stripped = text.strip()
     scheme = stripped[:8].lower()
     if scheme.startswith("data:"):
         return _source_of_data_uri(stripped)
@@ -341,8 +346,8 @@ def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
 
 
 def _why_unusable(url: str) -> str:
-    if any(character.isspace() or not character.isprintable() for character in url):
-        return "it contains spaces or control characters (write a space as %20)"
+    if reason := _told("unusable", url):
+        return str(reason)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -486,7 +491,7 @@ class Images:
         table = findings.of_table
         cells = {name: distinct(table[name]) for name in image_columns(table)}
         sources = {
-            name: [() if is_blank(cell) else read_sources(cell, how.folder) for cell in column.cells]
+            name: [tuple(read_source(one, how.folder) for one in pictures_in(cell)) for cell in column.cells]
             for name, column in cells.items()
         }
         checked = _check_all(chain.from_iterable(chain.from_iterable(sources.values())), how)
@@ -775,9 +780,8 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
-        hint = next(
-            (f" {words}" for what, words in _LINKS["no_path"].items() if re.search(what, location)), ""
-        )
+        told = _told("no_path", location)
+        hint = f" {told}" if told else ""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             reason = f"{getattr(error, 'strerror', None) or error}.{hint}".rstrip(".")
             return Finding.of("image-unreadable", reason=reason)

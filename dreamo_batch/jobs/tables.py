@@ -112,13 +112,13 @@ def read_table(
     if not isinstance(rename, Mapping | None):
         raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
     with file_errors(TableError, path, "read"):
-        if path.is_dir():
-            raise TableError(
-                f"{path} is a folder. Pass a table's file; use {spelled('load()', '`dreamo-batch results`')} to read a "
-                "run directory."
-            )
         if not path.exists():
             raise TableError(f"No file at {path.absolute()}. Check the path.")
+        if not path.is_file():  # nobody may ever write to a pipe
+            raise TableError(
+                f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}. Pass a table's file; use "
+                f"{spelled('load()', '`dreamo-batch results`')} to read a run directory."
+            )
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
         if suffix in _DELIMITED:
@@ -681,7 +681,13 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
         )
         for sheet in (values, formulas):
             sheet.reset_dimensions()  # some programs write them wrongly
-        uncalculated = _uncalculated_values(path)
+        archive = books.enter_context(zipfile.ZipFile(path))
+        # Some programs write 0 and request a calculation when the file is opened; Excel drops the request on saving.
+        is_due = (
+            _WORKBOOK in archive.namelist() and _CALCULATION_DUE.search(archive.read(_WORKBOOK)) is not None
+        )
+        uncalculated = (None, 0) if is_due else (None,)
+        sheet_xml = archive.read(values._worksheet_path)  # noqa: SLF001 - has no public name
         rows = [
             [_cell_value(*cells_, uncalculated) for cells_ in zip(valued, written, strict=True)]
             for valued, written in zip(values.rows, formulas.rows, strict=True)
@@ -693,20 +699,19 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
         )
     width = max(map(len, rows), default=0)
     rows = [row + [None] * (width - len(row)) for row in rows]
-    return rows, _hidden(path, values, rows)
+    return rows, _hidden(sheet_xml, values, rows)
 
 
-def _hidden(path: Path, sheet: Any, rows: list[list[Any]]) -> list[str]:
+def _hidden(xml: bytes, sheet: Any, rows: list[list[Any]]) -> list[str]:
     """Say which rows (by hand or by a filter) and columns with values are hidden, and whether all of the sheet is."""
     first = next((number for number, row in enumerate(rows, 1) if _has_text(row)), 0)
     hidden_rows, hidden_columns = [], []
-    with zipfile.ZipFile(path) as archive:
-        for tag in _HIDDEN.findall(archive.read(sheet._worksheet_path)):  # noqa: SLF001 - has no public name
-            ends = {name: int(number) for name, number in _PLACES.findall(tag)}
-            if b"r" in ends:
-                hidden_rows += [ends[b"r"]] if first < ends[b"r"] <= len(rows) else []
-            elif first:
-                hidden_columns += rows[first - 1][ends.get(b"min", 1) - 1 : ends.get(b"max", 0)]
+    for tag in _HIDDEN.findall(xml):
+        ends = {name: int(number) for name, number in _PLACES.findall(tag)}
+        if b"r" in ends:
+            hidden_rows += [ends[b"r"]] if first < ends[b"r"] <= len(rows) else []
+        elif first:
+            hidden_columns += rows[first - 1][ends.get(b"min", 1) - 1 : ends.get(b"max", 0)]
     hidden_rows = [number for number in hidden_rows if _has_text(rows[number - 1])]
     names = [str(name) for name in hidden_columns if name is not None]
     said = [f"the sheet {sheet.title!r}"] if sheet.sheet_state != "visible" else []
@@ -717,17 +722,6 @@ def _hidden(path: Path, sheet: Any, rows: list[list[Any]]) -> list[str]:
     if names:
         said.append(f"{counted(len(names), 'column')} ({', '.join(names)})")
     return said
-
-
-def _uncalculated_values(path: Path) -> tuple[int | None, ...]:
-    """Return the values that mark a formula as never calculated.
-
-    Some programs write 0 and request a calculation when the file is opened; Excel drops the request on saving.
-    """
-    with zipfile.ZipFile(path) as archive:
-        is_there = _WORKBOOK in archive.namelist()
-        is_due = is_there and _CALCULATION_DUE.search(archive.read(_WORKBOOK)) is not None
-    return (None, 0) if is_due else (None,)
 
 
 def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) -> Any:
