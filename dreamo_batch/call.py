@@ -32,7 +32,7 @@ from dreamo_batch.results import summaries
 from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
-from dreamo_batch.service.failures import FORBIDDEN, Failure, FailureKind
+from dreamo_batch.service.failures import FORBIDDEN, NOT_OFFERED, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
+_NO_TASK: Final = "00000000000000000000"  # as long as the id of one
 
 
 class Gateway(Protocol):
@@ -491,10 +492,10 @@ class Call:
         if is_limited and price is None and assignment.to_submit and n_pilot is None:
             limit = text.option("max_cost", cap) if cap is not None else text.option("max_new_cost", max_new)
             limit = limit if shared is None else text.option("budget")
-            failure = self._quote.failure
-            if failure is not None and failure.http_status is None:
+            if self._quote.failure is not None:
                 raise errors.ServiceUnreachable(
-                    f"Can't ask for the price that {limit} needs: {failure}. Nothing was submitted."
+                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. Run "
+                    f"{text.same_call()} again, or pass {text.option('unit_cost')} (USD per attempt)."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
@@ -632,7 +633,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The price of an attempt as the service names it, or why there is none."""
+    """The price of an attempt as the service names it, or why there is none; `failure` where nobody could be asked."""
 
     price: Decimal | None = None
     reason: str | None = None
@@ -678,8 +679,18 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
             )
         wait_s = next(waits)
         if failure.kind is not FailureKind.TRANSIENT or wait_s is None:
-            return Quote(reason=str(failure), failure=failure)
+            return Quote(reason=str(failure), failure=None if _was_asked(client, failure) else failure)
         time.sleep(max(wait_s, min(failure.retry_after_s or 0.0, _PRECHARGE_WAIT_MAX_S)))
+
+
+def _was_asked(client: Client, failure: Failure) -> bool:
+    """Whether it was the service that refused to name a price: it may have none to ask, but has tasks, in JSON."""
+    if failure.error_class == NOT_OFFERED:
+        try:
+            client.fetch(_NO_TASK)
+        except errors.ServiceError as error:
+            return (error.failure.excerpt or "").lstrip().startswith("{")
+    return failure.kind is FailureKind.PERMANENT and failure.http_status is not None
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:

@@ -124,6 +124,29 @@ def test_rows_that_a_firewall_blocks_do_not_hide_the_price(place):
     assert status_of(results) == ["failed"] * 2 + ["completed"] * 4
 
 
+@pytest.mark.parametrize("price", [answer(b"<title>Moved</title>", 301), answer(b"<title>Busy</title>", 503)])
+def test_a_price_that_nobody_could_be_asked_for_is_not_unknown(place, price, monkeypatch):
+    """The service may name one later."""
+    monkeypatch.setattr("dreamo_batch.call.time.sleep", lambda _seconds: None)
+    with HookedService(on_price=lambda _params, _n: price) as service:
+        with pytest.raises(dreamo.ServiceUnreachable, match="Can't ask for the price"):
+            place.run(service, place.table(["a fox"]), max_cost=1)
+        assert service.counts == {"price": 3}
+
+
+@pytest.mark.parametrize("error", [dreamo.PriceUnknown, dreamo.ServiceUnreachable])
+def test_an_address_that_knows_neither_prices_nor_tasks_is_a_wrong_one(place, error):
+    """A service without prices answers about tasks; the page of another one doesn't."""
+    page = answer(b"<title>404 Not Found</title>", 404)
+    is_wrong = error is dreamo.ServiceUnreachable
+    with HookedService(
+        on_price=lambda _params, _n: page, on_poll=lambda _task_id, _n: page if is_wrong else None
+    ) as service:
+        with pytest.raises(error, match=r"404 Not Found; .* check the base URL"):
+            place.run(service, place.table(["a fox"]), max_cost=1)
+        assert service.counts == {"price": 1, "poll": 1}
+
+
 @pytest.mark.parametrize("unit_cost", [None, 0.01])
 def test_a_price_that_was_told_too_low_is_not_believed_again(place, unit_cost):
     """Whoever told it, an attempt cost more than was reserved: later calls reserve that, and keep their caps."""

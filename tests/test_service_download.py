@@ -233,6 +233,13 @@ def test_links_to_this_machine_are_refused_even_where_private_ones_are_allowed(m
     assert connected == []
 
 
+def test_public_addresses_are_followed_where_a_network_has_no_ipv4(monkeypatch):
+    """Its DNS writes them as NAT64, whose last bits are the address."""
+    connected = _looked_up(monkeypatch, "64:ff9b::101:101")
+    assert _fetched("http://pictures.example/a.png").error_class == "unreachable"
+    assert connected == ["64:ff9b::101:101"]
+
+
 def test_links_to_an_interface_of_this_machine_are_refused():
     """Whatever its address is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -251,6 +251,11 @@ NOW = 1_700_000_000.0
         ({}, b'{"detail": {"retry-after": 2}}', 2.0),
         ({}, b'{"data": {"retry_after_ms": 1500}, "error": {}}', 1.5),
         ({}, b'{"status": {"retry_after_seconds": 0}}', 0.0),
+        (
+            {},
+            b'{"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "31s"}]}}',
+            31.0,
+        ),
         ({}, b'{"retry_after": true}', None),
         ({}, b'{"retry_after": null, "error": "slow down"}', None),
         ({}, b"<html>", None),
@@ -609,8 +614,13 @@ def _ssl_error(reason):
         (OSError("Tunnel connection failed: 403 Forbidden"), "proxy", "HTTPS_PROXY"),
         (_ssl_error("WRONG_VERSION_NUMBER"), "scheme", "http:// or https://"),
         (http.client.BadStatusLine("SSH-2.0-OpenSSH_9.0"), "proxy", "HTTPS_PROXY"),
+        (_ssl_error("SSLV3_ALERT_HANDSHAKE_FAILURE"), "scheme", "and the proxy's"),
+        (_ssl_error("TLSV1_ALERT_PROTOCOL_VERSION"), "scheme", "base URL"),
+        (_ssl_error("UNSAFE_LEGACY_RENEGOTIATION_DISABLED"), "scheme", "base URL"),
         (ConnectionRefusedError(), None, "check the network"),
         (_ssl_error("TLSV1_ALERT_INTERNAL_ERROR"), None, "check the network"),
+        (_ssl_error("UNEXPECTED_EOF_WHILE_READING"), None, "check the network"),
+        (ssl.SSLError("timed out"), None, "check the network"),
     ],
 )
 def test_what_waiting_does_not_mend_is_told_with_what_to_set(inner, cause, words):
@@ -675,6 +685,70 @@ def test_a_refused_key_or_model_stops_also_with_the_status_of_a_bad_row(status, 
     """It is the whole run's: otherwise every row of the table would fail."""
     failure = from_response("create", status, {}, json.dumps(body).encode())
     assert (failure.kind, failure.error_class) == (STOP, error_class)
+
+
+@pytest.mark.parametrize("status", [400, 403, 422, 429, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"errors": ["too dark"]},
+        {"id": "9160aa70", "name": "bad_request", "errors": ["too dark"]},
+        {"errors": {"image": ["too dark"]}},
+        {"error_code": 216015, "error_msg": "too dark"},
+        {"errcode": 45009, "errmsg": "too dark"},
+        {"Code": "ImageError", "Message": "too dark", "RequestId": "x"},
+        {
+            "ResponseMetadata": {
+                "RequestId": "x",
+                "Error": {"CodeN": 1, "Code": "ImageError", "Message": "too dark"},
+            }
+        },
+        {"task_id": "", "base_resp": {"status_code": 2013, "status_msg": "too dark"}},
+        {"code": 24, "description": "too dark"},
+        {"title": "too dark", "status": 400},
+        {"error": "invalid_image", "error_description": "too dark"},
+        {"errorMessage": "too dark"},
+        {"whatever": [["too dark"]]},
+    ],
+)
+def test_the_words_of_an_error_are_never_lost(status, body):
+    """However they are named and nested, as services elsewhere write them; or the beginning of the answer is shown."""
+    assert "too dark" in from_response("create", status, {}, json.dumps(body).encode()).message
+
+
+def test_the_words_of_an_error_are_those_about_it():
+    """Not those of the request that it repeats, and no request's address."""
+    body = {"code": 400, "input": [{"params": {"title": "a fox"}}], "inner": {"message": "too dark"}}
+    assert from_response("create", 400, {}, json.dumps(body).encode()).message == "too dark"
+    assert from_response("create", 400, {}, b'{"at": "https://o.example/a?sig=1"}').message == (
+        'Bad Request: {"at": "https://o.example/a"}'
+    )
+
+
+def test_a_lack_of_credit_is_seen_however_it_is_nested():
+    for status in (200, 400, 403):
+        body = json.dumps(
+            {"task_id": "", "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+        )
+        failure = from_response("create", status, {}, body.encode())
+        assert (failure.kind, failure.error_class) == (STOP, "no_credit")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("Your request was flagged by our content moderation system", (PERMANENT, "moderation")),
+        ("50511: Output Image Risk Not Pass", (PERMANENT, "output_rejected")),
+        ("Your account has been suspended: sensitive content", (STOP, "forbidden")),
+        ("not allowed", (STOP, "forbidden")),
+    ],
+)
+def test_a_403_that_tells_of_moderation_is_about_its_row(words, expected):
+    """Otherwise the rows that nothing else is left of would never be settled."""
+    body = json.dumps({"name": "content_moderation", "errors": [words]}).encode()
+    failure = from_response("create", 403, {}, body)
+    assert (failure.kind, failure.error_class) == expected
+    assert from_response("fetch", 403, {}, body).kind is STOP
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,23 @@ def test_a_picture_is_found_under_kindred_names(key):
 
 
 @pytest.mark.parametrize(
+    ("fields", "urls"),
+    [
+        ({"image_urls": [LINK]}, (LINK,)),
+        ({"imageUrl": LINK}, (LINK,)),
+        ({"image_urls": [LINK], "prompt": "a fox"}, ()),
+        ({"input": {"image_urls": [LINK]}}, ()),
+        ({"status": "rendered", "image_urls": [LINK]}, ()),
+    ],
+)
+def test_a_picture_elsewhere_is_taken_if_nothing_of_the_request_is_repeated(fields, urls):
+    """As the service behind this one names it; beside what was asked for it may be the reference."""
+    assert read(output=..., **fields).urls == urls
+    whole = {"code": 10000, "message": "Success", "data": {"status": "done", "output": None} | fields}
+    assert messages.read_task(written(whole), ID).urls == urls
+
+
+@pytest.mark.parametrize(
     "echo",
     [
         {"input": [{"params": {"seed": 9}}]},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
+import queue
 import socket
 import threading
 from contextlib import closing, suppress
@@ -227,6 +229,15 @@ def test_a_library_that_had_replaced_the_connections_is_reported(monkeypatch):
     monkeypatch.setattr("dreamo_batch.service.transport.HTTPConnection", type("Recorded", (), {}))
     with pytest.raises(errors.SettingsError, match=r"patched.*import dreamo_batch"):
         Client(KEY, "http://127.0.0.1:1")
+
+
+def test_queues_that_threads_cannot_share_are_reported(monkeypatch):
+    """`grequests` leaves the process so: gevent replaces the queues, and not the threads."""
+    monkeypatch.setattr(queue, "SimpleQueue", type("SimpleQueue", (), {}))
+    with pytest.raises(errors.SettingsError, match=r"queue.SimpleQueue = _queue.SimpleQueue"):
+        Client(KEY, "http://127.0.0.1:1")
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 0)  # all of it was replaced
+    Client(KEY, "http://127.0.0.1:1").close()
 
 
 # Threads and closing -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import requests
@@ -66,9 +66,9 @@ class FailureKind(enum.StrEnum):
 _ADVICE: Final[dict[str, str]] = {
     "closed": "nothing was sent; make a new client",
     "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",
-    "host": "check the base URL (DREAMO_BASE_URL), the network and its DNS; behind a proxy set HTTPS_PROXY",
+    "host": "check the base URL (DREAMO_BASE_URL), the network and its DNS, and the proxy set in HTTPS_PROXY, if any",
     "proxy": "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; the proxy may need a user and password",
-    "scheme": "check whether the base URL should begin with http:// or https://, and its port",
+    "scheme": "check whether the base URL, and the proxy's, should begin with http:// or https://, and their ports",
     ACCESS_REFUSED: "check the API key, its permissions and the account's credit",
     FORBIDDEN: "a firewall may have blocked this prompt or picture, or the key lacks a permission",
     NO_CREDIT: "add credit to the account, then run again",
@@ -284,12 +284,17 @@ def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple
     if status in contract.STOP_STATUSES.value:
         if operation == "download":
             return FailureKind.PERMANENT, ACCESS_REFUSED
+        is_own = operation == "create" and not _says(_ACCESS_REFUSED, said)
+        if is_own and (moderated := _class_of(said, FORBIDDEN)) in (MODERATION, OUTPUT_REJECTED):
+            return FailureKind.PERMANENT, moderated
         return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     if operation == "fetch":
         return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in _NOT_HERE:
         return FailureKind.STOP, NOT_OFFERED
-    return _judge_rejection(operation, said)
+    kind, error_class = _judge_rejection(operation, said)
+    is_elsewhere = operation == "precharge" and status in _NOT_HERE and error_class == REJECTED
+    return kind, NOT_OFFERED if is_elsewhere else error_class
 
 
 def _class_if_unclear(status: int) -> str | None:
@@ -340,11 +345,10 @@ def _target(headers: Mapping[str, str]) -> SplitResult:
 
 
 def _phrase(status: int, body: bytes) -> str:
-    """Return the standard words for a status whose body says nothing; of an unreadable answer, its beginning."""
-    if is_success(status):
-        start = messages.excerpt(body)[:REASON_CHARACTERS_MAX]
-        return without_query(f"the answer can't be read: {start}").rstrip(": ")
-    return http.client.responses.get(status, "unknown HTTP status")
+    """Return the standard words for a status, and the beginning of a body in which no words were found."""
+    phrase = http.client.responses.get(status, "unknown HTTP status")
+    said = "the answer can't be read" if is_success(status) else phrase
+    return without_query(f"{said}: {messages.excerpt(body)[:REASON_CHARACTERS_MAX]}").rstrip(": ")
 
 
 # How long to wait
@@ -354,16 +358,20 @@ WAIT_MAX_S: Final = 24 * 3600.0
 _SECONDS: Final = re.compile(
     r"^\s*([0-9.]+)\s*(?:s|sec|secs|seconds?)?\s*(?:,\s*[0-9.]+\s*)?$", re.IGNORECASE
 )
-_SECOND_KEYS: Final = ("retry_after", "retryAfter", "retry-after", "retry_after_s", "retry_after_seconds")
-_MILLISECOND_KEYS: Final = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
-_WAIT_KEYS: Final = dict.fromkeys(_SECOND_KEYS, 1) | dict.fromkeys(_MILLISECOND_KEYS, 1000)
+_WAIT_KEYS: Final = {
+    "retryafter": 1,
+    "retryafters": 1,
+    "retryafterseconds": 1,
+    "retryafterms": 1000,
+    "retrydelay": 1,
+}
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
     """Read from an answer how many seconds to wait; headers take precedence over the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     wait_ms = messages.number(lowered.get("retry-after-ms"))
-    seconds = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
+    seconds = messages.number(_seconds(lowered.get("retry-after")))
     wait_s = seconds if wait_ms is None else wait_ms / 1000
     if wait_s is None and (until := _http_date(lowered.get("retry-after"))) is not None:
         wait_s = until - (_http_date(lowered.get("date")) or now)
@@ -379,13 +387,16 @@ def _http_date(value: str | None) -> float | None:
 
 
 def _wait_in_body(body: bytes) -> float | None:
-    answer = messages.load_leniently(body)
-    inner = map(answer.get, ("error", "detail", "data", "status"))
-    for place in (answer, *(one for one in inner if isinstance(one, dict))):
-        for key, per_second in _WAIT_KEYS.items():
-            if (wait := messages.number(place.get(key))) is not None:
-                return wait / per_second
+    for name, value in messages.fields_in(messages.load_leniently(body)):
+        per_second = _WAIT_KEYS.get(messages.plain(name))
+        if per_second and (wait := messages.number(_seconds(value))) is not None:
+            return wait / per_second
     return None
+
+
+def _seconds(written: Any) -> Any:
+    """Return a number of seconds without its unit."""
+    return _SECONDS.sub(r"\1", written) if isinstance(written, str) else written
 
 
 # Exceptions
@@ -406,9 +417,8 @@ _NEVER_BUILT: Final = (
     KeyMissing,
 )
 _CONNECTION_ERRORS: Final = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
-_WRONG_SCHEME: Final = frozenset(
-    {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"}
-)
+# All other reasons of TLS are about what is spoken, and by whom.
+_PASSING_TLS: Final = re.compile("UNEXPECTED_EOF.*|.*_INTERNAL_ERROR|.*BAD_RECORD_MAC|.*USER_CANCELLED")
 # http.client reports the proxy's status only in words.
 _REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
 _MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
@@ -460,7 +470,8 @@ def _lasting_cause(exception: BaseException) -> LastingCause | None:
         return "certificate"
     if isinstance(exception, socket.gaierror):
         return "host"
-    if isinstance(exception, ssl.SSLError) and getattr(exception, "reason", None) in _WRONG_SCHEME:
+    tls = getattr(exception, "reason", None) if isinstance(exception, ssl.SSLError) else None
+    if isinstance(tls, str) and not _PASSING_TLS.fullmatch(tls):
         return "scheme"
     is_refusal = type(exception) is OSError and _REFUSED_BY_PROXY.search(str(exception))
     # Before a request is sent, only a proxy answers.

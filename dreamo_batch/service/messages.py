@@ -32,8 +32,12 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # A time beyond this (in the year 5138, read as seconds) is in milliseconds.
 _MILLISECONDS_FROM: Final = 1e11
 _CODE_BELOW: Final = 10**12
-_CODE_KEYS: Final = ("error_code", "code")
-_MESSAGE_KEYS: Final = ("error_message", "message", "msg", "detail", "reason", "error")
+# As `plain` writes them.
+_CODE_KEYS: Final = ("errorcode", "code", "errcode")
+_MESSAGE_KEYS: Final = (
+    *("errormessage", "message", "msg", "errormsg", "errmsg", "statusmsg", "failreason", "failmsg"),
+    *("errordescription", "detail", "reason", "error", "errors", "description", "title"),
+)
 _NO_ERROR_WORDS: Final = frozenset({"none", "null", "nil", "ok", "success", "no error", "false", "成功"})
 _NO_ERROR: Final = frozenset({"0", "200", "ok", "success"})
 
@@ -155,7 +159,7 @@ def message_in(payload: Any) -> ServiceMessage | None:
     """Find code and words in an error of any known shape."""
     if not isinstance(payload, dict):
         return _bare_message(payload)
-    sources = [source for source in _sources(payload) if not _is_success(source)]
+    sources = [source for source in map(_plainly_named, _sources(payload)) if not _is_success(source)]
     code = next(filter(None, map(_code_in, sources)), None)
     words = next(filter(None, map(_words, sources)), None)
     return ServiceMessage(code, words) if code or words else None
@@ -225,7 +229,16 @@ def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_success(source: dict[str, Any]) -> bool:
-    return not source.get("error") and _bare(source.get("code")) in _NO_ERROR and not source.get("error_code")
+    return not source.get("error") and _bare(source.get("code")) in _NO_ERROR and not source.get("errorcode")
+
+
+def _plainly_named(fields: dict[str, Any]) -> dict[str, Any]:
+    return {plain(name): fields[name] for name in reversed(fields)}  # the first of several counts
+
+
+def plain(name: str) -> str:
+    """Write the name of a field in one way, of `error_message`, `errorMessage` and `Error-Message`."""
+    return re.sub("[_-]", "", name).lower()
 
 
 def _bare(code: Any) -> str:
@@ -249,6 +262,9 @@ def _words(value: Any) -> str | None:
 
 
 def _words_of_leaf(value: Any) -> str | None:
+    if isinstance(value, dict):  # such as {"prompt": ["is too long"]}
+        listed = ((name, one if isinstance(one, list) else [one]) for name, one in value.items())
+        value = [f"{name}: {words}" for name, several in listed for words in filter(None, map(text, several))]
     if isinstance(value, list):
         items = (item.get("msg") or item.get("message") if isinstance(item, dict) else item for item in value)
         return text("; ".join(filter(None, map(text, items))))
@@ -400,9 +416,12 @@ def _mentions_task(answer: dict[str, Any]) -> bool:
 
 def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error, data = _status(answer), message_in(answer.get("error")), answer.get("data")
+    echo = _echo(answer)
     written, progress = _written(answer.get("status")), number(answer.get("progress"))
     listed = data if isinstance(data, list) else []  # an object may repeat the reference's link
     pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
+    if word == "completed" and not pictures and not echo:  # else links may be the references'
+        pictures = _pictures({name: one for name, one in answer.items() if name not in _ECHO_KEYS})
     if pictures and error is not None and _says_nothing(error):
         error = None  # such as 10000, "Success"
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
@@ -428,7 +447,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
         is_completed_with_error=is_contradictory,
         is_cost_unreadable=is_cost_unreadable,
         unlisted_status=None if word or not written else written[:_WORD_CHARACTERS_MAX],
-        echo=_echo(answer),
+        echo=echo,
     )
 
 
@@ -503,7 +522,7 @@ def _usage(answer: dict[str, Any]) -> Any:
     usage = answer.get("usage")
     if (usage.get("cost") if isinstance(usage, dict) else usage) not in (None, ""):
         return usage
-    fields = _fields(answer, but=_ECHO_KEYS)
+    fields = fields_in(answer, but=_ECHO_KEYS)
     places = (value for name, value in fields if isinstance(value, dict) and not _NO_COST_KEY.match(name))
     return next((one for one in places if one.get("cost") not in (None, "")), usage)
 
@@ -543,12 +562,12 @@ def _is_cost_unreadable(usage: Any, answer: dict[str, Any]) -> bool:
 
 def _names_a_cost(answer: dict[str, Any]) -> bool:
     """Return whether anything that has the name of a cost is true, or has a digit other than 0."""
-    fields = _fields(answer, but=_ECHO_KEYS)
+    fields = fields_in(answer, but=_ECHO_KEYS)
     costs = (value for name, value in fields if _COST_KEY.match(name) and not _NO_COST_KEY.match(name))
     return any(value is True or re.search("[1-9]", _written(value) or "") for value in costs)
 
 
-def _fields(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
+def fields_in(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
     """Yield all values of an answer under their names, at any depth, but not what has one of some names."""
     waiting = [("", answer)]
     while waiting:
@@ -715,7 +734,7 @@ def named_tasks_in(body: bytes) -> list[str]:
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
     named = _all_ids(answer).union(*map(_ids, items))
-    for name, value in _fields(answer):
+    for name, value in fields_in(answer):
         if _TASK_KEY.fullmatch(name):  # deep inside, other things have an `id`, too
             named.update(_ids(value) or _ids({"id": value}))
     return sorted(filter(is_task_id, named))
@@ -768,7 +787,10 @@ def read_price(body: bytes) -> Price:
 def read_error(body: bytes) -> ServiceMessage:
     """Read the body of an HTTP error: JSON of any known shape, HTML, text, or nothing."""
     try:
-        return message_in(parse(body)) or ServiceMessage(None, None)
+        payload = parse(body)
+        said = message_in(payload) or ServiceMessage(None, None)
+        inside = (message_in(one) for _, one in fields_in(payload, but=_ECHO_KEYS) if isinstance(one, dict))
+        return said if said.message else next((one for one in inside if one and one.message), said)
     except Unreadable as unreadable:
         page = unreadable.excerpt
         title = _TITLE.search(page)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import http.client
 import io
 import ipaddress
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import SimpleNamespace
+from types import BuiltinFunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -126,6 +128,8 @@ _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "
 # Not public either, and taken for public by some versions of Python.
 _RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
 _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
+# How networks without IPv4 write an IPv4 address.
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
@@ -218,6 +222,8 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
     """
     known = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(known, "ipv4_mapped", None) or known
+    if known in _NAT64 and (inside := ipaddress.IPv4Address(int(known) & 0xFFFF_FFFF)).is_global:
+        known = inside
     if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
         return "the link leads to this machine; not followed"
     is_private = not known.is_global or known.is_multicast or any(known in one for one in _NOT_PUBLIC)
@@ -384,6 +390,14 @@ class Transport:
         if HTTPConnection.__module__ != urllib3.connection.__name__:
             raise SettingsError(
                 "urllib3 was patched (by vcr?) before it was needed; first import dreamo_batch.Client"
+            )
+        if (
+            isinstance(_thread.start_new_thread, BuiltinFunctionType)
+            and queue.SimpleQueue.__module__ != "_queue"
+        ):
+            raise SettingsError(
+                "queue.SimpleQueue was replaced (by gevent, as grequests imports it), but threads weren't, so they "
+                "can't share queues; set queue.SimpleQueue = _queue.SimpleQueue after that import"
             )
         self.allows_private: Final = allow_private_links
         self._connect_timeout_s = connect_timeout_s
