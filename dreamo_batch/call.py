@@ -32,7 +32,7 @@ from dreamo_batch.results import summaries
 from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
-from dreamo_batch.service.failures import FORBIDDEN, NOT_OFFERED, Failure, FailureKind
+from dreamo_batch.service.failures import FORBIDDEN, NOT_HERE, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
-_NO_TASK: Final = "00000000000000000000"  # as long as the id of one
+UNKNOWN_TASK: Final = "d0000000000000000000"
 
 
 class Gateway(Protocol):
@@ -494,8 +494,8 @@ class Call:
             limit = limit if shared is None else text.option("budget")
             if self._quote.failure is not None:
                 raise errors.ServiceUnreachable(
-                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. Run "
-                    f"{text.same_call()} again, or pass {text.option('unit_cost')} (USD per attempt)."
+                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. Check "
+                    f"the base URL, or pass {text.option('unit_cost')} (USD per attempt)."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
@@ -685,9 +685,9 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 def _was_asked(client: Client, failure: Failure) -> bool:
     """Whether it was the service that refused to name a price: it may have none to ask, but has tasks, in JSON."""
-    if failure.error_class == NOT_OFFERED:
+    if failure.http_status in NOT_HERE:
         try:
-            client.fetch(_NO_TASK)
+            client.fetch(UNKNOWN_TASK)
         except errors.ServiceError as error:
             return (error.failure.excerpt or "").lstrip().startswith("{")
     return failure.kind is FailureKind.PERMANENT and failure.http_status is not None

@@ -184,10 +184,9 @@ def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
         bar.say(call.ending)
         for line in open_lines(call.results, call.state):
             bar.say(line, logging.WARNING)
-    if call.stopped is not None:
-        if isinstance(call.stopped, errors.RunStopped | errors.PriceUnknown):
-            call.stopped.results, call.stopped.run_dir = call.results, call.directory.path
-        raise call.stopped
+    if (stopped := call.coordinator.stopped) is not None:
+        stopped.results, stopped.run_dir = call.results, call.directory.path
+        raise stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
     return call.results_now()
 
@@ -204,8 +203,7 @@ def _follow_successor(call: Call) -> pd.DataFrame:
         f"table unsettled. Run {same_call()} again to resume; nothing is bought twice."
     )
     raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
-    if isinstance(raised, errors.RunStopped | errors.PriceUnknown):
-        raised.results, raised.run_dir = results, call.directory.path
+    raised.results, raised.run_dir = results, call.directory.path
     raise raised
 
 

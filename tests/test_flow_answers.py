@@ -142,7 +142,7 @@ def test_an_address_that_knows_neither_prices_nor_tasks_is_a_wrong_one(place, er
     with HookedService(
         on_price=lambda _params, _n: page, on_poll=lambda _task_id, _n: page if is_wrong else None
     ) as service:
-        with pytest.raises(error, match=r"404 Not Found; .* check the base URL"):
+        with pytest.raises(error, match="404 Not Found"):
             place.run(service, place.table(["a fox"]), max_cost=1)
         assert service.counts == {"price": 1, "poll": 1}
 

@@ -251,11 +251,7 @@ NOW = 1_700_000_000.0
         ({}, b'{"detail": {"retry-after": 2}}', 2.0),
         ({}, b'{"data": {"retry_after_ms": 1500}, "error": {}}', 1.5),
         ({}, b'{"status": {"retry_after_seconds": 0}}', 0.0),
-        (
-            {},
-            b'{"error": {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "31s"}]}}',
-            31.0,
-        ),
+        ({}, b'{"error": {"details": [{"retryAfterSeconds": "31"}]}}', 31.0),
         ({}, b'{"retry_after": true}', None),
         ({}, b'{"retry_after": null, "error": "slow down"}', None),
         ({}, b"<html>", None),

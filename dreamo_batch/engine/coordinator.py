@@ -119,7 +119,7 @@ class Coordinator:
         self.budget = budget
         self.schedule = schedule
         self.assignment = assignment
-        self.stopped: errors.DreamoError | None = None
+        self.stopped: errors.RunStopped | errors.PriceUnknown | None = None
         self.is_paused_on_request = False  # and not until its call has shown its warnings
         self.notices: list[str] = []
         self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
@@ -350,7 +350,7 @@ class Coordinator:
                 self.schedule.add_jobs([(job_id, number)])
                 self._count_again(job_id)
 
-    def stop(self, error: errors.DreamoError) -> None:
+    def stop(self, error: errors.RunStopped | errors.PriceUnknown) -> None:
         """Send no more creates; the first reason counts."""
         self.schedule.is_submitting = False
         self.stopped = self.stopped or error
@@ -771,7 +771,7 @@ class Coordinator:
             f"{waited_s:.0f} s{asked}; {counted(schedule.n_waiting, 'job')} not submitted"
         )
 
-    def _out_of_budget(self) -> errors.DreamoError:
+    def _out_of_budget(self) -> errors.RunStopped | errors.PriceUnknown:
         if self.budget.price is None:
             return errors.PriceUnknown(
                 f"The price is still unknown after {counted(self.budget.n_pilots, 'attempt')}, so the cap can't be "

@@ -27,7 +27,7 @@ from requests.utils import get_auth_from_url, urldefragauth
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
 from dreamo_batch.money import exact_text
-from dreamo_batch.service.failures import Failure, is_success
+from dreamo_batch.service.failures import PASSING, Failure, is_success
 from dreamo_batch.service.transport import USER_AGENT, Transport, form_of
 from dreamo_batch.text import first_line, harmless, option, quoted
 
@@ -48,7 +48,6 @@ _END_S: Final = 5.0
 _ANSWER_BYTES_MAX: Final = 64 * 1024  # which are of no use
 _LOOK_EVERY_S: Final = 0.1
 _REDIRECTS: Final = range(300, 400)
-_PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
 
 Kind = Literal["done", "stopped", "budget", "held", "outage"]
 
@@ -270,7 +269,7 @@ class _Webhook:
             return (answer.message or answer.error_class).partition(":")[0], True
         of_redirect = ", a redirect, which isn't followed" if answer.status in _REDIRECTS else ""
         refusal = None if is_success(answer.status) else f"HTTP {answer.status}{of_redirect}"
-        return refusal, answer.status in _PASSING
+        return refusal, answer.status in PASSING
 
     def _signature(self, body: bytes, message_id: str) -> dict[str, str]:
         if self._secret is None:

@@ -11,7 +11,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -523,11 +522,7 @@ class Client:
 
     def _spec(self, model: str = contract.MODEL) -> Answer:
         answer = self._send("fetch", self._form("GET", contract.SPEC_PATH.value.format(model=model)))
-        is_busy = not isinstance(answer, Failure) and (
-            answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-            or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        )
-        if isinstance(answer, Failure) or is_busy:
+        if isinstance(answer, Failure) or answer.status in failures.PASSING:
             raise self._error("fetch", answer)
         return answer
 

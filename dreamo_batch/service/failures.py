@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import requests
@@ -164,8 +164,9 @@ _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
     HTTPStatus.TOO_MANY_REQUESTS: (FailureKind.TRANSIENT, RATE_LIMITED),
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
+PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may be others later
 # Answers to a create that mean a wrong address.
-_NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
+NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
@@ -290,11 +291,9 @@ def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple
         return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     if operation == "fetch":
         return FailureKind.TRANSIENT, REJECTED
-    if operation == "create" and status in _NOT_HERE:
+    if operation == "create" and status in NOT_HERE:
         return FailureKind.STOP, NOT_OFFERED
-    kind, error_class = _judge_rejection(operation, said)
-    is_elsewhere = operation == "precharge" and status in _NOT_HERE and error_class == REJECTED
-    return kind, NOT_OFFERED if is_elsewhere else error_class
+    return _judge_rejection(operation, said)
 
 
 def _class_if_unclear(status: int) -> str | None:
@@ -358,20 +357,14 @@ WAIT_MAX_S: Final = 24 * 3600.0
 _SECONDS: Final = re.compile(
     r"^\s*([0-9.]+)\s*(?:s|sec|secs|seconds?)?\s*(?:,\s*[0-9.]+\s*)?$", re.IGNORECASE
 )
-_WAIT_KEYS: Final = {
-    "retryafter": 1,
-    "retryafters": 1,
-    "retryafterseconds": 1,
-    "retryafterms": 1000,
-    "retrydelay": 1,
-}
+_WAIT_KEYS: Final = {"retryafter": 1, "retryafters": 1, "retryafterseconds": 1, "retryafterms": 1000}
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
     """Read from an answer how many seconds to wait; headers take precedence over the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     wait_ms = messages.number(lowered.get("retry-after-ms"))
-    seconds = messages.number(_seconds(lowered.get("retry-after")))
+    seconds = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
     wait_s = seconds if wait_ms is None else wait_ms / 1000
     if wait_s is None and (until := _http_date(lowered.get("retry-after"))) is not None:
         wait_s = until - (_http_date(lowered.get("date")) or now)
@@ -389,14 +382,9 @@ def _http_date(value: str | None) -> float | None:
 def _wait_in_body(body: bytes) -> float | None:
     for name, value in messages.fields_in(messages.load_leniently(body)):
         per_second = _WAIT_KEYS.get(messages.plain(name))
-        if per_second and (wait := messages.number(_seconds(value))) is not None:
+        if per_second and (wait := messages.number(value)) is not None:
             return wait / per_second
     return None
-
-
-def _seconds(written: Any) -> Any:
-    """Return a number of seconds without its unit."""
-    return _SECONDS.sub(r"\1", written) if isinstance(written, str) else written
 
 
 # Exceptions
@@ -417,7 +405,6 @@ _NEVER_BUILT: Final = (
     KeyMissing,
 )
 _CONNECTION_ERRORS: Final = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
-# All other reasons of TLS are about what is spoken, and by whom.
 _PASSING_TLS: Final = re.compile("UNEXPECTED_EOF.*|.*_INTERNAL_ERROR|.*BAD_RECORD_MAC|.*USER_CANCELLED")
 # http.client reports the proxy's status only in words.
 _REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")

@@ -32,7 +32,6 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # A time beyond this (in the year 5138, read as seconds) is in milliseconds.
 _MILLISECONDS_FROM: Final = 1e11
 _CODE_BELOW: Final = 10**12
-# As `plain` writes them.
 _CODE_KEYS: Final = ("errorcode", "code", "errcode")
 _MESSAGE_KEYS: Final = (
     *("errormessage", "message", "msg", "errormsg", "errmsg", "statusmsg", "failreason", "failmsg"),
@@ -159,7 +158,8 @@ def message_in(payload: Any) -> ServiceMessage | None:
     """Find code and words in an error of any known shape."""
     if not isinstance(payload, dict):
         return _bare_message(payload)
-    sources = [source for source in map(_plainly_named, _sources(payload)) if not _is_success(source)]
+    named = ({plain(name): source[name] for name in reversed(source)} for source in _sources(payload))
+    sources = [source for source in named if not _is_success(source)]
     code = next(filter(None, map(_code_in, sources)), None)
     words = next(filter(None, map(_words, sources)), None)
     return ServiceMessage(code, words) if code or words else None
@@ -232,10 +232,6 @@ def _is_success(source: dict[str, Any]) -> bool:
     return not source.get("error") and _bare(source.get("code")) in _NO_ERROR and not source.get("errorcode")
 
 
-def _plainly_named(fields: dict[str, Any]) -> dict[str, Any]:
-    return {plain(name): fields[name] for name in reversed(fields)}  # the first of several counts
-
-
 def plain(name: str) -> str:
     """Write the name of a field in one way, of `error_message`, `errorMessage` and `Error-Message`."""
     return re.sub("[_-]", "", name).lower()
@@ -262,9 +258,6 @@ def _words(value: Any) -> str | None:
 
 
 def _words_of_leaf(value: Any) -> str | None:
-    if isinstance(value, dict):  # such as {"prompt": ["is too long"]}
-        listed = ((name, one if isinstance(one, list) else [one]) for name, one in value.items())
-        value = [f"{name}: {words}" for name, several in listed for words in filter(None, map(text, several))]
     if isinstance(value, list):
         items = (item.get("msg") or item.get("message") if isinstance(item, dict) else item for item in value)
         return text("; ".join(filter(None, map(text, items))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import http.client
 import io
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import BuiltinFunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -32,7 +31,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 from dreamo_batch.errors import SettingsError
 from dreamo_batch.service import failures
 from dreamo_batch.service.config import PORTS, is_loopback_host
-from dreamo_batch.service.failures import Failure, Operation
+from dreamo_batch.service.failures import Failure, FailureKind, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,9 +94,7 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
     try:
         _collect(response, pieces, max_bytes if is_success else ERROR_BYTES_MAX)
     except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
-        broken = replace(
-            failures.from_exception(operation, error, was_sent=True), http_status=response.status
-        )
+        broken = replace(failures.from_exception(operation, error), http_status=response.status)
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
     headers, body = dict(response.headers.items()), b"".join(pieces)
@@ -128,8 +125,7 @@ _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "
 # Not public either, and taken for public by some versions of Python.
 _RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
 _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
-# How networks without IPv4 write an IPv4 address.
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # how networks without IPv4 write an IPv4 address
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
@@ -388,17 +384,9 @@ class Transport:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if HTTPConnection.__module__ != urllib3.connection.__name__:
-            raise SettingsError(
-                "urllib3 was patched (by vcr?) before it was needed; first import dreamo_batch.Client"
-            )
-        if (
-            isinstance(_thread.start_new_thread, BuiltinFunctionType)
-            and queue.SimpleQueue.__module__ != "_queue"
-        ):
-            raise SettingsError(
-                "queue.SimpleQueue was replaced (by gevent, as grequests imports it), but threads weren't, so they "
-                "can't share queues; set queue.SimpleQueue = _queue.SimpleQueue after that import"
-            )
+            raise SettingsError("urllib3 was patched (by vcr?): import dreamo_batch.Client first")
+        if queue.SimpleQueue.__module__ != "_queue" and threading.get_ident.__module__ == "_thread":
+            raise SettingsError("grequests patched queues only: set queue.SimpleQueue = _queue.SimpleQueue")
         self.allows_private: Final = allow_private_links
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
@@ -438,12 +426,8 @@ class Transport:
         """Send one request and read its answer; the body is emptied when it is sent."""
         lane = self._lane()
         if lane is None:
-            return Failure(
-                failures.FailureKind.TRANSIENT,
-                failures.UNREACHABLE,
-                message="the client is closed",
-                cause="closed",
-            )
+            unsent = FailureKind.TRANSIENT, failures.UNREACHABLE
+            return Failure(*unsent, message="the client is closed", cause="closed")
         exchange = lane.exchange
         exchange.answer_within_s = answer_within_s or self._read_timeout_s
         exchange.was_sent = False
