@@ -503,12 +503,9 @@ NEVER_CONNECTED = {
     "SSLCertVerificationError",
 }
 NEVER_BUILT = {
-    "URLRequired",
-    "MissingSchema",
     "InvalidSchema",
     "InvalidURL",
     "InvalidProxyURL",
-    "InvalidHeader",
     "LocationValueError",
     "LocationParseError",
     "URLSchemeUnknown",

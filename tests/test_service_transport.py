@@ -6,6 +6,7 @@ import gc
 import os
 import queue
 import socket
+import ssl
 import threading
 from contextlib import closing, suppress
 
@@ -228,6 +229,15 @@ def test_a_library_that_had_replaced_the_connections_is_reported(monkeypatch):
     monkeypatch.setattr("dreamo_batch.service.transport.HTTPConnection", type("Recorded", (), {}))
     with pytest.raises(errors.SettingsError, match=r"patched.*import dreamo_batch"):
         Client(KEY, "http://127.0.0.1:1")
+
+
+def test_a_companys_own_ca_may_be_as_before_python_3_13(monkeypatch):
+    """Its certificates often lack what that began to ask for, and nobody but the company can make new ones."""
+    made = urllib3.util.create_urllib3_context()
+    made.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(urllib3.util, "create_urllib3_context", lambda: made)
+    Client(KEY, "https://gateway.example").close()
+    assert not made.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_queues_that_threads_cannot_share_are_reported(monkeypatch):

@@ -305,10 +305,8 @@ def read_create(body: bytes, x_model: str | None = None) -> Create:
 def problem_of(error: ValidationError) -> Problem:
     """Return the service's code for the first thing that pydantic found wrong."""
     first = error.errors(include_url=False, include_input=False)[0]
-    kind, field = (
-        first["type"],
-        next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "body"),
-    )
+    kind = first["type"]
+    field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "body")
     code = kind if kind in contract.ERROR_CODES else _CODES.get((field, kind), INVALID)
     meaning, cause = contract.ERROR_CODES[code].meaning, first.get("ctx", {}).get("error")
     if code in (MISSING_PROMPT, MISSING_IMAGE):

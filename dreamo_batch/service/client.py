@@ -454,10 +454,8 @@ class Client:
 
     def _fetch_link(self, url: str, max_bytes: int) -> bytes | Failure:
         """Download what a link points to, by a transport that never carries the key."""
-        links, until = (
-            self._links,
-            self._monotonic() + DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s,
-        )
+        links = self._links
+        until = self._monotonic() + DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
         home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
         for _ in range(N_REDIRECTS_MAX + 1):
             url = self._without_key(url)

@@ -165,8 +165,13 @@ _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
 PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may be others later
-# Answers to a create that mean a wrong address.
-NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
+NOT_HERE: Final = (
+    404,
+    405,
+    410,
+    421,
+    426,
+)  # a wrong address: not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
@@ -347,7 +352,11 @@ def _phrase(status: int, body: bytes) -> str:
     """Return the standard words for a status, and the beginning of a body in which no words were found."""
     phrase = http.client.responses.get(status, "unknown HTTP status")
     said = "the answer can't be read" if is_success(status) else phrase
-    return without_query(f"{said}: {messages.excerpt(body)[:REASON_CHARACTERS_MAX]}").rstrip(": ")
+    return (
+        without_query(f"{said}: {messages.excerpt(body)[:REASON_CHARACTERS_MAX]}")
+        .removesuffix("{}")
+        .rstrip(": ")
+    )
 
 
 # How long to wait
@@ -391,13 +400,9 @@ def _wait_in_body(body: bytes) -> float | None:
 
 REASON_CHARACTERS_MAX: Final = 300
 _NEVER_BUILT: Final = (
-    requests.exceptions.URLRequired,
-    requests.exceptions.MissingSchema,
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidHeader,
     urllib3.exceptions.LocationValueError,
-    urllib3.exceptions.InvalidHeader,
     urllib3.exceptions.ProxySchemeUnsupported,
     http.client.InvalidURL,
     UnicodeEncodeError,

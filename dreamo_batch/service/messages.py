@@ -229,17 +229,14 @@ def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _is_success(source: dict[str, Any]) -> bool:
-    return not source.get("error") and _bare(source.get("code")) in _NO_ERROR and not source.get("errorcode")
+    written = _written(source.get("code")) or ""
+    code = (written.lstrip("0") or "0").lower() if written else ""
+    return not source.get("error") and code in _NO_ERROR and not source.get("errorcode")
 
 
 def plain(name: str) -> str:
     """Write the name of a field in one way, of `error_message`, `errorMessage` and `Error-Message`."""
     return re.sub("[_-]", "", name).lower()
-
-
-def _bare(code: Any) -> str:
-    written = _written(code) or ""
-    return (written.lstrip("0") or "0").lower() if written else ""
 
 
 def _code_in(source: dict[str, Any]) -> str | None:

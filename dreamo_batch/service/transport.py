@@ -126,6 +126,7 @@ _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "
 _RESERVED: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
 _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_RESERVED)))
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # how networks without IPv4 write an IPv4 address
+_FAKE: Final = ipaddress.ip_network("198.18.0.0/15")  # what proxies that answer for DNS make of every name
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
 _HEADER_BYTES_MAX: Final = 64 * 1024
@@ -222,7 +223,8 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
         known = inside
     if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
         return "the link leads to this machine; not followed"
-    is_private = not known.is_global or known.is_multicast or any(known in one for one in _NOT_PUBLIC)
+    is_global = known.is_global or known in _FAKE
+    is_private = not is_global or known.is_multicast or any(known in one for one in _NOT_PUBLIC)
     if is_private and not allows_private:
         return "the link leads to a private address; not followed, unless private links are allowed"
     return None
@@ -426,8 +428,9 @@ class Transport:
         """Send one request and read its answer; the body is emptied when it is sent."""
         lane = self._lane()
         if lane is None:
-            unsent = FailureKind.TRANSIENT, failures.UNREACHABLE
-            return Failure(*unsent, message="the client is closed", cause="closed")
+            return Failure(
+                FailureKind.TRANSIENT, failures.UNREACHABLE, message="the client is closed", cause="closed"
+            )
         exchange = lane.exchange
         exchange.answer_within_s = answer_within_s or self._read_timeout_s
         exchange.was_sent = False
@@ -513,6 +516,9 @@ class Transport:
         with self._lock:
             if self._context is None:
                 context = urllib3.util.create_urllib3_context()
+                context.verify_flags &= (
+                    ~ssl.VERIFY_X509_STRICT
+                )  # which Python 3.13 asks of a company's own CA
                 is_folder = Path(self._ca_bundle).is_dir()
                 trusted = {"capath" if is_folder else "cafile": self._ca_bundle}
                 try:
