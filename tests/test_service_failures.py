@@ -731,6 +731,7 @@ def test_a_lack_of_credit_is_seen_however_it_is_nested():
     ("words", "expected"),
     [
         ("Your request was flagged by our content moderation system", (PERMANENT, "moderation")),
+        ("Input data may contain inappropriate content.", (PERMANENT, "moderation")),
         ("50511: Output Image Risk Not Pass", (PERMANENT, "output_rejected")),
         ("Your account has been suspended: sensitive content", (STOP, "forbidden")),
         ("not allowed", (STOP, "forbidden")),
@@ -766,8 +767,17 @@ def test_words_about_a_picture_refuse_its_row_alone(words):
     assert from_response("create", 400, {}, json.dumps({"message": words}).encode()).kind is PERMANENT
 
 
-@pytest.mark.parametrize("words", ["输入文本包含敏感信息", "圖片違規", "审核未通过"])
-def test_moderation_in_chinese_is_not_submitted_again_by_itself(words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "输入文本包含敏感信息",
+        "圖片違規",
+        "审核未通过",
+        "potential NSFW content",
+        "against our content policy",
+    ],
+)
+def test_moderation_in_other_words_is_not_submitted_again_by_itself(words):
     """As in English."""
     failure = from_task(Task("a", "failed", error=ServiceMessage("003011095", words)))
     assert failure.error_class == "moderation"

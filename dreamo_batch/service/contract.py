@@ -249,7 +249,7 @@ ERROR_CODES: Final = {row.code: row for row in _ERROR_CODES}
 # Upstream's codes of moderation, and words; only ever in the text of 095, 097 and 099 (up, sdk).
 _UPSTREAM_MODERATION: Final = (50411, 50412, 50413, 50511, 50512, 50518, 50519, 50520, 50521, 50522)
 MODERATION_WORDS: Final = (
-    *("risk not pass", "sensitive", "copyright", "moderation"),
+    *("risk not pass", "sensitive", "copyright", "moderation", "inappropriate", "nsfw", "content policy"),
     *("敏感", "违规", "違規", "审核", "審核", "版权", "版權", "侵权", "侵權"),
     *map(str, _UPSTREAM_MODERATION),
 )

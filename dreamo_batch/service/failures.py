@@ -65,7 +65,7 @@ class FailureKind(enum.StrEnum):
 # The most specific advice is shown: by cause, else by class, else by kind.
 _ADVICE: Final[dict[str, str]] = {
     "closed": "nothing was sent; make a new client",
-    "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle",
+    "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle; check this machine's clock",
     "host": "check the base URL (DREAMO_BASE_URL), the network and its DNS, and the proxy set in HTTPS_PROXY, if any",
     "proxy": "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; the proxy may need a user and password",
     "scheme": "check whether the base URL, and the proxy's, should begin with http:// or https://, and their ports",
