@@ -24,7 +24,7 @@ from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.store import CREATE_WITHIN_S, boottime
-from dreamo_batch.errors import ServiceError, logger_named
+from dreamo_batch.errors import KeyMissing, ServiceError, logger_named
 from dreamo_batch.images import resealed
 from dreamo_batch.jobs.references import has_expired
 from dreamo_batch.money import money
@@ -379,7 +379,9 @@ class Effects:
             answer = self._with_task(key, error.failure)
         except Exception as error:
             logger.exception("create of job %s failed unexpectedly", key[0])
-            answer = CreateAnswer(key, from_exception("create", error))
+            answer = CreateAnswer(
+                key, from_exception("create", error, was_sent=not isinstance(error, KeyMissing))
+            )
         if isinstance(answer.result, str):
             self.taken[key] = answer.result
         return answer

@@ -17,7 +17,6 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 import urllib3
 
-from dreamo_batch.errors import KeyMissing, UsageError
 from dreamo_batch.service import contract, messages
 from dreamo_batch.service.messages import ServiceMessage, Task
 from dreamo_batch.text import harmless
@@ -165,13 +164,8 @@ _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
 PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may be others later
-NOT_HERE: Final = (
-    404,
-    405,
-    410,
-    421,
-    426,
-)  # a wrong address: not found, another method, gone, misdirected, upgrade
+# Answers that mean a wrong address.
+NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
@@ -352,20 +346,15 @@ def _phrase(status: int, body: bytes) -> str:
     """Return the standard words for a status, and the beginning of a body in which no words were found."""
     phrase = http.client.responses.get(status, "unknown HTTP status")
     said = "the answer can't be read" if is_success(status) else phrase
-    return (
-        without_query(f"{said}: {messages.excerpt(body)[:REASON_CHARACTERS_MAX]}")
-        .removesuffix("{}")
-        .rstrip(": ")
-    )
+    start = messages.excerpt(body)[:REASON_CHARACTERS_MAX].removeprefix("{}")
+    return without_query(f"{said}: {start}").rstrip(": ")
 
 
 # How long to wait
 
 WAIT_MAX_S: Final = 24 * 3600.0
 # Some write a unit, and proxies join two headers with a comma.
-_SECONDS: Final = re.compile(
-    r"^\s*([0-9.]+)\s*(?:s|sec|secs|seconds?)?\s*(?:,\s*[0-9.]+\s*)?$", re.IGNORECASE
-)
+_SECONDS: Final = re.compile(r"(?i)^\s*([0-9.]+)\s*(?:s(?:ec(?:ond)?s?)?)?\s*(?:,\s*[0-9.]+\s*)?$")
 _WAIT_KEYS: Final = {"retryafter": 1, "retryafters": 1, "retryafterseconds": 1, "retryafterms": 1000}
 
 
@@ -406,8 +395,6 @@ _NEVER_BUILT: Final = (
     urllib3.exceptions.ProxySchemeUnsupported,
     http.client.InvalidURL,
     UnicodeEncodeError,
-    UsageError,
-    KeyMissing,
 )
 _CONNECTION_ERRORS: Final = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 _PASSING_TLS: Final = re.compile("UNEXPECTED_EOF.*|.*_INTERNAL_ERROR|.*BAD_RECORD_MAC|.*USER_CANCELLED")
@@ -418,15 +405,11 @@ _MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 _QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
 
 
-def from_exception(
-    operation: Operation, exception: BaseException, *, was_sent: bool | None = None
-) -> Failure:
-    """Classify a request that ended without an answer; where nobody knows, it was sent if it could be built."""
+def from_exception(operation: Operation, exception: BaseException, *, was_sent: bool) -> Failure:
+    """Classify a request that ended without an answer."""
     message = reason(exception)
     chain = list(_chain(exception))
     is_unbuilt = any(isinstance(one, _NEVER_BUILT) for one in chain)
-    if was_sent is None:
-        was_sent = not is_unbuilt
     is_outage = isinstance(exception, _CONNECTION_ERRORS) and not is_unbuilt
     if was_sent:
         kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT

@@ -94,7 +94,8 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
     try:
         _collect(response, pieces, max_bytes if is_success else ERROR_BYTES_MAX)
     except Exception as error:  # noqa: BLE001 - whatever breaks a body, the status still counts
-        broken = replace(failures.from_exception(operation, error), http_status=response.status)
+        broken = failures.from_exception(operation, error, was_sent=True)
+        broken = replace(broken, http_status=response.status)
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
     headers, body = dict(response.headers.items()), b"".join(pieces)
@@ -518,7 +519,7 @@ class Transport:
                 context = urllib3.util.create_urllib3_context()
                 context.verify_flags &= (
                     ~ssl.VERIFY_X509_STRICT
-                )  # which Python 3.13 asks of a company's own CA
+                )  # set since Python 3.13; CAs of companies fail it
                 is_folder = Path(self._ca_bundle).is_dir()
                 trusted = {"capath" if is_folder else "cafile": self._ca_bundle}
                 try:
