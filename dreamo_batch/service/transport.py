@@ -517,9 +517,7 @@ class Transport:
         with self._lock:
             if self._context is None:
                 context = urllib3.util.create_urllib3_context()
-                context.verify_flags &= (
-                    ~ssl.VERIFY_X509_STRICT
-                )  # set since Python 3.13; CAs of companies fail it
+                context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # new in Python 3.13; old CAs fail it
                 is_folder = Path(self._ca_bundle).is_dir()
                 trusted = {"capath" if is_folder else "cafile": self._ca_bundle}
                 try:
