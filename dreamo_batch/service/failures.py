@@ -164,7 +164,6 @@ _CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
 PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may be others later
-# Answers that mean a wrong address.
 NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
