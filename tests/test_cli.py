@@ -165,7 +165,7 @@ def test_errors_are_told_however_quiet(tmp_path):
 def test_a_log_file_keeps_what_happened_with_dates(table, run_dir, env, gateway, tmp_path):
     """Progress and the last line at INFO, warnings as such; the next call adds to it, and the logger is as before."""
     gateway.faults.script("create", "drop_after_accept")
-    path = tmp_path / "kept.log"
+    path = tmp_path / "new" / "kept.log"
     call("run", table, "--run-dir", run_dir, "-q", "--log-file", path, env=env)
     first = path.read_text().splitlines()
     assert all(

@@ -16,6 +16,7 @@ import shutil
 import sys
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
@@ -217,7 +218,9 @@ def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = 
         undo.callback(logger.setLevel, logger.level)
         handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
-            handlers.append(_LogFile(as_path("--log-file", log_file), encoding="utf-8"))
+            path = Path(as_path("--log-file", log_file))
+            path.parent.mkdir(parents=True, exist_ok=True)  # often that of a run directory which is yet to come
+            handlers.append(_LogFile(path, encoding="utf-8"))
         for handler in handlers:
             handler.setFormatter(_HarmlessFormatter(_LOG_FORMAT))
             logger.addHandler(handler)
