@@ -487,7 +487,13 @@ def test_calibration_finds_the_value_that_separates(tmp_path, models):
     frame = pd.DataFrame(
         [(one.parent.name, one) for one in sorted(tmp_path.rglob("*.png"))], columns=["subject", "image"]
     )
-    assert dreamo.calibrate("colour", frame, **QUIET) == dreamo.calibrate("colour", tmp_path, **QUIET)
+    folders = {name: tmp_path / name for name in ("sky", "tomato")}
+    of_folder = dreamo.calibrate("colour", tmp_path, **QUIET)
+    assert (
+        of_folder
+        == dreamo.calibrate("colour", frame, **QUIET)
+        == dreamo.calibrate("colour", folders, **QUIET)
+    )
     assert dreamo.calibrate("colour", tmp_path, max_pairs=5, **QUIET).n_others == 5
 
 
@@ -537,7 +543,7 @@ def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
             pd.DataFrame({"subject": ["a", " ", "b"], "image": ["data/mascot.png"] * 3}, index=list("xyz")),
             "Row y of the table of pictures has no subject",
         ),
-        (3, "lists of paths by subject"),
+        (3, "paths or a folder by subject"),
     ],
 )
 def test_too_few_or_unreadable_pictures_are_reported(pictures, words):

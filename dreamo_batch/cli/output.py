@@ -219,7 +219,7 @@ def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = 
         handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
             path = Path(as_path("--log-file", log_file))
-            path.parent.mkdir(parents=True, exist_ok=True)  # often that of a run directory which is yet to come
+            path.parent.mkdir(parents=True, exist_ok=True)  # that of a run directory to come
             handlers.append(_LogFile(path, encoding="utf-8"))
         for handler in handlers:
             handler.setFormatter(_HarmlessFormatter(_LOG_FORMAT))

@@ -48,7 +48,7 @@ N_ROWS_MAX: Final = 1_000
 """Rows whose pictures a report shows; a gallery shows all."""
 _BYTES_MAX: Final = 2_100_000  # of pictures as JPEG; as text of the page they take a third more
 _PAIR_BYTES_MAX: Final = 6_000
-_COLUMNS_MAX: Final = 9  # fit side by side on a desktop or a sheet of paper
+_COLUMNS_MAX: Final = 7  # fit side by side on a desktop or a sheet of paper
 _GROUPS_MAX: Final = 40
 _FAILURES_MAX: Final = 100
 _PAIRS_MAX: Final = 24

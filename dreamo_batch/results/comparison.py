@@ -636,6 +636,7 @@ def _compare_pair(sides: tuple[tuple[measure.Subject | None, str | None], ...]) 
 # What a score means: how well a metric tells pictures of the same subject from pictures of others.
 
 _PICTURES_HELD: Final = 64
+_PICTURE_FILES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -726,8 +727,8 @@ def calibrate(
     metric : str, Metric or callable
         What to calibrate; see `measure`.
     pictures : mapping, pandas.DataFrame or path
-        Paths by subject; or a table with columns ``subject`` and ``image``; or a folder with a folder of pictures for
-        each subject. At least two subjects, one of which has two pictures.
+        Paths or a folder by subject; or a table with columns ``subject`` and ``image``; or a folder with a folder of
+        pictures for each subject. At least two subjects, one of which has two pictures.
     max_pairs : int
         Most pairs of a kind to compare.
     n_workers : int, optional
@@ -798,21 +799,24 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
         folder = as_file("pictures", pictures)
         if not folder.is_dir():
             raise UsageError(f"No folder at {folder}.")
-        found: dict[str, list[Path]] = {}
-        for path in sorted(folder.glob("*/[!.]*")):
-            if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
-                found.setdefault(path.parent.name, []).append(path)
-        return found
+        found = {one.name: _pictures_at(one) for one in sorted(folder.glob("[!.]*")) if one.is_dir()}
+        return {subject: several for subject, several in found.items() if several}
     try:
-        return {
-            str(subject): [Path(several)] if isinstance(several, str) else list(map(Path, several))
-            for subject, several in pictures.items()
-        }
+        return {str(subject): _pictures_at(several) for subject, several in pictures.items()}
     except (AttributeError, TypeError):
         raise UsageError(
-            "pictures: expected lists of paths by subject, a table with columns subject and image (paths), or a folder "
-            "with a folder for each subject."
+            "pictures: expected paths or a folder by subject, a table with columns subject and image (paths), or a "
+            "folder with a folder for each subject."
         ) from None
+
+
+def _pictures_at(places: Any) -> list[Path]:
+    """Return paths: several, one, or the pictures in a folder."""
+    if not isinstance(places, str | os.PathLike):
+        return list(map(Path, places))
+    path = Path(places)
+    inside = (one for one in sorted(path.glob("[!.]*")) if one.suffix.lower() in _PICTURE_FILES)
+    return list(inside) if path.is_dir() else [path]
 
 
 def _refuse_gaps(pictures: pd.DataFrame, name: str) -> None:

@@ -514,7 +514,8 @@ def check_results(table: Any, *needed: str) -> None:
     own = pd.Index(getattr(table, "columns", []))
     if absent := [name for name in needed if name not in own]:
         raise UsageError(
-            f"Not a results table (no {absent[0]!r} column). Pass what run() or load() returned."
+            f"Not a results table (no {absent[0]!r} column). Pass what run() or load() returned, or rows of it, "
+            "such as done.loc[ranked.index]."
         )
     if not own.is_unique:
         raise UsageError(f"Two columns are named {own[own.duplicated()][0]!r}. Rename or drop one.")
