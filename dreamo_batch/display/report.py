@@ -344,16 +344,8 @@ def _options(facts: Facts) -> dict[str, Any]:
 def _python(facts: Facts) -> str:
     arguments = "".join(f", {name}={literal(value)}" for name, value in _options(facts).items())
     seeds = f'.assign({columns.SEED}=lambda table: table["{columns.SEED_SENT}"])' if facts.n_drawn else ""
-    lines = [
-        "import dreamo_batch as dreamo",
-        "",
-        f"jobs = dreamo.load({literal(facts.name)}){seeds}",
-        "# In the same directory: buys only what is missing.",
-        f"dreamo.run(jobs, {literal(facts.name)}{arguments})",
-        "# In another directory: buys everything again.",
-        f"dreamo.run(jobs, {literal(facts.name.rstrip('/') + '-again')}{arguments})",
-    ]
-    return "\n".join(code(line) if line else "" for line in lines)
+    known = {"name": facts.name, "arguments": arguments, "seeds": seeds}
+    return fill_template("report_call.txt.j2", code=code, literal=literal, **known).rstrip()
 
 
 def literal(value: Any) -> str:
