@@ -480,5 +480,7 @@ def test_braces_left_in_a_prompt_are_warned_of():
     """As if a name had not been filled in; the row can be submitted."""
     table = pd.DataFrame({"image": [URL] * 2, "prompt": ["a {animal}", "a fox"], "seed": [1, 1]})
     found = dreamo.validate(table)
-    assert found[["position", "severity", "code"]].to_numpy().tolist() == [[0, "warning", "prompt-leftover"]]
+    assert found[["position", "severity", "code"]].to_numpy().tolist() == [
+        [0, "warning", "prompt-has-braces"]
+    ]
     assert "{animal}" in found["message"][0]

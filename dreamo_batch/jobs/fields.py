@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _PROMPTS: Final = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 _SHAPES: Final = {name: re.compile(pattern) for name, pattern in _PROMPTS["shapes"].items()}
-_LEFTOVERS: Final = [(re.compile(pattern), *texts) for pattern, texts in _PROMPTS["leftovers"].items()]
+_LEFTOVERS: Final = [(re.compile(pattern), texts) for pattern, texts in _PROMPTS["leftovers"].items()]
 # Methods by which other libraries give a table.
 _CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
@@ -459,9 +459,9 @@ def _judge_wording(prompt: str) -> Iterator[Finding]:
         return
     if _SHAPES["in_quotes"].fullmatch(prompt) is not None:
         yield Finding.of("prompt-in-quotes")
-    for pattern, what, instead in _LEFTOVERS if _SHAPES["marks"].search(prompt) else ():
+    for pattern, texts in _LEFTOVERS if _SHAPES["marks"].search(prompt) else ():
         if (left := pattern.search(prompt)) is not None:
-            yield Finding.of("prompt-leftover", left=cells.show(left[0]), what=what, instead=instead)
+            yield Finding.of(texts.get("rule", "prompt-leftover"), left=cells.show(left[0]), **texts)
 
 
 def _is_garbled(text: str) -> bool:
