@@ -22,13 +22,13 @@ from dreamo_batch.engine.effects import (
     SaveAnswer,
 )
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.engine.store import boottime
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
 from dreamo_batch.service.config import Secret, Settings
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task
+from dreamo_batch.service.transport import boottime
 from tests.fakes import FakeClock, job, picture
 
 KEY = ("a" * 32, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -435,7 +436,7 @@ def test_an_answer_that_came_while_the_process_was_suspended_is_read(server, cli
 
     # Longer than what is read at once.
     server.script[:] = [then(answer(CREATED, X_Long="x" * 10_000), lambda _connection: came.set())]
-    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(**(vars(time) | {"monotonic": monotonic})))
     assert client.create(REQUEST) == ID
 
 

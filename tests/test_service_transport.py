@@ -8,6 +8,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from contextlib import closing, suppress
 
 import pytest
@@ -95,15 +96,26 @@ def test_a_create_never_goes_out_on_a_connection_that_was_idle(server):
     assert [request.n_connection for request in server.requests] == [1, 1, 2, 2, 3]
 
 
+def test_a_create_never_goes_out_on_a_connection_that_the_machine_slept_over(server, monkeypatch):
+    """Its end was said while nobody listened, so a laptop that wakes up would lose what it sends there."""
+    now = time.clock_gettime
+    with Client(KEY, server.url) as client:
+        client.create(REQUEST)
+        slept_s = {getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC): 3600.0}
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: now(clock) + slept_s.get(clock, 0.0))
+        client.create(REQUEST)
+    assert [request.n_connection for request in server.requests] == [1, 2]
+
+
 def test_a_fetch_may_go_out_on_a_connection_that_was_idle(server):
-    """A question that is lost is asked again."""
+    """A question that is lost is asked again; but where the connection has probably gone, that takes a minute."""
     clock = Clock()
     server.script[:] = [answer(RUNNING)]
     with Client(KEY, server.url, monotonic=clock.monotonic) as client:
-        for _ in range(3):
-            clock.now += 30
+        for pause_s in (30, 30, 59, 61):
+            clock.now += pause_s
             client.fetch("cq0example")
-    assert server.n_connections == 1
+    assert [request.n_connection for request in server.requests] == [1, 1, 1, 2]
 
 
 def test_a_create_after_the_server_closed_the_connection_uses_a_new_one(server):

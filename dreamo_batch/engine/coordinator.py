@@ -24,11 +24,11 @@ from dreamo_batch.engine.attempts import (
 from dreamo_batch.engine.directory import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.status import Snapshot
-from dreamo_batch.engine.store import boottime
 from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
+from dreamo_batch.service.transport import boottime
 from dreamo_batch.text import counted, harmless, option, same_call, spelled
 
 if TYPE_CHECKING:

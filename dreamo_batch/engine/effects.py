@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.engine.store import CREATE_WITHIN_S, boottime
+from dreamo_batch.engine.store import CREATE_WITHIN_S
 from dreamo_batch.errors import KeyMissing, ServiceError, logger_named
 from dreamo_batch.images import resealed
 from dreamo_batch.jobs.references import has_expired
@@ -31,6 +31,7 @@ from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception
 from dreamo_batch.service.messages import Request, Task
+from dreamo_batch.service.transport import boottime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -847,8 +847,3 @@ def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: floa
             f"process that was suspended elsewhere might still send it. Wait {left_min} minutes, or settle it with "
             f"{spelled('resolve(..., not_sent=True, force=True)', '--not-sent --force')} if no other process is left."
         )
-
-
-def boottime() -> float:
-    """Return seconds since the machine started, with the time it was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -21,7 +21,7 @@ from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
 from dreamo_batch.service.failures import Failure, FailureKind, Operation
-from dreamo_batch.service.transport import USER_AGENT, Answer, Form, Transport, form_of, why_refused
+from dreamo_batch.service.transport import USER_AGENT, Answer, Form, Transport, boottime, form_of, why_refused
 from dreamo_batch.text import type_of
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Client:
         read_timeout_s: float = 60.0,
         allow_private_links: bool = False,
         sleep: Callable[[float], object] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = boottime,
         wall: Callable[[], float] = time.time,
     ) -> None:
         if settings is not None and (api_key is not None or base_url is not None):

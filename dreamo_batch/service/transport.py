@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 
 USER_AGENT: Final = "dreamo-batch"
-POST_IDLE_MAX_S: Final = 1.0
+# A question that is lost on a dead connection is asked again, but only after a minute.
+_IDLE_MAX_S: Final = {"POST": 1.0, "GET": 60.0}
 _N_HOSTS_MAX: Final = 10
 _BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 ERROR_BYTES_MAX: Final = 64 * 1024
@@ -98,10 +99,8 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
         broken = replace(broken, http_status=response.status)
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
-    headers, body = dict(response.headers.items()), b"".join(pieces)
-    if is_success:
-        return Answer(response.status, headers, body, broken), broken is None
-    return Answer(response.status, headers, body[:ERROR_BYTES_MAX]), broken is None
+    told = broken if is_success else None  # what else an error says is only its explanation
+    return Answer(response.status, dict(response.headers.items()), b"".join(pieces), told), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
@@ -375,6 +374,11 @@ class _TimedFile(io.RawIOBase):
         super().close()
 
 
+def boottime() -> float:
+    """Return seconds since the machine started, with the time it was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Transport:
     """Sends prepared requests; safe to share between threads."""
 
@@ -384,7 +388,7 @@ class Transport:
         read_timeout_s: float,
         *,
         allow_private_links: bool = False,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = boottime,
     ) -> None:
         if HTTPConnection.__module__ != urllib3.connection.__name__:
             raise SettingsError("urllib3 was patched (by vcr?): import dreamo_batch.Client first")
@@ -463,7 +467,7 @@ class Transport:
         connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has its own
         is_in_step = False
         try:
-            if form.method == "POST" and self.monotonic() - lane.used_at > POST_IDLE_MAX_S:
+            if self.monotonic() - lane.used_at > _IDLE_MAX_S[form.method]:
                 connection.close()
             if connection.is_closed:
                 connection.timeout = self._connect_timeout_s
