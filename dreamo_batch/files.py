@@ -69,9 +69,8 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if (
-            error.errno != errno.EINVAL
-        ):  # some network drives, and folders of a virtual machine's host, have none
+        # Some network drives, and folders that a virtual machine's host shares, can't.
+        if error.errno != errno.EINVAL:
             raise
     finally:
         os.close(fd)
