@@ -195,7 +195,7 @@ def test_stop_refuses_where_nothing_runs(tmp_path):
 def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path):
     """A number is given again; the command of a run keeps its file locked, too."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (tmp_path / "run.pid").write_text(f"{other.pid}\n{socket.gethostname()}\n\n", encoding="utf-8")
+        (tmp_path / "run.pid").write_text(f"{other.pid}\n{background.here()}\n\n", encoding="utf-8")
         refused = call("stop", tmp_path)
         assert other.poll() is None
         other.communicate(b"\n")
@@ -209,7 +209,7 @@ def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
     """The number in the copy is that of the original's process."""
     run_dir, copy = tmp_path / "run", tmp_path / "copy"
     run_dir.mkdir()
-    background.Process(run_dir / "run.pid", NO_PROCESS, socket.gethostname(), "").write()
+    background.Process(run_dir / "run.pid", NO_PROCESS, background.here(), "").write()
     shutil.copytree(run_dir, copy)
     assert background.working_on(str(run_dir))
     refused = call("stop", copy)
@@ -228,7 +228,7 @@ def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
 )
 def test_what_can_come_between_stop_and_the_end(tmp_path, monkeypatch, error, code, text):
     """An interrupt ends only the waiting; whose process it is, or that it has just ended, is said in words."""
-    background.Process(tmp_path / "run.pid", NO_PROCESS, socket.gethostname(), "").write()
+    background.Process(tmp_path / "run.pid", NO_PROCESS, background.here(), "").write()
 
     def kill(_pid, _number):
         raise error
@@ -243,6 +243,9 @@ def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
     """On another machine, or in a notebook."""
     (tmp_path / "run.pid").write_text("1\nanother-host\n\n", encoding="utf-8")
     assert "on another-host works on" in call("stop", tmp_path).stderr
+    background.Process(tmp_path / "run.pid", 1, f"{socket.gethostname()} pid:[1]", "").write()  # of a container
+    assert "Stop it there" in call("stop", tmp_path).stderr
+    (tmp_path / "run.pid").unlink()
     jobs = dreamo.read_table(write_table(tmp_path, 1))
     live = dreamo.start(jobs, tmp_path / "run", gateway=stuck, base_dir=tmp_path)
     refused = call("stop", tmp_path / "run")

@@ -58,7 +58,7 @@ class Process:
             with self.path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return self.host == socket.gethostname()
+            return self.host == here()
         except OSError:  # it has ended meanwhile
             pass
         return False
@@ -92,6 +92,14 @@ def _number_of(folder: Path) -> str:
     return str(folder.stat().st_ino)
 
 
+def here() -> str:
+    """Name what numbers this process: a container may share its host's name, and counts its own processes."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
@@ -105,7 +113,7 @@ def findable(run_dir: str) -> Iterator[None]:
 
     def write(until: str) -> None:
         directory.make()
-        Process(path, number, socket.gethostname(), until).write()
+        Process(path, number, here(), until).write()
 
     token = announce.set(write)
     try:
@@ -177,7 +185,7 @@ def stop(run_dir: str) -> Process:
 
 def _why_not(directory: RunDirectory, process: Process | None) -> str:
     """Say why a run can't be stopped from here."""
-    if process is not None and process.host != socket.gethostname():
+    if process is not None and process.host != here():
         return f"{process} on {process.host} works on {directory.name}, unless it was killed. Stop it there."
     if directory.is_locked():
         return (
