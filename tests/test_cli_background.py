@@ -243,7 +243,8 @@ def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
     """On another machine, or in a notebook."""
     (tmp_path / "run.pid").write_text("1\nanother-host\n\n", encoding="utf-8")
     assert "on another-host works on" in call("stop", tmp_path).stderr
-    background.Process(tmp_path / "run.pid", 1, f"{socket.gethostname()} pid:[1]", "").write()  # of a container
+    of_container = f"{socket.gethostname()} pid:[1]"
+    background.Process(tmp_path / "run.pid", 1, of_container, "").write()
     assert "Stop it there" in call("stop", tmp_path).stderr
     (tmp_path / "run.pid").unlink()
     jobs = dreamo.read_table(write_table(tmp_path, 1))

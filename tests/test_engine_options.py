@@ -81,20 +81,18 @@ def test_the_cap_is_the_one_given_or_the_one_stored(given, stored, cap):
 
 
 def test_options_are_stored_as_json():
-    """Amounts as exact text, and by name what a later call may take over; the cap is in the ledger."""
+    """Amounts as exact text, infinity too, and everything by its name."""
     options = RunOptions(
-        max_cost="5",
+        max_cost=float("inf"),
         unit_cost=Decimal("0.0286"),
         pilot=np.int64(2),
         download=np.True_,
         task_timeout_s=np.int64(9),
     )
     stored = json.loads(json.dumps(options.as_settings(), allow_nan=False))
-    assert (stored["unit_cost"], stored["pilot"]) == ("0.0286", 2)
-    assert {"max_cost", "retry_failed", "budget"}.isdisjoint(stored)
+    assert (stored["max_cost"], stored["unit_cost"], stored["pilot"]) == ("inf", "0.0286", 2)
     assert RunOptions(**stored).as_settings() == stored
-    assert RunOptions().as_settings()["unit_cost"] is None
-
+    assert RunOptions().as_settings()["max_cost"] is None
 
 def test_an_option_has_the_type_and_the_default_that_run_shows():
     """They stand in its signature, which is what people read."""

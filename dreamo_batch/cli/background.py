@@ -95,7 +95,7 @@ def _number_of(folder: Path) -> str:
 def here() -> str:
     """Name what numbers this process: a container may share its host's name, and counts its own processes."""
     try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
 

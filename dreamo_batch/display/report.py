@@ -333,10 +333,11 @@ def _options(facts: Facts) -> dict[str, Any]:
     options: dict[str, Any] = {"gateway": "local"} if service == LOOPBACK else {}
     if service not in (LOOPBACK, _DEFAULT_SERVICE):
         options["base_url"] = f"https://{service.removesuffix(':443')}"
+    settings = manifest.settings if manifest else {}
     options |= {
         name: value
-        for name, value in taken_over(manifest.settings if manifest else {}).items()
-        if value not in (defaults[name], None)
+        for name, value in settings.items()
+        if name in {*taken_over(settings), "max_new_cost"} and value not in (defaults[name], None)
     }
     return options if cap is None or manifest is None else {**options, "max_cost": cap}
 

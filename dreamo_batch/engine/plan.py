@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -329,6 +329,7 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
 
 
 Amount = float | str | Decimal
+_AMOUNTS: Final = ("max_cost", "max_new_cost", "unit_cost")
 # Options that a later call doesn't take over: caps and budget are in the ledger, the others are passed each time.
 _OF_ONE_CALL: Final = frozenset(
     {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
@@ -385,9 +386,9 @@ class RunOptions:
         return money(stored if self.max_cost is None else self.max_cost)  # None for infinity
 
     def as_settings(self) -> dict[str, Any]:
-        """Return what a later call may take over as JSON values, for `run.json`."""
-        kept = taken_over({one.name: getattr(self, one.name) for one in fields(self)})
-        return kept | {"unit_cost": None if self.unit_cost is None else str(self.unit_cost)}
+        """Return the options as JSON values, for `run.json`."""
+        amounts = {name: str(value) for name in _AMOUNTS if (value := getattr(self, name)) is not None}
+        return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
 
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, Any]:
