@@ -76,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         """Delete several objects."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         names = re.findall(r"<Key>(.*?)</Key>", body)
+        self.server.n_deletes += 1
         for name in names:
             self.server.objects.pop(name, None)
         deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
@@ -132,7 +133,7 @@ class ObjectServer(ThreadingHTTPServer):
         self.p_fault, self.overwrites = p_fault, overwrites
         self.chance = random.Random(1)
         self.is_away = False
-        self.n_puts = 0
+        self.n_puts = self.n_deletes = 0
 
     def draw(self):
         if self.is_away:

@@ -117,6 +117,9 @@ class SimulatedStore:
         self._fail("get")
         return self.world.objects.get(name)
 
+    def get_each(self, names):
+        return [self.get(name) for name in names]
+
     def names(self, prefix):
         self.turn.give_back()
         self._fail("list")

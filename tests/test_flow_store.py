@@ -120,6 +120,16 @@ def bought(gateway):
     return Counter(line["digest"] for line in gateway.invoice())
 
 
+def test_many_objects_are_deleted_by_one_request(server):
+    """A checkpoint deletes hundreds while the run waits for it."""
+    bucket, names = ObjectStore(URL), [f"log/{number}" for number in range(20)]
+    for name in names:
+        bucket.put(name, b"")
+    bucket.delete([])
+    bucket.delete([*names, "log/gone"])
+    assert (bucket.names(""), server.n_deletes) == ([], 1)
+
+
 def test_a_run_goes_on_on_another_machine(any_server, machine, gateway):
     """What was bought on the first is known on the second, with its pictures; nothing is bought twice."""
     jobs = sweep(8)

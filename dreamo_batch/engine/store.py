@@ -38,7 +38,7 @@ from dreamo_batch.parallel import bars, each, threads
 from dreamo_batch.text import clock_time, first_line, same_call, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dreamo_batch.engine.attempts import Attempt
 
@@ -49,6 +49,7 @@ SLICES: Final = "slices/"  # the records of a budget
 FIRST_SLICE: Final = f"{SLICES}{1:012d}"
 _PROBE: Final = "probe"
 N_RACES, N_RACERS = 40, 8  # objects that several writers put at once, to see whether one wins each
+_READ_AT_ONCE: Final = 16
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
 # A write of the log that was tried more than once is looked at before it counts.
@@ -124,6 +125,11 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def get_each(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the contents of objects, several of which are read at once; None for each that isn't there."""
+        with threads(_READ_AT_ONCE) as pool:
+            return list(pool.map(self.get, names))
+
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
         self._put(name, content, "overwrite")
@@ -142,11 +148,11 @@ class ObjectStore:
         with self._naming_errors(folder, "listed"):
             return sorted(self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"])
 
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone don't matter."""
-        for name in names:
-            with suppress(FileNotFoundError), self._naming_errors(name, "deleted"):
-                self._obstore.delete(self._store, name)
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects, many with one request where the store can; those that are gone don't matter."""
+        if names:
+            with suppress(FileNotFoundError), self._naming_errors(names[0], "deleted"):
+                self._obstore.delete(self._store, names)
 
     def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
         with self._naming_errors(name, "written"):
@@ -348,11 +354,14 @@ def read_log(store: ObjectStore) -> Content:
         if name is not None and checkpoint is None:  # two newer ones were written since it was listed
             continue
         slots: dict[int, Slot] = {}
-        while (written := store.get(_slot(covers + len(slots) + 1))) is not None:
+        listed = [one for one in _numbered(store, _LOG) if one > _slot(covers)]
+        read = dict(zip(listed, store.get_each(listed), strict=True))
+        end = _slot(covers + 1)
+        while (written := read.get(end) or store.get(end)) is not None:
             slots[covers + len(slots) + 1] = Slot.from_bytes(written)
+            end = _slot(covers + len(slots) + 1)
         content = Content(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
-        end = _slot(content.last + 1)
-        has_gap = _numbered(store, _LOG)[-1:] > [end] and store.get(end) is None
+        has_gap = listed[-1:] > [end]
         if _newest_checkpoint(store)[0] != covers:  # some of the slots may have been deleted meanwhile
             continue
         if has_gap:
@@ -480,7 +489,7 @@ class FencedLog:
             covered = int(names[-2].removeprefix(f"{_CHECKPOINTS}/").split("-")[0])
             old = {number: kind for number, kind in self._kinds.items() if number <= covered}
             self._kinds = {number: kind for number, kind in self._kinds.items() if number not in old}
-            self._store.delete(_slot(number) for number in sorted(old) if old[number] != _BARRIER)
+            self._store.delete([_slot(number) for number in sorted(old) if old[number] != _BARRIER])
 
     def _add(self, kind: str, content: bytes) -> None:
         with self._lock:
