@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
+from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -167,17 +168,14 @@ def each(
     if not items:
         return
     cluster = _cluster.get() if is_portable else None
-    link = getattr(cluster, "dashboard_link", None)  # where the cluster shows what it does
+    link = getattr(_client_of(cluster), "dashboard_link", None)  # where the cluster shows what it does
     pool = threads(n_workers or _n_threads.get() or min(_WORKERS_MAX, os.cpu_count() or 1))
     try:
         with ticking(len(items), f"{what} ({link})" if link else what, unit=unit) as tick:
-            if cluster is not None:
-                work = functools.partial(_do_chunk, do) if n_batch is None else do
-                results = _in_chunks(cluster, _chunks(items, n_batch or _CHUNK), work)
-            elif n_batch is not None:
-                results = chain.from_iterable(pool.map(do, _chunks(items, n_batch)))
-            else:
-                results = pool.map(do, items)
+            work = functools.partial(_do_chunk, do) if n_batch is None else do
+            chunks = _chunks(items, n_batch or (1 if cluster is None else _CHUNK))
+            whole = _in_chunks(cluster, chunks, work) if cluster is not None else pool.map(work, chunks)
+            results = chain.from_iterable(whole)
             for item, result in zip(items, results, strict=True):
                 tick()
                 yield item, result
@@ -190,16 +188,50 @@ def each(
 
 def refuse_other(cluster: Cluster) -> None:
     """Raise for what can't work on anything."""
-    if cluster is not None and not (is_count(cluster) or isinstance(cluster, Executor) or _is_dask(cluster)):
+    client = _client_of(cluster)
+    if client is None and not (cluster is None or is_count(cluster) or isinstance(cluster, Executor)):
         raise errors.UsageError(
-            f"cluster={quoted(cluster)}: expected a Dask Client, an Executor of concurrent.futures, or a number of "
-            "processes."
+            f"cluster={quoted(cluster)}: expected a Dask Client (Client(...) makes one of a Dask cluster), an Executor "
+            "of concurrent.futures, or a number of processes."
+        )
+    if getattr(client, "status", "") in {"closing", "closed"}:
+        raise errors.UsageError("The Dask client passed as cluster= is closed. Pass a new one.")
+    if getattr(client, "asynchronous", False):
+        raise errors.UsageError(
+            "The Dask client passed as cluster= is asynchronous: it would wait for this call, and this for it. Pass "
+            "one that was made without asynchronous=True."
         )
 
 
-def is_on_cluster() -> bool:
-    """Whether there is a cluster, which does what is portable."""
-    return _cluster.get() is not None
+def portable(thing: Any) -> Any:
+    """Return what a user made as bytes, from which each process of the cluster makes it once; itself if none needs to.
+
+    What a notebook defines, and what other machines can't import, is sent whole, if cloudpickle is there.
+    """
+    cluster = _cluster.get()
+    if cluster is None or isinstance(cluster, ThreadPoolExecutor):
+        return thing
+    imports_script = is_count(cluster) or isinstance(cluster, ProcessPoolExecutor)
+    is_by_name = imports_script and hasattr(sys.modules["__main__"], "__file__")
+    module = "pickle" if is_by_name or find_spec("cloudpickle") is None else "cloudpickle"
+    try:
+        return load_module(module).dumps(thing)
+    except Exception as error:  # anything can be wrong with what a user made
+        raise errors.UsageError(
+            f"A metric can't be sent to other processes ({first_line(error)}). Define it at the top level of a module."
+        ) from error
+
+
+def unpacked(sent: Any) -> Any:
+    """Return what `portable` was given; the same object each time."""
+    if not isinstance(sent, bytes):
+        return sent
+    with _unpacking:
+        return _unpickled(sent)
+
+
+_unpacking: Final = threading.Lock()
+_unpickled: Final = functools.lru_cache(maxsize=4)(pickle.loads)
 
 
 def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
@@ -208,7 +240,7 @@ def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
 
 
 def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:
-    """Work on each chunk on the cluster, and yield the results in order; both must be picklable.
+    """Work on each chunk on the cluster, and yield what becomes of each in order; both must be picklable.
 
     A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
     done again.
@@ -222,21 +254,20 @@ def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[...
                     for future in futures:
                         done = future.result()
                         left.pop(0)
-                        yield from done
+                        yield done
                         n_lost = 0
                 finally:
                     for future in futures:
                         future.cancel()
-        except BrokenProcessPool:
+        except (errors.DreamoError, OSError):  # such as that the disk is full
+            raise
+        except Exception as error:  # an engine raises anything
             n_lost += 1
-            if not is_count(cluster) or n_lost > _LOST_MAX:
-                raise
-        except ModuleNotFoundError as error:
-            if is_count(cluster):
-                raise
-            raise errors.UsageError(
-                f"A worker of the cluster can't import {error.name}. Install the same packages there as here."
-            ) from error
+            if not (is_count(cluster) and isinstance(error, BrokenProcessPool) and n_lost <= _LOST_MAX):
+                raise errors.UsageError(
+                    f"The workers of the cluster have failed ({first_line(error)}). Check that they are running, with "
+                    "the same packages, and with cloudpickle (extra dask) for what a notebook defines."
+                ) from error
 
 
 def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
@@ -247,8 +278,9 @@ def n_workers(cluster: Cluster) -> int:
     """Return how many tasks can be worked on at once."""
     if is_count(cluster):
         return int(cluster)
-    if _is_dask(cluster):
-        return len(cluster.nthreads())  # `scheduler_info` of some versions lists five at most
+    client = _client_of(cluster)
+    if client is not None:
+        return len(client.nthreads())  # `scheduler_info` of some versions lists five at most
     return int(getattr(cluster, "_max_workers", 1))
 
 
@@ -355,8 +387,10 @@ def is_count(cluster: Cluster) -> bool:
     return is_whole and 1 <= int(cluster) < _PROCESSES_MAX
 
 
-def _is_dask(cluster: Cluster) -> bool:
-    return callable(getattr(cluster, "get_executor", None))
+def _client_of(cluster: Cluster) -> Any:
+    """Return a Dask client, also that of its executor; None if it is something else."""
+    client = getattr(cluster, "_client", cluster)
+    return client if callable(getattr(client, "get_executor", None)) else None
 
 
 def is_watched() -> bool:

@@ -162,7 +162,9 @@ def test_dask_without_our_packages_says_so_at_once(flow, slow, tmp_path, dask):
     assert flow.invoice() == []
     slow.speed_up()
     done = dreamo.run(flow.table.head(2), tmp_path / "other", gateway=flow.gateway, progress=False)
-    with pytest.raises(dreamo.UsageError, match=r"A worker of the cluster can't import dreamo_batch"):
+    with pytest.raises(
+        dreamo.UsageError, match=r"have failed \(No module named 'dreamo_batch.* same packages"
+    ):
         dreamo.measure(done, wider, cluster=dask.get_executor(), progress=False)
 
 

@@ -11,11 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import current_process, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -172,6 +174,50 @@ def test_a_metric_is_loaded_once_a_process_and_takes_batches(finished, tmp_path,
     assert len(list((tmp_path / "made").iterdir())) == (2 if is_elsewhere else 1)  # two pools of one process
 
 
+def of_notebook(number):
+    """Stands for what a cell defines: `in_a_notebook` gives it to a `__main__` that no other process can import."""
+    return 2 * number
+
+
+def used(sent, numbers):
+    """A task: which process has made it, as which object, and what it returns."""
+    return [(os.getpid(), id(parallel.unpacked(sent)), parallel.unpacked(sent)(number)) for number in numbers]
+
+
+@pytest.fixture
+def in_a_notebook(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.delattr(main, "__file__", raising=False)
+    monkeypatch.setattr(main, "of_notebook", of_notebook, raising=False)
+    monkeypatch.setattr(of_notebook, "__module__", "__main__")
+
+
+@pytest.mark.usefixtures("in_a_notebook")
+def test_what_a_notebook_defines_is_made_once_in_each_process(processes, monkeypatch):
+    """So a model that it loads stays there for the next pictures."""
+    with parallel.working(cluster=processes):
+        do = functools.partial(used, parallel.portable(of_notebook))
+        made = [one for _, one in parallel.each(range(8), do, what="using", is_portable=True, n_batch=1)]
+        assert [value for *_, value in made] == [2 * number for number in range(8)]
+        assert len({one[:2] for one in made}) == len({pid for pid, *_ in made})
+        monkeypatch.setattr(parallel, "find_spec", {}.get)  # there is no cloudpickle
+        do = functools.partial(used, parallel.portable(of_notebook))
+        with pytest.raises(
+            UsageError, match=r"have failed \(Can't get attribute 'of_notebook'.* with cloudpickle"
+        ):
+            list(parallel.each(range(2), do, what="using", is_portable=True, n_batch=1))
+
+
+def test_a_metric_that_cannot_be_sent_is_refused(finished, processes):
+    """Before anything is measured; threads need no copy of it."""
+    lock = threading.Lock()
+    metric = dreamo.Metric("locked", lambda *_: lock and 1.0)
+    with pytest.raises(UsageError, match=r"can't be sent to other processes \(.*top level of a module"):
+        dreamo.measure(finished, metric, cluster=processes, **QUIET)
+    with ThreadPoolExecutor(2) as pool:
+        assert dreamo.measure(finished, metric, cluster=pool, **QUIET)["locked"].eq(1).all()
+
+
 def test_a_batch_that_fails_is_measured_one_by_one(finished, tmp_path):
     """One picture is not all of them."""
 
@@ -290,7 +336,10 @@ def test_an_executor_of_somebody_else_is_left_to_them(tmp_path):
             assert list(parallel.each([1], doubled, what="doubling", is_portable=True)) == [(1, 2)]
         assert pool.submit(doubled, 3).result() == 6
         do = functools.partial(doubled_after_a_death, tmp_path / "mark")
-        with parallel.working(cluster=pool), pytest.raises(BrokenProcessPool):
+        with (
+            parallel.working(cluster=pool),
+            pytest.raises(UsageError, match=r"have failed \(A process in the"),
+        ):
             list(parallel.each(range(100), do, what="doubling", is_portable=True))
 
 
@@ -299,6 +348,30 @@ def test_what_is_no_cluster_is_refused(finished):
     for wrong in (0, -1, True, "4", object()):
         with pytest.raises(UsageError, match="expected a Dask Client"):
             dreamo.measure(finished, cluster=wrong, **QUIET)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(UsageError, match=r"have failed \(cannot schedule new futures"):
+        dreamo.measure(finished, wider, cluster=pool, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [({"status": "closed"}, "is closed"), ({"asynchronous": True}, "without asynchronous=True")],
+)
+def test_a_dask_client_that_would_never_answer_is_refused(state, said, finished, tmp_path):
+    """Itself, and where its executor is given."""
+    client = SimpleNamespace(get_executor=list, **state)
+    executor = Executor()
+    executor._client = client
+    for cluster in (client, executor):
+        with pytest.raises(UsageError, match=said):
+            dreamo.measure(finished, cluster=cluster, **QUIET)
+        with pytest.raises(UsageError, match=said):
+            dreamo.run(dreamo.sweep(image="x", prompt="a"), tmp_path, cluster=cluster, **QUIET)
+
+
+def test_the_workers_of_dask_are_counted_also_behind_its_executor(dask):
+    assert [parallel.n_workers(one) for one in (dask, dask.get_executor(pure=False))] == [2, 2]
 
 
 def test_an_interrupt_of_work_is_shown_at_the_users_line():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import pickle
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from dreamo_batch.errors import UsageError, as_names, logger_named, warn
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
-from dreamo_batch.parallel import Cluster, each, is_on_cluster, working
+from dreamo_batch.parallel import Cluster, each, portable, unpacked, working
 from dreamo_batch.results.load import Source, check_results, folders_of, read_results
 from dreamo_batch.results.rating_log import read_kept
 
@@ -239,7 +238,8 @@ def measure(
         Threads; default: one per core, at most 8. Pass 1 for metrics that aren't thread-safe.
     cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
         Work in other processes rather than in threads: a Dask client (extra `dask`), any executor, or a number of
-        processes of this machine. They must reach the run directory under the same path; metrics must be picklable.
+        processes of this machine. They must reach the run directory under the same path. Metrics must be picklable;
+        those that a notebook defines are if cloudpickle is installed (extra `dask`).
     progress : bool
         Show a bar.
 
@@ -554,7 +554,7 @@ def embedded(
     metric: VectorMetric, items: Sequence[Item], read: Callable[[Item], Image.Image | str]
 ) -> Iterator[tuple[Item, Vector | str | None]]:
     """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
-    work = functools.partial(_embed, pickle.dumps(metric) if is_on_cluster() else metric, read)
+    work = functools.partial(_embed, portable(metric), read)
     n = metric.batch_size
     yield from each(items, work, what=metric.name, is_portable=True, n_batch=n)
 
@@ -562,21 +562,13 @@ def embedded(
 _embedding: Final = threading.Lock()  # not every model takes several threads
 
 
-def _embed(
-    kept: VectorMetric | bytes, read: Callable[[Item], Image.Image | str], items: Sequence[Item]
-) -> list[Any]:
+def _embed(sent: Any, read: Callable[[Item], Image.Image | str], items: Sequence[Item]) -> list[Any]:
     """Put a vector in the place of each picture, with a model that is loaded once a process."""
     pictures = [read(item) for item in items]
     with _embedding:
-        metric = _unpickled(kept) if isinstance(kept, bytes) else kept
+        metric: VectorMetric = unpacked(sent)
         vectors = iter(metric.embed([one for one in pictures if not isinstance(one, str)]))
     return [one if isinstance(one, str) else next(vectors) for one in pictures]
-
-
-@functools.lru_cache(maxsize=4)
-def _unpickled(kept: bytes) -> VectorMetric:
-    metric: VectorMetric = pickle.loads(kept)  # noqa: S301 - made by `embedded`
-    return metric
 
 
 def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[tuple[_Pair, str], Measured]:
@@ -599,8 +591,9 @@ def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[
     try:
         for names, several in wanted.items():
             here = [metric for metric in own if metric.name in names]
-            work = functools.partial(_measure_several, here)
-            n = 32 if is_on_cluster() or any(metric.is_batched for metric in here) else 1
+            sent = portable(here)
+            work = functools.partial(_measure_several, sent)
+            n = 32 if sent is not here or any(metric.is_batched for metric in here) else 1
             for (pair, copies), found in each(several, work, what="measuring", is_portable=True, n_batch=n):
                 for metric, one in zip(here, found, strict=True):
                     measured[pair, metric.name] = one
@@ -613,10 +606,9 @@ def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[
     return measured
 
 
-def _measure_several(
-    metrics: Sequence[Metric], several: Sequence[tuple[_Pair, Sequence[Subject]]]
-) -> list[list[Measured]]:
+def _measure_several(sent: Any, several: Sequence[tuple[_Pair, Sequence[Subject]]]) -> list[list[Measured]]:
     """Measure pairs, each given with the pictures that have its bytes, in any process."""
+    metrics: Sequence[Metric] = unpacked(sent)
     pictures = [_read_pair(copies) for _, copies in several]
     read = [one for one in pictures if not isinstance(one, Measured)]
     values = [iter(_apply_batch(metric, read)) for metric in metrics]
