@@ -36,6 +36,9 @@ class Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server, name = self.server, self.name
         fault = server.draw()
+        if server.refusal is not None:
+            self.answer(server.refusal[0], error(server.refusal[1]))
+            return
         with server.lock:
             if fault != "lost":
                 if (
@@ -118,7 +121,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def error(code):
-    return f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+    """Say what is wrong as S3 does, on a second line."""
+    head = '<?xml version="1.0" encoding="UTF-8"?>'
+    return f"{head}\n<Error><Code>{code}</Code><Message>As it is.</Message></Error>".encode()
 
 
 class ObjectServer(ThreadingHTTPServer):
@@ -132,7 +137,7 @@ class ObjectServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.p_fault, self.overwrites = p_fault, overwrites
         self.chance = random.Random(1)
-        self.is_away = False
+        self.is_away, self.refusal = False, None
         self.n_puts = self.n_deletes = 0
 
     def draw(self):

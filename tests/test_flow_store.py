@@ -152,6 +152,22 @@ def test_a_run_goes_on_on_another_machine(any_server, machine, gateway):
     assert dreamo.rank(URL, **QUIET)["rank"].notna().all()
 
 
+def test_pictures_are_those_of_the_store_whatever_became_of_the_copies(server, machine, gateway):
+    """A copy that was cut off is neither downloaded from the service again, nor taken for a fault of the run."""
+    folder, jobs = machine() / "s3" / "bucket" / "exp", sweep(3)
+    cut, lost, _ = dreamo.run(jobs, URL, gateway=gateway, **QUIET)["output_path"]
+    (folder / cut).write_bytes(b"cut off")
+    del server.objects[f"exp/files/{lost}"]
+    missing = f"{lost} is missing in the store; run again on this machine to put it there"
+    assert dreamo.verify(URL, progress=False) == [missing]
+    (folder / cut).write_bytes(b"cut off")
+    n_puts = server.n_puts
+    dreamo.run(jobs, URL, gateway=gateway, **QUIET)
+    assert b"cut off" not in server.objects.values()
+    assert (server.n_puts > n_puts, f"exp/files/{lost}" in server.objects) == (True, True)
+    assert dreamo.verify(URL, progress=False) == []
+
+
 def test_a_run_is_resumed_without_its_table(any_server, machine, gateway, tmp_path):
     """On another machine, where the reference picture is not; with the cap and the options of the last call."""
     picture = tmp_path / "fox.png"
@@ -538,6 +554,20 @@ def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch
         dreamo.load(URL)
 
 
+@pytest.mark.parametrize("status", [403, 409])
+def test_what_a_store_answers_is_told_in_its_words(status, server, machine, gateway):
+    """Its reason stands on the second line of its XML; a conflict of any kind is no sign that an object was there."""
+    server.refusal = status, "ExpiredToken"
+    for do in (
+        lambda: ObjectStore(URL).put("run.json", b""),
+        lambda: dreamo.run(sweep(1), URL, gateway=gateway),
+    ):
+        with pytest.raises(
+            (OSError, dreamo.DirectoryError), match=rf"{status} \w+: ExpiredToken: As it is\.\)"
+        ):
+            do()
+
+
 class Unreachable:
     def names(self, _prefix):
         raise OSError("no route")
@@ -560,6 +590,7 @@ class Racing(dict):
     """Tells every writer of a race that it was the first."""
 
     get = dict.get
+    put = dict.__setitem__
 
     def put_new(self, name, content):
         if name in self and name.count("/") == 1:

@@ -36,7 +36,7 @@ from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import as_amount
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
-from dreamo_batch.text import aligned, harmless, option, quoted, same_call, spelled, user_name
+from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, spelled, user_name
 
 if TYPE_CHECKING:
     import os
@@ -399,9 +399,9 @@ def _rows(share: Share) -> list[dict[str, Any]]:
 
 
 def _is_of(share: Share, directory: str) -> bool:
-    """Whether it is that of a directory here, or of one of its shards."""
+    """Whether it is that of a directory, here or in a store, or of one of its shards."""
     is_within = f"{share.about.get('directory', '')}/".startswith(f"{directory}/")
-    return is_within and share.about.get("host") == socket.gethostname()
+    return is_within and (store.is_url(directory) or share.about.get("host") == socket.gethostname())
 
 
 def _holders(shares: Iterable[Share]) -> str:
@@ -410,14 +410,11 @@ def _holders(shares: Iterable[Share]) -> str:
     found = [(held, share) for held, share in by_held if held > 0]
     if not found:
         return ""
-    listed = [
+    of_each = (
         f"{dollars(held)} by {share.owner} in {share.about.get('directory')} on {share.about.get('host')}"
-        for held, share in found[:_HOLDERS_MAX]
-    ]
-    more = f", and {len(found) - _HOLDERS_MAX} more" if len(found) > _HOLDERS_MAX else ""
-    return (
-        f" Held and not spent: {'; '.join(listed)}{more}. What a killed run holds is free once it is resumed."
+        for held, share in found
     )
+    return f" Held and not spent: {listed(of_each, _HOLDERS_MAX)}. What a killed run holds is free once it is resumed."
 
 
 def _refuse_lowered(

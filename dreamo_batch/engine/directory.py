@@ -500,12 +500,13 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
     if path is None:
         return False
     try:
-        return os.stat(os.path.join(run_dir, path)).st_size == n_bytes  # noqa: PTH116, PTH118 - a million of them
+        is_here = os.stat(os.path.join(run_dir, path)).st_size == n_bytes  # noqa: PTH116, PTH118 - a million of them
     except FileNotFoundError:
-        # Pictures are put into a store before they count as saved, and are fetched when they are wanted.
-        return url_of(run_dir) is not None
+        is_here = False
     except OSError:
         return False
+    # Pictures are put into a store before they count as saved, and are fetched when they are wanted.
+    return is_here or url_of(run_dir) is not None
 
 
 def further_paths(run_dir: Path, path: str, urls: object) -> list[str | None]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import filelock
 
@@ -65,6 +65,10 @@ _HEAD: Final = ("kind", "epoch", "nonce", "seq", "owner", "at")
 
 _URL: Final = re.compile(rf"(?:{'|'.join(SCHEMES)})://[^/\s]+(?P<folder>/.*)?", re.DOTALL)
 _SECRET: Final = re.compile(r"//[^/]*@|[?#]")
+_ENVIRONMENT: Final = "the credentials in the environment (AWS_*, GOOGLE_*, AZURE_*)"
+_ANSWER: Final = re.compile(
+    r"status code: ([^:]+):.*?<Code>([^<]*)</Code>(?:\s*<Message>([^<\n]*))?", re.DOTALL
+)
 
 
 def as_place(name: str, place: object) -> str:
@@ -74,8 +78,8 @@ def as_place(name: str, place: object) -> str:
         return text
     if _SECRET.search(text):
         raise UsageError(
-            f"{name} must be a URL without credentials, query and fragment, such as s3://bucket/folder. The store's "
-            "credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*)."
+            f"{name} must be a URL without credentials, query and fragment, such as s3://bucket/folder. It is "
+            f"opened with {_ENVIRONMENT}."
         )
     found = _URL.fullmatch(text)
     if found is None:
@@ -93,7 +97,7 @@ class Taken(Exception):  # noqa: N818 - it says what was found
 
 
 class ObjectStore:
-    """A bucket, or a folder in it, by URL; its credentials come from the environment, as its own tools read them."""
+    """A bucket, or a folder in it, by URL; its credentials come from the environment or the machine's role."""
 
     # The process that has obstore's threads: forked ones would wait for them forever.
     _used_in: ClassVar[int] = 0
@@ -132,11 +136,16 @@ class ObjectStore:
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object, replacing any."""
-        self._put(name, content, "overwrite")
+        with self._naming_errors(name, "written"):
+            self._obstore.put(self._store, name, content, use_multipart=False)
 
     def put_new(self, name: str, content: bytes) -> None:
         """Write an object unless there is one, and raise `Taken` if there is."""
-        self._put(name, content, "create")
+        with self._naming_errors(name, "written"):
+            try:
+                self._obstore.put(self._store, name, content, mode="create", use_multipart=False)
+            except self._failures.AlreadyExistsError:  # of `put`, it would be another conflict
+                raise Taken(name) from None
 
     def names(self, prefix: str) -> list[str]:
         """List the names that begin with a prefix, in order."""
@@ -154,21 +163,21 @@ class ObjectStore:
             with suppress(FileNotFoundError), self._naming_errors(names[0], "deleted"):
                 self._obstore.delete(self._store, names)
 
-    def _put(self, name: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
-        with self._naming_errors(name, "written"):
-            self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
-
     @contextmanager
     def _naming_errors(self, name: str, how: str) -> Iterator[None]:
         """Say what can't be done with an object."""
         try:
             yield
-        except self._failures.AlreadyExistsError:
-            raise Taken(name) from None
         except self._failures.NotSupportedError:
             raise DirectoryError(f"{self.url} can't refuse to overwrite an object, as it must.") from None
         except self._failures.BaseError as error:
-            raise OSError(f"{self.url}/{name} can't be {how} ({first_line(error)})") from None
+            raise OSError(f"{self.url}/{name} can't be {how} ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a store refused something: what its XML says, which begins on the second line, or the first line."""
+    found = _ANSWER.search(str(error))
+    return first_line(error) if found is None else ": ".join(filter(None, found.groups()))
 
 
 class FolderStore:
@@ -242,13 +251,13 @@ def refuse_unsafe(store: ObjectStore, url: str) -> None:
     name = f"{_PROBE}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
     try:
-        with suppress(Taken):  # a repeated request may have met itself, which is fine
-            store.put_new(name, first)
+        store.put(name, first)
+        with suppress(Taken):
             store.put_new(name, second)
         found = store.get(name)
     except OSError as error:
         raise DirectoryError(
-            f"{url} can't be used ({error}). Check the address and its credentials."
+            f"{url} can't be used ({error}). Check the address and {_ENVIRONMENT}."
         ) from None
     if found != first:
         raise DirectoryError(
@@ -612,7 +621,7 @@ class Replica:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
         with self._named_in_errors():
-            for path, content in each(wanted, self.read, what="fetching"):
+            for path, content in each(wanted, self.read, what="fetching", n_workers=_READ_AT_ONCE):
                 if content is not None:
                     _place(self.path / path, content)
 
@@ -806,7 +815,7 @@ class Replica:
             raise LedgerDamaged(f"{self.url}: {error}") from None
         except OSError as error:
             raise DirectoryError(
-                f"{self.url} can't be used ({error}). Check the address, the network and the credentials."
+                f"{self.url} can't be used ({error}). Check the address, the network, and {_ENVIRONMENT}."
             ) from error
 
 
