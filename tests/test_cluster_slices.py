@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from dreamo_batch.cluster.shared_budget import Slices, StaleHolder
-from dreamo_batch.engine.store import Fenced, FolderStore, Taken
+from dreamo_batch.engine.store import FIRST_SLICE, Fenced, FolderStore, Taken
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from tests.simulated_store import SimulatedStore, Unconditional, World
 
@@ -235,7 +235,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def slices(store):
-    made = Slices(store, place="team.budget")
+    made = Slices(store, place="team.budget", pause=bool)  # without a pause
     made.limit(cap=Decimal(10))
     return made
 
@@ -332,15 +332,24 @@ def test_a_name_in_a_folder_is_given_once(store):
 
     def put(number):
         try:
-            store.put_new("slices/1", b"%d" % number)
+            store.put_new(FIRST_SLICE, b"%d" % number)
         except Taken:
             return False
         return True
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(put, range(32))) == 1
-    assert store.names("slices/") == ["slices/1"]
-    assert [path.name for path in (store.path / "slices").iterdir()] == ["1"]
+    assert store.names("slices/") == [FIRST_SLICE]
+    assert [path.name for path in (store.path / "slices").iterdir()] == [FIRST_SLICE.removeprefix("slices/")]
+
+
+def test_a_folder_that_was_moved_away_is_not_begun_anew(store, slices):
+    """Its records would stand alone there, and be taken for damaged."""
+    grant(slices, "a", 1)
+    moved = store.path.rename(store.path.with_name("moved"))
+    with pytest.raises(FileNotFoundError):
+        slices.give_back("a", Decimal(0), opening=1)
+    assert (store.path.exists(), len(list((moved / "slices").iterdir()))) == (False, 2)
 
 
 def test_a_folder_without_hard_links_is_refused(store, monkeypatch):
@@ -349,4 +358,4 @@ def test_a_folder_without_hard_links_is_refused(store, monkeypatch):
 
     monkeypatch.setattr(type(store.path), "hardlink_to", refuse)
     with pytest.raises(DirectoryError, match="no hard links"):
-        store.put_new("slices/1", b"")
+        store.put_new(FIRST_SLICE, b"")

@@ -94,6 +94,7 @@ def test_options_are_stored_as_json():
     assert RunOptions(**stored).as_settings() == stored
     assert RunOptions().as_settings()["max_cost"] is None
 
+
 def test_an_option_has_the_type_and_the_default_that_run_shows():
     """They stand in its signature, which is what people read."""
     shown = inspect.signature(dreamo.run).parameters

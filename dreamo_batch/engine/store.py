@@ -196,7 +196,8 @@ class FolderStore:
     def put_new(self, name: str, content: bytes) -> None:
         """Write an object unless there is one, durably, and raise `Taken` if there is."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if name == FIRST_SLICE:  # later, a folder that isn't there was moved away
+            path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{secrets.token_hex(8)}")
         try:
             temporary.write_bytes(content)
