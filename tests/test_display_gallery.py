@@ -73,6 +73,7 @@ def test_a_grid_of_one_column_uses_the_width(table, tmp_path):
     flowing = ["dg-flow" in page.all("div")[0]["class"] for page in pages]
     assert flowing == [True, True]
     assert ["hidden" in page.all("thead")[0] for page in pages] == [False, True]
+    assert [gallery(part, run_dir=tmp_path, page_rows=1).n_pages for part in (table, one)] == [2, 1]
     for part in (table, one[:1]):  # both axes vary, or neither
         assert "dg-flow" not in Page(gallery(part, run_dir=tmp_path).fragment()).all("div")[0]["class"]
 
@@ -90,13 +91,17 @@ def test_the_reference_stands_beside_its_rows_where_they_differ(table, tmp_path)
     ]
     over = gallery(mixed, "seed", "image", run_dir=tmp_path).fragment()
     assert over.count('<th scope="col"><div class="dg-references">') == 2
+    several = mixed.assign(image=[[*mixed["image"][:1], one] for one in mixed["image"]])
+    assert (
+        gallery(several, "seed", "prompt", run_dir=tmp_path).fragment().count('"col"><div class="dg-ref') == 2
+    )
 
 
 def test_several_references_in_a_line_are_counted(table, tmp_path):
     """Three are drawn at once, the others are unfolded."""
     names = [str(tmp_path / draw(tmp_path, f"r{n}.png")) for n in range(4)]
-    crowded = gallery(table.assign(image=names, prompt="a"), "prompt", "seed", run_dir=tmp_path)
-    page = Page(crowded.fragment())
+    several = table.assign(image=[names[:2], names[2:], names[1:3], names[:1]], prompt=["a", "a", "b", "b"])
+    page = Page(gallery(several, "prompt", "seed", run_dir=tmp_path).fragment())
     assert "+1 more" in page.texts
     assert "reference r3.png" in [image["alt"] for image in page.all("img")]
 

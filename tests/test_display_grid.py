@@ -46,6 +46,16 @@ def test_seeds_stay_the_columns_where_counting_them_needs_as_many():
     assert (other.columns.names, other.shape) == (("number",), (6, 4))
 
 
+def test_pictures_that_are_only_counted_say_what_they_are():
+    """A number tells nothing apart; neither does one column, whose rows stand side by side with their labels."""
+    grid = lay_out(results({**SWEEP, "prompt": ["a", "b", "c", "d"]}), "seed", None)
+    assert [entry.caption for entry in grid.shown()] == ["prompt b", "prompt d", "prompt a", "prompt c"]
+    assert labels(lay_out(results({"prompt": "a", "seed": [7, 8]}), "seed", "prompt").rows) == [
+        "seed 7",
+        "seed 8",
+    ]
+
+
 def test_drawn_seeds_are_counted():
     """Seeds that were drawn differ in every row; they stand side by side, and each cell tells its own."""
     table = results({"prompt": ["a", "a", "b", "b"], "seed": [None, -1, None, 7]}, seed_sent=[11, 12, 13, 7])
@@ -245,6 +255,6 @@ def test_on_paper_each_job_has_a_cell_of_its_own():
     """Jobs that would share one are counted across; rows of one job are one, and rows without a job are not."""
     own = {"prompt": ["a", "a", "a", "a", "b"], "seed": 1}
     grid = lay_out(results(own, job_id=["j1", "j2", "j1", None, "j3"]), is_spread=True)
-    assert labels(grid.columns) == ["1 / number 1", "1 / number 2", "1 / number 3"]
+    assert labels(grid.columns) == ["seed 1 / number 1", "seed 1 / number 2", "seed 1 / number 3"]
     assert cells(grid) == [[[0, 2], [1], [3]], [[4], [], []]]
     assert lay_out(results(own, job_id=["j1", "j1", "j1", "j1", "j3"]), is_spread=True).shape == (2, 1)

@@ -178,6 +178,15 @@ def test_money_by_prompt_is_that_of_costs(run):
     assert told == set(dreamo.costs(run_dir, by="prompt")["spent"])
 
 
+def test_groups_of_one_row_each_are_not_listed(tmp_path):
+    """Forty prompts made forty lines that say what each row costs."""
+    jobs = dreamo.sweep(
+        image="data/mascot.png", prompt=["a", "b"], seed=1, size="512x512", use_rephraser=False
+    )
+    dreamo.run(jobs, tmp_path / "r", gateway="local", progress=False)
+    assert sections(Facts(tmp_path / "r"))["money"]["groups"] == []
+
+
 def test_failures_tell_meaning_example_and_call(run, page):
     """Each kind as failures() tells it."""
     for kind in dreamo.failures(run[0]).to_dict("records"):

@@ -194,6 +194,18 @@ def test_a_large_grid_takes_several_pages(tmp_path):
     assert names == [*(f"s-{number}.jpg" for number in range(2, n_pages + 1)), "s.jpg"]
 
 
+def test_a_grid_of_one_column_fills_the_paper(tmp_path):
+    """Its rows stand side by side, each with its label and references below; a picture ends where the grid does."""
+    table = sweep(tmp_path, 12, 1)
+    table["image"] = table["output_path"].map(lambda name: str(tmp_path / name))
+    assert contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed") == 12
+    assert not (tmp_path / "s-2.png").exists()
+    contact_sheet(table[:2], tmp_path / "two.png", run_dir=tmp_path, rows="prompt", columns="seed")
+    with Image.open(tmp_path / "s.png") as sheet, Image.open(tmp_path / "two.png") as two:
+        assert two.width < sheet.width <= sheets.PAPERS["a4"][0]
+        assert {(0, 40, 90), (1, 40, 90), (11, 40, 90)} <= colours(tmp_path / "s.png", 100 * 100)
+
+
 def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
     """With those that there are."""
     with pytest.raises(UsageError, match="'a4', 'letter'"):
@@ -312,7 +324,8 @@ def test_references_and_further_rows_of_a_cell_have_their_place(tmp_path):
 )
 def test_labels_of_a_grid_are_whole(tmp_path, prompt, axes):
     """In small letters where there is room for it, else below the grid, and never beyond an edge."""
-    table = sweep(tmp_path, 1, 9).assign(prompt=prompt)
+    table = sweep(tmp_path, 2, 5)
+    table["prompt"] += prompt
     contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, **axes)
     legend = tmp_path / "s.png.legend.csv"
     assert legend.exists() == (axes["columns"] == "prompt")

@@ -124,6 +124,12 @@ def test_a_cap_that_stopped_the_run_can_be_raised(cap, projected, suggested):
     assert view_of(status).controls.suggested_cap == suggested
 
 
+def test_a_run_that_waits_for_the_service_says_so():
+    """Above all else; once it is over, what stopped it counts."""
+    assert view_of(small_run(outage="Service unreachable")).detail == "Service unreachable"
+    assert view_of(small_run(outage="Service unreachable", phase="finished")).detail == ""
+
+
 def test_a_run_stopped_by_something_else_asks_for_no_cap():
     """A refused key is not mended with money."""
     view = view_of(small_run(phase="stopped", problem="401: key refused."))
@@ -146,6 +152,8 @@ def test_pace_is_told_while_there_is_one():
     assert view_of(small_run()).pace == "6 s so far · 1 in flight · 30 rows/min · about 5 s left"
     assert view_of(small_run(phase="paused")).pace == "6 s so far · 1 in flight"
     assert view_of(small_run(phase="finished")).pace == "took 6 s"
+    slow = small_run(phase="finished", n_refused=1200, waited_s=90.0)
+    assert view_of(slow).pace == "took 6 s · 1,200 refused with 429 (waited 1 min 30 s)"
     assert view_of(small_run(phase="finished"), can_control=False).pace == ""
     assert view_of(small_run(n_in_flight=0, rows_per_s=None, eta_s=None)).pace == "6 s so far"
     assert view_of(small_run(n_in_flight=0), can_control=False).pace == "30 rows/min · about 5 s left"

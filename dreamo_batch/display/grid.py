@@ -227,12 +227,12 @@ def _text(row: dict[Any, Any], name: str) -> str | None:
 class Axis:
     """One axis: its columns, a label in parts for each line, and the line of each row of the table."""
 
-    def __init__(self, n_rows: int, parts: dict[Any, _AxisColumn]) -> None:
-        self.names = tuple(map(str, parts))
+    def __init__(self, n_rows: int, parts: dict[Any, _AxisColumn], *, is_named: bool = False) -> None:
+        self.names, self.parts = tuple(map(str, parts)), parts
         codes = np.column_stack([np.zeros(n_rows, int), *(part.codes for part in parts.values())])
         lines, of_rows = np.unique(codes, axis=0, return_inverse=True)
         self.of_rows = of_rows.reshape(-1)
-        has_names = len(parts) > 1
+        has_names = is_named or len(parts) > 1
         self.labels = tuple(
             tuple(
                 f"{name} {part.labels[code]}" if part.is_bare and has_names else part.labels[code]
@@ -263,6 +263,11 @@ class Grid:
     def shape(self) -> tuple[int, int]:
         """Number of rows and columns of the whole grid."""
         return len(self.rows), len(self.columns)
+
+    @property
+    def is_one_column(self) -> bool:
+        """Whether only its rows vary; they are shown side by side then, each with its label below."""
+        return len(self.columns) == 1 < len(self.rows)
 
     @property
     def extent(self) -> str:
@@ -323,11 +328,13 @@ def lay_out(
     check_results(results, columns.STATUS)
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
-    places = _places(down, along)
-    entries = Entries(results, places, [*names[0], *names[1]])
+    shared = along if names[1] else Axis(len(results), {})  # a number tells nothing apart
+    entries = Entries(results, _places(down, shared), [*names[0], *names[1]])
     if is_spread:
         down, along = _read_axes(results, *names, is_spread=True)
-        places = _places(down, along)
+    if len(along) == 1 < len(down):
+        down = Axis(len(results), down.parts, is_named=True)
+    places = _places(down, along)
     return Grid(results, down, along, range(len(down)), range(len(along)), places, entries)
 
 
@@ -442,9 +449,8 @@ def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisCo
     drawn = keys.groupby(list(keys.columns)).cumcount().to_numpy() if len(others) else np.arange(len(keys))
     codes = np.zeros(len(results), dtype=np.intp)
     codes[is_asked], codes[~is_asked] = numbers, drawn + len(asked)
-    return _AxisColumn(
-        codes, [*map(str, asked), *(f"drawn {n + 1}" for n in range(int(drawn.max(initial=-1)) + 1))]
-    )
+    labels = [f"drawn {n + 1}" for n in range(int(drawn.max(initial=-1)) + 1)]
+    return _AxisColumn(codes, [*map(str, asked), *labels], is_bare=bool(is_asked.all()))
 
 
 def _named_seeds(results: pd.DataFrame) -> pd.Series:
@@ -603,16 +609,21 @@ class ReferencePlacement:
     def __init__(self, grid: Grid, references: References) -> None:
         by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
         by_column: dict[int, dict[str, ReferencePicture]] = {column: {} for column in grid.shown_columns}
-        for row in grid.shown_rows:
-            for column in grid.shown_columns:
-                found = references.of_rows(grid.positions(row, column))
-                by_row[row] |= found
-                by_column[column] |= found
-        different = {key: one for line in by_row.values() for key, one in line.items()}
+        cells = {
+            (row, column): found
+            for row in grid.shown_rows
+            for column in grid.shown_columns
+            if (found := references.of_rows(grid.positions(row, column)))
+        }
+        for (row, column), found in cells.items():
+            by_row[row] |= found
+            by_column[column] |= found
+        different = {key: one for found in cells.values() for key, one in found.items()}
         self.all, lines = list(different.values()), (*by_row.values(), *by_column.values())
         is_once = all(line.keys() == different.keys() for line in lines if line)
-        n_most = max(map(len, by_column.values()), default=0), max(map(len, by_row.values()), default=0)
-        is_above = not is_once and n_most[0] == 1 < n_most[1]
+        rows_differ = any(by_row[row].keys() != found.keys() for (row, _), found in cells.items())
+        columns_agree = all(by_column[column].keys() == found.keys() for (_, column), found in cells.items())
+        is_above = not is_once and rows_differ and columns_agree
         self.once = self.all if is_once else []
         self.by_column = {at: [*line.values()] for at, line in by_column.items() if is_above}
         self.by_row = {at: [*line.values()] for at, line in by_row.items() if not (is_once or is_above)}

@@ -419,20 +419,25 @@ def _progress(status: Status) -> str:
 
 def _pace(status: Status, *, is_ours: bool) -> str:
     """Return time and speed; nobody knows for how long another process has been working."""
-    if status.is_over:
-        return f"took {duration(status.elapsed_s)}" if is_ours and status.elapsed_s else ""
-    parts = [f"{duration(status.elapsed_s)} so far"] if is_ours else []
-    if status.n_in_flight:
+    parts = []
+    if is_ours and (status.elapsed_s or not status.is_over):
+        time = duration(status.elapsed_s)
+        parts.append(f"took {time}" if status.is_over else f"{time} so far")
+    if status.n_in_flight and not status.is_over:
         parts.append(f"{status.n_in_flight:,} in flight")
     if status.rows_per_s and status.phase == "running":
         parts.append(rate(status.rows_per_s))
     if status.eta_s and status.phase == "running":
         parts.append(f"about {about(status.eta_s)} left")
+    if status.n_refused:
+        parts.append(f"{status.n_refused:,} refused with 429 (waited {duration(status.waited_s)})")
     return " · ".join(parts)
 
 
 def _detail(status: Status) -> str:
     n_left = status.n_rows - status.n_settled
+    if status.outage and status.phase == "running":
+        return one_line(status.outage, _MESSAGE_CHARACTERS)
     if status.phase == "paused":
         tasks = f" Waiting for {counted(status.n_in_flight, 'submitted task')}." if status.n_in_flight else ""
         at = "" if status.begins_at is None else f" or it is {clock_time(status.begins_at.timestamp())}"

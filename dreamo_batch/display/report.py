@@ -222,12 +222,12 @@ def _money(facts: Facts) -> dict[str, Any]:
 
 
 def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
-    """Return the cost of each group, the most expensive first; None unless there are several."""
+    """Return the cost of each group, the most expensive first; None unless there are several, of several rows."""
     try:
         table = costs(facts.history, by)
     except UsageError:  # no such column, or cells that can't be compared
         return None
-    if len(table) < 2:  # noqa: PLR2004 - one group is the whole
+    if not 1 < len(table) < table[columns.N_ROWS].sum():  # the whole, or each row
         return None
     table = table.sort_values(columns.SPENT_USD, ascending=False, kind="stable")
     shares = (100 * table[columns.SPENT_USD] / table[columns.SPENT_USD].max()).fillna(0.0)

@@ -62,6 +62,8 @@ _LABELS: Final = 96
 """Room above the columns for their labels, two lines."""
 _FOOT: Final = 70
 _REFERENCE: Final = 230
+_REFERENCE_BELOW: Final = 150
+"""Room below a picture for its references, where pictures stand side by side."""
 _UPRIGHT_MAX: Final = 4
 _ACROSS_MAX: Final = {True: 6, False: 10}
 _CELL_MAX: Final = 620
@@ -328,24 +330,31 @@ class Layout:
         head: int = 0,
         caption: int = 0,
         has_references_over: bool = False,
+        is_one_column: bool = False,
+        is_cut: bool = False,
     ) -> None:
         check_choice("paper", paper, PAPERS)
+        if is_one_column:  # its rows stand side by side, so that they fill the paper
+            n_columns = _per_page(n_rows, _UPRIGHT_MAX)
+            n_rows = -(-n_rows // n_columns)
         is_upright = n_columns <= _UPRIGHT_MAX
         self.width, self.height = PAPERS[paper] if is_upright else reversed(PAPERS[paper])
         self.head, self.caption = head, caption
         self.n_columns = _per_page(n_columns, _ACROSS_MAX[is_upright])
         self.side = round(self.width * _SIDE_SHARE)
-        room = self.width - 2 * MARGIN - self.side - _GAP
-        self.cell_width = min(_CELL_MAX, room // self.n_columns - _GAP)
+        self.start = MARGIN if is_one_column else MARGIN + self.side + _GAP
+        self.cell_width = min(_CELL_MAX, (self.width - MARGIN - self.start) // self.n_columns - _GAP)
+        if is_cut:
+            self.width = self.left(self.n_columns) - _GAP + MARGIN
         self.cell_height = round(self.cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
         # Where the first row begins, and how far it is to the next.
         self.top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
-        self.row_step = self.cell_height + caption + _GAP
+        self.row_step = self.cell_height + caption + (2 * _GAP if is_one_column else _GAP)
         self.n_rows = _per_page(n_rows, max(1, (self.height - MARGIN - self.top - _FOOT) // self.row_step))
 
     def left(self, place: int) -> int:
         """Where a column begins."""
-        return MARGIN + self.side + _GAP + place * (self.cell_width + _GAP)
+        return self.start + place * (self.cell_width + _GAP)
 
 
 def _per_page(n: int, n_max: int) -> int:
@@ -382,6 +391,8 @@ class _GridSheet:
             paper=self.paper,
             head=head,
             has_references_over=bool(self.placement.by_column),
+            is_one_column=grid.is_one_column,
+            is_cut=self.is_cut,
         )
         width = plan().cell_width
         captions = set()
@@ -390,14 +401,17 @@ class _GridSheet:
             captions |= {_caption(grid, (row, column)) for column in grid.shown_columns}
         found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions - {""})
         caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
-        self.layout = plan(caption=caption)
+        has_references_below = grid.is_one_column and bool(self.placement.by_row)
+        self.references_below = _REFERENCE_BELOW if has_references_below else 0
+        self.layout = plan(caption=self.references_below + caption)
 
     def __len__(self) -> int:
         return len(self.grid.results)
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
         """Draw one page after the other, and count each row of the table."""
-        size = self.layout.n_rows, self.layout.n_columns
+        n_across = self.layout.n_columns if self.grid.is_one_column else 1
+        size = self.layout.n_rows * n_across, self.layout.n_columns
         n_pages = self.grid.page(1, *size).n_pages
         for number in range(1, n_pages + 1):
             grid = self.grid.page(number, *size)
@@ -406,12 +420,16 @@ class _GridSheet:
             self._head(pen, grid)
             self._columns(pen, grid)
             self._read_pictures(grid)
+            draw = self._in_one_column if grid.is_one_column else self._row
             for place, row in enumerate(grid.shown_rows):
-                self._row(pen, grid, place, row, tick)
+                draw(pen, grid, place, row)
+                for _ in itertools.chain.from_iterable(grid.positions(row, at) for at in grid.shown_columns):
+                    tick()
             foot = [f"{code}: {self._drawable(label)}" for label, code in self.on_page.items()]
             foot += [self.notice] if self.notice and number == n_pages else []
             foot += [f"page {number} of {n_pages}"] if n_pages > 1 else []
-            yield self._with_foot(page, self.layout.top + len(grid.shown_rows) * self.layout.row_step, foot)
+            n_lines = -(-len(grid.shown_rows) // n_across)
+            yield self._with_foot(page, self.layout.top + n_lines * self.layout.row_step, foot)
 
     def _with_foot(self, page: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
         """Write lines below the grid; the page gets longer for them, and a picture is cut below the last."""
@@ -437,6 +455,13 @@ class _GridSheet:
 
     def _columns(self, pen: _Pen, grid: Grid) -> None:
         below = self.layout.top - _GAP
+        if grid.is_one_column:  # what they have in common
+            room = self.layout.width - 2 * MARGIN, _LABELS - _GAP
+            common = [*grid.columns.names, *grid.columns.labels[0]] * (NUMBER not in grid.columns.names)
+            pen.write(
+                (MARGIN, below), self._label(" ".join(common), "C", room), _LABEL_PX, room, is_above=True
+            )
+            return
         down, across = (self._label(" / ".join(axis.names), "N") for axis in (grid.rows, grid.columns))
         room = self.layout.side - _GAP, (_LABELS - _GAP) // 2
         pen.write((MARGIN, below - _LABELS + _GAP), across, _SMALL_PX, room, ink=ON_LIGHT.open, align="right")
@@ -444,8 +469,12 @@ class _GridSheet:
         width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
         for place, column in enumerate(grid.shown_columns):
             left = self.layout.left(place)
-            corner = left + (width - _REFERENCE) // 2, MARGIN + self.layout.head
-            self._references(pen, corner, self.placement.by_column.get(column, ()), (_REFERENCE, _REFERENCE))
+            self._references(
+                pen,
+                (left, MARGIN + self.layout.head),
+                self.placement.by_column.get(column, ()),
+                (width, _REFERENCE),
+            )
             text = self._label(", ".join(grid.columns.labels[column]), "C", room)
             pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
 
@@ -456,18 +485,25 @@ class _GridSheet:
         read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
         self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
 
-    def _row(self, pen: _Pen, grid: Grid, place: int, row: int, tick: Callable[[], None]) -> None:
+    def _in_one_column(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
+        down, across = divmod(place, self.layout.n_columns)
+        left, top = self.layout.left(across), self.layout.top + down * self.layout.row_step
+        self._cell(pen, grid, (row, 0), (left, top))
+        below, room = (
+            top + self.layout.cell_height + _CAPTION_GAP,
+            (self.layout.cell_width, self.references_below),
+        )
+        self._references(pen, (left, below), self.placement.by_row.get(row, ()), room)
+
+    def _row(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
         room = self.layout.cell_height
         if found := self.placement.by_row.get(row, ()):
-            self._references(pen, (MARGIN, top), found, (self.layout.side - _GAP, room // 2))
-            below = room // 2 + 2 * _GAP + _SMALL_PX[0]
-            top, room = top + below, room - below
+            used = self._references(pen, (MARGIN, top), found, (self.layout.side - _GAP, room // 2)) + _GAP
+            top, room = top + used, room - used
         self._row_labels(pen, grid.rows.labels[row], (MARGIN, top), (self.layout.side - _GAP, room))
         for across, column in enumerate(grid.shown_columns):
             self._cell(pen, grid, (row, column), (self.layout.left(across), row_top))
-            for _ in grid.positions(row, column):
-                tick()
 
     def _row_labels(
         self, pen: _Pen, parts: Sequence[str], corner: tuple[int, int], room: tuple[int, int]
@@ -504,22 +540,25 @@ class _GridSheet:
             if path in self.changed:
                 pen.mark_changed(corner, width)
             self.drawn.add(path)
-        room = width, self.layout.caption - _CAPTION_GAP
+        top = corner[1] + height + _CAPTION_GAP + self.references_below
+        room = width, self.layout.caption - _CAPTION_GAP - self.references_below
         text = self._label(_caption(grid, cell), "D", room)
-        pen.write((corner[0], corner[1] + height + _CAPTION_GAP), text, _SMALL_PX, room, ink=ON_LIGHT.open)
+        pen.write((corner[0], top), text, _SMALL_PX, room, ink=ON_LIGHT.open)
 
     def _references(
         self, pen: _Pen, corner: tuple[int, int], found: Sequence[ReferencePicture], size: tuple[int, int]
-    ) -> None:
-        """Draw the reference pictures of a line side by side, and their names below."""
-        side_px = min(_REFERENCE, size[1], (size[0] + _GAP) // max(1, len(found)) - _GAP)
+    ) -> int:
+        """Draw the reference pictures of a line side by side, and their names below; return the height of it all."""
+        names_px = line_px(_REFERENCE_LABEL_PX[0]) + 4
+        side_px = min(_REFERENCE, size[1] - names_px, (size[0] + _GAP) // max(1, len(found)) - _GAP)
         height = 0
         for number, one in enumerate(found):
             left = corner[0] + number * (side_px + _GAP)
             height = max(height, self._reference(pen, (left, corner[1]), one, side_px)[1])
         room = size[0], _SMALL_PX[0] + _GAP
         text = self._label(", ".join(one.label for one in found), "R", room)
-        pen.write((corner[0], corner[1] + height + 4), text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
+        at = corner[0], corner[1] + height + 4
+        return height + 4 + pen.write(at, text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
 
     def _reference(
         self, pen: _Pen, corner: tuple[int, int], one: ReferencePicture, side_px: int = _REFERENCE
@@ -555,9 +594,10 @@ def _aspect(results: pd.DataFrame) -> float:
 
 
 def _caption(grid: Grid, cell: tuple[int, int]) -> str:
-    """Return what tells a cell from others of its line, and how many rows of the table it stands for."""
+    """Return what tells a cell from others, and how many rows of the table it stands for."""
     n = len(grid.positions(*cell))
-    captions = [entry.caption for entry in grid.entries(*cell, n_max=1)]
+    captions = [", ".join(grid.rows.labels[cell[0]])] * grid.is_one_column
+    captions += [entry.caption for entry in grid.entries(*cell, n_max=1)]
     return ", ".join(part for part in (*captions, f"{n} rows with the same job" if n > 1 else "") if part)
 
 
