@@ -174,19 +174,18 @@ class Gallery:
         self.title = title
         self.rater = rater_named(rater)
         self._read(load(self._run_dirs) if self._run_dirs is not None else source)
-        self.grid = self._whole.page(1, *self._page_size())
+        self.grid = self._whole.page(1, *self._page_size)
 
     def _read(self, results: pd.DataFrame) -> None:
         self._whole = lay_out(results, *self._axes)
+        n_rows, n_columns = (
+            self._most
+        )  # as many pictures where only the rows vary, which then stand side by side
+        self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         self._folders = folders_of(results, self._run_dir)
         self._references = References(results, self._folders)
         n_left = 0 if self._run_dirs is None else pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
-
-    def _page_size(self) -> tuple[int, int]:
-        """Return how many rows and columns a page has; where only the rows vary, as many of them as cells."""
-        n_rows, n_columns = self._most
-        return (n_rows * n_columns if self._whole.is_one_column else n_rows), n_columns
 
     @property
     def results(self) -> pd.DataFrame:
@@ -258,7 +257,7 @@ class Gallery:
         UsageError
             If there is no such page.
         """
-        self.grid = self._whole.page(number, *self._page_size())
+        self.grid = self._whole.page(number, *self._page_size)
         self._number = number
         if self._widget is not None:
             self._widget.content = self._content()
@@ -285,7 +284,7 @@ class Gallery:
             )
         self._read(load(self._run_dirs))
         self._chosen = [position for position in self._chosen if position < len(self.results)]
-        return self.page(min(self._number, self._whole.page(1, *self._page_size()).n_pages))
+        return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
 
     def fragment(self, *, bytes_max: int = _DISPLAY_BYTES_MAX, progress: bool = False) -> str:
         """Return the page shown as HTML to be placed in another page: no script, no network.
@@ -351,7 +350,7 @@ class Gallery:
             "gallery_page.html.j2",
             ["gallery.js"],
             title=title,
-            page_size=self._page_size(),
+            page_size=self._page_size,
             fragment=fragment,
         )
         return page if target is None else write_page(target, page)
