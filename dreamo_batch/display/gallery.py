@@ -178,9 +178,8 @@ class Gallery:
 
     def _read(self, results: pd.DataFrame) -> None:
         self._whole = lay_out(results, *self._axes)
-        n_rows, n_columns = (
-            self._most
-        )  # as many pictures where only the rows vary, which then stand side by side
+        n_rows, n_columns = self._most
+        # As many pictures where only the rows vary, which then stand side by side.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         self._folders = folders_of(results, self._run_dir)
         self._references = References(results, self._folders)
@@ -347,11 +346,7 @@ class Gallery:
             )
         title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
         page = page_with_script(
-            "gallery_page.html.j2",
-            ["gallery.js"],
-            title=title,
-            page_size=self._page_size,
-            fragment=fragment,
+            "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
         )
         return page if target is None else write_page(target, page)
 

@@ -623,7 +623,7 @@ class ReferencePlacement:
         is_once = all(line.keys() == different.keys() for line in lines if line)
         rows_differ = any(by_row[row].keys() != found.keys() for (row, _), found in cells.items())
         columns_agree = all(by_column[column].keys() == found.keys() for (_, column), found in cells.items())
-        is_above = not is_once and rows_differ and columns_agree
+        is_above = rows_differ and columns_agree and not is_once
         self.once = self.all if is_once else []
         self.by_column = {at: [*line.values()] for at, line in by_column.items() if is_above}
         self.by_row = {at: [*line.values()] for at, line in by_row.items() if not (is_once or is_above)}

@@ -401,8 +401,7 @@ class _GridSheet:
             captions |= {_caption(grid, (row, column)) for column in grid.shown_columns}
         found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions - {""})
         caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
-        has_references_below = grid.is_one_column and bool(self.placement.by_row)
-        self.references_below = _REFERENCE_BELOW if has_references_below else 0
+        self.references_below = _REFERENCE_BELOW if grid.is_one_column and self.placement.by_row else 0
         self.layout = plan(caption=self.references_below + caption)
 
     def __len__(self) -> int:
@@ -458,9 +457,8 @@ class _GridSheet:
         if grid.is_one_column:  # what they have in common
             room = self.layout.width - 2 * MARGIN, _LABELS - _GAP
             common = [*grid.columns.names, *grid.columns.labels[0]] * (NUMBER not in grid.columns.names)
-            pen.write(
-                (MARGIN, below), self._label(" ".join(common), "C", room), _LABEL_PX, room, is_above=True
-            )
+            text = self._label(" ".join(common), "C", room)
+            pen.write((MARGIN, below), text, _LABEL_PX, room, is_above=True)
             return
         down, across = (self._label(" / ".join(axis.names), "N") for axis in (grid.rows, grid.columns))
         room = self.layout.side - _GAP, (_LABELS - _GAP) // 2
@@ -469,12 +467,8 @@ class _GridSheet:
         width, room = self.layout.cell_width, (self.layout.cell_width, _LABELS - _GAP)
         for place, column in enumerate(grid.shown_columns):
             left = self.layout.left(place)
-            self._references(
-                pen,
-                (left, MARGIN + self.layout.head),
-                self.placement.by_column.get(column, ()),
-                (width, _REFERENCE),
-            )
+            found = self.placement.by_column.get(column, ())
+            self._references(pen, (left, MARGIN + self.layout.head), found, (width, _REFERENCE))
             text = self._label(", ".join(grid.columns.labels[column]), "C", room)
             pen.write((left, below), text, _LABEL_PX, room, align="center", is_above=True)
 
@@ -489,11 +483,9 @@ class _GridSheet:
         down, across = divmod(place, self.layout.n_columns)
         left, top = self.layout.left(across), self.layout.top + down * self.layout.row_step
         self._cell(pen, grid, (row, 0), (left, top))
-        below, room = (
-            top + self.layout.cell_height + _CAPTION_GAP,
-            (self.layout.cell_width, self.references_below),
-        )
-        self._references(pen, (left, below), self.placement.by_row.get(row, ()), room)
+        below = left, top + self.layout.cell_height + _CAPTION_GAP
+        room = self.layout.cell_width, self.references_below
+        self._references(pen, below, self.placement.by_row.get(row, ()), room)
 
     def _row(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
         row_top = top = self.layout.top + place * self.layout.row_step
