@@ -225,10 +225,11 @@ def test_paper_and_endings_that_there_are_not_are_refused(tmp_path):
 @pytest.mark.parametrize("aspect", [0.1, 0.43, 1.0, 2.3, 9.0])
 def test_a_page_holds_what_it_is_to_hold(paper, n_columns, aspect):
     """Nothing reaches over an edge, and cells stay large enough to see."""
-    layout = Layout(50, n_columns, aspect=aspect, paper=paper, head=266, caption=56)
-    assert layout.left(layout.n_columns - 1) + layout.cell_width <= layout.width - MARGIN
-    assert layout.top + layout.n_rows * layout.row_step <= layout.height - MARGIN
-    assert layout.cell_width >= 200
+    wanted = {"aspect": aspect, "paper": paper, "head": 266, "caption": 56}
+    for layout in (Layout(50, n_columns, **wanted), Layout(50, 1, is_one_column=True, is_cut=True, **wanted)):
+        assert layout.left(layout.n_columns - 1) + layout.cell_width <= layout.width - MARGIN
+        assert layout.top + layout.n_rows * layout.row_step <= layout.height - MARGIN
+        assert layout.cell_width >= 200
 
 
 def test_without_a_font_labels_become_codes(tmp_path, no_fonts):

@@ -158,7 +158,7 @@ def test_paper_shows_every_row_of_one_column_alike(browser, tmp_path):
     """Also those that the page had turned away, with whole labels below and no heading that says nothing."""
     prompts = [f"{n} fox " * 60 for n in range(13)]
     table = grids.results({"prompt": prompts, "seed": 7}, output_path=grids.draw(tmp_path, "a.png"))
-    shown = dreamo.gallery(table, rows="prompt", columns=None, run_dir=tmp_path)
+    shown = dreamo.gallery(table, rows="prompt", columns=None, run_dir=tmp_path, page_rows=1)
     page = browser.new_page(viewport={"width": 900, "height": 800})
     page.goto(shown.to_html(tmp_path / "page.html").as_uri())
     assert page.locator("tbody tr:visible").count() == 12
