@@ -184,9 +184,10 @@ def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
         bar.say(call.ending)
         for line in open_lines(call.results, call.state):
             bar.say(line, logging.WARNING)
-    if (stopped := call.coordinator.stopped) is not None:
-        stopped.results, stopped.run_dir = call.results, call.directory.path
-        raise stopped
+    if call.stopped is not None:
+        if isinstance(call.stopped, errors.RunStopped | errors.PriceUnknown):
+            call.stopped.results, call.stopped.run_dir = call.results, call.directory.path
+        raise call.stopped
     assert call.results is not None  # noqa: S101 - a runner that closed without an error has results
     return call.results_now()
 
