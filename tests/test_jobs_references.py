@@ -871,7 +871,9 @@ def test_a_token_says_its_end_or_none():
         ("https://drive.google.com/drive/folders/1A", "Google Drive"),
         ("https://x.com/fox/status/1/photo/1", "a web site"),
         ("https://www.notion.so/image/fox.png", None),
+        ("https://www.notion.so/signed/https%3A%2F%2Fh.example%2Ffox.png", None),
         ("https://app.box.com/s/a1", "a file sharing site"),
+        ("https://app.box.com/shared/static/a1.png", None),
     ],
 )
 def test_a_link_to_a_page_about_a_picture_is_warned_of(link, site):
@@ -898,6 +900,9 @@ def test_a_cloudfront_policy_says_its_end():
     [
         ("https://h.example/a.png", None, ""),
         ("https://h.example/a.webp?v=1", "image-url-format", "ends in .webp"),
+        ("https://h.example/a.webp?fm=jpg", None, ""),
+        ("https://h.example/a.png?of=b.webp", None, ""),
+        ("https://h.example/get?of=[a.png]", None, ""),
         ("https://h.example/a.png,https://h.example/b.png", "image-bad-url", "it is several links"),
         ("https://h.example/a.png https://h.example/b.png", "image-bad-url", "it is several links"),
         ("https://web.archive.org/web/2020/https://h.example/a.png", None, ""),

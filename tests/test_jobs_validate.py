@@ -267,7 +267,7 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ),
         ("it\u9225\u6a9a 5", "prompt-garbled"),
         ("\u4e00\u53ea\u732b\u5728\u96ea\u5730".encode("gbk").decode("latin-1"), "prompt-garbled"),
-        *((prompt, "prompt-garbled") for prompt in ("????", "?\u00f3d?", "?? a cat", "a ?ld man")),
+        *((prompt, "prompt-garbled") for prompt in ("????", "?\u00f3d?", "m?\u00fcde", "?? a cat", "a ?ld man")),
         *(
             (prompt, None)
             for prompt in (
@@ -279,6 +279,9 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
                 "\u0434\u0456\u0457",
                 "M\u016e\u017dE b\u00fdt",
                 "10\u00d7\u0434",
+                "\u5979\u662f\u8c01?\u4e00\u4e2a\u5973\u5b69",
+                "\u3069\u3053?\u3053\u3053!",
+                "Wer ist da?\u00c4rzte! what!?Really",
             )
         ),
         *(
@@ -309,6 +312,10 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
                 "a rock--no, a cat -- really - at 16:9 (late: 5.30)",
                 "R&B; Q&A & co",
                 "100% wool, $5, A$AP, 5 < 6 > 4, <3",
+                "black&white; salt&pepper; Schwarz&Weiss; copy&paste",
+                "a film still (1:2.39), 50%20 mix",
+                "a man --no, wait-- letters --c--",
+                "Negative space\nSteps: 3 of stone",
                 "[cat], [NSFW2] :: \\o/ __ \u2014 'tis",
             )
         ),

@@ -317,8 +317,8 @@ def judge_url(url: str) -> Finding | None:
         return Finding.of("image-url-not-public", host=host)
     if page := _told("page", url.partition("://")[2]):
         return Finding.of("image-url-of-page", site=page[0], instead=page[1])
-    other = re.search(_LINKS["other_format"], urlsplit(url).path)
-    return None if other is None else Finding.of("image-url-format", suffix=other[0])
+    other = re.search(_LINKS["other_format"], url)
+    return None if other is None else Finding.of("image-url-format", suffix=other[1])
 
 
 def _told(kind: str, text: str) -> Any:
