@@ -267,7 +267,10 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
         ),
         ("it\u9225\u6a9a 5", "prompt-garbled"),
         ("\u4e00\u53ea\u732b\u5728\u96ea\u5730".encode("gbk").decode("latin-1"), "prompt-garbled"),
-        *((prompt, "prompt-garbled") for prompt in ("????", "?\u00f3d?", "m?\u00fcde", "?? a cat", "a ?ld man")),
+        *(
+            (prompt, "prompt-garbled")
+            for prompt in ("????", "?\u00f3d?", "m?\u00fcde", "?? a cat", "a ?ld man")
+        ),
         *(
             (prompt, None)
             for prompt in (
