@@ -204,7 +204,7 @@ def refuse_other(cluster: Cluster) -> None:
 
 
 def portable(thing: Any) -> Any:
-    """Return what a user made as bytes, from which each process of the cluster makes it once; itself if none needs to.
+    """Pickle what a user made, for the processes of the cluster; where there are none, return it as it is.
 
     What a notebook defines, and what other machines can't import, is sent whole, if cloudpickle is there.
     """
@@ -223,7 +223,7 @@ def portable(thing: Any) -> Any:
 
 
 def unpacked(sent: Any) -> Any:
-    """Return what `portable` was given; the same object each time."""
+    """Return what `portable` was given; in one process, the same object each time."""
     if not isinstance(sent, bytes):
         return sent
     with _unpacking:

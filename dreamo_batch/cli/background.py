@@ -38,9 +38,9 @@ _DATE: Final = "%Y-%m-%d %H:%M:%S%z"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A command that works on a run directory, as its file there says, which it holds locked for as long.
+    """A command that works on a run directory, as its file there says; it keeps that file locked until it ends.
 
-    The file of a command that was killed is free, and so is one in a copy. `until` is what the command waits for.
+    The file of a command that was killed is unlocked, and so is one in a copy. `until` is what the command waits for.
     """
 
     path: Path
@@ -93,7 +93,7 @@ def _number_of(folder: Path) -> str:
 
 
 def here() -> str:
-    """Name what numbers this process: a container may share its host's name, and counts its own processes."""
+    """Name the place where a process id counts: a container may have its host's name, but has ids of its own."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
