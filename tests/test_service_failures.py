@@ -735,6 +735,20 @@ def test_a_403_that_tells_of_moderation_is_about_its_row(words, expected):
 
 
 @pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, b'{"message": "Authentication failed; the names of headers are case sensitive"}'),
+        (402, b'{"message": "Pay, or see our content policy"}'),
+        (403, b"<html><body>Access denied<footer>&copy; Copyright 2024 Example Corp</footer></body></html>"),
+        (403, b"Blocked as inappropriate content by your organisation's web filter"),
+    ],
+)
+def test_a_key_that_is_refused_and_a_page_that_blocks_are_never_about_a_row(status, body):
+    """All rows would be failed, one after another."""
+    assert from_response("create", status, {}, body).kind is STOP
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "no human model found in the picture",

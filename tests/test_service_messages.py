@@ -323,7 +323,11 @@ def test_a_picture_is_found_under_kindred_names(key):
     [
         ({"image_urls": [LINK]}, (LINK,)),
         ({"imageUrl": LINK}, (LINK,)),
+        ({"data": {"image_urls": [LINK]}}, (LINK,)),
         ({"image_urls": [LINK], "prompt": "a fox"}, ()),
+        ({"metadata": {"image_url": LINK}}, ()),
+        ({"references": [{"url": LINK}]}, ()),
+        ({"url": LINK, "thumbnail": {"url": LINK}}, ()),
         ({"input": {"image_urls": [LINK]}}, ()),
         ({"status": "rendered", "image_urls": [LINK]}, ()),
     ],

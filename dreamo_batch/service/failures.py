@@ -251,7 +251,7 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
     error_class = _class_if_unclear(status)
     if status not in contract.STOP_STATUSES.value and messages.says_unclear(said):
         error_class = error_class or SERVER_ERROR  # a gateway's 400 for what failed behind it
-    return (unclear, error_class) if error_class else _judge_4xx(operation, status, said)
+    return (unclear, error_class) if error_class else _judge_4xx(operation, status, said, body)
 
 
 def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
@@ -279,14 +279,19 @@ def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[Failur
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
-def _judge_4xx(operation: Operation, status: int, said: ServiceMessage) -> tuple[FailureKind, str]:
+def _judge_4xx(
+    operation: Operation, status: int, said: ServiceMessage, body: bytes
+) -> tuple[FailureKind, str]:
     if status in contract.STOP_STATUSES.value:
         if operation == "download":
             return FailureKind.PERMANENT, ACCESS_REFUSED
-        is_own = operation == "create" and not _says(_ACCESS_REFUSED, said)
-        if is_own and (moderated := _class_of(said, FORBIDDEN)) in (MODERATION, OUTPUT_REJECTED):
-            return FailureKind.PERMANENT, moderated
-        return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
+        if status != HTTPStatus.FORBIDDEN:
+            return FailureKind.STOP, ACCESS_REFUSED
+        # Pages, such as a firewall's, have other reasons to speak of copyright.
+        is_own = operation == "create" and messages.load_leniently(body) and not _says(_ACCESS_REFUSED, said)
+        moderated = _class_of(said, FORBIDDEN) if is_own else FORBIDDEN
+        is_of_row = moderated in (MODERATION, OUTPUT_REJECTED)
+        return (FailureKind.PERMANENT, moderated) if is_of_row else (FailureKind.STOP, FORBIDDEN)
     if operation == "fetch":
         return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in NOT_HERE:

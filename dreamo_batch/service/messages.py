@@ -300,6 +300,10 @@ _LINK: Final = re.compile(
 _LINK_KEY: Final = re.compile(
     "content|(?:(?:image|img|picture|file|download|output|result)_?)?(?:url|uri|link|src|href)", re.IGNORECASE
 )
+# Names of fields beside the documented ones that hold pictures; a bare `url` or `link` leads elsewhere.
+_PICTURES_KEY: Final = re.compile(
+    "outputs?|results?|images|(?:image|img|picture|file|download|output|result)_?(?:url|uri|link|src)s?", re.IGNORECASE
+)
 _N_METADATA_MAX: Final = 50
 _SIZE_MAX: Final = 2**53
 _ID_CHARACTERS_MAX: Final = 200
@@ -411,7 +415,8 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     listed = data if isinstance(data, list) else []  # an object may repeat the reference's link
     pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
     if word == "completed" and not pictures and not echo:  # else links may be the references'
-        pictures = _pictures({name: one for name, one in answer.items() if name not in _ECHO_KEYS})
+        places = answer | data if isinstance(data, dict) else answer
+        pictures = _pictures([one for name, one in places.items() if _PICTURES_KEY.fullmatch(name)])
     if pictures and error is not None and _says_nothing(error):
         error = None  # such as 10000, "Success"
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
