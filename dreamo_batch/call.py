@@ -494,8 +494,9 @@ class Call:
             limit = limit if shared is None else text.option("budget")
             if self._quote.failure is not None:
                 raise errors.ServiceUnreachable(
-                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. Check "
-                    f"the base URL, or pass {text.option('unit_cost')} (USD per attempt)."
+                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. "
+                    f"Once the service answers at this base URL, run {text.same_call()} again; or pass "
+                    f"{text.option('unit_cost')} (USD per attempt)."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
@@ -684,7 +685,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 
 def _was_asked(client: Client, failure: Failure) -> bool:
-    """Whether it was the service that refused to name a price: it may have none to ask, but has tasks, in JSON."""
+    """Return whether the service itself named no price; one that has none tells of tasks, which a wrong address can't."""
     if failure.http_status in NOT_HERE:
         try:
             client.fetch(UNKNOWN_TASK)
