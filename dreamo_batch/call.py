@@ -494,9 +494,8 @@ class Call:
             limit = limit if shared is None else text.option("budget")
             if self._quote.failure is not None:
                 raise errors.ServiceUnreachable(
-                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. "
-                    f"Once the service answers at this base URL, run {text.same_call()} again; or pass "
-                    f"{text.option('unit_cost')} (USD per attempt)."
+                    f"Can't ask for the price that {limit} needs: {self._quote.failure}. Nothing was submitted. Check "
+                    f"the base URL or wait, or pass {text.option('unit_cost')} (USD per attempt)."
                 )
             why = f" ({self._quote.reason})" if self._quote.reason else ""
             instead = (
@@ -685,7 +684,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 
 def _was_asked(client: Client, failure: Failure) -> bool:
-    """Return whether the service itself named no price; one that has none tells of tasks, which a wrong address can't."""
+    """Return whether the service itself names no price; one without prices still answers about tasks, in JSON."""
     if failure.http_status in NOT_HERE:
         try:
             client.fetch(UNKNOWN_TASK)

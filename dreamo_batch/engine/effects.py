@@ -24,7 +24,7 @@ from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.store import CREATE_WITHIN_S
-from dreamo_batch.errors import KeyMissing, ServiceError, logger_named
+from dreamo_batch.errors import ServiceError, logger_named
 from dreamo_batch.images import resealed
 from dreamo_batch.jobs.references import has_expired
 from dreamo_batch.money import money
@@ -380,9 +380,7 @@ class Effects:
             answer = self._with_task(key, error.failure)
         except Exception as error:
             logger.exception("create of job %s failed unexpectedly", key[0])
-            answer = CreateAnswer(
-                key, from_exception("create", error, was_sent=not isinstance(error, KeyMissing))
-            )
+            answer = CreateAnswer(key, from_exception("create", error, was_sent=True))  # as far as is known
         if isinstance(answer.result, str):
             self.taken[key] = answer.result
         return answer
@@ -424,9 +422,7 @@ class Effects:
         except ServiceError as error:
             return PollAnswer(do, key, error.failure)
 
-    def save(
-        self, key: Key, links: Sequence[str], *, name: str, stated_bytes: int | None = None
-    ) -> SaveAnswer:
+    def save(self, key: Key, links: Sequence[str], name: str, stated_bytes: int | None = None) -> SaveAnswer:
         """Fetch the pictures of one task and put them on disk, the first under a name."""
         if not links:
             return SaveAnswer(key, "the service gave no link to the picture")

@@ -159,7 +159,8 @@ _QUOTED: Final = re.compile(
     re.DOTALL,
 )
 # Neither passed anything on.
-_CLEAR: Final[dict[int, tuple[FailureKind, str]]] = {
+_Verdict = tuple[FailureKind, str]  # and the class of the failure
+_CLEAR: Final[dict[int, _Verdict]] = {
     HTTPStatus.TOO_MANY_REQUESTS: (FailureKind.TRANSIENT, RATE_LIMITED),
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
@@ -230,7 +231,7 @@ def upstream_may_pass(message: str | None) -> bool | None:
     return None if status is None else status[0] == "429" or status[0].startswith("5")
 
 
-def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> tuple[FailureKind, str]:
+def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> _Verdict:
     is_ok = is_success(status)
     is_no_credit = _says_no_credit(said)
     if operation != "download" and not is_ok and is_no_credit:
@@ -254,7 +255,7 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
     return (unclear, error_class) if error_class else _judge_4xx(operation, status, said, body)
 
 
-def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
+def _judge_refusal(said: ServiceMessage) -> _Verdict:
     """Judge an error sent with HTTP 200; one about the key or the account concerns every row."""
     if _says_no_credit(said):
         return FailureKind.STOP, NO_CREDIT
@@ -265,7 +266,7 @@ def _judge_refusal(said: ServiceMessage) -> tuple[FailureKind, str]:
     return _judge_rejection("create", said)
 
 
-def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[FailureKind, str]:
+def _judge_rejection(operation: Operation, said: ServiceMessage) -> _Verdict:
     """Judge the refusal of a request that may only have come too early."""
     is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
     if operation == "create" and (is_busy or messages.says_busy(said)):
@@ -279,19 +280,15 @@ def _judge_rejection(operation: Operation, said: ServiceMessage) -> tuple[Failur
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 
 
-def _judge_4xx(
-    operation: Operation, status: int, said: ServiceMessage, body: bytes
-) -> tuple[FailureKind, str]:
+def _judge_4xx(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> _Verdict:
     if status in contract.STOP_STATUSES.value:
         if operation == "download":
             return FailureKind.PERMANENT, ACCESS_REFUSED
-        if status != HTTPStatus.FORBIDDEN:
-            return FailureKind.STOP, ACCESS_REFUSED
-        # Pages, such as a firewall's, have other reasons to speak of copyright.
-        is_own = operation == "create" and messages.load_leniently(body) and not _says(_ACCESS_REFUSED, said)
-        moderated = _class_of(said, FORBIDDEN) if is_own else FORBIDDEN
-        is_of_row = moderated in (MODERATION, OUTPUT_REJECTED)
-        return (FailureKind.PERMANENT, moderated) if is_of_row else (FailureKind.STOP, FORBIDDEN)
+        is_own = operation == "create" and status == HTTPStatus.FORBIDDEN and messages.load_leniently(body)
+        moderated = _class_of(said, FORBIDDEN) if is_own and not _says(_ACCESS_REFUSED, said) else FORBIDDEN
+        if moderated in (MODERATION, OUTPUT_REJECTED):  # not of a page, whose footer may speak of copyright
+            return FailureKind.PERMANENT, moderated
+        return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
     if operation == "fetch":
         return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in NOT_HERE:

@@ -296,14 +296,11 @@ _LINK: Final = re.compile(
     r"https?://[!-.0-~\u00a1-\ud7ff\ue000-\U0010ffff]+(?:/[ -~\u00a1-\ud7ff\ue000-\U0010ffff]*)?",
     re.IGNORECASE,
 )
-# Names of links where there is no `url`; not those of thumbnails, inputs or callbacks.
+# Names of links where there is no `url`, and of fields of a task with pictures; not thumbnails, inputs or callbacks.
 _LINK_KEY: Final = re.compile(
     "content|(?:(?:image|img|picture|file|download|output|result)_?)?(?:url|uri|link|src|href)", re.IGNORECASE
 )
-# Names of fields beside the documented ones that hold pictures; a bare `url` or `link` leads elsewhere.
-_PICTURES_KEY: Final = re.compile(
-    "outputs?|results?|images|(?:image|img|picture|file|download|output|result)_?(?:url|uri|link|src)s?", re.IGNORECASE
-)
+_PICTURES_KEY: Final = re.compile("(?i)images|(?:output|result)s?|(?:image|output|result)_?(?:url|link)s?")
 _N_METADATA_MAX: Final = 50
 _SIZE_MAX: Final = 2**53
 _ID_CHARACTERS_MAX: Final = 200

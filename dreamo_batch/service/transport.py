@@ -393,10 +393,7 @@ class Transport:
         if HTTPConnection.__module__ != urllib3.connection.__name__:
             raise SettingsError("urllib3 was patched (by vcr?): import dreamo_batch.Client first")
         if queue.SimpleQueue.__module__ != "_queue" and threading.get_ident.__module__ == "_thread":
-            raise SettingsError(
-                "gevent (by grequests?) replaced the queues but not the threads, so that calls would never end; set "
-                "queue.SimpleQueue = _queue.SimpleQueue"
-            )
+            raise SettingsError("grequests replaced the queues: set queue.SimpleQueue = _queue.SimpleQueue")
         self.allows_private: Final = allow_private_links
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
