@@ -154,6 +154,22 @@ def test_rows_of_one_column_stand_side_by_side(browser, tmp_path):
     page.close()
 
 
+def test_a_phone_shows_references_of_columns_above_them(browser, tmp_path):
+    """Labels of columns stand at the pictures there, and a heading of labels only is left out."""
+    names = [str(tmp_path / grids.draw(tmp_path, name)) for name in ("a.png", "b.png")]
+    table = grids.results({"prompt": list("aabb"), "seed": [1, 2, 1, 2]}, output_path=names[0])
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    for part, n_references in ((table.assign(image=names * 2), 2), (table, 0)):
+        path = dreamo.gallery(part, "prompt", "seed", run_dir=tmp_path).to_html(
+            tmp_path / f"{n_references}.html"
+        )
+        page.goto(path.as_uri())
+        heading = page.locator("thead").bounding_box()
+        assert page.locator("thead .dg-references img").count() == n_references
+        assert (heading["height"] > 60) == bool(n_references)
+    page.close()
+
+
 def test_paper_shows_every_row_of_one_column_alike(browser, tmp_path):
     """Also those that the page had turned away, with whole labels below and no heading that says nothing."""
     prompts = [f"{n} fox " * 60 for n in range(13)]
