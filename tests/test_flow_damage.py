@@ -654,9 +654,10 @@ class JumpingClock:
         return time.time() + self._chance.choice((0, -3600, 3600, -1e8, 1e8))
 
 
-def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock):
+def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock, monkeypatch):
     """Intervals don't hang on the wall clock; a latency that can't be is missing, not negative."""
     clock.speed_up()
+    monkeypatch.setattr("dreamo_batch.call.SystemClock", JumpingClock)
     options = RunOptions()
     for n_rows in (3, len(slow.table)):
         directory = RunDirectory(slow.run_dir)
@@ -666,7 +667,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock):
         with Client(api_key=slow.gateway.api_key, base_url=slow.gateway.base_url) as client:
             task = CallInputs(table, prepared, options)
             service = Service(client=client)
-            call = Call(directory, task, entropy, service, clock=JumpingClock())
+            call = Call(directory, task, entropy, service)
             call.begin(lambda _: None)
             call.release()  # as whoever shows its warnings does
             assert call.runner.is_closed.wait(60)

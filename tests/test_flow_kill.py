@@ -214,7 +214,7 @@ import sys
 import dreamo_batch as dreamo
 
 csv, run_dir, url, key = sys.argv[1:]
-dreamo.start(dreamo.read_table(csv), run_dir, max_in_flight=8, base_url=url, api_key=key).wait(progress=False)
+dreamo.start(dreamo.read_table(csv), run_dir, max_in_flight=8, base_url=url, api_key=key).wait()
 """
 
 
@@ -228,6 +228,7 @@ def test_a_script_that_waits_for_its_run_records_the_replies_on_the_wire_before_
     args = [str(sweep.csv), str(sweep.run_dir), gateway.base_url, gateway.api_key]
     child = fork_server.start(args, {}, tmp_path / "errors.txt", WAITING)
     sweep.wait_for_attempts(MAX_IN_FLIGHT, child)
+    until(lambda: "rows settled" in child.errors.read_text() or child.poll() is not None)  # it waits now
     child.send_signal(getattr(signal, signal_name))
     child.wait(60)
     assert "KeyboardInterrupt" in child.errors.read_text()
