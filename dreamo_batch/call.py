@@ -689,8 +689,13 @@ def _was_asked(client: Client, failure: Failure) -> bool:
         try:
             client.fetch(UNKNOWN_TASK)
         except errors.ServiceError as error:
-            return (error.failure.excerpt or "").lstrip().startswith("{")
-    return failure.kind is FailureKind.PERMANENT and failure.http_status is not None
+            return _is_json(error.failure)
+    is_refused = failure.kind is FailureKind.PERMANENT and failure.http_status is not None
+    return is_refused or _is_json(failure)
+
+
+def _is_json(failure: Failure) -> bool:
+    return (failure.excerpt or "").lstrip().startswith("{")
 
 
 def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:
