@@ -111,7 +111,7 @@ def _of_create() -> Iterator[Group]:
         "html",
         "html_after_accept empty_answer unexpected_json id_missing",
     )
-    named = "asks for the task that the reply still names, and takes it if it repeats the row's seed and prompt"
+    named = "asks for the task that the reply still names, and takes it if that repeats the row's inputs"
     yield _group("create", "truncated_json content_length_too_short", replace(_READS, does=named))
     yield _group("create", _SHAPES, replace(_FAILS, error_class="rejected", n_attempts=0))
     yield _group("create", "error_in_200", replace(_FAILS, error_class="creation_error", n_attempts=0))
