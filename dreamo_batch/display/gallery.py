@@ -167,7 +167,7 @@ class Gallery:
     ) -> None:
         source = as_frame(source)
         self._run_dirs = None if isinstance(source, pd.DataFrame) else as_paths(source)
-        self._axes, self._run_dir, self._most = axes, run_dir, page_size
+        self._axes, self._run_dir, self._page_most = axes, run_dir, page_size
         self._number = 1
         self._chosen: list[int] = []
         self._widget: Any = None
@@ -178,7 +178,7 @@ class Gallery:
 
     def _read(self, results: pd.DataFrame) -> None:
         self._whole = lay_out(results, *self._axes)
-        n_rows, n_columns = self._most
+        n_rows, n_columns = self._page_most
         # As many pictures where only the rows vary, which then stand side by side.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         self._folders = folders_of(results, self._run_dir)
