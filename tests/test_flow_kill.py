@@ -210,8 +210,11 @@ def test_interrupt_at_random_moments_leaves_nothing_ambiguous(
 
 
 WAITING = """
+import signal
 import sys
 import dreamo_batch as dreamo
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests were started by nohup
 
 csv, run_dir, url, key = sys.argv[1:]
 dreamo.start(dreamo.read_table(csv), run_dir, max_in_flight=8, base_url=url, api_key=key).wait()
