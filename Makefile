@@ -16,11 +16,11 @@ demo: $(READY)
 
 # The browser tests have a process of their own: Playwright keeps an event loop running, beside which no other can. They
 # mostly wait for pages, so they run beside the others; what they print comes last. Many others wait for processes and
-# sockets, so there is a worker more than cores.
+# sockets, so there are two workers more than cores.
 test: $(READY)
 	rm -f .coverage .coverage.*
 	@log=$$(mktemp); $(PYTHON) -m pytest tests/browser --durations 5 >$$log 2>&1 & in_browser=$$!; \
-	$(PYTHON) -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal --cov --cov-report=term --durations 15; others=$$?; \
+	$(PYTHON) -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist worksteal --cov --cov-report=term --durations 15; others=$$?; \
 	wait $$in_browser; in_browser=$$?; cat $$log; rm $$log; test $$others = 0 -a $$in_browser = 0
 
 check: $(READY)
