@@ -685,13 +685,14 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 def _was_asked(client: Client, failure: Failure) -> bool:
     """Return whether the service itself names no price; one without prices still answers about tasks, in JSON."""
+    if _is_json(failure):
+        return True
     if failure.http_status in NOT_HERE:
         try:
             client.fetch(UNKNOWN_TASK)
         except errors.ServiceError as error:
             return _is_json(error.failure)
-    is_refused = failure.kind is FailureKind.PERMANENT and failure.http_status is not None
-    return is_refused or _is_json(failure)
+    return failure.kind is FailureKind.PERMANENT and failure.http_status is not None
 
 
 def _is_json(failure: Failure) -> bool:
