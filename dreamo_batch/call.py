@@ -30,6 +30,7 @@ from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import summaries
 from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
+from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
 from dreamo_batch.service.failures import FORBIDDEN, NOT_HERE, Failure, FailureKind
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 _PRECHARGE_WAITS_S: Final = (0.3, 1.0, None)
 _PRECHARGE_WAIT_MAX_S: Final = 10.0
 _PRECHARGE_JOBS_MAX: Final = 4
-UNKNOWN_TASK: Final = "d0000000000000000000"
 
 
 class Gateway(Protocol):
@@ -689,7 +689,7 @@ def _was_asked(client: Client, failure: Failure) -> bool:
         return True
     if failure.http_status in NOT_HERE:
         try:
-            client.fetch(UNKNOWN_TASK)
+            client.fetch(contract.UNKNOWN_TASK)
         except errors.ServiceError as error:
             return _is_json(error.failure)
     return failure.kind is FailureKind.PERMANENT and failure.http_status is not None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, errors
-from dreamo_batch.call import UNKNOWN_TASK, Service, ask_price, with_key
+from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
@@ -407,7 +407,7 @@ def _refuses_a_wrong_key(visit: _Visit) -> str:
     settings = replace(visit.client.settings, api_key=Secret(_NOBODY))
     with Client(settings=settings) as stranger:
         try:
-            stranger.fetch(UNKNOWN_TASK)
+            stranger.fetch(contract.UNKNOWN_TASK)
         except errors.ServiceRefused as refused:
             return f"refused: {refused.failure.error_class}, HTTP {refused.failure.http_status}"
         except errors.ServiceError as error:
@@ -418,12 +418,12 @@ def _refuses_a_wrong_key(visit: _Visit) -> str:
 def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     """A task that is lost must be told from a service that is away."""
     try:
-        visit.client.fetch(UNKNOWN_TASK)
+        visit.client.fetch(contract.UNKNOWN_TASK)
     except errors.RequestRejected as error:
         if error.failure.error_class == TASK_NOT_FOUND:
             return "not found, as it should be"
         raise
-    raise _Broken(f"the task {UNKNOWN_TASK}, which nobody submitted, was found")
+    raise _Broken(f"the task {contract.UNKNOWN_TASK}, which nobody submitted, was found")
 
 
 def _quotes_a_price_or_none(visit: _Visit) -> str:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.ledger import Recovered
-    from dreamo_batch.engine.store import Replica
     from dreamo_batch.results.load import RunDir, Source
     from dreamo_batch.service.client import Client
 
@@ -312,29 +311,28 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     yield from recovered.warnings
     state = recovered.state()
     attempts = list(state)
-    if directory.replica is None:  # a store keeps the checkpoint before in its log
+    saved = [one.output_path for one in attempts if one.output_path is not None]
+    replica, stored = directory.replica, set[str]()
+    if replica is None:  # a store keeps the checkpoint before in its log
         yield from _reserve(directory, recovered)
     else:
-        yield from _fetch_anew(directory, directory.replica, attempts)
+        stored.update(replica.names())
+        for path in saved:
+            if path not in stored and (directory.path / path).exists():
+                yield f"{path} is missing in the store; run again on this machine to put it there"
+        replica.fetch(saved)
+        replica.fetch_additions()
     with ticking(len(attempts), "verifying", unit="attempt") as tick:
         for attempt in attempts:
-            yield from _picture(directory, attempt)
+            found = list(_picture(directory, attempt))
+            if found and replica is not None and attempt.output_path in stored:  # changed here, maybe
+                (directory.path / attempt.output_path).unlink(missing_ok=True)
+                replica.fetch([attempt.output_path])
+                found = list(_picture(directory, attempt))
+            yield from found
             tick()
     for trace in unknown_purchases(directory, state):
         yield f"{trace} shows a purchase that the ledger doesn't have; nothing more is bought here"
-
-
-def _fetch_anew(directory: RunDirectory, replica: Replica, attempts: Iterable[Attempt]) -> Iterator[str]:
-    """Fetch what the store has of a run, also for pictures that were changed here; name those that are only here."""
-    saved = {one.output_path: one.output_sha256 or "" for one in attempts if one.output_path is not None}
-    there = set(replica.names())
-    for path, sha256 in saved.items():
-        if path in there and not is_unaltered(directory.path, path, sha256):
-            (directory.path / path).unlink(missing_ok=True)
-        elif path not in there and (directory.path / path).exists():
-            yield f"{path} is missing in the store; run again on this machine to put it there"
-    replica.fetch(saved)
-    replica.fetch_additions()
 
 
 def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:

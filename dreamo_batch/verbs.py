@@ -307,9 +307,7 @@ def _joining(begin: Callable[[], T]) -> T:
 
 @takes_options_of_run()
 def plan(
-    table: Table,
-    run_dir: str | os.PathLike[str] | None = None,
-    **options: Unpack[PlanOptions],
+    table: Table, run_dir: str | os.PathLike[str] | None = None, **options: Unpack[PlanOptions]
 ) -> pd.DataFrame:
     """Show what `run` would do with each row, why, and what it can cost; sends and writes nothing.
 
@@ -428,10 +426,7 @@ def retry(
 
 
 @takes_options_of_run(but=_OF_A_TABLE)
-def resume(
-    run_dir: str | os.PathLike[str],
-    **options: Unpack[StoredOptions],
-) -> pd.DataFrame:
+def resume(run_dir: str | os.PathLike[str], **options: Unpack[StoredOptions]) -> pd.DataFrame:
     """Go on with the table of the last call on a run directory, with the options of that call.
 
     It needs neither the table nor, in a directory that keeps its references, the pictures: what was decided for each

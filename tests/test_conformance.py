@@ -164,7 +164,7 @@ def what_is_asked(request: Received) -> str:
     if request.headers.get("authorization") != f"Bearer {KEY}":
         return "stranger"
     if request.line.startswith("GET"):
-        return "unknown" if probe.UNKNOWN_TASK in request.line else "poll"
+        return "unknown" if contract.UNKNOWN_TASK in request.line else "poll"
     if "precharge" in request.line:
         return "price"
     return "bad attempt" if b'"width": 1,' in request.body else "attempt"

@@ -988,6 +988,22 @@ def test_what_is_no_cost_of_a_failure_leaves_it_unbilled(places):
     assert not read(status="failed", output=..., **places).is_cost_unreadable
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"id": ID, "created_at": 1796035412, "status": "in_progress"},
+        {"code": 0, "data": {"task_id": ID, "further": [1, {"brackets": "]}"}]}},
+        {"data": [{"id": ID}]},
+    ],
+)
+def test_an_answer_that_is_cut_off_names_its_task_once_the_id_is_whole(answer):
+    """Cut anywhere: never a part of an id."""
+    body = written(answer)
+    end = body.index(ID.encode()) + len(ID) + 1
+    for cut in range(len(body) + 1):
+        assert messages.named_tasks_in(body[:cut]) == ([ID] if cut >= end else [])
+
+
 @pytest.mark.parametrize("place", ["request", "params", "parameters", "input"])
 def test_a_task_is_named_also_among_what_an_error_repeats(place):
     """Wherever it stands, it may be what the create has bought."""

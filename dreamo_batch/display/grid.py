@@ -59,13 +59,7 @@ _CAPTION_MAX: Final = 200
 _NOTE_MAX: Final = 240
 _FACT_MAX: Final = 1_500
 _SIZED: Final = (columns.SIZE, columns.WIDTH, columns.HEIGHT)
-_INPUTS: Final = (
-    columns.PROMPT,
-    *_SIZED,
-    columns.USE_REPHRASER,
-    columns.REPLICATE,
-    *columns.INPUTS_OF_SOME,
-)
+_INPUTS: Final = (columns.PROMPT, *_SIZED, columns.USE_REPHRASER, columns.REPLICATE, *columns.INPUTS_OF_SOME)
 _OUTCOME: Final = (
     columns.STATUS,
     columns.ERROR_CLASS,

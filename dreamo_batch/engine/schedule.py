@@ -557,9 +557,7 @@ def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> Job | None:
     """Return the job that shares least with refused ones: neither prompt nor picture, if there is such a one."""
     prompts, pictures = {job.prompt for job in refused}, {job.image.digest for job in refused}
     return max(
-        others,
-        key=lambda job: (job.prompt not in prompts) + (job.image.digest not in pictures),
-        default=None,
+        others, key=lambda job: (job.prompt not in prompts) + (job.image.digest not in pictures), default=None
     )
 
 

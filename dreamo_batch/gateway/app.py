@@ -19,14 +19,7 @@ from starlette.requests import ClientDisconnect
 from dreamo_batch.gateway.engines import SUFFIXES
 from dreamo_batch.gateway.faults import Effect, FaultPlan, Stage, Strike
 from dreamo_batch.gateway.schemas import PARAMS, Create, Problem, problem_of, read_create
-from dreamo_batch.gateway.tasks import (
-    GatewayTask,
-    Renderer,
-    RetryAfter,
-    Tasks,
-    retry_hint,
-    total,
-)
+from dreamo_batch.gateway.tasks import GatewayTask, Renderer, RetryAfter, Tasks, retry_hint, total
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:

@@ -255,6 +255,8 @@ MODERATION_WORDS: Final = (
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
+UNKNOWN_TASK: Final = "d0000000000000000000"  # like an id of the service; that nobody has it is assumed
+
 # What only the words of a message say, as regular expressions; a task's id in them is assumed.
 TASK_IN_WORDS: Final = r"\b(?:task|generation)[^.\n]{0,40}?[^\w-]((?=[a-z_-]*\d)[\w-]{8,})(?![\w-])"
 TASK_MISSING_WORDS: Final = r"\btask\b.{0,80}\bnot (found|exist)"  # with any 4xx, not only 404 (sdk)

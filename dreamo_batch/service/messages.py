@@ -6,6 +6,7 @@ Numbers keep their exact text, what can't be read is None, and all text can be s
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import re
@@ -27,6 +28,8 @@ EXCERPT_BYTES: Final = 2000
 TEXT_CHARACTERS_MAX: Final = 2000
 _NUMBER_CHARACTERS_MAX: Final = 40
 _DECIMAL: Final = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
+# What may be missing of a JSON object, four levels deep.
+_ENDS: Final = [bytes(end) for n in range(1, 5) for end in itertools.product(b"}]", repeat=n)]
 # Lone surrogates can't be encoded, and many programs can't store NUL.
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 # A time beyond this (in the year 5138, read as seconds) is in milliseconds.
@@ -78,6 +81,13 @@ def load_leniently(body: bytes) -> dict[str, Any]:
 def _load_inside(body: bytes) -> dict[str, Any]:
     """Parse a JSON object that programs on the way wrote warnings or guards around; an empty one if there is none."""
     return load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
+
+
+def _load_cut(body: bytes) -> dict[str, Any]:
+    """Parse what is whole of a JSON object that was cut off; an empty one if nothing is."""
+    wholes = (body if body.endswith((b'"', b"}", b"]")) else b"", body.rpartition(b",")[0])
+    closed = (load_leniently(whole + end) for whole in wholes for end in _ENDS)
+    return next(filter(None, closed), {})
 
 
 def parse(body: bytes) -> Any:
@@ -722,7 +732,7 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
 
 def named_tasks_in(body: bytes) -> list[str]:
     """Read the ids that an answer names at any depth, refused or cut short: no proof, but where to look."""
-    answer = load_leniently(body) or _load_inside(body) or load_leniently(body.rpartition(b",")[0] + b"}")
+    answer = load_leniently(body) or _load_inside(body) or _load_cut(body)
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
     named = _all_ids(answer).union(*map(_ids, items))
