@@ -10,11 +10,10 @@ import math
 import os
 import re
 import sys
-import unicodedata
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from dreamo_batch.errors import KeyMissing, SettingsError, is_number
 from dreamo_batch.service import contract
@@ -37,7 +36,6 @@ _ESCAPED: Final = re.compile(
     re.IGNORECASE,
 )
 _NOTHING: Final = re.compile("(?!)")
-_BETWEEN: Final = bytes(code for code in range(128) if not chr(code).isalnum())
 # A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
@@ -46,30 +44,25 @@ _REVEALING_IN_IDS_CHARACTERS: Final = 8
 class Secret:
     """An API key that no repr, log or pickle shows."""
 
-    __slots__ = ("_spellings", "_starts", "_value")
+    __slots__ = ("_spellings", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = _checked_key(value)
-        plain = {_read(one, _NOTHING) for one in _exact(self._value)}
-        self._spellings = tuple(plain), tuple(_loose(self._value))
-        several = zip(self._spellings, (_REVEALING_CHARACTERS, _REVEALING_IN_IDS_CHARACTERS), strict=True)
-        self._starts = [{one[:n] for one in spellings} for spellings, n in several]
+        self._spellings = tuple(dict.fromkeys(map(str.lower, _spellings(self._value))))
 
     def reveal(self) -> str:
         """Return the key itself, for the Authorization header only."""
         return self._value
 
     def mask(self, text: str) -> str:
-        """Replace the key wherever a text shows it, in any letter case, and backwards.
+        """Replace the key wherever a text shows it, in any letter case.
 
         Plain, with any of its characters escaped as in a URL, in JSON or in HTML, in base64, and cut off by the end of
-        the text. If it is long enough not to occur by chance, also as numbers, in other letters that look alike, and
-        with anything between its characters.
+        the text.
         """
-        for pattern, is_loose in _readings(text):
-            read = _read(text, pattern, is_loose=is_loose)
-            if any(start in read for start in self._starts[is_loose]):
-                text = self._mask_read(text, pattern, is_loose=is_loose)
+        for pattern in _readings(text):
+            if self._may_show(text, pattern):
+                text = self._mask_read(text, pattern)
         return text
 
     def is_in(self, text: str) -> bool:
@@ -77,40 +70,38 @@ class Secret:
 
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
-        readings = (
-            (_read(text, one, is_loose=loose), self._spellings[loose]) for one, loose in _readings(text)
-        )
-        return len(self._value) >= _REVEALING_IN_IDS_CHARACTERS and any(
-            one in read for read, spellings in readings for one in spellings
-        )
+        readings = [_read(text, pattern) for pattern in _readings(text)]
+        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
+        return is_long and any(one in read for read in readings for one in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
         """Replace the key in a file with as many asterisks; short ones are left, as in `is_in`."""
-        shown = {self._value.encode().hex(), *_exact(self._value)}
-        for one in map(str.encode, shown if len(self._value) >= _REVEALING_IN_IDS_CHARACTERS else ()):
+        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
+        for one in map(str.encode, _spellings(self._value) if is_long else ()):
             content = content.replace(one, b"*" * len(one))
         return content
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
-        if not answer.isascii() or b"\\" in answer:  # texts aren't spelled there as they are read
-            return True
-        # As it is, too: a key may itself contain what reads as an escape.
-        lowered = answer.lower() + b"\0" + unquote_to_bytes(answer).lower()
-        if not lowered.isascii() or any(mark in lowered for mark in (b"&#", b"%25", b"%u", b"0x")):
-            return True
-        readings = lowered.decode(), lowered.translate(None, _BETWEEN).decode()
-        return any(one in readings[is_loose] for is_loose in (False, True) for one in self._starts[is_loose])
+        text = answer.decode(errors="replace")
+        return b"\\" in answer or any(self._may_show(text, pattern) for pattern in _readings(text))
 
-    def _mask_read(self, text: str, pattern: re.Pattern[str], *, is_loose: bool) -> str:
+    def _may_show(self, text: str, pattern: re.Pattern[str]) -> bool:
+        read = _read(text, pattern)
+        return any(one[:_REVEALING_CHARACTERS] in read for one in self._spellings)
+
+    def _mask_read(self, text: str, pattern: re.Pattern[str]) -> str:
         """Replace what shows the key in the characters that a text is read as, and what its end cuts off of it."""
-        read = [one for one in _characters(text, pattern) if not is_loose or one[0].isalnum()]
+        read = list(_characters(text, pattern))
         plain = "".join(character for character, _, _ in read)
-        n_least = _REVEALING_IN_IDS_CHARACTERS if is_loose else _REVEALING_CHARACTERS
         shown: set[int] = set()
-        for spelling in self._spellings[is_loose]:
+        for spelling in self._spellings:
             spans = [one.span() for one in re.finditer(re.escape(spelling), plain)]
-            cut = (n for n in range(len(spelling) - 1, n_least - 1, -1) if plain.endswith(spelling[:n]))
+            cut = (
+                n
+                for n in range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1)
+                if plain.endswith(spelling[:n])
+            )
             spans += [(len(plain) - n, len(plain)) for n in cut][:1]
             shown.update(*(range(read[begin][1], read[end - 1][2]) for begin, end in spans))
         pieces = groupby(range(len(text)), shown.__contains__)
@@ -135,38 +126,26 @@ class Secret:
         raise TypeError("an API key is never pickled or copied; pass it in DREAMO_API_KEY")
 
 
-def _exact(key: str) -> set[str]:
-    """Return how a key is written where nothing stands between its characters."""
-    escaped = json.dumps(key)[1:-1]  # a quote or a backslash
-    spellings = {key, key[::-1], quote(key, safe=""), escaped, escaped.replace("/", r"\/")}
-    for sent in (key, f"Bearer {key}"):
-        packed = base64.b64encode(sent.encode()).decode().rstrip("=")
-        spellings |= {packed, packed.replace("+", "-").replace("/", "_")}
-    return spellings
+def _spellings(key: str) -> Iterator[str]:
+    """Yield how a key is written: plain, quoted, and in base64, also within that of a longer text."""
+    yield from (key, quote(key, safe=""), json.dumps(key)[1:-1])  # a quote or a backslash
+    packed = [base64.b64encode(sent.encode()).decode().rstrip("=") for sent in (key, f"Bearer {key}")]
+    for n_before in range(3):  # bytes that share its first group of three
+        within = base64.b64encode(bytes(n_before) + key.encode()).decode()
+        packed.append(within[-(-8 * n_before // 6) : 8 * (n_before + len(key)) // 6])
+    for one in packed:
+        if len(one) >= _REVEALING_IN_IDS_CHARACTERS:
+            yield from (one, one.replace("+", "-").replace("/", "_"))
 
 
-def _loose(key: str) -> Iterator[str]:
-    """Yield the letters and digits of a key, also of its numbers and its part of base64, if it is long, both ways."""
-    sent = key.encode()
-    shown = [key, base64.b32encode(sent).decode()]
-    shown += ["".join(format(code, kind) for code in sent) for kind in ("02x", "d", "03o", "08b")]
-    for one, n_before in product((sent, sent[::-1]), range(3)):  # bytes that share its first group of three
-        packed = base64.b64encode(bytes(n_before) + one).decode()
-        shown.append(packed[-(-8 * n_before // 6) : 8 * (n_before + len(sent)) // 6])
-    for text in shown:
-        squeezed = _read(text, _NOTHING, is_loose=True)
-        yield from (squeezed, squeezed[::-1]) if len(squeezed) >= _REVEALING_IN_IDS_CHARACTERS else ()
+def _readings(text: str) -> tuple[re.Pattern[str], ...]:
+    """Return how a text is read: with its escapes, if it has any, and as it is."""
+    return (_ESCAPED, _NOTHING) if _ESCAPED.search(text) else (_NOTHING,)
 
 
-def _readings(text: str) -> Iterator[tuple[re.Pattern[str], bool]]:
-    """Return how a text is read: with its escapes, if it has any, and as it is; whole, and only letters and digits."""
-    return product((_ESCAPED, _NOTHING) if _ESCAPED.search(text) else (_NOTHING,), (False, True))
-
-
-def _read(text: str, escaped: re.Pattern[str], *, is_loose: bool = False) -> str:
-    """Return a text in ordinary lower-case letters, escapes as what they mean; only letters and digits if loose."""
-    plain = unicodedata.normalize("NFKD", escaped.sub(_read_escape, text)).lower()
-    return re.sub(r"[\W_]+", "", plain) if is_loose else plain
+def _read(text: str, escaped: re.Pattern[str]) -> str:
+    """Return a text in lower-case letters, escapes as what they mean."""
+    return escaped.sub(_read_escape, text).lower()
 
 
 def _read_escape(escape: re.Match[str]) -> str:
