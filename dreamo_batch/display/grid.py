@@ -635,16 +635,15 @@ def _content(cell: Any, sent: str) -> Any:
 
 def thumbnails_of(pictures: Sequence[PictureFile], bytes_max: int) -> list[Thumbnail | None]:
     """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
-    changed = picture_cache.complete(pictures)
+    picture_cache.complete(pictures)
     found: list[Thumbnail | None] = []
     with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
         for start in range(0, len(pictures), _AT_ONCE):
             part = pictures[start : start + _AT_ONCE]
             of_file = functools.partial(_of_file, bytes_max=bytes_max, side_px=THUMBNAIL_PX)
             made = pool.map(of_file, (one.path for one in part), read_thumbnails(part))
-            for one, thumbnail in zip(part, made, strict=True):
-                is_changed = one.path in changed
-                found.append(replace(thumbnail, is_changed=True) if thumbnail and is_changed else thumbnail)
+            for thumbnail in made:
+                found.append(thumbnail)
                 tick()
     return found
 

@@ -242,10 +242,11 @@ def _write_legend(path: Path, codes: dict[str, str]) -> None:
     write_file(target, written)
 
 
-def _complete(pictures: Sequence[PictureFile]) -> set[Path]:
-    """Make what isn't kept of pictures; return which were changed since they were saved."""
+def _read(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
+    """Read pictures for drawing; what isn't kept of them is made first."""
     with bars(wanted=False):  # the sheet has one
-        return picture_cache.complete(pictures)
+        picture_cache.complete(pictures)
+    return small_pictures(pictures, side_px)
 
 
 class _Pen:
@@ -309,12 +310,6 @@ class _Pen:
         self.page.paste(
             fitting, (at[0] + (size[0] - fitting.width) // 2, at[1] + (down if is_low else down // 2))
         )
-
-    def mark_changed(self, at: tuple[int, int], width: int) -> None:
-        """Say at the top of a picture that it isn't the one that was saved."""
-        room = width, line_px(_SMALL_PX[-1]) + 4
-        self.box(at, room, "white", ON_LIGHT.open)
-        self.write(at, "changed since saved", _SMALL_PX[-1:], room, align="center")
 
 
 class Layout:
@@ -475,8 +470,7 @@ class _GridSheet:
     def _read_pictures(self, grid: Grid) -> None:
         """Read the pictures of a page, several at once."""
         found = [one.file_in(self.folders) for one in grid.shown(n_max=1) if one.kind == PICTURE]
-        self.changed = _complete(found)
-        read = small_pictures(found, max(self.layout.cell_width, self.layout.cell_height))
+        read = _read(found, max(self.layout.cell_width, self.layout.cell_height))
         self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
 
     def _in_one_column(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
@@ -529,8 +523,6 @@ class _GridSheet:
             pen.status(corner, size, kind, self._label(note, "M"), _LABEL_PX)
         else:
             pen.picture(corner, size, picture)
-            if path in self.changed:
-                pen.mark_changed(corner, width)
             self.drawn.add(path)
         top = corner[1] + height + _CAPTION_GAP + self.references_below
         room = width, self.layout.caption - _CAPTION_GAP - self.references_below
@@ -639,8 +631,7 @@ class _PlainSheet:
 
     def _page(self, part: slice, foot: list[str], tick: Callable[[], None]) -> Image.Image:
         rows, n, step = self._rows[part], self.n_across, _PLAIN_CELL + _PLAIN_GAP
-        files, changed = self.files[part], _complete(self.files[part])
-        pictures = small_pictures(files, _PLAIN_CELL)
+        files, pictures = self.files[part], _read(self.files[part], _PLAIN_CELL)
         captions = [self.caption(row) for row in rows]
         starts = range(0, len(rows), n)
         heights = [max(map(_plain_height, pictures[start : start + n])) for start in starts]
@@ -661,8 +652,6 @@ class _PlainSheet:
             else:
                 pen.picture((left, top), room, picture, is_low=True)
                 self.drawn.add(files[number].path)
-            if files[number].path in changed:
-                pen.mark_changed((left, top), _PLAIN_CELL)
             pen.lines((left + 2, top + height + 2), caption, _PLAIN_LINE)
             tick()
         pen.lines((_PLAIN_GAP, bottom), foot_lines, _PLAIN_LINE)

@@ -53,12 +53,11 @@ _TAIL_SHARE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small JPEG, its size in pixels, and whether its picture was changed since it was saved."""
+    """A small JPEG, and its size in pixels."""
 
     content: bytes
     width: int
     height: int
-    is_changed: bool = False
 
     @property
     def data_uri(self) -> str:
@@ -168,8 +167,8 @@ def read_fingerprints(pictures: Iterable[PictureFile]) -> dict[str, bytes]:
     }
 
 
-def complete(pictures: Iterable[PictureFile]) -> set[Path]:
-    """Make the summaries that aren't kept of pictures that are there; warn of those that changed, and return them."""
+def complete(pictures: Iterable[PictureFile]) -> None:
+    """Make the summaries that aren't kept of pictures that are there; warn of those that changed since saved."""
     wanted, changed = list[PictureFile](), list[PictureFile]()
     for run_dir, here in _by_dir(pictures).items():
         kept = _read(run_dir, here.keys(), _STATE)
@@ -180,7 +179,6 @@ def complete(pictures: Iterable[PictureFile]) -> set[Path]:
         pass
     if changed:
         warn(f"{counted(len(changed), 'picture')} changed since saved ({changed[0].path}); shown as found")
-    return {picture.path for picture in changed}
 
 
 def summarise_pictures(
