@@ -142,24 +142,6 @@ def test_a_lock_that_may_not_be_tried_is_taken_as_free(tmp_path):
     assert not RunDirectory(tmp_path).is_locked()
 
 
-def test_a_pipe_in_place_of_the_lock_keeps_nobody_waiting(tmp_path):
-    """Whoever reads a pipe waits for its writer; the name of the owner isn't worth that."""
-    os.mkfifo(tmp_path / directory.LOCK)
-    assert RunDirectory(tmp_path).owner == "Another process"
-
-
-@pytest.mark.parametrize(
-    "name", ["run.json", "run.pid", "journal.end", "journal-000001.jsonl", "jobs.parquet"]
-)
-def test_a_pipe_in_place_of_another_file_is_refused(tmp_path, name):
-    """Each of them is read, and there is no going on without it."""
-    os.mkfifo(tmp_path / "clr-debug-pipe-12")  # that of another program is none of ours
-    RunDirectory(tmp_path)
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(DirectoryError, match=f"{name} is a named pipe"):
-        RunDirectory(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("number", "advice"),
     [

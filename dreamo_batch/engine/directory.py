@@ -61,7 +61,6 @@ N_SHARDS: Final = 64
 LOCK: Final = "lock"
 PID: Final = "run.pid"
 LOG: Final = "run.log"
-_SUFFIXES_READ: Final = (".json", ".jsonl", ".parquet", ".end", ".tail", ".pid", ".log")
 _OPENED_AT_ONCE: Final = 16
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 # Where the file system has no locks, a file in place of one would still be there after a kill.
@@ -122,10 +121,6 @@ class RunDirectory:
         self._is_lost = False
         self.folder_fd: int | None = None
         self.manifest: Manifest | None = None  # as last read or written
-        with suppress(OSError):  # what can't be read is reported by whoever needs it
-            for file in self.path.iterdir():
-                if file.suffix in _SUFFIXES_READ and file.is_fifo():  # reading it would wait forever
-                    raise DirectoryError(f"{file} is a named pipe, where a file belongs. Move it away.")
         if self.replica is not None and is_in_store and not self._is_locked_here():
             self.replica.pull()
 
@@ -335,7 +330,7 @@ class RunDirectory:
         owner = ""
         if self.replica is not None and not self._is_locked_here():
             owner = self.replica.owner
-        elif (self.path / LOCK).is_file():  # reading a pipe would wait forever
+        else:
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"
