@@ -32,7 +32,7 @@ class Count:
 class Service:
     """Takes so many tasks at once and so many requests a second; what is over is answered 429.
 
-    A share of creates, or of polls, is refused at random, whatever there is.
+    A share of creates, or of polls, is refused at random, whatever there is, and everything until it opens.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Service:
         asks: Asks = "none",
         refused: float = 0.0,
         refused_do: Do = Do.CREATE,
+        opens_at: float = 0.0,
         latency_s: float = 3.0,
         sigma: float = 0.5,
         seed: int = 0,
@@ -53,6 +54,7 @@ class Service:
         self._asks = asks
         self._random = random.Random(seed)
         self._refused, self._refused_do = refused, refused_do
+        self._opens_at = opens_at
         self._moods = random.Random(seed + 1)
         self._mu = math.log(latency_s) - sigma**2 / 2
         self._sigma = sigma
@@ -61,7 +63,7 @@ class Service:
 
     def answer(self, action: Action, now: float) -> tuple[str, float | None]:
         """Give `taken`, `running`, `ended`, `saved` or `refused`, and the seconds it asks to wait."""
-        wait_s = self._bucket.take(now)
+        wait_s = self._bucket.take(now) if now >= self._opens_at else 1.0
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
         if not wait_s and action.do is self._refused_do and self._moods.random() < self._refused:

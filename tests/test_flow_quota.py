@@ -146,6 +146,15 @@ def test_refusals_in_a_row_by_chance_cost_little(seed):
     assert moody < 1.5 * free
 
 
+@pytest.mark.parametrize("opens_at", [0.05, 10.0])
+def test_a_service_that_first_refuses_everything_is_used_in_full_once_it_opens(opens_at):
+    """As if another program had used up the account's quota: that says nothing of a rate."""
+    free, late = (
+        Run(Service(opens_at=at), 300, max_in_flight=50).work(until_s=10_000) for at in (0.0, opens_at)
+    )
+    assert late < free + 2 * opens_at + 2
+
+
 def test_no_quota_means_no_delay():
     """A thousand tasks of 3 s, 50 at once: the slots are taken, at less than nine polls a task."""
     run = Run(Service(seed=3), 1000, max_in_flight=50)
