@@ -310,9 +310,40 @@ def test_entropy_is_drawn_anew():
 
 
 @pytest.mark.parametrize(
-    ("before", "is_same"),
-    [("", True), ("1-2-3-4", True), ("9-2-3-4", True), ("1-2-3-5", False), ("1-2-3", False), ("?", False)],
+    ("before", "now", "is_same"),
+    [
+        ("", "1-2-3-4", True),
+        ("1-2-3-4", "1-2-3-4", True),
+        ("9-2-3-4", "1-2-3-4", True),
+        ("9-8-7-4", "1-2-3-4", True),
+        ("1-2-3-5", "1-2-3-4", False),
+        ("1-2-3", "1-2-3-4", False),
+        ("?", "1-2-3-4", False),
+        ("9-2-3-", "1-2-3-4", True),
+        ("1-2-9-", "1-2-3-", True),
+        ("9-2-9-", "1-2-3-", False),
+        ("1-9-3-", "1-2-3-", False),
+    ],
 )
-def test_a_directory_is_the_same_if_its_place_says_so(before, is_same):
-    """A place that another version wrote says nothing, so the directory counts as a copy."""
-    assert directory.is_same_place(before, "1-2-3-4") is is_same
+def test_a_directory_is_the_same_if_its_place_says_so(before, now, is_same, monkeypatch):
+    """By when it was made, else by numbers. A place that another version wrote says nothing: it counts as a copy."""
+    monkeypatch.setattr(directory, "_IS_BIRTH_UNIQUE", True)
+    assert directory.is_same_place(before, now) is is_same
+
+
+@pytest.mark.parametrize(
+    ("before", "is_unique", "is_same"),
+    [
+        ("", True, True),
+        ("2-4", True, True),
+        ("9-4", True, True),
+        ("9-4", False, False),
+        ("2-5", False, False),
+        ("2-", True, True),
+        ("9-", True, False),
+    ],
+)
+def test_a_file_is_the_same_if_it_was_made_at_the_same_time(before, is_unique, is_same, monkeypatch):
+    """Numbers tell nothing on a disk that numbers its files anew when it is mounted, unless copies keep that time."""
+    monkeypatch.setattr(directory, "_IS_BIRTH_UNIQUE", is_unique)
+    assert directory.is_same_file(before, "2-4") is is_same

@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import struct
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -341,14 +342,26 @@ def shard_of(job_id: str) -> str:
     return f"{SHARDS}/{int(job_id[:2], 16) * N_SHARDS // 256:02x}"
 
 
+# On Linux no copy has the time at which the original was made, and numbers of some file systems (exFAT, FAT) change
+# whenever they are mounted. Elsewhere copies may keep that time.
+_IS_BIRTH_UNIQUE: Final = sys.platform == "linux"
+
+
 def is_same_place(before: str, now: str) -> bool:
     """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
     if not before or {before.count("-"), now.count("-")} != {3}:  # in a store, or known to be a copy
         return before in {"", now}
     device, folder, lock, born = before.split("-")
     device_now, folder_now, lock_now, born_now = now.split("-")
-    is_as_old = born == born_now or not (born and born_now)  # numbers of deleted folders are used again
-    return folder == folder_now and (device == device_now or lock == lock_now) and is_as_old
+    is_born_here = _IS_BIRTH_UNIQUE and born and born_now
+    is_same_device = is_born_here or device == device_now or lock == lock_now
+    return bool(is_same_device) and is_same_file(f"{folder}-{born}", f"{folder_now}-{born_now}")
+
+
+def lasting_identity(place: str) -> str:
+    """Return the part of a place that stays the same wherever the directory is moved and mounted."""
+    _, folder, _, born, *_ = place.split("-")
+    return born if _IS_BIRTH_UNIQUE and born else folder
 
 
 def identity_of_file(path: Path) -> str:
@@ -359,7 +372,10 @@ def identity_of_file(path: Path) -> str:
 def is_same_file(before: str, now: str) -> bool:
     """Whether a file is the same, not a copy; empty where it wasn't known."""
     (number, _, born), (number_now, _, born_now) = before.partition("-"), now.partition("-")
-    return not before or (number == number_now and (born == born_now or not (born and born_now)))
+    if not (before and born and born_now):
+        return not before or number == number_now
+    # Numbers of deleted files are used again.
+    return born == born_now and (_IS_BIRTH_UNIQUE or number == number_now)
 
 
 _STATX_BTIME: Final = 0x800

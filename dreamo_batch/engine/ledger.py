@@ -38,6 +38,7 @@ from dreamo_batch.engine.directory import (
     Manifest,
     RunDirectory,
     is_same_place,
+    lasting_identity,
     new_entropy,
     refuse_newer,
     unknown_purchases,
@@ -443,8 +444,7 @@ class Ledger:
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
         replica = self.directory.replica
-        # A device's number may change, and a lock file may be recreated; see `is_same_place`.
-        place = self._place.split("-")[1] if replica is None else replica.url
+        place = lasting_identity(self._place) if replica is None else replica.url
         return hashlib.sha256(f"{self.entropy} {place}".encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
