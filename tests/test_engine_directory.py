@@ -106,13 +106,13 @@ def test_a_lock_that_is_gone_is_noticed(tmp_path):
     run_dir.refuse_loss()
     run_dir.lock()
     run_dir.refuse_loss()
-    assert run_dir.is_in_place()
+    assert not run_dir.is_lost()
     (tmp_path / directory.LOCK).unlink()
-    assert not run_dir.is_in_place()
+    assert run_dir.is_lost()
     with pytest.raises(FileNotFoundError, match="moved or deleted"):
         run_dir.refuse_loss()
     (tmp_path / directory.LOCK).touch()
-    assert not run_dir.is_in_place()
+    assert run_dir.is_lost()
     run_dir.unlock()
 
 
@@ -310,28 +310,6 @@ def test_entropy_is_drawn_anew():
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "is_same"),
-    [
-        ("", "1-2-3-4", True),
-        ("1-2-3-4", "1-2-3-4", True),
-        ("9-2-3-4", "1-2-3-4", True),
-        ("9-8-7-4", "1-2-3-4", True),
-        ("1-2-3-5", "1-2-3-4", False),
-        ("1-2-3", "1-2-3-4", False),
-        ("?", "1-2-3-4", False),
-        ("9-2-3-", "1-2-3-4", True),
-        ("1-2-9-", "1-2-3-", True),
-        ("9-2-9-", "1-2-3-", False),
-        ("1-9-3-", "1-2-3-", False),
-    ],
-)
-def test_a_directory_is_the_same_if_its_place_says_so(before, now, is_same, monkeypatch):
-    """By when it was made, else by numbers. A place that another version wrote says nothing: it counts as a copy."""
-    monkeypatch.setattr(directory, "_IS_BIRTH_UNIQUE", True)
-    assert directory.is_same_place(before, now) is is_same
-
-
-@pytest.mark.parametrize(
     ("before", "is_unique", "is_same"),
     [
         ("", True, True),
@@ -341,9 +319,15 @@ def test_a_directory_is_the_same_if_its_place_says_so(before, now, is_same, monk
         ("2-5", False, False),
         ("2-", True, True),
         ("9-", True, False),
+        ("copied-2-4", True, False),
+        ("copied-2-", True, False),
+        ("1-2-3-4", True, False),
     ],
 )
 def test_a_file_is_the_same_if_it_was_made_at_the_same_time(before, is_unique, is_same, monkeypatch):
-    """Numbers tell nothing on a disk that numbers its files anew when it is mounted, unless copies keep that time."""
+    """Numbers tell nothing on a disk that numbers its files anew when it is mounted, unless copies keep that time.
+
+    What another version wrote says nothing, so that it counts as a copy.
+    """
     monkeypatch.setattr(directory, "_IS_BIRTH_UNIQUE", is_unique)
     assert directory.is_same_file(before, "2-4") is is_same

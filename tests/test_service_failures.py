@@ -109,6 +109,19 @@ def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
     )
 
 
+@pytest.mark.parametrize("status", [200, 400, 500, 503])
+@pytest.mark.parametrize("body", [b'{"message": "error 003011004: width"}', b"<h1>Error 3011002</h1>"])
+def test_a_documented_rejection_is_one_in_words_too(status, body):
+    """Nothing was submitted; unless they explain another documented error, or the digits are of another number."""
+    failure = from_response("create", status, {}, body)
+    assert (failure.kind, failure.error_class) == (PERMANENT, "rejected")
+    for other in (
+        b'{"code": "003011098", "message": "was 003011004"}',
+        b'{"message": "13011004 of 30110012"}',
+    ):
+        assert from_response("create", 500, {}, other).error_class != "rejected"
+
+
 @pytest.mark.parametrize("status", [200, 400, 404, 409, 422])
 def test_an_internal_error_in_a_body_may_have_arrived(status):
     """As with HTTP 500: the service doesn't say that it refused."""
@@ -349,6 +362,9 @@ NO_CREDIT = [
     {"error": {"code": "InsufficientBalanceError", "message": "m"}},
     {"error": "Insufficient  user\nbalance"},
     {"detail": "Your credits have run out"},
+    {"error": "You do not have sufficient funds"},
+    {"detail": "User is locked. Reason: Exhausted balance."},
+    {"message": "Payment method required"},
 ]
 
 
@@ -724,6 +740,8 @@ def test_a_lack_of_credit_is_seen_however_it_is_nested():
         ("50511: Output Image Risk Not Pass", (PERMANENT, "output_rejected")),
         ("Your account has been suspended: sensitive content", (STOP, "forbidden")),
         ("not allowed", (STOP, "forbidden")),
+        ("invalid token; tokens are case-sensitive", (STOP, "forbidden")),
+        ("names are case insensitive, and sensitive content was found", (PERMANENT, "moderation")),
     ],
 )
 def test_a_403_that_tells_of_moderation_is_about_its_row(words, expected):

@@ -818,7 +818,7 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
             f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
             "once the other has ended: what is in flight is picked up."
         )
-    if directory.is_in_place():
+    if not directory.is_lost():
         return (
             f"Can't write to the run directory {directory.path if error.errno else directory.name} "
             f"({error.strerror or error}). No more jobs are submitted. {directory.remedy(error)}, then run "

@@ -249,14 +249,6 @@ class RunDirectory:
         if self.replica is not None:
             self.replica.release(is_inherited=True)
 
-    def is_in_place(self) -> bool:
-        """Whether the lock file has always been found at this path: once it wasn't, another writer may have started."""
-        try:
-            self._is_lost |= self._find_lock() != self._lock_id
-        except OSError:
-            self._is_lost = True
-        return not (self._is_lost or (self.replica is not None and self.replica.is_lost))
-
     def remedy(self, error: OSError) -> str:
         """Say what to do if it can't be written."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -273,10 +265,7 @@ class RunDirectory:
         return "Free some space or fix the directory"
 
     def refuse_loss(self, *, is_asked: bool = False) -> None:
-        """Raise if the directory or its lock was moved or deleted, so that another writer could have started.
-
-        With `is_asked`, a store is asked whether another writer has taken it over.
-        """
+        """Raise if another writer could have started here; with `is_asked`, a store is asked whether one has."""
         if is_asked and self.replica is not None:
             self.replica.confirm()
         if self.is_lost():
@@ -284,19 +273,20 @@ class RunDirectory:
             raise FileNotFoundError(errno.ENOENT, what, str(self.path))
 
     def is_lost(self) -> bool:
-        """Whether this writer's directory or lock was moved, deleted or replaced."""
-        return self._lock is not None and not self.is_in_place()
+        """Whether this writer's lock was ever not found at its path: another writer may have started then."""
+        if self._lock is None:
+            return False
+        try:
+            self._is_lost |= self._find_lock() != self._lock_id
+        except OSError:
+            self._is_lost = True
+        return self._is_lost or (self.replica is not None and self.replica.is_lost)
 
     def place(self) -> str:
         """Return an identity of the directory that survives a move but not a copy."""
-        if self.replica is not None:  # without "-", which an adopted copy's past has
-            return hashlib.sha256(self.replica.url.encode()).hexdigest()[:16]
-        folder = self.path.stat()
-        try:
-            lock = (self.path / LOCK).stat().st_ino
-        except OSError:
-            lock = 0
-        return f"{folder.st_dev}-{folder.st_ino}-{lock}-{_born_at(self.path)}"
+        if self.replica is None:
+            return identity_of_file(self.path)
+        return hashlib.sha256(self.replica.url.encode()).hexdigest()[:16]
 
     def is_locked(self) -> bool:
         """Whether any process is writing here, or in a shard."""
@@ -342,40 +332,27 @@ def shard_of(job_id: str) -> str:
     return f"{SHARDS}/{int(job_id[:2], 16) * N_SHARDS // 256:02x}"
 
 
-# On Linux no copy has the time at which the original was made, and numbers of some file systems (exFAT, FAT) change
-# whenever they are mounted. Elsewhere copies may keep that time.
+# On Linux no copy has the time at which its original was made; numbers of files change at each mount of some (exFAT).
 _IS_BIRTH_UNIQUE: Final = sys.platform == "linux"
 
 
-def is_same_place(before: str, now: str) -> bool:
-    """Whether a directory is the same, not a copy; a device's number may change when it is mounted again."""
-    if not before or {before.count("-"), now.count("-")} != {3}:  # in a store, or known to be a copy
-        return before in {"", now}
-    device, folder, lock, born = before.split("-")
-    device_now, folder_now, lock_now, born_now = now.split("-")
-    is_born_here = _IS_BIRTH_UNIQUE and born and born_now
-    is_same_device = is_born_here or device == device_now or lock == lock_now
-    return bool(is_same_device) and is_same_file(f"{folder}-{born}", f"{folder_now}-{born_now}")
-
-
-def lasting_identity(place: str) -> str:
-    """Return the part of a place that stays the same wherever the directory is moved and mounted."""
-    _, folder, _, born, *_ = place.split("-")
-    return born if _IS_BIRTH_UNIQUE and born else folder
-
-
 def identity_of_file(path: Path) -> str:
-    """Return an identity of a file that survives a move but not a copy."""
+    """Return an identity of a file or folder that survives a move but not a copy."""
     return f"{path.stat().st_ino}-{_born_at(path)}"
 
 
 def is_same_file(before: str, now: str) -> bool:
-    """Whether a file is the same, not a copy; empty where it wasn't known."""
+    """Whether a file or folder is the same, not a copy; empty where it wasn't known."""
     (number, _, born), (number_now, _, born_now) = before.partition("-"), now.partition("-")
     if not (before and born and born_now):
         return not before or number == number_now
-    # Numbers of deleted files are used again.
-    return born == born_now and (_IS_BIRTH_UNIQUE or number == number_now)
+    return born == born_now and (_IS_BIRTH_UNIQUE or number == number_now)  # those of deleted files return
+
+
+def lasting_identity(identity: str) -> str:
+    """Return the part of an identity that stays the same wherever the file is moved and mounted."""
+    number, _, born = identity.partition("-")
+    return born if _IS_BIRTH_UNIQUE and born else number
 
 
 _STATX_BTIME: Final = 0x800

@@ -37,7 +37,7 @@ from dreamo_batch.engine.directory import (
     UNREADABLE,
     Manifest,
     RunDirectory,
-    is_same_place,
+    is_same_file,
     lasting_identity,
     new_entropy,
     refuse_newer,
@@ -314,7 +314,7 @@ class Ledger:
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
         self.is_copy, self._place = is_copied(recovered, directory), directory.place()
         if self.is_copy:  # and stays one until it is adopted
-            self._place += "-copied"
+            self._place = f"copied-{self._place}"
         self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         for path in map(directory.path.joinpath, recovered.damaged):
@@ -443,9 +443,7 @@ class Ledger:
     @property
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
-        replica = self.directory.replica
-        place = lasting_identity(self._place) if replica is None else replica.url
-        return hashlib.sha256(f"{self.entropy} {place}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.entropy} {lasting_identity(self._place)}".encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
@@ -504,7 +502,7 @@ def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
     """Whether a directory, or its newest journal, is a copy of what was written, or older than what was there."""
     before, folder = "" if recovered.meta is None else recovered.meta.place, directory.path
     is_older = directory.replica is None and journal.is_rolled_back(folder, recovered.covers)
-    return is_older or not is_same_place(before, directory.place()) or journal.is_copied(folder)
+    return is_older or not is_same_file(before, directory.place()) or journal.is_copied(folder)
 
 
 def interrupted(state: State) -> list[Attempt]:

@@ -359,26 +359,24 @@ class Pace:
         return self.has_risen or now < self._doubted_until
 
     def measured(self, now: float) -> float:
-        """Requests answered per second, in the last ten seconds or since the first; infinite if none was."""
+        """Requests answered per second, in the last ten seconds or since the first."""
         while self._answered and self._answered[0] < now - self._OVER_S:
             self._answered.popleft()
-        if not self._answered:  # a service that refuses everything says nothing of its rate
-            return math.inf
-        return len(self._answered) / max(now - self._answered[0], 1.0)
+        over_s = now - self._answered[0] if self._answered else 0.0
+        return len(self._answered) / max(over_s, 1.0)
 
     def answered(self, now: float) -> None:
         """Note an answer that was not a refusal."""
         self._answered.append(now)
 
-    def refused(self, now: float, *, measured: float | None = None) -> None:
+    def refused(self, now: float, measured: float) -> None:
         """Lower the rate to what the service accepted, now or earlier."""
-        rate = self._SHARE * (self.measured(now) if measured is None else measured)
-        if self._bucket is None:
-            self._bucket = TokenBucket(rate) if math.isfinite(rate) else None
+        rate = self._SHARE * measured
+        if self._bucket is None:  # a service that refuses everything says nothing of its rate
+            self._bucket = TokenBucket(rate) if rate else None
         else:
             before = self._bucket.rate
-            fallen = rate if math.isfinite(rate) else 0.0
-            rate = min(max(fallen, self._FALL_MOST * before), self._FALL_LEAST * before)
+            rate = min(max(rate, self._FALL_MOST * before), self._FALL_LEAST * before)
             self._bucket.rate = max(rate, self._RATE_MIN)
             if self.has_risen:
                 self._hold = min(2 * self._hold, self._HOLD_MAX)
@@ -439,7 +437,7 @@ class Quota:
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
         self._cool_s = 0.0
         self._blamed_until = -math.inf
-        self._measured = math.inf  # requests answered a second when the window was closed last
+        self._measured = 0.0  # requests answered a second when the window was closed last
         self._trial: _Trial | None = None
         self._has_closed = False  # not known yet whether rightly
         self._sent_before: set[Key] = set()
@@ -588,7 +586,7 @@ class Quota:
             self.window.reopen()
         self._trial, self._has_closed = None, False
         if is_new or is_first:
-            self.pace.refused(now, measured=measured)
+            self.pace.refused(now, measured)
 
 
 _FAILURES_IN_A_ROW: Final = 3

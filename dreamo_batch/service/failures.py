@@ -151,6 +151,7 @@ _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 _ACCESS_REFUSED: Final = re.compile(contract.ACCESS_REFUSED_WORDS, re.IGNORECASE)
+_HARMLESS: Final = re.compile(r"case\W?(in)?sensitive")
 # A message may quote the prompt; words of Chinese, Japanese and Korean have no blanks around their quotes.
 _LETTER: Final = r"[^\W\u3040-\u9fff\uac00-\ud7af]"
 _QUOTED: Final = re.compile(
@@ -170,6 +171,7 @@ NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, 
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
 )
+_REJECTION: Final = re.compile(f"(?<![0-9])0*({'|'.join(code.lstrip('0') for code in _REJECTIONS)})(?![0-9])")
 # Classes whose texts may be about moderation; other documented codes are unambiguous.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
@@ -237,7 +239,7 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
     if operation != "download" and not is_ok and is_no_credit:
         return FailureKind.STOP, NO_CREDIT
     if operation == "create" and is_ok:
-        is_refusal = is_no_credit and b'"id"' not in body  # an unreadable answer that names a task isn't one
+        is_refusal = (is_no_credit or _is_rejection(said)) and b'"id"' not in body  # else it may name a task
         refusal = messages.refusal_in(messages.load_leniently(body)) or (said if is_refusal else None)
         if refusal is not None:
             return _judge_refusal(refusal)
@@ -246,7 +248,7 @@ def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes)
         return FailureKind.PERMANENT, TASK_NOT_FOUND
     if status in _CLEAR:
         return _CLEAR[status]
-    if operation in ("create", "precharge") and not is_ok and said.code in _REJECTIONS:
+    if operation in ("create", "precharge") and not is_ok and _is_rejection(said):
         return FailureKind.PERMANENT, REJECTED
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_if_unclear(status)
@@ -311,11 +313,17 @@ def _class_of(said: ServiceMessage, otherwise: str) -> str:
     known = contract.ERROR_CODES.get(said.code or "")
     error_class = known.error_class if known else otherwise
     is_clear = known is not None and error_class not in _VAGUE_CLASSES
-    code, words = said.code or "", (said.message or "").lower()
+    code, words = said.code or "", _HARMLESS.sub("", (said.message or "").lower())
     is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
     if is_clear or not (is_code or any(word in words for word in contract.MODERATION_WORDS)):
         return error_class
     return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{said.code} {said.message}") else MODERATION
+
+
+def _is_rejection(said: ServiceMessage) -> bool:
+    """Return whether a documented code, also within words, says that nothing was submitted."""
+    is_told = said.code not in contract.ERROR_CODES and _REJECTION.search(said.message or "")
+    return said.code in _REJECTIONS or bool(is_told)
 
 
 def _says_no_credit(said: ServiceMessage) -> bool:
