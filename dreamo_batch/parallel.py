@@ -173,7 +173,8 @@ def each(
     try:
         with ticking(len(items), f"{what} ({link})" if link else what, unit=unit) as tick:
             work = functools.partial(_do_chunk, do) if n_batch is None else do
-            chunks = _chunks(items, n_batch or (1 if cluster is None else _CHUNK))
+            n = n_batch or (1 if cluster is None else _CHUNK)
+            chunks = [items[start : start + n] for start in range(0, len(items), n)]
             whole = _in_chunks(cluster, chunks, work) if cluster is not None else pool.map(work, chunks)
             results = chain.from_iterable(whole)
             for item, result in zip(items, results, strict=True):
@@ -232,11 +233,6 @@ def unpacked(sent: Any) -> Any:
 
 _unpacking: Final = threading.Lock()
 _unpickled: Final = functools.lru_cache(maxsize=4)(pickle.loads)
-
-
-def _chunks(items: Sequence[Item], n: int) -> list[Sequence[Item]]:
-    """Cut items into chunks, each a task."""
-    return [items[start : start + n] for start in range(0, len(items), n)]
 
 
 def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:

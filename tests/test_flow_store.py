@@ -115,6 +115,18 @@ def gateway():
         yield gateway
 
 
+def test_a_table_is_read_without_a_list_of_its_pictures(server, gateway, machine, monkeypatch):
+    """There may be a hundred thousand, of which a request lists one thousand."""
+    dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+    machine()
+    names = ObjectStore.names
+    listed = []
+    monkeypatch.setattr(ObjectStore, "names", lambda *given: listed.append(given[1]) or names(*given))
+    assert list(dreamo.load(URL)["status"]) == ["completed"]
+    assert listed
+    assert all(prefix.startswith(("log/", "checkpoints/", "strays/", "files/parts/")) for prefix in listed)
+
+
 def bought(gateway):
     """How often each job was bought."""
     return Counter(line["digest"] for line in gateway.invoice())

@@ -239,7 +239,7 @@ class _Parent:
         images = {one for job in prepared.jobs.values() for one in job.images}
         if self._replica is not None:
             wanted = {stem for one in images for stem in (one.sent_digest, Path(one.sent_location).stem)}
-            kept = (Path(name) for name in self._replica.names() if name.startswith(f"{INPUTS}/"))
+            kept = map(Path, self._replica.names(f"{INPUTS}/"))
             with parallel.bars(wanted=False):
                 self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
         at = partial(kept_at, self._folder)

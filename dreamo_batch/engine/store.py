@@ -21,7 +21,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -620,11 +620,14 @@ class Replica:
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
+
+        def fetch(path: str) -> None:  # in its thread, lest those that wait for the disk fill the memory
+            if (content := self.read(path)) is not None:
+                _place(self.path / path, content)
+
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
         with self._named_in_errors():
-            for path, content in each(wanted, self.read, what="fetching", n_workers=_READ_AT_ONCE):
-                if content is not None:
-                    _place(self.path / path, content)
+            deque(each(wanted, fetch, what="fetching", n_workers=_READ_AT_ONCE), maxlen=0)
 
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
@@ -633,7 +636,7 @@ class Replica:
 
     def parts(self, name: str) -> list[Path]:
         """Return the files that a growing file consists of, oldest first."""
-        found = [part for part in self.names() if part.startswith(f"{_PARTS}/{name}/")]
+        found = self.names(f"{_PARTS}/{name}/")
         with bars(wanted=False):
             self.fetch(found)
         return [self.path / part for part in found]
@@ -644,10 +647,10 @@ class Replica:
         self.store.put_new(f"{_FILES}/{part}", content)
         _place(self.path / part, content)
 
-    def names(self) -> list[str]:
-        """List the files that the store has besides the log."""
+    def names(self, prefix: str = "") -> list[str]:
+        """List the files that the store has besides the log, and whose names begin with a prefix."""
         with self._named_in_errors():
-            return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/")]
+            return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/{prefix}")]
 
     def folders(self, folder: str) -> list[str]:
         """List the folders that the store has in one."""
