@@ -18,13 +18,15 @@ import dreamo_batch as dreamo
 from dreamo_batch.cluster import shards
 from dreamo_batch.engine import store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
-from tests.cli_sweep import call
+from tests.cli_sweep import call, signals_kept
 from tests.flows import PATIENCE_S, Flow, Slow, dask_client, until
 from tests.object_server import object_server
 
 N = 16
 N_SHARDS = 4
 IN_FLIGHT = 8
+
+_kept = pytest.fixture(autouse=True)(signals_kept)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from dreamo_batch.engine.journal import Strays
 from dreamo_batch.engine.store import ObjectStore, Taken
 from dreamo_batch.gateway.tasks import size_price
 from dreamo_batch.results.load import read_state
-from tests.cli_sweep import call
+from tests.cli_sweep import call, signals_kept
 from tests.flows import IS_LONG, Slow, until
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
 
@@ -52,6 +52,9 @@ def sweep(n):
         size="512x512",
         use_rephraser=False,
     )
+
+
+_kept = pytest.fixture(autouse=True)(signals_kept)
 
 
 @pytest.fixture(autouse=True)
