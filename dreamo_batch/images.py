@@ -237,7 +237,7 @@ def suffix_of(content: bytes) -> str:
 def looks_like(content: bytes) -> str:
     """Return, as a remark, what a file seems to be that isn't what was expected."""
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return " (it looks like HEIC, the format of phone cameras)"
+        return " (it looks like HEIC, the format of phone cameras, which Pillow opens with pillow-heif)"
     head = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     kind = next((kind for beginning, kind in _BEGINNINGS if head.startswith(beginning)), None)
     return f" (it looks like {kind})" if kind else ""

@@ -29,7 +29,7 @@ from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Secret
 from dreamo_batch.service.failures import TASK_NOT_FOUND
 from dreamo_batch.service.messages import Request, Task, number
-from dreamo_batch.text import harmless, option, quoted
+from dreamo_batch.text import counted, harmless, option, quoted
 from dreamo_batch.verbs import all_arguments, plan, run, takes_options_of_run
 
 if TYPE_CHECKING:
@@ -127,13 +127,9 @@ def probe_seeds(
                 f"{option('max_cost', cap)} doesn't cover the probe. Nothing was sent. Pass "
                 f"{option('max_cost', needed)} or more, which includes what was spent here, or probe fewer rows."
             )
-        cost = (
-            "at a price not known yet"
-            if price is None
-            else f"for up to {dollars(times(n_new, price))} in all"
-        )
-        sentence = f"Probing buys {len(probe) // 2} rows twice: {n_new} new attempts, {cost}"
-        say(f"{sentence}; no more than {dollars(cap)} is ever spent here.", show=progress)
+        cost = "at a price not known yet" if price is None else f"for up to {dollars(times(n_new, price))}"
+        bought = f"{counted(len(probe) // 2, 'row')} twice: {counted(n_new, 'new attempt')}"
+        say(f"Probing buys {bought}, {cost}; no more than {dollars(cap)} is ever spent here.", show=progress)
     done = run(probe, run_dir, max_cost=cap, progress=progress, base_dir=base_dir, **options)
     return compare_replicates(done, progress=progress)
 

@@ -46,6 +46,18 @@ def test_seeds_stay_the_columns_where_counting_them_needs_as_many():
     assert (other.columns.names, other.shape) == (("number",), (6, 4))
 
 
+def test_a_sample_of_a_product_stands_side_by_side():
+    """A line for each job, where numbers would leave mostly gaps beside many combinations of inputs."""
+    taken = {
+        "prompt": list("aabbcdddde"),
+        "image": list("yyxyxxyyyy"),
+        "seed": [1, 4, 1, 2, 1, 1, 1, 3, 4, 1],
+    }
+    grid = lay_out(results(taken), ..., ...)
+    assert (grid.rows.names, grid.shape) == (("prompt", "image", "seed"), (10, 1))
+    assert labels(grid.rows)[:2] == ["a / y / seed 1", "a / y / seed 4"]
+
+
 def test_pictures_that_are_only_counted_say_what_they_are():
     """A number tells nothing apart; neither does one column, whose rows stand side by side with their labels."""
     grid = lay_out(results({**SWEEP, "prompt": ["a", "b", "c", "d"]}), "seed", None)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from dreamo_batch import fonts
+from dreamo_batch.display import grid as grids
 from dreamo_batch.display import sheet as sheets
 from dreamo_batch.display.sheet import MARGIN, Layout, contact_sheet
 from dreamo_batch.errors import UsageError
@@ -116,6 +117,17 @@ def test_any_prompt_can_stand_below(run_dir, prompt):
     table = results("red.png", prompt=prompt)
     assert contact_sheet(table, run_dir / "sheet.png", run_dir=run_dir, labels=["scene", "prompt"]) == 1
     assert RED in colours(run_dir / "sheet.png")
+
+
+def test_captions_tell_pictures_of_the_same_prompt_and_seed_apart(run_dir):
+    """By whatever differs between them, a picture by its file's name; what all share isn't repeated."""
+    table = results("red.png", "blue.png", prompt="snow").assign(
+        seed=7, image=[["a/fox.png", "a/cup.jpg"], ["a/fox.png"]], ref_type="IP", scene=["x", "y"]
+    )
+    drawn = sheets._PlainSheet(table, [run_dir] * 2, grids.telling_apart(table), fonts.Fonts())
+    captions = [[line for line, _ in drawn.caption(row)] for row in drawn._rows]
+    assert captions == [["snow", "x", "fox.png + cup.jpg", "seed 7"], ["snow", "y", "fox.png", "seed 7"]]
+    assert grids.telling_apart(table[:1]) == ["prompt"]
 
 
 @pytest.mark.parametrize("prompt", ["a fox", "雪山上的狐狸"])

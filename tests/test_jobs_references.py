@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import ExifTags, Image, ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from dreamo_batch import images
 from dreamo_batch.engine import directory
@@ -80,6 +81,12 @@ def test_other_formats_are_refused_but_can_be_fixed(kind):
     assert [one.code for one in found] == ["image-format"]
     assert found[0].is_error
     assert "fix_images=True" in found[0].fix
+
+
+def test_pictures_of_phones_are_converted_once_pillow_reads_them(monkeypatch):
+    """With pillow-heif, which registers a format of this name."""
+    monkeypatch.setattr(PngImageFile, "format", "HEIF")
+    assert _codes(encoded(plain())) == ["image-format"]
 
 
 def test_formats_that_are_not_converted_are_refused():

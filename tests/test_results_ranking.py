@@ -60,7 +60,7 @@ def test_a_missing_value_leaves_a_picture_unranked_and_the_others_as_they_were()
     pd.testing.assert_frame_equal(ranked.drop(index=1), rest)
     assert ranked.index[-1] == 1
     assert ranked.loc[1, ["score", "rank"]].isna().all()
-    assert ranked.loc[1, "problem"] == "a value is missing"
+    assert ranked.loc[1, "problem"] == "size_m is missing"
     assert ranked.loc[1, "stars"] == 4
 
 

@@ -130,9 +130,7 @@ class Entry:
         )
         alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
         values = [(name, label_of(row[name], is_picture=name in shown.pictures)) for name in shown.distinct]
-        caption = [
-            f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values if name != columns.SEED
-        ]
+        caption = [f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values]
         has_seed = shown.shows_seed[position] and seed is not None
         self.position, self.row, self.kind = position, label_of(label), _kind(row)
         self.alt = alt if seed is None else f"{alt}, seed {seed}"
@@ -267,10 +265,9 @@ class Grid:
     def extent(self) -> str:
         """Which part of the whole this page is; empty if it is the whole."""
         axes = (("rows", self.shown_rows, len(self.rows)), ("columns", self.shown_columns, len(self.columns)))
-        parts = [
+        return ", ".join(
             f"{name} {shown.start + 1} to {shown.stop} of {n}" for name, shown, n in axes if len(shown) < n
-        ]
-        return ", ".join(parts)
+        )
 
     def positions(self, row: int, column: int) -> list[int]:
         """Return the positions in the table of the rows in a cell; none for a combination that it lacks."""
@@ -316,8 +313,8 @@ def lay_out(
 
     Prompts run down and seeds across. Other inputs that vary under the same prompt and seed (picture, size,
     rephraser, replicate, run directory) join them, and so does any other column that tells apart rows which would
-    otherwise share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead.
-    With `is_spread`, jobs that would share a cell are counted across.
+    otherwise share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead, or
+    run down if that leaves gaps as well. With `is_spread`, jobs that would share a cell are counted across.
     """
     check_results(results, columns.STATUS)
     names = _choose_axes(results, rows, across)
@@ -342,7 +339,7 @@ def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:
 def _distinct_columns(
     results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
 ) -> list[Any]:
-    """Name the columns that tell apart what shares a cell."""
+    """Name the columns besides the seed that tell apart what shares a cell."""
     crowded = [
         (number, position)
         for number, there in enumerate(places.values())
@@ -353,8 +350,14 @@ def _distinct_columns(
         return []
     cells = np.array([number for number, _ in crowded])
     rows = results.iloc[[position for _, position in crowded]]
-    known = {*on_axes, *columns.OUTPUTS, *rating_columns(results)} - ({columns.RUN_DIR} - {*on_axes})
+    known = {columns.SEED, *columns.OUTPUTS, *rating_columns(results)} - {columns.RUN_DIR} | {*on_axes}
     return [name for name in results.columns if name not in known and _differ(rows[name].map(key_of), cells)]
+
+
+def telling_apart(results: pd.DataFrame) -> list[Any]:
+    """Name the prompt, and what tells apart rows of the same prompt and seed."""
+    down, along = (_available(results, [name]) for name in (columns.PROMPT, columns.SEED))
+    return [*down, *_distinct_columns(results, _places(*_read_axes(results, down, along)), [*down, *along])]
 
 
 def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
@@ -479,6 +482,8 @@ def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[lis
     n_numbers, n_seeds = (len(_read_axes(results, down, axis)[1]) for axis in ([], along))
     if across is ... and n_numbers < n_seeds and _is_sparse(results, down, along):
         along.clear()
+        if rows is ... and len(down) > 1 and _is_sparse(results, down, along):
+            down.append(columns.SEED)  # a line for each job: they stand side by side
     elif across is not None:
         _join_others(results, down, along, open_axes[0])
     return down, along

@@ -23,6 +23,7 @@ from dreamo_batch.display.grid import (
     lay_out,
     removed_rows_notice,
     small_pictures,
+    telling_apart,
 )
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile
@@ -30,7 +31,7 @@ from dreamo_batch.errors import as_file, as_names, as_new_file, check_choice, ch
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.frames import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
-from dreamo_batch.jobs.fields import as_frame
+from dreamo_batch.jobs.fields import as_frame, image_columns
 from dreamo_batch.parallel import Cluster, bars, threads, ticking, working, write_file
 from dreamo_batch.results.load import Source, as_paths, check_results, folders_of, load, pictures_left
 
@@ -87,6 +88,7 @@ _PLAIN_TEXT_PX: Final = 15
 _PLAIN_LINE: Final = 18
 _PLAIN_LINES_MAX: Final = 80
 _PLAIN_PICTURES_MAX: Final = 100
+_FOLDER: Final = "folder of the run"
 _PLAIN_PAPER: Final = "#f4f1ea"
 
 
@@ -98,7 +100,7 @@ def contact_sheet(
     rows: Names = None,
     columns: Names = None,
     n_across: int = 4,
-    labels: Sequence[str] = (names.PROMPT,),
+    labels: Sequence[str] | None = None,
     title: str = "",
     paper: Literal["a4", "letter"] = "a4",
     font: str | os.PathLike[str] | None = None,
@@ -110,8 +112,7 @@ def contact_sheet(
     Parameters
     ----------
     source : pandas.DataFrame, path or iterable of paths
-        Results, or rows of them, also of several runs put together; or a run directory, or several, whose results are
-        loaded.
+        Results, or rows of them, also of several runs put together; or the run directories whose results to load.
     path : path
         The PNG, JPEG or PDF to write, by its suffix; replaced atomically. Several pages become one PDF, or
         ``sheet.png``, ``sheet-2.png``, ...
@@ -120,12 +121,11 @@ def contact_sheet(
     rows, columns : str, sequence of str, or None
         Columns that the grid's rows and columns stand for, as in `gallery`; ``...`` chooses them as `gallery` does.
         Rows without a picture are drawn as boxes with their status, and jobs that share a cell are counted across.
-        Both None: saved pictures only, in the table's order, each once; a line below the last one counts the rows
-        without a picture.
+        Both None: saved pictures only, in the table's order, each once; a last line counts the rows without one.
     n_across : int
         Without axes: pictures in a row.
-    labels : sequence of str
-        Without axes: columns to write below each picture, besides the seed.
+    labels : sequence of str, optional
+        Without axes: columns to write below each picture, besides the seed. Default: all that tell them apart.
     title : str
         A heading, with axes.
     paper : {"a4", "letter"}
@@ -173,7 +173,7 @@ def contact_sheet(
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     check_results(source, names.OUTPUT_PATH)
-    labels = as_names("labels", labels, source)
+    labels = telling_apart(source) if labels is None else as_names("labels", labels, source)
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
@@ -605,12 +605,12 @@ class _PlainSheet:
     def __post_init__(self) -> None:
         results = self.results
         is_saved = results[names.OUTPUT_PATH].notna()
-        placed = results.assign(**{names.RUN_DIR: pd.Series(self.folders, index=results.index, dtype=object)})
-        saved = placed[is_saved].drop_duplicates([names.RUN_DIR, names.OUTPUT_PATH])
-        self._rows = saved.to_dict("records")
-        paths = [row[names.RUN_DIR] / row[names.OUTPUT_PATH] for row in self._rows]
+        placed = results.assign(**{_FOLDER: pd.Series(self.folders, index=results.index, dtype=object)})
+        saved = placed[is_saved].drop_duplicates([_FOLDER, names.OUTPUT_PATH])
+        self._rows, self._pictures = saved.to_dict("records"), image_columns(results)
+        paths = [row[_FOLDER] / row[names.OUTPUT_PATH] for row in self._rows]
         digests = [row.get(names.OUTPUT_SHA256) for row in self._rows]
-        self.files = list(map(PictureFile, saved[names.RUN_DIR], paths, digests))
+        self.files = list(map(PictureFile, saved[_FOLDER], paths, digests))
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), self.notice) if text)
         self.n_across = min(self.n_across, max(1, len(self._rows)))
         self.drawn: set[Path] = set()
@@ -659,9 +659,8 @@ class _PlainSheet:
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""
-        shown = [self.fonts.drawable(label_of(str(row[name]))) for name in self.labels]
-        texts, label = list(filter(None, shown)), ": ".join(filter(None, shown))
-        texts = [label] if self.fonts.font_for(label, _PLAIN_TEXT_PX) else texts
+        values = (label_of(row[name], is_picture=name in self._pictures) for name in self.labels)
+        texts = filter(None, map(self.fonts.drawable, values))
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
         return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
 

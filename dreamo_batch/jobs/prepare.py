@@ -67,10 +67,12 @@ class Reading:
         rest = (self.seeds.numbers, *sent, self.use_rephraser, self.replicates)
         _find_lookalikes(findings, self.prompts, rest)
         is_first = np.arange(len(table)) == 0
-        notes = [(near, near, f"Read column {show(name)!r} as {near!r}.") for name, near in renamed.items()]
+        if renamed:
+            what = ", ".join(f"{show(name)!r} as {near!r}" for name, near in renamed.items())
+            read = list(renamed.values())
+            findings.add(COLUMN_NAME, read[0], is_first, what=f"Read column {what}.", near=", ".join(read))
         for name, near in fields.misnamed(table).items():
-            notes.append((name, near, f"Ignored column {show(name)!r}; did you mean {near!r}?"))
-        for name, near, what in notes:
+            what = f"Ignored column {show(name)!r}; did you mean {near!r}?"
             findings.add(COLUMN_NAME, name, is_first, what=what, near=near)
         sweeps = (self.prompts.codes, *sent)
         fields.find_rephrased_sweeps(findings, self.seeds, self.use_rephraser, sweeps)

@@ -377,8 +377,8 @@ def _padded(body: str) -> bytes:
     return packed + b"=" * (-len(packed) % 4)
 
 
-# Formats from which Pillow makes a corrected copy without outside programs.
-CONVERTIBLE: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Formats from which Pillow makes a corrected copy without outside programs; HEIF if pillow-heif is registered.
+CONVERTIBLE: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
 # Larger files aren't read; a corrected copy would need several times as much memory.
 READ_BYTES_MAX: Final = 64_000_000
 RECIPE: Final = 1  # version of the corrected copies; part of a job's identity
@@ -405,7 +405,7 @@ _SIDE_MAX: Final = contract.INPUT_SIDE_MAX_PX.value
 _BYTES_MAX: Final = contract.INPUT_BYTES_ADVISED.value
 _QUALITIES: Final = (95, 90, 85, 80, 75)
 _SHRINK: Final = 0.8
-_LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+_LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000")
 _KEEPS_PROFILE: Final = ("L", "P", "RGB", "RGBA")
 
 # A guess of when a row is sent, from what is known of the service: 8 tasks at once, 20 s each.

@@ -314,10 +314,9 @@ def rank(
     score = _scores(values.where(is_whole), numbers, measures, _weights(measures, weights))
     placed = score.groupby(numbers).rank(ascending=False, method="min")
     table = pd.concat([groups.keys.take(numbers).set_axis(kept), values], axis=1)
-    for name in (columns.SEED_SENT, columns.JOB_ID):
-        table[name] = history.rows[name].iloc[kept]
+    table = table.join(history.rows[[columns.SEED_SENT, columns.JOB_ID]].iloc[kept])
     table[columns.SCORE], table[columns.RANK] = score, placed
-    table[columns.PROBLEM] = problems.fillna("a value is missing").where(~is_whole)
+    table[columns.PROBLEM] = problems.fillna(values.isna().idxmax(axis=1) + " is missing").where(~is_whole)
     order = np.lexsort((kept, placed.fillna(np.inf).to_numpy(), numbers))
     ranked = columns.typed(table, columns.RANKS).iloc[order].set_axis(results.index[kept[order]])
     ranked.attrs[_WITHIN] = list(groups.keys.columns)
@@ -331,9 +330,8 @@ def _values(
     metrics = [one.metric for one in measures if one.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
-        measured = measure.measure_likeness(
-            results, load.folders_of(results, run_dir), measure.read_metrics(metrics)
-        )[0]
+        folders = load.folders_of(results, run_dir)
+        measured = measure.measure_likeness(results, folders, measure.read_metrics(metrics))[0]
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
     for one in measures:

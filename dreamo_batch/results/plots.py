@@ -283,7 +283,7 @@ def _prepare(
     ax: Axes | None, table: pd.DataFrame, expected: Mapping[str, Any], function: str
 ) -> tuple[Axes, Theme, pd.DataFrame]:
     """Check what is to be drawn; return axes, the colours for their background, and the table with its own types."""
-    wanted = f"Pass what {function}() returned."
+    wanted = f"Pass what {function}() returned, such as {function}(run_dir)."
     if absent := [name for name in expected if name not in getattr(table, "columns", ())]:
         raise UsageError(f"The table has no {absent[0]!r} column. {wanted}")
     try:  # one that was written to CSV and read again has times as text, and codes as numbers
