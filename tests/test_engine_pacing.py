@@ -124,7 +124,7 @@ def test_the_window_never_leaves_its_limits(limit, answers):
     for answer in answers:
         before = window.size
         if answer == "accepted":
-            window.accepted()
+            window.accepted(0.0)
             assert window.size == before
         elif answer == "trial" and window.is_trial_due and window.size < limit:
             window.try_one_more()
@@ -133,7 +133,7 @@ def test_the_window_never_leaves_its_limits(limit, answers):
             window.trial_accepted(is_proven=window.is_proven)
             assert window.size <= before
         elif answer == "no":
-            window.trial_refused()
+            window.trial_refused(0.0)
             assert window.size <= before
         elif answer == "undo":
             window.reopen()
@@ -162,18 +162,23 @@ def test_the_window_closes_to_what_the_service_takes_and_opens_when_more_are_tak
 
 
 def test_a_service_with_a_fixed_cap_is_tried_ever_more_rarely():
-    """Each trial that is refused doubles the time to the next."""
+    """Each trial that is refused doubles the number of tasks to the next, which waits ten minutes at the most."""
     window, waits = Window(50), []
     window.refused(10)
     for _ in range(10):
         window.try_one_more()
-        window.trial_refused()
+        window.trial_refused(0.0)
         n = 0
         while not window.is_trial_due:
-            window.accepted()
+            window.accepted(599.0)
             n += 1
         waits.append(n)
     assert (window.size, waits) == (10, [40, 80, 160, 320, 640, 1280, 2000, 2000, 2000, 2000])
+    window.trial_refused(1000.0)
+    window.accepted(1599.0)
+    assert not window.is_trial_due
+    window.accepted(1600.0)
+    assert window.is_trial_due
 
 
 def test_back_off_doubles_up_to_its_cap_and_starts_over():

@@ -867,7 +867,7 @@ def test_long_texts_end():
 
 
 @pytest.mark.parametrize("currency", ["credit", "CNY", "points", "7"])
-@pytest.mark.parametrize("key", ["currency", "unit", "Currency", "price_currency"])
+@pytest.mark.parametrize("key", ["currency", "unit", "Currency", "price_currency", "currencyCode"])
 def test_a_price_in_another_currency_is_no_price(currency, key):
     """Neither of a create to come nor of a task that has ended, wherever the currency stands."""
     told = int(currency) if currency.isdigit() else currency

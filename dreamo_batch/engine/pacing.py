@@ -219,11 +219,12 @@ class Window:
     """How many tasks may be at the service: the user's limit, reduced by refusals.
 
     After a 429 the window closes to what is in flight. More tasks are tried at once, one by one, and later after a
-    number of accepted creates that doubles with each refusal, so that a fixed cap is tested ever more rarely.
+    number of accepted creates that doubles with each refusal, or ten minutes: a fixed cap is tested ever more rarely.
     """
 
     _HOLD_FIRST: Final = 20
     _HOLD_MAX: Final = 2000
+    _HOLD_MAX_S: Final = 600.0
     _PROOF_MIN: Final = 2
     _PROOF_SHARE: Final = 0.25
 
@@ -233,6 +234,7 @@ class Window:
         self._known = limit
         self._before = limit
         self._hold = self._HOLD_FIRST
+        self._held_until = math.inf
         self._n_accepted = 0
         self._n_on_trial = 0
 
@@ -249,14 +251,12 @@ class Window:
     def refused(self, n_in_flight: int) -> None:
         """Reduce the window after a 429 with so many tasks unfinished."""
         self._before = self._known
-        self._known = max(1, min(self._known, n_in_flight))
-        self._n_on_trial = self._n_accepted = 0
-        self.is_trial_due = self._known < self.limit
+        self._set(max(1, min(self._known, n_in_flight)))
 
-    def accepted(self) -> None:
+    def accepted(self, now: float) -> None:
         """Note an accepted create."""
         self._n_accepted += 1
-        if self._n_accepted >= self._hold and self._known < self.limit:
+        if self._known < self.limit and (self._n_accepted >= self._hold or now >= self._held_until):
             self.is_trial_due = True
 
     def include(self, n_in_flight: int) -> None:
@@ -267,25 +267,26 @@ class Window:
         """Allow one task more than the service is known to accept."""
         self._n_on_trial += 1
 
-    def trial_refused(self) -> None:
+    def trial_refused(self, now: float) -> None:
         """Note that the service accepts no more; try again later."""
         self._n_on_trial = self._n_accepted = 0
-        self._hold = min(2 * self._hold, self._HOLD_MAX)
+        self._hold, self._held_until = min(2 * self._hold, self._HOLD_MAX), now + self._HOLD_MAX_S
         self.is_trial_due = False
 
     def trial_accepted(self, *, is_proven: bool) -> None:
         """Widen the window if more ran beside all others; else try again."""
         if is_proven:
-            self._known = min(self.size, self.limit)
-            self._hold = self._HOLD_FIRST
-        self._n_on_trial = 0
-        self.is_trial_due = self._known < self.limit
+            self._hold, self._held_until = self._HOLD_FIRST, math.inf
+        self._set(min(self.size, self.limit) if is_proven else self._known)
 
     def reopen(self) -> None:
         """Undo the last reduction: something else caused the refusal."""
-        self._known = max(self._known, self._before)
+        self._set(max(self._known, self._before))
+
+    def _set(self, known: int) -> None:
+        self._known = known
         self._n_on_trial = self._n_accepted = 0
-        self.is_trial_due = self._known < self.limit
+        self.is_trial_due = known < self.limit
 
 
 class BackOff:
@@ -493,7 +494,7 @@ class Quota:
         self.pace.answered(now)
         if key in self._sent_before:
             self.window.include(n_tasks)
-        self.window.accepted()
+        self.window.accepted(now)
         self._cool_down.reset()
         if self._trial is not None and key == self._trial.key:
             self._trial.n_accepted += 1
@@ -548,7 +549,7 @@ class Quota:
         self._trial = None
         if is_trial:
             self._has_closed = False
-            self.window.trial_refused()
+            self.window.trial_refused(now)
         elif self._n_in_a_row <= _ENOUGH:  # then all are refused, however few tasks there are
             self._has_closed = True
             self._measured = self.pace.measured(now)

@@ -538,7 +538,7 @@ def _usd(cost: Any) -> str | None:
 def _currency(about: dict[str, Any]) -> str | None:
     """Return what an amount is said to be in, in whatever shape."""
     named = {name.lower(): one for name, one in about.items() if one not in (None, "", [], {})}
-    keys = sorted(name for name in named if re.fullmatch("(.*(?<!con))?currency|unit", name))
+    keys = sorted(name for name in named if re.fullmatch("(.*(?<!con))?currency(_?code)?|unit", name))
     return (_written(named[keys[0]]) or str(named[keys[0]])[:_WORD_CHARACTERS_MAX]) if keys else None
 
 
