@@ -32,7 +32,7 @@ class Count:
 class Service:
     """Takes so many tasks at once and so many requests a second; what is over is answered 429.
 
-    A share of creates, or of polls, is refused at random, whatever there is, and everything until it opens.
+    A share of creates, or of polls, is refused at random, whatever there is, and everything while it is closed.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Service:
         asks: Asks = "none",
         refused: float = 0.0,
         refused_do: Do = Do.CREATE,
-        opens_at: float = 0.0,
+        closed: tuple[float, float] = (0.0, 0.0),
         latency_s: float = 3.0,
         sigma: float = 0.5,
         seed: int = 0,
@@ -54,7 +54,7 @@ class Service:
         self._asks = asks
         self._random = random.Random(seed)
         self._refused, self._refused_do = refused, refused_do
-        self._opens_at = opens_at
+        self._closed_from, self._closed_until = closed
         self._moods = random.Random(seed + 1)
         self._mu = math.log(latency_s) - sigma**2 / 2
         self._sigma = sigma
@@ -63,7 +63,8 @@ class Service:
 
     def answer(self, action: Action, now: float) -> tuple[str, float | None]:
         """Give `taken`, `running`, `ended`, `saved` or `refused`, and the seconds it asks to wait."""
-        wait_s = self._bucket.take(now) if now >= self._opens_at else 1.0
+        is_closed = self._closed_from <= now < self._closed_until
+        wait_s = 1.0 if is_closed else self._bucket.take(now)
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
         if not wait_s and action.do is self._refused_do and self._moods.random() < self._refused:

@@ -150,9 +150,19 @@ def test_refusals_in_a_row_by_chance_cost_little(seed):
 def test_a_service_that_first_refuses_everything_is_used_in_full_once_it_opens(opens_at):
     """As if another program had used up the account's quota: that says nothing of a rate."""
     free, late = (
-        Run(Service(opens_at=at), 300, max_in_flight=50).work(until_s=10_000) for at in (0.0, opens_at)
+        Run(Service(closed=(0.0, at)), 300, max_in_flight=50).work(until_s=10_000) for at in (0.0, opens_at)
     )
     assert late < free + 2 * opens_at + 2
+
+
+def test_a_minute_of_refusals_does_not_slow_long_tasks_for_hours():
+    """Of few requests a second, twenty take long, so that the rate rises sooner at first."""
+    for seed in range(12 if IS_LONG else 4):
+        free, late = (
+            Run(Service(latency_s=60.0, seed=seed, closed=closed), 100, max_in_flight=8, seed=seed).work()
+            for closed in ((0.0, 0.0), (95.0, 155.0))
+        )
+        assert late < 1.6 * free, seed
 
 
 def test_no_quota_means_no_delay():

@@ -324,8 +324,8 @@ class Pace:
     """The rate of all requests: unlimited until some are refused as too fast, then learned.
 
     Refused, it falls to a little less than what was answered in the last ten seconds. It rises again by a step after
-    a number of requests that had to wait for it: steps double while they succeed, and the number doubles each time
-    they are refused, so that a service with a fixed rate is tried ever more rarely.
+    a number of requests that had to wait for it, at first of half a minute at most: steps double while they succeed,
+    and the number doubles each time they are refused, so that a service with a fixed rate is tried ever more rarely.
     """
 
     _OVER_S: Final = 10.0
@@ -335,6 +335,8 @@ class Pace:
     _FALL_LEAST: Final = 0.95
     _RATE_MIN: Final = 0.05
     _HOLD_FIRST: Final = 20
+    _HOLD_MIN: Final = 3  # of a low rate, at which the first would take more than
+    _HOLD_FIRST_S: Final = 30.0
     _HOLD_MAX: Final = 640
     _STEP_FIRST: Final = 0.04
     _STEP_MAX: Final = 0.25  # a service that allows bursts takes a while to refuse what is too fast
@@ -396,20 +398,18 @@ class Pace:
         """Return when the next request may be sent, by the rate."""
         return -math.inf if self._bucket is None else self._bucket.ready_at(now)
 
-    def take(self, now: float) -> bool:
-        """Count a request; False if it is too early to send it."""
-        if self._bucket is None:
-            return True
-        if not self._bucket.take(now):
-            return False
+    def take(self, now: float) -> None:
+        """Count a request."""
+        if self._bucket is None or not self._bucket.take(now):
+            return
         self._n_held += self._is_holding  # what never had to wait says nothing of a higher rate
         self._is_holding = False
-        if self._n_held >= self._hold:
+        soon = max(self._HOLD_MIN, self._HOLD_FIRST_S * self._bucket.rate)
+        if self._n_held >= (min(self._hold, soon) if self._hold == self._HOLD_FIRST else self._hold):
             self._bucket.rate *= 1 + self._step
             self.has_risen = True
             self._step = min(2 * self._step, self._STEP_MAX)
             self._n_held = 0
-        return True
 
 
 @dataclass(slots=True)
