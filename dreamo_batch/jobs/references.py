@@ -139,11 +139,19 @@ def _lasting(prefix: str, given: Mapping[str, str]) -> float | None:
     return None if start is None else start + float(given[f"{prefix}-expires"])
 
 
+def _baidu(given: Mapping[str, str]) -> float | None:
+    _, _, start, seconds, *_ = given["authorization"].split("/")
+    return _lasting("", {"-date": start, "-expires": seconds})
+
+
+def _unpacked(packed: str) -> Any:
+    return json.loads(base64.b64decode(_padded(packed)))
+
+
 def _cloudfront(given: Mapping[str, str]) -> float | None:
     if "expires" in given:
         return unix_time(given["expires"])
-    packed = given["policy"].translate(str.maketrans("-_~", "+=/"))
-    policy = json.loads(base64.b64decode(_padded(packed)))
+    policy = _unpacked(given["policy"].translate(str.maketrans("-_~", "+=/")))
     statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
     return min(float(one["Condition"]["DateLessThan"]["AWS:EpochTime"]) for one in statements)
 
@@ -154,7 +162,11 @@ _READERS: Final[Mapping[str, Callable[..., float | None]]] = {
     "lasting": _lasting,
     "hex": lambda name, given: float(int(given[name], 16)),
     "part": lambda name, pattern, given: float(re.findall(pattern, given[name])[0]),
+    "jwt": lambda name, given: float(
+        _unpacked(given[name].split(".")[1].translate(str.maketrans("-_", "+/")))["exp"]
+    ),
     "cloudfront": _cloudfront,
+    "baidu": _baidu,
 }
 _LINKS: Final = tomllib.loads(Path(__file__).with_name("links.toml").read_text(encoding="utf-8"))
 _SCHEMES: Final = [_Scheme(**one) for one in _LINKS["signed"].values()]
