@@ -131,9 +131,8 @@ def contact_sheet(
     paper : {"a4", "letter"}
         The paper of a grid, at 300 dpi; upright for few columns, otherwise landscape.
     font : path, optional
-        Font file for the labels. Default: Pillow's font, and one of this machine where it lacks letters, as for
-        Chinese. Labels that no font has the letters for, or that don't fit, become codes (P1, C1, ...), which
-        ``PATH.legend.csv`` explains.
+        Font file for the labels. Default: Pillow's, and one of this machine for letters that it lacks, as for Chinese.
+        Labels that no font can write, or that don't fit, become codes (P1, ...), explained in ``PATH.legend.csv``.
     cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
         Where thumbnails that are missing are made, as for `measure`.
     progress : bool

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
-from dreamo_batch.engine.directory import INPUTS, UNREADABLE
+from dreamo_batch.engine.directory import INPUTS, MANIFEST, UNREADABLE
 from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
@@ -374,7 +374,8 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
         place = url_of(path.parent) or path.parent
-        raise DirectoryError(f"No run directory at {place} (it has no {path.name}).") from None
+        what = "Nothing was run in" if path.with_name(MANIFEST).exists() else "No run directory at"
+        raise DirectoryError(f"{what} {place} (it has no {path.name}).") from None
     except UNREADABLE as error:
         raise DirectoryError(
             f"{path} can't be read ({error}). Run the table again on this directory; purchases are reused."

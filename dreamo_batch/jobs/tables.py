@@ -487,7 +487,7 @@ def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> tupl
     if nameless and nameless != [0]:
         title = _IF_TITLE.format(quoted(names[named[0]])) if len(named) == 1 else ""
         raise TableError(
-            f"{path}: column {nameless[-1] + 1} has cells but no name. {title}Name it in the first line."
+            f"{path}: column {nameless[-1] + 1} has cells but no name. {title}Name the column in the first line."
         )
     table = frame[named].set_axis(pd.Index([names[number] for number in named], dtype=object), axis=1)
     doubled = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
