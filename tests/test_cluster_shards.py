@@ -25,7 +25,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.call import Call
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shards import SIGNAL, Pulse, ShardedCall
-from dreamo_batch.engine import store
+from dreamo_batch.engine import directory, store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.errors import (
@@ -572,8 +572,9 @@ def test_attempts_are_scanned_as_a_dataset(jobs, gateway, tmp_path, cluster):
         assert sorted(again["task_id"]) == sorted(found["task_id"])
 
 
-def test_the_cap_holds_over_all_shards(jobs, gateway, tmp_path):
+def test_the_cap_holds_over_all_shards(jobs, gateway, tmp_path, monkeypatch):
     """Also one set later, over what was bought before; the call goes on when it is raised."""
+    monkeypatch.setattr(directory, "_born_at", lambda _path: "1.0")  # all are made in the same moment
     first = run(jobs.head(3), tmp_path / "run", gateway, cluster=Here())
     assert first["status"].eq("completed").all()
     before = billed(gateway)

@@ -400,8 +400,7 @@ class ShardedCall(Call):
         self._refuse_two_caps()
         if self._team is not None and inputs.options.adopt_copy:
             shared_budget.adopt_budget(self._team)
-        submitted = {job_id for job_id, _ in self._planned.to_submit}
-        self._chosen = {job_id: next_number(state.of(job_id)) for job_id in submitted if state.of(job_id)}
+        self._chosen = {one: next_number(of) for one, _ in self._planned.to_submit if (of := state.of(one))}
         self.warnings = self.warned_of(state, self._planned)
         self._store(manifest)
         self._user, decided = read_outcomes(directory.jobs)  # as stored: without pictures from memory
@@ -538,8 +537,7 @@ class ShardedCall(Call):
 
     def _signal(self, *, is_stopped: bool = False) -> None:
         """Tell all workers which call is current, and whether it was stopped or paused."""
-        signal = Signal(self._table_id, is_stopped or self.is_halted, self._is_paused)
-        text = json.dumps(asdict(signal))
+        text = json.dumps(asdict(Signal(self._table_id, is_stopped or self.is_halted, self._is_paused)))
         try:
             self.directory.refuse_loss(is_asked=True)
             files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
@@ -560,8 +558,7 @@ class ShardedCall(Call):
     def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
         """Set the cap that workers take their slices of; None if there never was one.
 
-        Shards that bought without one join it first. Those that hold more than they need because their worker was
-        killed are opened to return it.
+        Shards that bought without one join it first; those that hold too much, as their worker was killed, return it.
         """
         place = f"{self.directory.name}/{_BUDGET}"
         slices = slices_at(place)

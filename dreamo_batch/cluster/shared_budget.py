@@ -248,10 +248,9 @@ class BudgetShare:
         """Take a slice of up to `wanted` in all; raises where not even what was spent before has room."""
         spent = spending.committed
         if spent and self._child not in self._slices.shares:
-            user, child, opening = self._budget.user, self._child, self._opening
-            granted = self._slices.grant(child, spent, opening=opening, owner=user)
+            granted = self._slices.grant(self._child, spent, opening=self._opening, owner=self._budget.user)
             if granted < spent:
-                self._slices.give_back(child, ZERO, opening=opening)
+                self._slices.give_back(self._child, ZERO, opening=self._opening)
                 raise errors.UsageError(
                     f"{self._directory} can't join the budget {self.place}: {dollars(spent)} was spent or reserved in "
                     f"it before, and only {dollars(granted)} is left. Nothing was submitted."

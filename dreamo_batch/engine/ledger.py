@@ -34,6 +34,7 @@ from dreamo_batch.engine.attempts import (
 )
 from dreamo_batch.engine.directory import (
     SCHEMA_VERSION,
+    SHARDS,
     UNREADABLE,
     Manifest,
     RunDirectory,
@@ -443,7 +444,10 @@ class Ledger:
     @property
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
-        return hashlib.sha256(f"{self.entropy} {lasting_identity(self._place)}".encode()).hexdigest()[:16]
+        path = self.directory.path
+        shard = path.name if path.parent.name == SHARDS else ""  # of one entropy, made in the same moment
+        text = f"{self.entropy} {shard} {lasting_identity(self._place)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
