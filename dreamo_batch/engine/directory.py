@@ -349,12 +349,6 @@ def is_same_file(before: str, now: str) -> bool:
     return born == born_now and (_IS_BIRTH_UNIQUE or number == number_now)  # those of deleted files return
 
 
-def lasting_identity(identity: str) -> str:
-    """Return the part of an identity that stays the same wherever the file is moved and mounted."""
-    number, _, born = identity.partition("-")
-    return born if _IS_BIRTH_UNIQUE and born else number
-
-
 _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _BTIME_AT: Final = 80

@@ -34,12 +34,10 @@ from dreamo_batch.engine.attempts import (
 )
 from dreamo_batch.engine.directory import (
     SCHEMA_VERSION,
-    SHARDS,
     UNREADABLE,
     Manifest,
     RunDirectory,
     is_same_file,
-    lasting_identity,
     new_entropy,
     refuse_newer,
     unknown_purchases,
@@ -57,6 +55,7 @@ logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
 _EVENTS_PER_ROW: Final = 1 / 4  # of four in all: at most 16 times as many rows are written as a table has
+_COPIED: Final = "copied-"  # before the place of a copy that nobody has adopted
 _READ_TRIES: Final = 20
 
 
@@ -315,7 +314,7 @@ class Ledger:
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
         self.is_copy, self._place = is_copied(recovered, directory), directory.place()
         if self.is_copy:  # and stays one until it is adopted
-            self._place = f"copied-{self._place}"
+            self._place = f"{_COPIED}{self._place}"
         self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         for path in map(directory.path.joinpath, recovered.damaged):
@@ -444,9 +443,8 @@ class Ledger:
     @property
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
-        path = self.directory.path
-        shard = path.name if path.parent.name == SHARDS else ""  # of one entropy, made in the same moment
-        text = f"{self.entropy} {shard} {lasting_identity(self._place)}"
+        # With its number, because one clock may give the same time to several that are made at once.
+        text = f"{self.entropy} {self._place.removeprefix(_COPIED)}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
