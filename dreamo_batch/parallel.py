@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import uuid
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -24,7 +24,7 @@ from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import first_line, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Event
     from pathlib import Path
@@ -41,6 +41,8 @@ _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 # Pictures a task: what an engine adds to each is then below one part in a hundred.
 _CHUNK: Final = 32
 _GUARD: Final = 'Each imports the script again, so its calls belong under `if __name__ == "__main__":`.'
+_LOOK_EVERY_S: Final = 0.2
+_LOOK_S, _PATIENCE_S = 2.0, 10.0  # that Dask's scheduler has for an answer, amid a run and before it
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
 _n_threads: ContextVar[int | None] = ContextVar("_n_threads", default=None)
@@ -248,6 +250,9 @@ def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[...
                 futures: list[Future[Any]] = [executor.submit(work, chunk) for chunk in left]
                 try:
                     for future in futures:
+                        while not future.done():
+                            wait([future], _LOOK_EVERY_S)
+                            cancel_forgotten(executor, [future])
                         done = future.result()
                         left.pop(0)
                         yield done
@@ -270,14 +275,24 @@ def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
     return [do(item) for item in items]
 
 
-def n_workers(cluster: Cluster) -> int:
+def n_workers(cluster: Cluster, patience_s: float = _PATIENCE_S) -> int:
     """Return how many tasks can be worked on at once."""
     if is_count(cluster):
         return int(cluster)
     client = _client_of(cluster)
     if client is not None:
-        return len(client.nthreads())  # `scheduler_info` of some versions lists five at most
+        # `nthreads` may wait forever, and `scheduler_info` of some versions lists five at most.
+        return len(client.sync(client.scheduler.ncores, callback_timeout=patience_s))
     return int(getattr(cluster, "_max_workers", 1))
+
+
+def trouble_of(cluster: Cluster) -> str:
+    """Say why nothing is heard of any worker of Dask, if Dask knows."""
+    try:
+        is_deserted = _client_of(cluster) is not None and not n_workers(cluster, _LOOK_S)
+    except Exception as error:  # noqa: BLE001 - an engine raises anything
+        return f"Dask's scheduler doesn't answer ({first_line(error)})."
+    return "The Dask cluster has no workers. The run continues once it has some." if is_deserted else ""
 
 
 @contextmanager
@@ -323,16 +338,26 @@ def kill_workers(pool: Executor) -> None:
         process.kill()
 
 
+def cancel_forgotten(executor: Executor, futures: Iterable[Any]) -> None:
+    """Cancel the tasks of which Dask says no more, as it was restarted or closed while it fetched their results."""
+    if isinstance(executor, _Dask):
+        for future in futures:
+            if not future.done() and future.key not in executor.client.futures:
+                future.cancel()
+
+
 class _Dask(Executor):
     """Dask, whose workers import what a task needs only as they run it: one that can't would lose it in silence."""
 
     def __init__(self, executor: Any) -> None:
-        self._executor = executor
+        self._executor, self.client = executor, _client_of(executor)
 
     def submit(self, do: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         packed = load_module("cloudpickle").dumps(functools.partial(do, *args, **kwargs))
         key = f"dreamo-{uuid.uuid4().hex}"  # as its dashboard shows it
-        return self._executor.submit(lambda call: pickle.loads(call)(), packed, key=key)  # noqa: S301 - our own
+        future = self._executor.submit(lambda call: pickle.loads(call)(), packed, key=key)  # noqa: S301 - our own
+        future.key = key
+        return future
 
 
 class _Processes(ProcessPoolExecutor):

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from multiprocessing import active_children, get_context
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -195,12 +196,36 @@ def test_what_an_engine_raises_is_told_in_words(flow, error, said):
     assert flow.invoice() == []
 
 
-def test_workers_that_are_never_heard_of_are_named(flow, monkeypatch):
+def no_workers(*_args, **_options):
+    return {}
+
+
+def no_answer(*_args, **_options):
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "Nothing heard yet from some workers"),
+        (no_workers, "The Dask cluster has no workers."),
+        (no_answer, "Dask's scheduler doesn't answer (TimeoutError)."),
+    ],
+    ids=["any engine", "Dask without workers", "Dask suspended"],
+)
+def test_workers_that_are_never_heard_of_are_named(flow, monkeypatch, answer, said):
     """An engine may wait for workers, so the run does, too, until it is stopped."""
-    monkeypatch.setattr(store, "STILL_S", 2.0)
-    monkeypatch.setattr(shards, "_PATIENCE_S", 2.0)
-    batch = flow.start(cluster=(engine := Engine()))
-    until(lambda: any("Nothing heard yet from some workers" in line for line in batch.status.notices))
+    monkeypatch.setattr(store, "STILL_S", 1.0)
+    monkeypatch.setattr(shards, "_PATIENCE_S", 2.0 if answer is None else PATIENCE_S)
+    for name in ("_BEAT_S", "_BEAT_OF_STORE_S"):
+        monkeypatch.setattr(shards, name, 0.2)
+    engine = Engine()
+    client = SimpleNamespace(get_executor=list, scheduler=SimpleNamespace(ncores=None), sync=no_workers)
+    if answer is not None:
+        engine._client = client
+    batch = flow.start(cluster=engine)
+    client.sync = answer
+    until(lambda: any(said in line for line in batch.status.notices))
     batch.stop()
     batch.wait(PATIENCE_S, progress=False)
     assert all(future.cancelled() for future in engine.futures)

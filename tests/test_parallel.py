@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import current_process, get_context
 from multiprocessing.process import BaseProcess
@@ -372,6 +372,21 @@ def test_a_dask_client_that_would_never_answer_is_refused(state, said, finished,
 
 def test_the_workers_of_dask_are_counted_also_behind_its_executor(dask):
     assert [parallel.n_workers(one) for one in (dask, dask.get_executor(pure=False))] == [2, 2]
+
+
+class Forgetful(Executor):
+    """Dask's executor after a restart amid the fetching of a result: its future never ends."""
+
+    __module__ = "distributed.cfexecutor"
+    _client = SimpleNamespace(get_executor=list, futures={})
+
+    def submit(self, *_args, **_options):
+        return Future()
+
+
+def test_a_task_that_dask_forgot_is_not_waited_for(finished):
+    with pytest.raises(UsageError, match=r"have failed \(CancelledError"):
+        dreamo.measure(finished, wider, cluster=Forgetful(), **QUIET)
 
 
 def test_an_interrupt_of_work_is_shown_at_the_users_line():

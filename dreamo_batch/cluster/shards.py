@@ -359,6 +359,7 @@ class ShardedCall(Call):
         self._n_held = 0
         self._short: dict[str, BudgetReached] = {}
         self._pulsed_at = 0.0
+        self._trouble = ""
         self._silent: list[Future[list[ShardOutcome]]] = []  # of workers that nothing is heard of any more
         self._committed_before: Decimal | None = None
 
@@ -658,10 +659,11 @@ class ShardedCall(Call):
                     work = _HandedOut([left.popleft() for _ in range(n)], uuid.uuid4().hex)
                     tasks = [self._task(name, in_flight, work.pulse_id) for name in work.names]
                     running[executor.submit(work_on_shards, tasks, n_at_once)] = work
-                done, _ = wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
+                wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
+                parallel.cancel_forgotten(executor, running)
                 if not running:  # paused, and `wait` returns at once
                     time.sleep(_LOOK_EVERY_S)
-                for future in done:
+                for future in [one for one in running if one.done()]:
                     for name, outcome in zip(running[future].names, future.result(), strict=True):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
@@ -691,9 +693,12 @@ class ShardedCall(Call):
             self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
 
     def _is_lost(self, work: _HandedOut) -> bool:
-        """Whether a worker has gone silent, or was never heard from and would only find that it has to stop."""
-        patience_s = beat_s(self.directory.name) if parallel.is_count(self._cluster) else _PATIENCE_S
-        return work.silent_s >= store.STILL_S or (self.is_halted and work.unheard_s >= patience_s)
+        """Whether a worker has gone silent; for less long once it has to stop, unless that would kill it."""
+        is_local, beat = parallel.is_count(self._cluster), beat_s(self.directory.name)
+        if not self.is_halted or (is_local and work.last is not None):
+            return work.silent_s >= store.STILL_S
+        patience_s = beat if is_local or self._trouble else beat + _PATIENCE_S
+        return max(work.unheard_s, work.silent_s) >= patience_s
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that has gone silent, for another one."""
@@ -754,20 +759,24 @@ class ShardedCall(Call):
             self._stopped = outcome.error
             self.halt()
 
-    def _read_pulses(self, running: Iterable[_HandedOut]) -> None:
+    def _read_pulses(self, running: Collection[_HandedOut]) -> None:
         """Read how far the workers are."""
         if time.monotonic() < self._pulsed_at:
             return
         beat = beat_s(self.directory.name)
         self._pulsed_at = time.monotonic() + beat
+        is_heard = not running
         for work in running:
             heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
             known = {name: pulse for name, pulse in heard.items() if pulse is not None}
             self._snapshots |= {name: snapshot for name, (snapshot, _) in known.items()}
             pulse = max((pulse for _, pulse in known.values()), key=lambda one: one.at, default=None)
-            is_at_work = any(one.n_settled < one.n_rows for one, _ in known.values())
+            is_heard |= pulse != work.last
+            # Between two shards it may wait for a lock, and reports nothing; one that has to stop doesn't wait.
+            is_at_work = self.is_halted or any(one.n_settled < one.n_rows for one, _ in known.values())
             work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
             work.last, work.unheard_s = pulse, 0.0 if pulse else work.unheard_s + beat
+        self._trouble = "" if is_heard else parallel.trouble_of(self._cluster)
 
     def _report_trouble(self, running: Iterable[_HandedOut]) -> None:
         """Report attempts that are held whenever their number has doubled, and an outage once while it lasts."""
@@ -778,7 +787,8 @@ class ShardedCall(Call):
                 f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
                 "is sent again unless you ask.",
             )
-        outage = now.outage or (_UNHEARD if any(one.unheard_s >= store.STILL_S for one in running) else "")
+        unheard = _UNHEARD if any(one.unheard_s >= store.STILL_S for one in running) else ""
+        outage = now.outage or self._trouble or unheard
         if outage and not self._is_out:
             self.notices.append(outage)
             self.report("outage", outage)
