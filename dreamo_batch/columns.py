@@ -80,9 +80,10 @@ def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
     """
     kinds = {name: one.dtype if isinstance(one, Column) else one for name, one in wanted.items()}
     converted = {name: integers(table[name]) for name in kinds if kinds[name] == INT}
+    converted |= {name: table[name].astype(kinds[name]) for name in kinds.keys() - converted.keys()}
     for name in (name for name in kinds if kinds[name] == CATEGORY):
-        converted[name] = table[name].astype(CATEGORY).cat.set_categories(_CATEGORIES[name])
-    return table.assign(**converted).astype(kinds)
+        converted[name] = converted[name].cat.set_categories(_CATEGORIES[name])
+    return table.assign(**converted)
 
 
 def integers(values: pd.Series[Any]) -> pd.Series[Any]:

@@ -404,10 +404,9 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
 
 def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
     # As categories, because a million paths and digests would take more memory than all else of a table.
-    images = [several[0] for several in reading.images.sources]
     found = {}
     for name, part in zip(OF_IMAGE, ("location", "digest", "sent_location", "sent_digest"), strict=True):
-        texts = pd.array([getattr(image, part) for image in images], columns.STR)
+        texts = pd.array([getattr(first, part) for first, *_ in reading.images.sources], columns.STR)
         found[name] = pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
     return found
 
