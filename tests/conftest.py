@@ -9,12 +9,31 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.fakes import FakeClock
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+
+def measured() -> Any:
+    """Return what measures coverage now, if anything does."""
+    coverage = sys.modules.get("coverage")
+    return None if coverage is None else coverage.Coverage.current()
+
+
+if WORKER is not None and (before_the_session := measured()) is not None:
+    # pytest-cov starts another one with the session of a worker; this one would slow down what is loaded until
+    # then, which the first process measures, and be thrown away.
+    before_the_session.stop()
+
+from tests.fakes import FakeClock  # noqa: E402 - see above
 
 # Scripts and helpers have no doctests: collecting them would only load them, and what they need, in each worker.
 collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py") if not path.match("test_*")]
@@ -36,14 +55,31 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Stop what pytest-cov measures in a worker before it starts anew: `no_cover` pauses only the second."""
-    coverage = sys.modules.get("coverage")
-    if coverage is not None and hasattr(session.config, "workerinput"):
-        first = coverage.Coverage.current()
-        if first is not None:
-            first.stop()
+@contextmanager
+def paused(*, is_paused: bool) -> Iterator[None]:
+    """Measure no coverage meanwhile."""
+    measuring = measured() if is_paused else None
+    if measuring is not None:
+        measuring.stop()
+    try:
+        yield
+    finally:
+        if measuring is not None:
+            measuring.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Measure what loading the tests runs in one worker only: it is the same in each."""
+    with paused(is_paused=WORKER not in (None, "gw0")):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[object]:
+    """Do what pytest-cov does for `no_cover` also while fixtures start their threads, which would be measured on."""
+    with paused(is_paused=item.get_closest_marker("no_cover") is not None):
+        return (yield)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import ssl
 import struct
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,17 @@ def answer(body: bytes = b"", status: int = 200, **headers: str) -> bytes:
     lines = {"Content-Type": "application/json", "Content-Length": str(len(body))} | named
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status} Some Words\r\n{head}\r\n".encode() + body
+
+
+@cache
+def packed(n_bytes: int) -> bytes:
+    """Pack so many spaces, which are a thousandth of that on the wire."""
+    return gzip.compress(b" " * n_bytes, compresslevel=1)
+
+
+def bomb(n_bytes: int, **headers: str) -> Callable[[socket.socket], None]:
+    """Answer with what unpacks to so many bytes; it is made when it is sent, not where tests are collected."""
+    return lambda connection: connection.sendall(answer(packed(n_bytes), Content_Encoding="gzip", **headers))
 
 
 def close(connection: socket.socket) -> None:

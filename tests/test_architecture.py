@@ -6,20 +6,27 @@ import ast
 import io
 import tokenize
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
+pytestmark = pytest.mark.no_cover  # nothing of the package is run
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 84
 N_CODE_LINES = 25_200
 N_LINES = 37_371
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def code_lines(path: Path) -> int:
     """Count the lines that hold code: no blank, comment or docstring line."""
-    source = path.read_text(encoding="utf-8")
     lines: set[int] = set()
     silent = {
         tokenize.COMMENT,
@@ -29,10 +36,10 @@ def code_lines(path: Path) -> int:
         tokenize.DEDENT,
         tokenize.ENDMARKER,
     }
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
         if token.type not in silent:
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
             ast.get_docstring(node) is not None
         ):
@@ -44,7 +51,7 @@ def code_lines(path: Path) -> int:
 def imports(path: Path) -> set[str]:
     """Name the modules of the package that a module imports when it is loaded."""
     found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parsed(path).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreamo_batch"):
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
@@ -81,10 +88,7 @@ def test_file_names_are_unique():
 def test_class_names_are_unique():
     """One name, one concept."""
     counts = Counter(
-        node.name
-        for path in MODULES
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef)
+        node.name for path in MODULES for node in parsed(path).body if isinstance(node, ast.ClassDef)
     )
     assert sorted(name for name, n in counts.items() if n > 1) == []
 
@@ -100,7 +104,7 @@ def test_no_import_goes_in_a_circle():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_says_in_a_sentence_what_lives_there(path):
     """It begins with a docstring of one line."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(parsed(path))
     assert docstring or not path.read_text(encoding="utf-8").strip()
     if docstring:
         assert docstring.splitlines()[0].endswith((".", ":"))

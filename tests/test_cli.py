@@ -103,6 +103,7 @@ def options_named():
                     yield keyword.value
 
 
+@pytest.mark.no_cover
 def test_messages_name_only_options_that_the_command_line_has():
     """What is advised can be typed."""
     flags = set().union(*map(flags_of, main.commands))

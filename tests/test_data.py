@@ -63,6 +63,7 @@ def test_the_faulty_table_breaks_each_rule_as_it_says():
     assert found.reindex(jobs.index).fillna("nothing").tolist() == expected.tolist()
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 def test_the_script_draws_the_mascot(tmp_path, monkeypatch, capsys):
     """What is in the repository is what the script draws."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,13 @@ from dreamo_batch.display.compare import draw_pairs
 from tests.fakes import picture
 
 
-@pytest.fixture
-def done(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
     """Two prompts by four seeds."""
-    (tmp_path / "a.png").write_bytes(picture())
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "a.png").write_bytes(picture())
     jobs = dreamo.sweep(
-        image=str(tmp_path / "a.png"),
+        image=str(folder / "a.png"),
         prompt=["a lighthouse", "a harbour"],
         seed=range(1, 5),
         size="512x512",
@@ -28,7 +30,13 @@ def done(tmp_path):
     )
     with dreamo.LocalGateway(engine="flat") as gateway:
         client = dreamo.Client(gateway.api_key, gateway.base_url)
-        return dreamo.run(jobs, tmp_path / "run", client=client, progress=False)
+        dreamo.run(jobs, folder / "run", client=client, progress=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+    return dreamo.load(shutil.copytree(finished, tmp_path / "run"))
 
 
 def kept(tmp_path):

@@ -321,6 +321,7 @@ def noisy_run(folder, n_rows, n_columns, n_files=40):
     )
 
 
+@pytest.mark.no_cover
 def test_a_gallery_of_five_thousand_pictures_stays_small(tmp_path):
     """A page of all of them under 12 MB, what a notebook keeps under 3, whatever the pictures are."""
     large = gallery(noisy_run(tmp_path, 250, 20), run_dir=tmp_path)

@@ -382,6 +382,7 @@ def _at_once(monkeypatch, done):
         path.unlink()
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("_at_once")
 @pytest.mark.parametrize("name", LONG)
 def test_long_work_has_a_bar_on_a_terminal(monkeypatch, done, tmp_path, name):
@@ -392,6 +393,7 @@ def test_long_work_has_a_bar_on_a_terminal(monkeypatch, done, tmp_path, name):
     assert "100%" in terminal.getvalue()
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("_at_once")
 @pytest.mark.parametrize("name", [name for name in LONG if name != "fixing"])
 @pytest.mark.parametrize("stream", ["missing", "broken", "closed", "file"])
@@ -404,6 +406,7 @@ def test_what_shows_long_work_never_fails_it(monkeypatch, done, tmp_path, name, 
     assert not streams["file"].getvalue()
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("_at_once")
 def test_no_bar_is_shown_where_none_is_wanted(monkeypatch, done, tmp_path):
     """With progress=False, nor of work that is done within a second."""

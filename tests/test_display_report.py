@@ -96,6 +96,7 @@ def page_of(run_dir, path=None):
 # What it tells.
 
 
+@pytest.mark.no_cover
 def test_long_prompts_are_whole(reference, tmp_path):
     """Two that differ in their last words can be told apart in every table, and beside every picture."""
     prompts = ["a fox in the snow, " * 40 + end for end in ("at dawn", "at dusk")]
@@ -105,6 +106,7 @@ def test_long_prompts_are_whole(reference, tmp_path):
     assert min(map(len, told)) > 700
 
 
+@pytest.mark.no_cover
 def test_what_is_missing_is_missing_where_pandas_tells_it_from_nan(run):
     """Columns of whole numbers with nothing in some rows come from a column of floats."""
     results = dreamo.load(run[0])
@@ -161,6 +163,7 @@ def test_money_is_that_of_the_invoice(run, page):
     assert f"at a known cost of {dollars(Decimal(spent))}." in page.text
 
 
+@pytest.mark.no_cover
 def test_the_users_decimal_context_changes_no_amount(run):
     """Nor does one that raises end the report."""
     facts = Facts(run[0])
@@ -170,6 +173,7 @@ def test_the_users_decimal_context_changes_no_amount(run):
         assert sections(facts)["money"]["left"] == exact["left"]
 
 
+@pytest.mark.no_cover
 def test_money_by_prompt_is_that_of_costs(run):
     """Groups are those of costs(), exact."""
     run_dir, _ = run
@@ -178,6 +182,7 @@ def test_money_by_prompt_is_that_of_costs(run):
     assert told == set(dreamo.costs(run_dir, by="prompt")["spent"])
 
 
+@pytest.mark.no_cover
 def test_groups_of_one_row_each_are_not_listed(tmp_path):
     """Forty prompts made forty lines that say what each row costs."""
     jobs = dreamo.sweep(
@@ -195,6 +200,7 @@ def test_failures_tell_meaning_example_and_call(run, page):
     assert 'classes="moderation")' not in page.text  # the same one fails again
 
 
+@pytest.mark.no_cover
 def test_ambiguous_rows_tell_their_possible_cost_and_how_to_settle_them(run, page):
     """With the call that settles the row by its job."""
     results = dreamo.load(run[0])
@@ -225,6 +231,7 @@ def test_methods_can_be_pasted(run, page):
         assert part in paragraph
 
 
+@pytest.mark.no_cover
 def test_the_call_that_runs_it_again_does(run, page, tmp_path):
     """The Python text, run as it stands, buys the same jobs with the same seeds; no key is in it."""
     code = sections(Facts(run[0]))["methods"]["python"]
@@ -255,6 +262,7 @@ def test_it_needs_nothing_from_anywhere(page):
     assert "script" not in policy
 
 
+@pytest.mark.no_cover
 def test_styles_name_no_address(run):
     """Neither the page's nor the gallery's."""
     text = render([Facts(run[0])])
@@ -272,6 +280,7 @@ def test_words_of_others_stay_words(page):
     assert not [image for image in page.all("img") if not image["src"].startswith("data:image/")]
 
 
+@pytest.mark.no_cover
 def test_no_key_is_in_it(run, tmp_path):
     """Not even of a run whose key was given."""
     assert KEY not in dreamo.report(run[0], tmp_path / "r.html").read_text(encoding="utf-8")
@@ -294,6 +303,7 @@ def test_a_run_in_the_middle(tmp_path, reference):
         directory.unlock()
 
 
+@pytest.mark.no_cover
 def test_failures_only(tmp_path, reference):
     """No picture, no cost, and no plot of nothing fails."""
     faults = {"script": {"create": ["fail_099"] * 4}}
@@ -303,6 +313,7 @@ def test_failures_only(tmp_path, reference):
     assert "How much the pictures differ" not in page.text
 
 
+@pytest.mark.no_cover
 def test_costs_that_nobody_knows_are_no_zeros(tmp_path, reference):
     """A service that never names a cost: the tile says so, as `costs` does, and bars of nothing aren't drawn."""
     run_dir, _ = bought(tmp_path / "run", reference, faults={"poll": {"cost_missing": 1.0}})
@@ -323,6 +334,7 @@ def test_an_empty_table(tmp_path, reference):
     assert not page.all("svg")
 
 
+@pytest.mark.no_cover
 def test_one_row(tmp_path, reference):
     """One picture: no groups, no pairs. What the user asked of matplotlib, such as LaTeX, is for other figures."""
     with mpl.rc_context({"text.usetex": True, "figure.dpi": 1000}):
@@ -332,6 +344,7 @@ def test_one_row(tmp_path, reference):
     assert "By prompt" not in page.text
 
 
+@pytest.mark.no_cover
 def test_rows_never_submitted(tmp_path, reference):
     """Invalid rows that were skipped are accounted for."""
     jobs = dreamo.sweep(image=reference, prompt=["a", "b"], seed=[1], size="512x512")
@@ -343,6 +356,7 @@ def test_rows_never_submitted(tmp_path, reference):
     assert "2 rows in, 2 accounted for" in page.text
 
 
+@pytest.mark.no_cover
 def test_near_duplicates_are_shown_side_by_side(tmp_path, reference):
     """Two replicates of a job, whose pictures are the same."""
     jobs = dreamo.sweep(image=reference, prompt=["a"], seed=[1], replicate=range(2), size="512x512")
@@ -417,6 +431,7 @@ def many(folder, n):
     )
 
 
+@pytest.mark.no_cover
 def test_a_real_service_is_named(tmp_path):
     """The methods name the host."""
     facts = many(tmp_path, 20)
@@ -448,6 +463,7 @@ def test_rows_that_are_lost_would_be_said(tmp_path):
 # The file.
 
 
+@pytest.mark.no_cover
 def test_it_stands_in_the_run_directory_unless_told_otherwise(run):
     """And is replaced, atomically, by the next."""
     path = dreamo.report(run[0])

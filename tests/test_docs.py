@@ -58,6 +58,7 @@ def test_code_blocks_name_a_language_that_is_tested():
     }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", PYTHON_PAGES)
 def test_python_of_a_page_runs_and_shows_what_the_page_says(name, tmp_path):
     """All Python blocks of a page, one after another, on the local gateway; `make docs` writes what they show."""

@@ -89,6 +89,7 @@ def test_only_what_can_follow_follows(stage, kind):
             advance(attempt, later)
 
 
+@pytest.mark.no_cover
 @given(st.data())
 def test_applying_an_event_twice_changes_nothing(data):
     """Whatever an event sets, the second time it sets the same."""
@@ -202,6 +203,7 @@ def test_the_attempt_that_weighs_most_says_how_its_job_stands(stages, number):
     assert State(attempts).deciding("a") == attempts[number - 1]
 
 
+@pytest.mark.no_cover
 @given(histories())
 def test_state_finds_what_was_put(attempts):
     """Every way of asking gives the same attempts."""

@@ -171,6 +171,7 @@ def two_runs(bought, tmp_path_factory):
     return [bought, again]
 
 
+@pytest.mark.no_cover
 def test_several_runs_are_one_export(two_runs, folder):
     """No picture takes the place of another, each row names its directory and its picture, and it can be repeated."""
     counts = dreamo.export(two_runs, folder, formats=["parquet", "csv", "xlsx"])
@@ -202,6 +203,7 @@ def test_rows_of_several_runs_are_exported_after_a_merge(two_runs, folder):
         dreamo.export(two_runs, two_runs[1])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "table",
     [
@@ -507,6 +509,7 @@ def test_files_of_others_are_never_replaced(run_dir, folder, name):
     assert contents(folder) == before
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "write",
     [

@@ -62,6 +62,7 @@ def status_of(results: pd.DataFrame) -> list[str]:
     return results["status"].tolist()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("max_in_flight", [1, 2, 8])
 @pytest.mark.parametrize("places", [(0, 1), (0, 1, 2, 3), (4, 5), (1, 3, 5, 6)])
 def test_rows_that_a_firewall_blocks_never_hold_up_the_others(place, places, max_in_flight):
@@ -97,6 +98,7 @@ def test_a_blocked_prompt_with_many_seeds_is_no_blocked_account(place):
     assert status_of(results) == ["failed"] * 8 + ["completed"] * 8
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("max_in_flight", [1, 4])
 def test_an_account_that_is_refused_stops_at_once_and_buys_nothing(place, max_in_flight):
     """Every row stays pending, says why, and is bought by the same call later."""
@@ -147,6 +149,7 @@ def test_an_address_that_knows_neither_prices_nor_tasks_is_a_wrong_one(place, er
         assert service.counts == {"price": 1, "poll": 1}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("unit_cost", [None, 0.01])
 def test_a_price_that_was_told_too_low_is_not_believed_again(place, unit_cost):
     """Whoever told it, an attempt cost more than was reserved: later calls reserve that, and keep their caps."""

@@ -96,6 +96,7 @@ class Shop:
         return Decimal(dreamo.status(self.run_dir)["spent_usd"])
 
 
+@pytest.mark.no_cover
 def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_path):
     """With the dearest price reserved there is nothing to overshoot, and what is left over is less than one attempt."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
@@ -108,6 +109,7 @@ def test_cap_that_reserves_the_highest_price_is_never_passed(budgets, said, tmp_
     assert not any("were reserved" in line for line in said)
 
 
+@pytest.mark.no_cover
 def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, said, tmp_path):
     """What passes the cap is at most what attempts in flight cost beyond their reservation; it is told exactly."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=varying) as gateway:
@@ -122,6 +124,7 @@ def test_price_above_the_reservation_is_reserved_from_then_on_and_said(budgets, 
     assert 1 <= sum("An attempt cost" in line for line in said) <= 4
 
 
+@pytest.mark.no_cover
 def test_prices_that_rise_midway_stop_the_run_early(budgets, said, tmp_path):
     """Only attempts in flight when the price rose can pass the cap, and the message says by how much."""
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.2", price=Rising(70)) as gateway:
@@ -145,6 +148,7 @@ def test_overshoot_is_reported(said, tmp_path):
     assert any("over the cap of $0.10" in line for line in said)
 
 
+@pytest.mark.no_cover
 def test_cap_is_kept_for_later_calls_and_a_higher_one_goes_on(budgets, tmp_path):
     """Given once, it holds until given anew; what was bought is not bought again."""
     with dreamo.LocalGateway(engine="flat", price=varying) as gateway:
@@ -159,6 +163,7 @@ def test_cap_is_kept_for_later_calls_and_a_higher_one_goes_on(budgets, tmp_path)
     assert budgets
 
 
+@pytest.mark.no_cover
 def test_cap_without_a_price_buys_nothing_and_a_pilot_finds_the_price(budgets, tmp_path):
     """Up to k attempts go first; the rest are held against the highest price these showed."""
     with dreamo.LocalGateway(engine="flat", price=varying, precharge="missing") as gateway:
@@ -172,6 +177,7 @@ def test_cap_without_a_price_buys_nothing_and_a_pilot_finds_the_price(budgets, t
     assert budgets
 
 
+@pytest.mark.no_cover
 def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
     """A price that has risen, a limit below the table, and a cap beside it: the least of them binds."""
     prices = ["0.03"]
@@ -199,6 +205,7 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         assert len(gateway.invoice()) == 10
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "damage",
     [

@@ -83,6 +83,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("n_writes", N_WRITES)
 def test_a_journal_that_can_not_be_written_stops_buying_at_once(flow, disk, n_writes):
     """Whichever write fails first, nothing is submitted after it, and every id is on the disk or in the error."""
@@ -122,6 +123,7 @@ def _refuse(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.no_cover
 def test_a_disk_that_has_room_again_takes_what_it_refused(flow, disk):
     """A commit that failed is made up for by a later one, so that the next run goes on without a question."""
     disk.n_left = 2
@@ -200,6 +202,7 @@ def in_a_child(flow: Flow, *, limit_bytes: int = 0, user: int = 0) -> dict[str, 
     return json.loads(ended.stdout)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("limit_bytes", FILE_LIMITS)
 def test_files_that_may_not_grow_stop_the_run(flow, limit_bytes):
     """A limit on the size of files, hit by the first line, in the middle of the journal, or by a table."""
@@ -256,6 +259,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_goes_on_with_room(flow, tmpfs, s
         assert set(after["status"]) <= {"completed", "ambiguous"}
 
 
+@pytest.mark.no_cover
 def test_a_directory_that_may_not_be_written_is_refused_before_anything_is_bought(flow):
     """Another user's directory: nothing is submitted, reading works, and its owner goes on as ever."""
     if os.geteuid() != 0:
@@ -319,6 +323,7 @@ def test_a_file_system_whose_folders_have_no_fsync_is_used(flow, monkeypatch):
 _FOLDERS = ["lock", "run.json", "jobs.parquet", "results.parquet", "checkpoint-previous.parquet"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("name", "is_folder"), [*((name, True) for name in _FOLDERS), ("lock", False), ("images", False)]
 )
@@ -375,6 +380,7 @@ class Background:
             self.error = error
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("download", [True, False])
 def test_a_directory_renamed_under_a_run_stops_it_and_goes_on_where_it_is_now(open_flow, clock, download):
     """The ledger moves along and is whole; nothing is submitted after the move, and nothing is made at the old path."""
@@ -433,6 +439,7 @@ def test_a_directory_deleted_under_a_run_stops_it_and_the_error_holds_what_was_s
     assert {line["id"] for line in flow.invoice()} <= set(error.results["task_id"])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["journal", "images", "run.json", "jobs.parquet"])
 def test_a_file_deleted_under_a_run_loses_nothing(open_flow, clock, name):
     """Without its journal the run stops, and leaves a checkpoint of all it knows; everything else is made again."""

@@ -229,6 +229,7 @@ def test_a_cap_stops_the_run_and_a_higher_one_goes_on(flow, start, slow):
     assert dreamo.status(flow.run_dir)["max_cost_usd"] == "1"
 
 
+@pytest.mark.no_cover
 def test_the_sum_agreed_to_binds_a_batch_however_often_it_goes_on(flow, start, slow):
     """Neither resume after a stop nor retry nor a higher cap grants it anew; a new start does."""
     live = start(max_new_cost="0.09", max_cost="0.50")  # three of six

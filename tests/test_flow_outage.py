@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Other tests reach the same lines; measuring these would double their time.
+pytestmark = pytest.mark.no_cover
+
 IS_LONG = bool(os.environ.get("DREAMO_CHAOS"))
 AWAY_S = 30.0 if IS_LONG else 0.5
 N_ROWS = 40

@@ -85,6 +85,7 @@ def test_every_row_comes_back_with_picture_cost_and_the_users_columns(run, gatew
     assert sum(map(Decimal, done[columns.COST])) == sum(Decimal(line["cost"]) for line in gateway.invoice())
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("change", ["again", "reordered", "other index", "fewer", "moved image"])
 def test_only_content_decides_what_is_bought(run, gateway, reference, tmp_path, change):
     """Running again, reordering, relabelling, dropping rows or moving the picture buys nothing."""
@@ -277,6 +278,7 @@ def held(reference) -> dict[str, list]:
     }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "kind", ["PIL", "arrays", "files", "bytes", "bytes and text", "to fix", "several", "paths"]
 )
@@ -998,6 +1000,7 @@ def test_a_job_settled_as_taken_is_not_submitted_again_though_a_later_attempt_fa
         assert len(gateway.invoice()) == 1
 
 
+@pytest.mark.no_cover
 def test_a_row_in_doubt_stays_so_whatever_became_of_its_resend(run, gateway, reference, tmp_path):
     """The resend failed, the first attempt may be on the bill: neither a retry nor attempts left buy it again."""
     table = jobs(reference, 1)
@@ -1024,6 +1027,7 @@ def test_links_to_private_addresses_are_allowed_on_request(tmp_path, gateway, re
         dreamo.run(jobs(reference, 1), tmp_path / "run", client=client, allow_private_links=True)
 
 
+@pytest.mark.no_cover
 def test_a_picture_that_is_there_shows_though_a_later_attempt_is_in_doubt(run, gateway, reference, tmp_path):
     """The row is completed and says that money may be gone; the doubt can still be settled, and nothing is bought."""
     run_dir, table = tmp_path / "run", jobs(reference, 1)

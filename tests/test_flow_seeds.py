@@ -375,6 +375,7 @@ def test_groups_of_one_or_none_have_no_distance(run_dir):
     assert told["near_duplicates"].tolist() == [0, 0]
 
 
+@pytest.mark.no_cover
 def test_near_duplicates_are_named(run_dir):
     """Which two, how far apart, in which group; the closest first, within the limit."""
     found = dreamo.near_duplicates(run_dir, **QUIET)

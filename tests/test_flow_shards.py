@@ -90,6 +90,7 @@ def some_are_in_flight(flow):
     return lambda: len(flow.invoice()) >= 2
 
 
+@pytest.mark.no_cover
 def test_a_killed_process_of_this_machine_is_replaced(flow, slow):
     run = Background(flow, cluster=2)
     until(some_are_in_flight(flow))
@@ -140,6 +141,7 @@ def test_a_suspended_process_beside_a_killed_one_is_waited_for_only_while_it_is_
     settle(flow, done)
 
 
+@pytest.mark.no_cover
 def test_dask_does_the_shards_of_a_killed_worker_again(flow, slow, dask):
     run = Background(flow, cluster=dask)
     until(some_are_in_flight(flow))
@@ -283,6 +285,7 @@ def started(flow, tmp_path):
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
+@pytest.mark.no_cover
 def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path):
     """Its workers make way for those of the next call."""
     driver = started(flow, tmp_path)
@@ -303,6 +306,7 @@ def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path
         driver.communicate()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("is_in_store", [False, True], ids=["on the disk", "in a store"])
 def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_store):
     """Also a Ctrl-C, which the terminal sends to the workers, too."""

@@ -147,6 +147,7 @@ def test_many_objects_are_deleted_by_one_request(server, monkeypatch, can_delete
     assert (bucket.names(""), server.n_deletes) == ([], can_delete_many)
 
 
+@pytest.mark.no_cover
 def test_a_run_goes_on_on_another_machine(any_server, machine, gateway):
     """What was bought on the first is known on the second, with its pictures; nothing is bought twice."""
     jobs = sweep(8)
@@ -236,6 +237,7 @@ def test_ratings_are_kept_in_the_store_whoever_gives_them(any_server, machine, g
     assert len(dreamo.ratings(URL)) == 3
 
 
+@pytest.mark.no_cover
 def test_reading_fetches_neither_pictures_nor_what_is_kept_of_them(any_server, machine, gateway):
     """They may be gigabytes; they come when they are looked at."""
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)

@@ -286,6 +286,7 @@ ENTRIES = st.dictionaries(
 )
 
 
+@pytest.mark.no_cover
 @given(
     st.dictionaries(st.sampled_from([*STAGES, "script", "clear", "x"]), VALUES | ENTRIES | st.lists(ENTRIES))
 )

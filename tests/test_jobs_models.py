@@ -291,6 +291,7 @@ def test_links_are_sent_as_links():
             dreamo.Request("a", 7, 512, 512, False, **wrong)
 
 
+@pytest.mark.no_cover
 def test_page_report_and_export_show_every_reference(folder):
     """Each by its name; the exported folder has each picture once."""
     with dreamo.LocalGateway(engine="flat") as gateway:

@@ -181,6 +181,7 @@ def test_drawn_seeds_come_from_the_entropy():
     assert first != other
 
 
+@pytest.mark.no_cover
 @settings(max_examples=settings.default.max_examples // 4)
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_reordering_and_extending_keeps_what_was_bought(prompts, random):

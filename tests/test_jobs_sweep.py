@@ -23,6 +23,7 @@ from tests.pictures import encoded, plain
 URL = "https://example.com/cat.png"
 
 
+@pytest.mark.no_cover
 @given(st.lists(st.integers(1, 4), min_size=4, max_size=4))
 def test_a_sweep_is_nested_loops(lengths):
     """Every combination once, the last axis varying fastest."""
@@ -424,6 +425,7 @@ def test_axes_tied_together_are_one_axis():
         dreamo.sweep(["a"], image=URL, prompt="a")
 
 
+@pytest.mark.no_cover
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     share=st.floats(0, 1),

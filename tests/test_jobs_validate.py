@@ -91,6 +91,7 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=settings.default.max_examples // 4)
 @given(st.lists(ROWS, min_size=1, max_size=12))
 def test_validation_agrees_with_a_slow_reading_of_the_rules(rows):
@@ -103,6 +104,7 @@ def test_validation_agrees_with_a_slow_reading_of_the_rules(rows):
     assert found["severity"].tolist() == [RULES[code].severity for code in found["code"]]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=settings.default.max_examples // 8)
 @given(st.lists(st.tuples(st.integers(-3, 2**40), st.sampled_from([400, 512, 1328, 3000])), max_size=8))
 def test_typed_columns_are_judged_like_untyped_ones(rows):

@@ -279,6 +279,7 @@ def test_directories_stand_behind_each_other():
     ]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=settings.default.max_examples // 5)  # every example makes frames
 @given(histories())
 def test_totals_are_those_of_the_budget(attempts):

@@ -151,6 +151,7 @@ def test_patterns_are_short_and_stay_as_they_are(message):
     assert len(pattern.splitlines()) <= 1
 
 
+@pytest.mark.no_cover
 def test_the_calls_do_what_they_say(tmp_path, monkeypatch):
     """Over a socket: each call, run as it stands, attempts exactly its own rows again."""
     Image.new("RGB", (64, 64), "orange").save(tmp_path / "reference.png")

@@ -59,6 +59,7 @@ TABLES = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("background", ["default", "dark_background"])
 @pytest.mark.parametrize("plot", DRAWN)
 def test_every_plot_can_be_drawn_on_light_and_dark(plot, background):
@@ -70,6 +71,7 @@ def test_every_plot_can_be_drawn_on_light_and_dark(plot, background):
     assert {to_hex(text.get_color()) for text in (ax.xaxis.label, ax._left_title)} == {expected}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("plot", DRAWN)
 def test_tables_that_were_stored_or_converted_are_drawn(plot):
     """From CSV, or with other dtypes, it is the same drawing; other values are no such table."""
@@ -273,6 +275,7 @@ def test_importing_the_package_loads_no_matplotlib():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("plot", DRAWN)
 def test_a_plot_is_the_current_figure_of_pyplot(plot, tmp_path):
     """So that plt.savefig saves it, plt.show shows it, and the next one is another."""
@@ -283,6 +286,7 @@ def test_a_plot_is_the_current_figure_of_pyplot(plot, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [(7.2, 4.0), (4.5, 3.0), (12.0, 3.0)])
 @pytest.mark.parametrize("layout", [None, "constrained", "tight"])
 @pytest.mark.parametrize("plot", DRAWN)

@@ -95,6 +95,7 @@ def test_no_rows_give_no_ranks():
     assert dreamo.best_seeds(ranked).empty
 
 
+@pytest.mark.no_cover
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 3), st.integers(0, 3)), max_size=10)

@@ -55,6 +55,7 @@ def n_good(found):
     return found.groupby("prompt", sort=False)["accepted"].sum().astype(int)
 
 
+@pytest.mark.no_cover
 def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path, caplog):
     """Each has its pictures, or has used up its tries, and no group goes on after that."""
     caplog.set_level("INFO", "dreamo_batch")
@@ -75,6 +76,7 @@ def test_groups_stop_once_they_have_enough(jobs, gateway, tmp_path, caplog):
     assert caplog.messages[-1] == f"Groups with at least 2 accepted pictures: {n_enough} of 3"
 
 
+@pytest.mark.no_cover
 def test_the_same_call_resumes_and_pays_nothing(jobs, gateway, tmp_path, caplog):
     """And more is bought only when more is wanted; what is there counts."""
     found = search(jobs, tmp_path / "run", gateway)

@@ -729,6 +729,7 @@ def test_an_answer_with_two_ids_is_taken_for_neither():
         messages.read_task(body, "cq0two")
 
 
+@pytest.mark.no_cover
 @given(
     st.dictionaries(
         st.sampled_from(["id", "data", *DONE, "error", "progress", "message"]), values, max_size=9
