@@ -165,6 +165,13 @@ def test_a_minute_of_refusals_does_not_slow_long_tasks_for_hours():
         assert late < 1.6 * free, seed
 
 
+def test_long_tasks_at_a_low_rate_are_not_slowed_down_for_being_accepted():
+    """Where the first refusals were taken for a cap on tasks, more tasks than that say nothing against the rate."""
+    run = Run(Service(rate=1, asks="seconds", latency_s=60.0), 5_000, max_in_flight=50)
+    run.work(until_s=1500)
+    assert len(run.service.spans) > 250
+
+
 def test_no_quota_means_no_delay():
     """A thousand tasks of 3 s, 50 at once: the slots are taken, at less than nine polls a task."""
     run = Run(Service(seed=3), 1000, max_in_flight=50)

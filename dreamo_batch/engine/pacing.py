@@ -556,12 +556,12 @@ class Quota:
             self.window.refused(n_tasks)
 
     def _more_are_accepted(self, now: float) -> None:
-        """Widen the window if only some creates are refused; else slow down."""
-        if self._is_chance():
+        """Widen the window; slow down where it was closed for too many requests."""
+        if self._has_closed and not self._is_chance():
+            self._blame_rate(now, self._measured, is_new=True)
+        else:
             self._trial, self._has_closed = None, False
             self.window.trial_accepted(is_proven=True)
-        else:
-            self._blame_rate(now, self._measured, is_new=True)
 
     def _is_chance(self) -> bool:
         """Whether so few creates are refused that it may be for another reason than their number."""
