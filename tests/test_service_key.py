@@ -129,6 +129,12 @@ SPELLINGS = [
     "".join(f"&#{ord(one)};" for one in KEY),
     KEY[:5] + "".join(rf"\u{ord(one):04x}" for one in KEY[5:]),
 ]
+IN_TEXTS = [
+    KEY[:5] + "".join(rf"\\u{ord(one):04x}" for one in KEY[5:]),
+    KEY.replace("/", r"\\/"),
+    f"{KEY[:5]}\n    {KEY[5:]}",
+    rf"{KEY[:5]}\r\n\t{KEY[5:]}",
+]
 
 
 @pytest.mark.parametrize("shown", SPELLINGS)
@@ -182,12 +188,14 @@ def test_words_and_numbers_that_resemble_a_part_of_the_key_stay(text):
     assert not Secret(KEY).is_in(text)
 
 
-@pytest.mark.parametrize("shown", SPELLINGS)
+@pytest.mark.parametrize("shown", SPELLINGS + IN_TEXTS)
 def test_every_spelling_of_the_key_is_noticed_in_ids_and_answers(shown):
     """A quick look at an answer misses none that masking would find."""
     secret = Secret(KEY)
-    assert secret.may_be_in(json.dumps({"message": f"invalid {shown}"}, ensure_ascii=False).encode())
+    answered = json.dumps({"message": f"invalid {shown}"}, ensure_ascii=False)
+    assert all(secret.may_be_in(answered.encode(encoding)) for encoding in ("utf-8", "utf-16"))
     assert secret.is_in(f"task-{shown}")
+    assert secret.mask(f"invalid {shown}").startswith("invalid ***")
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,11 @@ NO_KEY_NEEDED: Final = "pass base_url and api_key of a LocalGateway"
 PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
-# How characters are written in URLs, also within other URLs, in JSON, Python and HTML.
+# How characters are written in URLs, also within other URLs, in JSON, also within JSON, in Python and HTML; breaks of
+# lines stand for nothing, since a text may have been wrapped.
 _ESCAPED: Final = re.compile(
-    r"%(?:25)*([0-9a-f]{2})|[\\%]u([0-9a-f]{4})|(?:\\|0)x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});|\\(/)",
+    r"%(?:25)*([0-9a-f]{2})|[%\\]\\*u([0-9a-f]{4})|[0\\]\\*x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
+    r"|\\\\*(/)|[\r\n]\s*|\\\\*[nr](?:\s|\\+[nrt])*",
     re.IGNORECASE,
 )
 _NOTHING: Final = re.compile("(?!)")
@@ -83,7 +85,7 @@ class Secret:
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
-        text = answer.decode(errors="replace")
+        text = answer.decode(json.detect_encoding(answer), errors="replace")
         return b"\\" in answer or any(self._may_show(text, pattern) for pattern in _readings(text))
 
     def _may_show(self, text: str, pattern: re.Pattern[str]) -> bool:
@@ -97,12 +99,8 @@ class Secret:
         shown: set[int] = set()
         for spelling in self._spellings:
             spans = [one.span() for one in re.finditer(re.escape(spelling), plain)]
-            cut = (
-                n
-                for n in range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1)
-                if plain.endswith(spelling[:n])
-            )
-            spans += [(len(plain) - n, len(plain)) for n in cut][:1]
+            lengths = range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1)
+            spans += [(len(plain) - n, len(plain)) for n in lengths if plain.endswith(spelling[:n])][:1]
             shown.update(*(range(read[begin][1], read[end - 1][2]) for begin, end in spans))
         pieces = groupby(range(len(text)), shown.__contains__)
         return "".join(MASK if is_shown else "".join(map(text.__getitem__, at)) for is_shown, at in pieces)
@@ -150,9 +148,10 @@ def _read(text: str, escaped: re.Pattern[str]) -> str:
 
 def _read_escape(escape: re.Match[str]) -> str:
     percent, unicode, byte, hexadecimal, decimal, slash = escape.groups()
-    if slash:
-        return "/"
-    number = int(decimal) if decimal else int(percent or unicode or byte or hexadecimal, 16)
+    digits = percent or unicode or byte or hexadecimal
+    if not (digits or decimal):
+        return slash or ""
+    number = int(digits, 16) if digits else int(decimal)
     return chr(number) if number <= sys.maxunicode else "\ufffd"
 
 
