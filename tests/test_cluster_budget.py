@@ -15,6 +15,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch.cluster.shared_budget import BudgetShare
+from dreamo_batch.engine import directory
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.store import FolderStore
 from dreamo_batch.results.load import read_state
@@ -241,6 +242,17 @@ def test_a_directory_with_a_past_joins_if_there_is_room(tmp_path, gateway, place
     dreamo.Budget(place, cap=PRICE * 4)
     one.run(budget=place)
     assert spent(budget.status()) == PRICE * 4
+
+
+def test_a_slice_is_known_on_a_machine_that_does_not_tell_when_files_were_made(
+    tmp_path, gateway, place, monkeypatch
+):
+    """A directory may be shared by machines of different age."""
+    dreamo.Budget(place, cap=PRICE * 8)
+    one = flow(tmp_path, gateway, "a", 2)
+    one.run(one.table.head(1), budget=place)
+    monkeypatch.setattr(directory, "_born_at", lambda _path: "")
+    assert one.run()["status"].eq("completed").all()
 
 
 def test_a_copy_takes_a_slice_of_its_own(tmp_path, gateway, place):

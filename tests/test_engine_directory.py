@@ -310,24 +310,36 @@ def test_entropy_is_drawn_anew():
 
 
 @pytest.mark.parametrize(
-    ("before", "is_unique", "is_same"),
+    ("before", "now", "is_same"),
     [
-        ("", True, True),
-        ("2-4", True, True),
-        ("9-4", True, True),
-        ("9-4", False, False),
-        ("2-5", False, False),
-        ("2-", True, True),
-        ("9-", True, False),
-        ("copied-2-4", True, False),
-        ("copied-2-", True, False),
-        ("1-2-3-4", True, False),
+        ("", "2-4.123000000", True),
+        ("2-4.123000000", "2-4.123000000", True),
+        ("2-5.123000000", "2-4.123000000", False),
+        ("9-4.123000000", "2-4.123000000", False),
+        ("2-", "2-4.123000000", True),
+        ("9-", "2-4.123000000", False),
+        ("copied-2-4.123000000", "2-4.123000000", False),
+        ("copied-2-", "2-4.123000000", False),
+        ("copied-2-", "2-", False),
+        ("1-2-3-4", "2-4", False),
+        ("9-4.120000000", "2-4.120000000", True),
+        ("9-4.130000000", "2-4.120000000", False),
+        ("copied-9-4.120000000", "2-4.120000000", False),
+        ("9-4.120000000", "2-", False),
     ],
 )
-def test_a_file_is_the_same_if_it_was_made_at_the_same_time(before, is_unique, is_same, monkeypatch):
-    """Numbers tell nothing on a disk that numbers its files anew when it is mounted, unless copies keep that time.
+def test_a_file_is_the_same_if_its_number_is_or_its_file_system_numbers_files_anew(
+    before, now, is_same, monkeypatch
+):
+    """Those that do so when they are mounted have coarse times; elsewhere, copies may have the time of their original.
 
     What another version wrote says nothing, so that it counts as a copy.
     """
-    monkeypatch.setattr(directory, "_IS_BIRTH_UNIQUE", is_unique)
-    assert directory.is_same_file(before, "2-4") is is_same
+    monkeypatch.setattr(directory, "_IS_LINUX", True)
+    assert directory.is_same_file(before, now) is is_same
+
+
+def test_where_copies_keep_coarse_times_the_number_counts(monkeypatch):
+    """As on macOS and Windows."""
+    monkeypatch.setattr(directory, "_IS_LINUX", False)
+    assert not directory.is_same_file("9-4.120000000", "2-4.120000000")

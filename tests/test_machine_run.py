@@ -178,7 +178,7 @@ class MemoryLedger:
     """Holds events as the journal would: those committed survive a crash."""
 
     def __init__(self) -> None:
-        self.directory = SimpleNamespace(path=NOWHERE, is_in_place=lambda: True, replica=None)
+        self.directory = SimpleNamespace(path=NOWHERE, is_lost=lambda: False, replica=None)
         self.committed: list = []
         self.waiting: list = []
         self.interrupted: list[str] = []

@@ -332,10 +332,6 @@ def shard_of(job_id: str) -> str:
     return f"{SHARDS}/{int(job_id[:2], 16) * N_SHARDS // 256:02x}"
 
 
-# On Linux no copy has the time at which its original was made; numbers of files change at each mount of some (exFAT).
-_IS_BIRTH_UNIQUE: Final = sys.platform == "linux"
-
-
 def identity_of_file(path: Path) -> str:
     """Return an identity of a file or folder that survives a move but not a copy."""
     return f"{path.stat().st_ino}-{_born_at(path)}"
@@ -346,9 +342,14 @@ def is_same_file(before: str, now: str) -> bool:
     (number, _, born), (number_now, _, born_now) = before.partition("-"), now.partition("-")
     if not (before and born and born_now):
         return not before or number == number_now
-    return born == born_now and (_IS_BIRTH_UNIQUE or number == number_now)  # those of deleted files return
+    is_renumbered = _IS_LINUX and born.endswith(_HUNDREDTHS)
+    return born == born_now and (is_renumbered or number == number_now)  # those of deleted files return
 
 
+# Linux numbers the files of exFAT and FAT anew at each mount. Their times are of whole hundredths of a second, and no
+# copy there has that of its original; on a share of a network it may.
+_IS_LINUX: Final = sys.platform == "linux"
+_HUNDREDTHS: Final = "0000000"  # nanoseconds
 _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _BTIME_AT: Final = 80

@@ -443,9 +443,9 @@ class Ledger:
     @property
     def identity(self) -> str:
         """A name of the directory that it has in common with no other, not even a copy."""
-        # With its number, because one clock may give the same time to several that are made at once.
-        text = f"{self.entropy} {self._place.removeprefix(_COPIED)}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        # By its number alone: several may be made in the same moment, and not every machine tells when.
+        number, _, _ = self._place.removeprefix(_COPIED).partition("-")
+        return hashlib.sha256(f"{self.entropy} {number}".encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
         """Close without writing anything more, as when the disk is gone."""
