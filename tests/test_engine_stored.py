@@ -251,7 +251,7 @@ def test_a_missing_table_is_no_run_directory(tmp_path):
     with pytest.raises(DirectoryError, match=r"No run directory at .* \(it has no jobs\.parquet\)"):
         checkpoint.read_jobs(tmp_path / "jobs.parquet")
     (tmp_path / "run.json").touch()  # as a call leaves it that was refused before it began
-    with pytest.raises(DirectoryError, match=r"Nothing was run in .* \(it has no jobs\.parquet\)"):
+    with pytest.raises(DirectoryError, match=r"No table is stored in .* \(it has no jobs\.parquet\)"):
         checkpoint.read_jobs(tmp_path / "jobs.parquet")
 
 

@@ -374,7 +374,7 @@ def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame,
             return _to_frame(table), _meta(table.schema)
     except FileNotFoundError:
         place = url_of(path.parent) or path.parent
-        what = "Nothing was run in" if path.with_name(MANIFEST).exists() else "No run directory at"
+        what = "No table is stored in" if path.with_name(MANIFEST).exists() else "No run directory at"
         raise DirectoryError(f"{what} {place} (it has no {path.name}).") from None
     except UNREADABLE as error:
         raise DirectoryError(
