@@ -55,10 +55,10 @@ def test_rows_without_a_picture_are_told_below(run_dir):
     table = results("red.png", None, None, None).assign(
         status=["completed", "failed", "in_progress", "failed"]
     )
-    drawn = sheets._PlainSheet(table, [run_dir] * 4, ["prompt"], fonts.Fonts())
+    drawn = sheets._PlainSheet(table, [run_dir] * 4, {"prompt": ""}, fonts.Fonts())
     assert drawn._foot == "without a picture: 2 failed, 1 in progress"
     (page,) = drawn.pages(lambda: None)
-    (whole,) = sheets._PlainSheet(table[:1], [run_dir], ["prompt"], fonts.Fonts()).pages(lambda: None)
+    (whole,) = sheets._PlainSheet(table[:1], [run_dir], {"prompt": ""}, fonts.Fonts()).pages(lambda: None)
     assert page.height > whole.height
 
 
@@ -66,7 +66,7 @@ def test_rows_without_a_picture_are_told_below(run_dir):
 def test_captions_are_whole(run_dir, prompt):
     """The longest prompt that the service is known to take is not cut."""
     letters = fonts.Fonts()
-    drawn = sheets._PlainSheet(results("red.png", prompt=prompt), [run_dir], ["prompt"], letters)
+    drawn = sheets._PlainSheet(results("red.png", prompt=prompt), [run_dir], {"prompt": ""}, letters)
     lines = drawn.caption(drawn._rows[0])
     told = "".join(line for line, _ in lines[:-1])
     assert "".join(told.split()) == "".join(letters.drawable(prompt).split())
@@ -126,8 +126,11 @@ def test_captions_tell_pictures_of_the_same_prompt_and_seed_apart(run_dir):
     )
     drawn = sheets._PlainSheet(table, [run_dir] * 2, grids.telling_apart(table), fonts.Fonts())
     captions = [[line for line, _ in drawn.caption(row)] for row in drawn._rows]
-    assert captions == [["snow", "x", "fox.png + cup.jpg", "seed 7"], ["snow", "y", "fox.png", "seed 7"]]
-    assert grids.telling_apart(table[:1]) == ["prompt"]
+    assert captions == [
+        ["snow", "scene x", "image fox.png + cup.jpg", "seed 7"],
+        ["snow", "scene y", "image fox.png", "seed 7"],
+    ]
+    assert grids.telling_apart(table[:1]) == {"prompt": ""}
 
 
 @pytest.mark.parametrize("prompt", ["a fox", "雪山上的狐狸"])
@@ -359,7 +362,7 @@ class OneScriptEach(fonts.Fonts):
 
 def test_labels_that_no_font_has_together_have_lines_of_their_own(run_dir):
     drawn = sheets._PlainSheet(
-        results("red.png", prompt=CHINESE[:3]), [run_dir], ["prompt", "scene"], OneScriptEach()
+        results("red.png", prompt=CHINESE[:3]), [run_dir], {"prompt": "", "scene": ""}, OneScriptEach()
     )
     assert [line for line, _ in drawn.caption(drawn._rows[0])] == [CHINESE[:3], "snow", "seed 7"]
 

@@ -150,7 +150,7 @@ def test_a_column_named_nearly_like_one_that_is_read_is_reported():
     ]
     assert found["message"][0].startswith("Read column 'SIZE' as 'size'.")
     assert found["message"][1] == "Ignored column 'Seeds'; did you mean 'seed'?"
-    assert found["fix"][1] == "Write seed, or choose another name if the column is yours."
+    assert found["fix"][1] == "Rename to seed, or to something else if the column is yours."
     assert validate(table.drop(columns="SIZE").assign(seed=[1, 2], size="1:1")).empty
     assert validate(table.head(0)).empty
 
@@ -293,6 +293,8 @@ def test_sizes_that_are_no_two_numbers_are_refused(size):
             (prompt, "prompt-leftover")
             for prompt in (
                 "a [SUBJECT] on a hill",
+                "a shop named '[BRAND NAME]'",
+                "a sign that says \u201c[Your text here]\u201d",
                 "a <subject>",
                 "$animal in the snow",
                 "%(animal)s",

@@ -354,10 +354,11 @@ def _distinct_columns(
     return [name for name in results.columns if name not in known and _differ(rows[name].map(key_of), cells)]
 
 
-def telling_apart(results: pd.DataFrame) -> list[Any]:
-    """Name the prompt, and what tells apart rows of the same prompt and seed."""
+def telling_apart(results: pd.DataFrame) -> dict[Any, str]:
+    """Name the prompt, and what tells apart rows of the same prompt and seed; with what to write before its values."""
     down, along = (_available(results, [name]) for name in (columns.PROMPT, columns.SEED))
-    return [*down, *_distinct_columns(results, _places(*_read_axes(results, down, along)), [*down, *along])]
+    distinct = _distinct_columns(results, _places(*_read_axes(results, down, along)), [*down, *along])
+    return dict.fromkeys(down, "") | {name: f"{name} " for name in distinct}
 
 
 def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:

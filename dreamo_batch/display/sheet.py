@@ -37,7 +37,7 @@ from dreamo_batch.results.load import Source, as_paths, check_results, folders_o
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -125,7 +125,8 @@ def contact_sheet(
     n_across : int
         Without axes: pictures in a row.
     labels : sequence of str, optional
-        Without axes: columns to write below each picture, besides the seed. Default: all that tell them apart.
+        Without axes: columns to write below each picture, besides the seed. Default: the prompt, and what else tells
+        them apart.
     title : str
         A heading, with axes.
     paper : {"a4", "letter"}
@@ -172,12 +173,12 @@ def contact_sheet(
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     check_results(source, names.OUTPUT_PATH)
-    labels = telling_apart(source) if labels is None else as_names("labels", labels, source)
+    shown = telling_apart(source) if labels is None else dict.fromkeys(as_names("labels", labels, source), "")
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
     # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:
-            plain = _PlainSheet(source, folders, labels, fonts, n_across=n_across, notice=notice)
+            plain = _PlainSheet(source, folders, shown, fonts, n_across=n_across, notice=notice)
             if not any(small_pictures([file], 1)[0] for file in plain.files):
                 return 0
             sheet: _PlainSheet | _GridSheet = plain
@@ -596,7 +597,7 @@ class _PlainSheet:
 
     results: pd.DataFrame
     folders: Sequence[Path]
-    labels: Sequence[str]
+    labels: Mapping[Any, str]  # columns, and what is written before their values
     fonts: Fonts
     n_across: int = 4
     notice: str = ""
@@ -658,8 +659,11 @@ class _PlainSheet:
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""
-        values = (label_of(row[name], is_picture=name in self._pictures) for name in self.labels)
-        texts = filter(None, map(self.fonts.drawable, values))
+        labels = (
+            f"{before}{label_of(row[name], is_picture=name in self._pictures)}"
+            for name, before in self.labels.items()
+        )
+        texts = filter(None, map(self.fonts.drawable, labels))
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
         return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
 
