@@ -125,9 +125,7 @@ class Entry:
     """What a grid says about one row of the results."""
 
     def __init__(self, position: int, label: Any, row: dict[Any, Any], shown: Entries) -> None:
-        seed, cost, duplicate_of = (
-            _text(row, name) for name in (columns.SEED_SENT, columns.COST, columns.DUPLICATE_OF)
-        )
+        seed = _text(row, columns.SEED_SENT)
         alt = shortened(label_of(row.get(columns.PROMPT, f"row {position}")), _ALT_MAX)
         values = [(name, label_of(row[name], is_picture=name in shown.pictures)) for name in shown.distinct]
         caption = [f"{name} {shortened(value, _CAPTION_MAX)}" for name, value in values]
@@ -136,9 +134,9 @@ class Entry:
         self.alt = alt if seed is None else f"{alt}, seed {seed}"
         self.note = "" if self.kind == PICTURE else shortened(_note(row, self.kind), _NOTE_MAX)
         self.caption = ", ".join([f"seed {seed}", *caption] if has_seed else caption)
-        self.cost = None if (amount := money(cost)) is None else dollars(amount)
+        self.cost = None if (cost := money(_text(row, columns.COST))) is None else dollars(cost)
         self.path, self.digest = _text(row, columns.OUTPUT_PATH), _text(row, columns.OUTPUT_SHA256)
-        self.duplicate_of = None if duplicate_of is None else int(duplicate_of)
+        self.duplicate_of = None if (first := _text(row, columns.DUPLICATE_OF)) is None else int(first)
         sides = [_text(row, name) for name in (columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT)]
         facts = [
             *((str(name), _fact(row[name], is_picture=name in shown.pictures)) for name in shown.listed),

@@ -659,13 +659,10 @@ class _PlainSheet:
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         """Return the lines below a picture."""
-        labels = (
-            f"{before}{label_of(row[name], is_picture=name in self._pictures)}"
-            for name, before in self.labels.items()
-        )
-        texts = filter(None, map(self.fonts.drawable, labels))
+        shown = ((before, row[name], name in self._pictures) for name, before in self.labels.items())
+        texts = (f"{before}{label_of(value, is_picture=is_picture)}" for before, value, is_picture in shown)
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
-        return self._lines([*texts, *seeds[:1]], _PLAIN_CELL - 4)
+        return self._lines([*filter(None, map(self.fonts.drawable, texts)), *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
         return _broken(texts, self.fonts, _PLAIN_TEXT_PX, width, _PLAIN_LINES_MAX)
