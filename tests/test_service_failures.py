@@ -110,7 +110,10 @@ def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
 
 
 @pytest.mark.parametrize("status", [200, 400, 500, 503])
-@pytest.mark.parametrize("body", [b'{"message": "error 003011004: width"}', b"<h1>Error 3011002</h1>"])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"message": "error 003011004: width"}', b"<h1>Error 3011002</h1>", "错误003011004宽度".encode()],
+)
 def test_a_documented_rejection_is_one_in_words_too(status, body):
     """Nothing was submitted; unless they explain another documented error, or the digits are of another number."""
     failure = from_response("create", status, {}, body)
@@ -118,6 +121,7 @@ def test_a_documented_rejection_is_one_in_words_too(status, body):
     for other in (
         b'{"code": "003011098", "message": "was 003011004"}',
         b'{"message": "13011004 of 30110012"}',
+        b'{"message": "request 9f3011004c failed"}',
     ):
         assert from_response("create", 500, {}, other).error_class != "rejected"
 

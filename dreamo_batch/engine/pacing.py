@@ -335,8 +335,8 @@ class Pace:
     _FALL_LEAST: Final = 0.95
     _RATE_MIN: Final = 0.05
     _HOLD_FIRST: Final = 20
-    _HOLD_MIN: Final = 3  # of a low rate, at which the first would take more than
-    _HOLD_FIRST_S: Final = 30.0
+    _HOLD_FIRST_S: Final = 30.0  # at most, of a low rate
+    _HOLD_MIN: Final = 3
     _HOLD_MAX: Final = 640
     _STEP_FIRST: Final = 0.04
     _STEP_MAX: Final = 0.25  # a service that allows bursts takes a while to refuse what is too fast

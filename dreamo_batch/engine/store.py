@@ -619,13 +619,13 @@ class Replica:
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
 
-        def fetch(path: str) -> None:  # in its thread, lest those that wait for the disk fill the memory
+        def fetch_one(path: str) -> None:  # in its thread, lest those that wait for the disk fill the memory
             if (content := self.read(path)) is not None:
                 _place(self.path / path, content)
 
         wanted = [path for path in dict.fromkeys(paths) if not (self.path / path).exists()]
         with self._named_in_errors():
-            deque(each(wanted, fetch, what="fetching", n_workers=_READ_AT_ONCE), maxlen=0)
+            deque(each(wanted, fetch_one, what="fetching", n_workers=_READ_AT_ONCE), maxlen=0)
 
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""

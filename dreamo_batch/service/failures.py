@@ -171,7 +171,7 @@ NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, 
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
 )
-_REJECTION: Final = re.compile(f"(?<![0-9])0*({'|'.join(code.lstrip('0') for code in _REJECTIONS)})(?![0-9])")
+_REJECTION: Final = re.compile(rf"\b0*({'|'.join(code.lstrip('0') for code in _REJECTIONS)})\b", re.ASCII)
 # Classes whose texts may be about moderation; other documented codes are unambiguous.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
