@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
-pytestmark = pytest.mark.no_cover  # nothing of the package is run
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 84
 N_CODE_LINES = 25_200
 N_LINES = 37_371
+
+pytestmark = pytest.mark.no_cover  # nothing of the package is run
 
 
 @cache

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch import parallel
 from dreamo_batch.call import Call
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shards import SIGNAL, Pulse, ShardedCall
@@ -328,6 +329,26 @@ def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, mon
         call._pulsed_at = 0.0
         call._read_pulses([work])
     assert work.silent_s == silent * 20.0
+
+
+def test_a_worker_that_has_just_reported_is_not_given_up_where_dask_is_slow_at_a_stop(tmp_path, monkeypatch):
+    """It may have creates on the wire; one that says nothing more is waited for no longer than a beat."""
+    task = mock.Mock(run_dir=str(tmp_path), call_id="call", pulse_id="worker")
+    task.name = "shards/00"
+    (tmp_path / task.name).mkdir(parents=True)
+    monkeypatch.setattr(parallel, "trouble_of", lambda _cluster: "Dask's scheduler doesn't answer.")
+    call = ShardedCall(Call(RunDirectory(tmp_path), None, "entropy", None), Here())
+    call._snapshots, call._table_id = {}, "call"
+    work = shards._HandedOut([task.name], task.pulse_id)
+    beat_of(task, at=1.0, n_left=1)
+    call._read_pulses([work])
+    call.halt()
+    lost = []
+    for _ in range(2):
+        call._read_pulses([work])
+        lost.append(call._is_lost(work))
+        call._pulsed_at = 0.0
+    assert lost == [False, True]
 
 
 def in_background(jobs, run_dir, gateway, **options):

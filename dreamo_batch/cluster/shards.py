@@ -697,8 +697,10 @@ class ShardedCall(Call):
         is_local, beat = parallel.is_count(self._cluster), beat_s(self.directory.name)
         if not self.is_halted or (is_local and work.last is not None):
             return work.silent_s >= store.STILL_S
-        patience_s = beat if is_local or self._trouble else beat + _PATIENCE_S
-        return max(work.unheard_s, work.silent_s) >= patience_s
+        if is_local:
+            return work.unheard_s >= beat
+        # `halt` looks at once: a worker that has just reported has nothing new to say then.
+        return max(work.unheard_s, work.silent_s) >= beat + (beat if self._trouble else _PATIENCE_S)
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that has gone silent, for another one."""
