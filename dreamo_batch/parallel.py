@@ -41,7 +41,7 @@ _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 # Pictures a task: what an engine adds to each is then below one part in a hundred.
 _CHUNK: Final = 32
 _GUARD: Final = 'Each imports the script again, so its calls belong under `if __name__ == "__main__":`.'
-_LOOK_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 0.2  # at whether tasks are done
 _LOOK_S, _PATIENCE_S = 2.0, 10.0  # that Dask's scheduler has for an answer, amid a run and before it
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
@@ -251,7 +251,7 @@ def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[...
                 try:
                     for future in futures:
                         while not future.done():
-                            wait([future], _LOOK_EVERY_S)
+                            wait([future], LOOK_EVERY_S)
                             cancel_forgotten(executor, [future])
                         done = future.result()
                         left.pop(0)

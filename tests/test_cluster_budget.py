@@ -255,6 +255,17 @@ def test_a_slice_is_known_on_a_machine_that_does_not_tell_when_files_were_made(
     assert one.run()["status"].eq("completed").all()
 
 
+def test_a_slice_is_known_on_a_disk_that_numbers_its_files_anew(tmp_path, gateway, place, monkeypatch):
+    """As exFAT does at each mount."""
+    budget = dreamo.Budget(place, cap=PRICE * 8)
+    one = flow(tmp_path, gateway, "a", 2)
+    for number, n_rows in enumerate((1, 2)):
+        monkeypatch.setattr(RunDirectory, "place", lambda _self, number=number: f"{number}-7.120000000")
+        done = one.run(one.table.head(n_rows), budget=place)
+        assert done["status"].eq("completed").all()
+    assert len(budget.status()) == 1
+
+
 def test_a_copy_takes_a_slice_of_its_own(tmp_path, gateway, place):
     """The original may still spend the one that was copied."""
     budget = dreamo.Budget(place, cap=PRICE * 8)

@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 logger = logger_named(__name__)
 
-_LOOK_EVERY_S: Final = 0.2
 _BUDGET: Final = "budget"  # the cap of the directory, of which its shards have slices
 _COUNTS: Final = ("n_in_flight", "n_again", "n_refused", "waited_s", "n_held")
 _PATIENCE_S: Final = 10.0
@@ -659,10 +658,10 @@ class ShardedCall(Call):
                     work = _HandedOut([left.popleft() for _ in range(n)], uuid.uuid4().hex)
                     tasks = [self._task(name, in_flight, work.pulse_id) for name in work.names]
                     running[executor.submit(work_on_shards, tasks, n_at_once)] = work
-                wait(running, _LOOK_EVERY_S, FIRST_COMPLETED)
+                wait(running, parallel.LOOK_EVERY_S, FIRST_COMPLETED)
                 parallel.cancel_forgotten(executor, running)
                 if not running:  # paused, and `wait` returns at once
-                    time.sleep(_LOOK_EVERY_S)
+                    time.sleep(parallel.LOOK_EVERY_S)
                 for future in [one for one in running if one.done()]:
                     for name, outcome in zip(running[future].names, future.result(), strict=True):
                         self._take_outcome(name, outcome)
@@ -684,10 +683,10 @@ class ShardedCall(Call):
         """Wait for processes of this machine that have to end, as long as they report."""
         silent_s = 0.0
         while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(parallel.LOOK_EVERY_S)
             before = [work.last for work in running]
             self._read_pulses(running)
-            silent_s = silent_s + _LOOK_EVERY_S if before == [work.last for work in running] else 0.0
+            silent_s = silent_s + parallel.LOOK_EVERY_S if before == [work.last for work in running] else 0.0
         if left:
             pids = listed(one.pid for one in left)
             self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
@@ -697,10 +696,9 @@ class ShardedCall(Call):
         is_local, beat = parallel.is_count(self._cluster), beat_s(self.directory.name)
         if not self.is_halted or (is_local and work.last is not None):
             return work.silent_s >= store.STILL_S
-        if is_local:
-            return work.unheard_s >= beat
-        # `halt` looks at once: a worker that has just reported has nothing new to say then.
-        return max(work.unheard_s, work.silent_s) >= beat + (beat if self._trouble else _PATIENCE_S)
+        # A worker that has just reported has nothing new to say where `halt` looks at once.
+        patience_s = beat + (beat if self._trouble else _PATIENCE_S)
+        return max(work.unheard_s, work.silent_s) >= (beat if is_local else patience_s)
 
     def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
         """Return the shards of a worker that has gone silent, for another one."""

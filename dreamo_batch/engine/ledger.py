@@ -312,9 +312,9 @@ class Ledger:
         self.covers = recovered.covers  # number of the last journal that the newest checkpoint covers
         self.is_closed = False
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
-        self.is_copy, self._place = is_copied(recovered, directory), directory.place()
-        if self.is_copy:  # and stays one until it is adopted
-            self._place = f"{_COPIED}{self._place}"
+        self.is_copy, place = is_copied(recovered, directory), directory.place()
+        before = "" if recovered.meta is None else recovered.meta.place  # by which a budget knows it
+        self._place = f"{_COPIED}{place}" if self.is_copy else before or place  # until a copy is adopted
         self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         for path in map(directory.path.joinpath, recovered.damaged):
