@@ -42,7 +42,8 @@ _DELAY_S: Final = 1.0  # what is done sooner needs no bar
 _CHUNK: Final = 32
 _GUARD: Final = 'Each imports the script again, so its calls belong under `if __name__ == "__main__":`.'
 LOOK_EVERY_S: Final = 0.2  # at whether tasks are done
-_LOOK_S, _PATIENCE_S = 2.0, 10.0  # that Dask's scheduler has for an answer, amid a run and before it
+_ANSWER_S: Final = 2.0  # that Dask's scheduler has for an answer amid a run
+_FIRST_ANSWER_S: Final = 10.0
 _LOST_MAX: Final = 3  # times a chunk is done again because its process died
 _cluster: ContextVar[Any] = ContextVar("_cluster", default=None)
 _n_threads: ContextVar[int | None] = ContextVar("_n_threads", default=None)
@@ -275,7 +276,7 @@ def _do_chunk(do: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
     return [do(item) for item in items]
 
 
-def n_workers(cluster: Cluster, patience_s: float = _PATIENCE_S) -> int:
+def n_workers(cluster: Cluster, patience_s: float = _FIRST_ANSWER_S) -> int:
     """Return how many tasks can be worked on at once."""
     if is_count(cluster):
         return int(cluster)
@@ -289,7 +290,7 @@ def n_workers(cluster: Cluster, patience_s: float = _PATIENCE_S) -> int:
 def trouble_of(cluster: Cluster) -> str:
     """Say why nothing is heard of any worker of Dask, if Dask knows."""
     try:
-        is_deserted = _client_of(cluster) is not None and not n_workers(cluster, _LOOK_S)
+        is_deserted = _client_of(cluster) is not None and not n_workers(cluster, _ANSWER_S)
     except Exception as error:  # noqa: BLE001 - an engine raises anything
         return f"Dask's scheduler doesn't answer ({first_line(error)})."
     return "The Dask cluster has no workers. The run continues once it has some." if is_deserted else ""

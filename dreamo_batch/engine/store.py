@@ -619,7 +619,7 @@ class Replica:
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
 
-        def fetch_one(path: str) -> None:  # in its thread, lest those that wait for the disk fill the memory
+        def fetch_one(path: str) -> None:  # where it writes, so that none waits in memory for the disk
             if (content := self.read(path)) is not None:
                 _place(self.path / path, content)
 
