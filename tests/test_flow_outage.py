@@ -33,8 +33,27 @@ KEY = "key-of-the-tests"
 N_WORKERS = 16
 
 
+class Begun(dreamo.FaultPlan):
+    """Has the faults given from the tenth create on."""
+
+    def __init__(self, **faults: dict[str, float]) -> None:
+        super().__init__()
+        self._faults = faults
+        self._n_creates = 0
+        self.is_begun = threading.Event()
+
+    def draw(self, stage: Any, state: str | None = None) -> Any:
+        self._n_creates += stage == "create"
+        if self._n_creates == 10 and not self.is_begun.is_set():
+            self.set(self._faults)
+            self.is_begun.set()
+        return super().draw(stage, state)
+
+
 class Job:
     """A table on its way in a thread, and what was said meanwhile."""
+
+    read_timeout_s = 30.0
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         image = folder / "reference.png"
@@ -64,7 +83,7 @@ class Job:
         assert not self._thread.is_alive(), "the run does not go on by itself"
 
     def run(self) -> Any:
-        with dreamo.Client(api_key=KEY, base_url=self.base_url, read_timeout_s=1.0) as client:
+        with dreamo.Client(api_key=KEY, base_url=self.base_url, read_timeout_s=self.read_timeout_s) as client:
             return dreamo.run(self.table, self.folder / "run", client=client, max_in_flight=8, progress=False)
 
     def _run(self) -> None:
@@ -116,9 +135,10 @@ def black_hole(port: int) -> Iterator[None]:
 @pytest.mark.parametrize("kind", ["refusing", "black hole"])
 def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
     """One line says so, no row fails, creates that were on the wire may be in doubt, and the run goes on by itself."""
-    with job.gateway() as gateway:
+    job.read_timeout_s, plan = 1.0, Begun()
+    with job.gateway(faults=plan):
         job.start()
-        until(lambda: len(gateway.invoice()) >= 10)
+        assert plan.is_begun.wait(60)
     with black_hole(job.port) if kind == "black hole" else nullcontext():
         until(lambda: n_reported(job) == (1, 0))
         pause(AWAY_S)
@@ -130,10 +150,8 @@ def test_service_that_is_gone_for_a_while_is_waited_for(job, kind):
 
 def test_service_that_answers_503_for_a_while_is_waited_for(job):
     """Creates answered 503 may have been taken; nothing else is touched."""
-    with job.gateway() as gateway:
+    with job.gateway(faults=Begun(create={"http_503": 1.0}, poll={"http_503": 1.0})) as gateway:
         job.start()
-        until(lambda: len(gateway.invoice()) >= 10)
-        gateway.faults.set({"create": {"http_503": 1.0}, "poll": {"http_503": 1.0}})
         until(lambda: n_reported(job) == (1, 0))
         pause(AWAY_S)
         gateway.faults.change({"clear": True})
@@ -163,10 +181,8 @@ def check_outage(job: Job, gateway: dreamo.LocalGateway) -> None:
 @pytest.mark.parametrize("status", [401, 402, 403])
 def test_refused_access_stops_ordering_and_what_is_in_flight_finishes(job, status):
     """One error in the service's words; after the key or the credit is mended the same call goes on."""
-    with job.gateway() as gateway:
+    with job.gateway(faults=Begun(create={f"http_{status}": 1.0})) as gateway:
         job.start()
-        until(lambda: len(gateway.invoice()) >= 10)
-        gateway.faults.set({"create": {f"http_{status}": 1.0}})
         job.end()
         n_taken = len(gateway.invoice())
         assert isinstance(job.stopped, dreamo.AccessRefused)
