@@ -201,6 +201,8 @@ def test_types_accept_a_users_code_and_refuse_options_that_do_not_exist(tmp_path
     command = [tool, *checker[1:], "users.py", "wrong.py"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     errors = re.findall(r"(\w+)\.py:(\d+):.* error", told)
+    (n_in_all,) = re.findall(r"(\d+) errors?\b", told)  # also those that name no line
+    assert int(n_in_all) == len(errors), told
     assert sorted(set(errors)) == sorted(("wrong", str(line)) for line in range(5, 13)), told
 
 
