@@ -303,8 +303,7 @@ _TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | r
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
 # Spaces behind the host are quoted when the link is followed.
 _LINK: Final = re.compile(
-    r"https?://[!-.0-~\u00a1-\ud7ff\ue000-\U0010ffff]+(?:/[ -~\u00a1-\ud7ff\ue000-\U0010ffff]*)?",
-    re.IGNORECASE,
+    r"https?://[^\x00-\x20/\x7f-\xa0\ud800-\udfff]+(?:/[^\x00-\x1f\x7f-\xa0\ud800-\udfff]*)?", re.IGNORECASE
 )
 # Names of links where there is no `url`, and of fields of a task with pictures; not thumbnails, inputs or callbacks.
 _LINK_KEY: Final = re.compile(
