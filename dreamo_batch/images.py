@@ -39,6 +39,7 @@ PNG: Final = b"\x89PNG\r\n\x1a\n"
 SUFFIXES: Final = (".jpg", ".png", ".bin")
 _SEGMENT_MAX: Final = 0xFFFF  # bytes of a part of a JPEG, its length included
 _PIXELS_AT_ONCE: Final = 64_000_000
+_TIMES_HELD: Final = {"WEBP": 3, "AVIF": 3}  # of the memory that other pictures take while they are decoded
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
 _BEGINNINGS: Final = (  # in small letters
@@ -70,12 +71,13 @@ def opened(
     if not isinstance(source, io.BytesIO) and not source.is_file():  # nobody may ever write to a pipe
         raise FileNotFoundError(source)
     with pillow_settings, Image.open(source, formats=formats) as image:
-        n_pixels = image.width * image.height
-        if n_pixels > pixels_max:
+        n_pixels, n_times = image.width * image.height, _TIMES_HELD.get(image.format or "", 1)
+        limit = min(pixels_max, PIXELS_MAX // n_times)
+        if n_pixels > limit:
             raise Image.DecompressionBombError(
-                f"Image size ({n_pixels} pixels) exceeds limit of {pixels_max} pixels, could be decompression bomb"
+                f"Image size ({n_pixels} pixels) exceeds limit of {limit} pixels"
             )
-        with _memory.reserved(n_pixels):
+        with _memory.reserved(n_times * n_pixels):
             try:
                 yield image
             finally:
@@ -138,8 +140,7 @@ def in_strips(
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Turn a picture upright by its EXIF orientation and make it 8-bit RGB on white, without colour profiles."""
-    flat = _flat(image)
-    return turned(flat, orientation(image))
+    return turned(_flat(image), orientation(image))
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -239,8 +240,7 @@ def looks_like(content: bytes) -> str:
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         return " (it looks like HEIC, the format of phone cameras, which Pillow opens with pillow-heif)"
     head = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    kind = next((kind for beginning, kind in _BEGINNINGS if head.startswith(beginning)), None)
-    return f" (it looks like {kind})" if kind else ""
+    return next((f" (it looks like {kind})" for begins, kind in _BEGINNINGS if head.startswith(begins)), "")
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:

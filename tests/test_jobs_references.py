@@ -154,6 +154,14 @@ def test_bombs_are_refused_unopened():
     assert found[0].message.endswith("(179400000 pixels) exceeds limit of 178956970 pixels.")
 
 
+def test_a_webp_is_a_bomb_at_fewer_pixels():
+    """Decoding one takes three times the memory of a PNG of its size."""
+    frames = [plain(2, 2, colour=colour) for colour in ("red", "blue")]
+    animated = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    animated[24:30] = (7999).to_bytes(3, "little") + (7499).to_bytes(3, "little")
+    assert _codes(bytes(animated)) == ["image-bomb"]
+
+
 def test_size_limits_are_those_of_the_service():
     """4096 pixels a side are fine, one more is not; beyond 16:9 is doubtful."""
     assert _codes(encoded(plain(4096, 4000, "1"))) == []

@@ -77,10 +77,11 @@ class Secret:
         return is_long and any(one in read for read in readings for one in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
-        """Replace the key in a file with as many asterisks; short ones are left, as in `is_in`."""
+        """Replace the key in a file with as many asterisks, also in UTF-16; short ones are left, as in `is_in`."""
         is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
-        for one in map(str.encode, _spellings(self._value) if is_long else ()):
-            content = content.replace(one, b"*" * len(one))
+        wide = self._value.encode("utf-16-le")[:-1]  # without its last zero in either byte order
+        for one in (*map(str.encode, _spellings(self._value)), wide) if is_long else ():
+            content = content.replace(one, re.sub(rb"[^\0]", b"*", one))
         return content
 
     def may_be_in(self, answer: bytes) -> bool:
