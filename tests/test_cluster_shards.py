@@ -355,9 +355,16 @@ def in_background(jobs, run_dir, gateway, **options):
     return dreamo.start(jobs.head(8), run_dir, gateway=gateway, **options)
 
 
-def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path):
+def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path, monkeypatch):
     """Whoever works on its shards."""
-    slow, events = Slow(), []
+    slow, events, paused = Slow(), [], []
+
+    def pause(shard, *, is_paused):
+        Call.pause(shard, is_paused=is_paused)
+        if is_paused:
+            paused.append(shard)
+
+    monkeypatch.setattr(shards._ShardCall, "pause", pause)
     options = {"max_in_flight": 2, "on_event": events.append}
     with (
         dreamo.LocalGateway(engine="flat", latency="fixed:600", clock=slow) as gateway,
@@ -371,6 +378,7 @@ def test_a_run_in_the_background_is_paused_stopped_and_resumed(jobs, tmp_path):
             with pytest.raises(DirectoryLocked, match="This process is working on the shards"):
                 again()
         batch.pause()
+        until(lambda: sum(shard.snapshot().n_in_flight for shard in paused) == 2)
         slow.speed_up()
         until(lambda: batch.status.n_settled == 2 and len(batch.status.newest) == 2)
         assert batch.status.phase == "paused"
