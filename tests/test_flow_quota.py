@@ -62,6 +62,13 @@ def test_cap_on_requests_is_found_and_used(rate, asks, latency_s, does_save, see
     assert answered_per_s > 0.9 * rate
 
 
+@pytest.mark.parametrize("seed", range(12) if IS_LONG else (0, 4))
+def test_a_rate_without_bursts_is_not_taken_for_a_cap_on_tasks(seed):
+    """A proxy may refuse what comes right after another request; one at a time, these would take 20 minutes."""
+    run = Run(Service(rate=10, burst=1, latency_s=5.0, seed=seed), 200, max_in_flight=50, seed=seed)
+    assert run.work() < 240
+
+
 @pytest.mark.parametrize("asks", ASKS)
 def test_both_caps_at_once(asks):
     """A service with both is used up to the narrower one."""

@@ -46,11 +46,12 @@ _REVEALING_IN_IDS_CHARACTERS: Final = 8
 class Secret:
     """An API key that no repr, log or pickle shows."""
 
-    __slots__ = ("_spellings", "_value")
+    __slots__ = ("_is_long", "_spellings", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = _checked_key(value)
         self._spellings = tuple(dict.fromkeys(map(str.lower, _spellings(self._value))))
+        self._is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
 
     def reveal(self) -> str:
         """Return the key itself, for the Authorization header only."""
@@ -73,14 +74,12 @@ class Secret:
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
         readings = [_read(text, pattern) for pattern in _readings(text)]
-        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
-        return is_long and any(one in read for read in readings for one in self._spellings)
+        return self._is_long and any(one in read for read in readings for one in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
         """Replace the key in a file with as many asterisks, also in UTF-16; short ones are left, as in `is_in`."""
-        is_long = len(self._value) >= _REVEALING_IN_IDS_CHARACTERS
         wide = self._value.encode("utf-16-le")[:-1]  # without its last zero in either byte order
-        for one in (*map(str.encode, _spellings(self._value)), wide) if is_long else ():
+        for one in (*map(str.encode, _spellings(self._value)), wide) if self._is_long else ():
             content = content.replace(one, re.sub(rb"[^\0]", b"*", one))
         return content
 
