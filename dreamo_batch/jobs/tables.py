@@ -642,7 +642,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """Read the first sheet of a workbook, and the number of each row."""
-    _need_openpyxl(path)
+    _need_openpyxl()
     try:
         rows, hidden = _first_sheet(path)
     except OSError:
@@ -759,7 +759,7 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
     without their time zone (UTC), characters that XML can't hold as ``_xHHHH_``, which spreadsheet programs undo, and
     half characters as U+FFFD.
     """
-    _need_openpyxl(path)
+    _need_openpyxl()
     if len(frame) > _ROWS:
         raise TableError(
             f"{len(frame):,} rows don't fit into a sheet ({_ROWS:,}). Write CSV or Parquet instead."
@@ -784,9 +784,9 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
-def _need_openpyxl(path: Path) -> None:
+def _need_openpyxl() -> None:
     if importlib.util.find_spec(_ENGINE) is None:
-        raise TableError(f"{path}: Excel files need the package openpyxl. {_INSTALL}")
+        raise TableError(f"Excel files need the package openpyxl. {_INSTALL}")
 
 
 def _sheet_cell(name: Any, cell: Any) -> Any:
