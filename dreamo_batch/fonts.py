@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import tomllib
@@ -84,6 +85,7 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
         n = _n_fitting(rest, font, width_px)
         if n < len(rest) and (blank := rest.rfind(" ", 0, n + 1)) > n // 3:
             n = blank
+        n = next((at for at in range(n, 0, -1) if not re.fullmatch(_KNOWN["torn"], rest[at - 1 : at + 1])), n)
         lines.append(rest[:n].rstrip())
         rest = rest[n:].lstrip()
     if rest and lines:

@@ -629,6 +629,8 @@ def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
     done = dreamo.load(tmp_path / "run")
     assert done["weight"].tolist() == [0.5, 1.0]
     assert call("validate", path, "--rename", "pic", env=env).exit_code == 2
+    listed = call("validate", path, "--rename", "pic=image,words=prompt", env=env)
+    assert (listed.exit_code, "one OLD=NEW at a time" in listed.stderr) == (2, True)
     twice = call("validate", path, "--delimiter", "/", "--rename", "pic=image", "--rename", "words=image")
     assert twice.exit_code == 2
     assert "columns 'pic' and 'words' would both mean 'image'" in twice.stderr

@@ -252,6 +252,7 @@ def test_a_notebook_shows_one_page_and_says_where_the_others_are(table, tmp_path
     assert "rows 1 to 1 of 2, columns 1 to 1 of 2" in Page(paged._repr_html_()).texts
     assert Page(paged.page(4).fragment()).kinds == ["picture"]
     assert repr(paged) == "<gallery of 4 rows: 2 x 2 cells, prompt by seed, page 4 of 4>"
+    assert repr(gallery(table[:1], run_dir=tmp_path)).startswith("<gallery of 1 row: 1 x 1 cells")
     with pytest.raises(UsageError, match="pages 1 to 4"):
         paged.page(5)
     with pytest.raises(UsageError, match="page_rows=0: expected a whole number of at least 1"):

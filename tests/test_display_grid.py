@@ -165,19 +165,20 @@ def test_rows_in_one_cell_are_told_apart():
 def test_every_status_is_told_with_its_reason():
     """Class and message of what failed, and why a picture was not saved."""
     table = results(
-        {"prompt": "a", "seed": range(4)},
-        status=["failed", "completed", "completed", "pending"],
-        error_class=["task_lost", None, None, None],
-        error_message=["not found\x1b[31m", None, None, None],
-        output_error=[None, "HTTP 404", None, None],
-        output_path=[None, None, "images/a.jpg", None],
-        duplicate_of=[None, None, 1, None],
-        cost=["0", "0.5", "0", None],
+        {"prompt": "a", "seed": range(5)},
+        status=["failed", "completed", "completed", "pending", "invalid"],
+        error_class=["task_lost", None, None, None, "invalid"],
+        error_message=["not found\x1b[31m", None, None, None, "seed: odd"],
+        output_error=[None, "HTTP 404", None, None, None],
+        output_path=[None, None, "images/a.jpg", None, None],
+        duplicate_of=[None, None, 1, None, None],
+        cost=["0", "0.5", "0", None, None],
     )
     entries = lay_out(table).shown()
-    assert [entry.kind for entry in entries] == ["failed", "unsaved", "picture", "pending"]
-    assert [entry.note for entry in entries] == [r"task_lost: not found\x1b[31m", "HTTP 404", "", ""]
-    assert [entry.duplicate_of for entry in entries] == [None, None, 1, None]
+    assert [entry.kind for entry in entries] == ["failed", "unsaved", "picture", "pending", "invalid"]
+    notes = [r"task_lost: not found\x1b[31m", "HTTP 404", "", "", "seed: odd"]
+    assert [entry.note for entry in entries] == notes
+    assert [entry.duplicate_of for entry in entries] == [None, None, 1, None, None]
     assert entries[1].title == "a, seed 1, HTTP 404, $0.50"
     assert ("cost", "$0.50") in entries[1].facts
 

@@ -364,6 +364,7 @@ def test_near_duplicates_are_shown_side_by_side(tmp_path, reference):
         dreamo.run(jobs, tmp_path / "run", gateway=gateway, progress=False)
     page = page_of(tmp_path / "run")
     assert "1 pair within" in page.text
+    assert "1 prompt with 1 seed and 2 replicates, at" in page.text  # of the paragraph to paste
     assert "0 bits, Delta E 0.0" in page.text
 
 

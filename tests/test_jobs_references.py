@@ -935,9 +935,9 @@ def test_a_link_that_can_not_be_meant_as_it_is_written_is_told(link, code, words
 
 
 def test_a_picture_with_another_suffix_is_offered(tmp_path):
-    """Annotation tools leave the suffix out, and converted tables keep the old one."""
+    """Annotation tools leave the suffix out, converted tables keep the old one; full width looks nearly the same."""
     (tmp_path / "Cat.png").write_bytes(encoded(plain()))
-    for name in ("cat.jpg", "cat"):
+    for name in ("cat.jpg", "cat", "\uff23at.png"):
         assert f"But there is {tmp_path / 'Cat.png'}" in _findings_of(name, tmp_path)["message"][0]
 
 

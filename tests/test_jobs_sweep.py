@@ -362,6 +362,7 @@ def test_numbers_in_a_template_are_written_as_they_were_passed():
         ),
         ({"template": "a {x}", "y": [1]}, r"\{x\} isn't an axis; the axes are y"),
         ({"template": "a {x}", "x": [1], "mood": ["m"]}, "mood: no template names this axis"),
+        ({"template": "\uff5bx\uff5d", "x": ["a"]}, r"Write \{x\} .*not the full-width \uff5b and \uff5d"),
         ({"template": "a {"}, "can't read 'a {'"),
         ({"template": "a {0}"}, "names in braces"),
         ({"template": "a {x!r}", "x": [1]}, "names in braces"),
@@ -478,11 +479,12 @@ def test_a_sweep_shows_what_it_came_to():
     assert type(table.head(2)) is pd.DataFrame
 
 
-def test_braces_left_in_a_prompt_are_warned_of():
-    """As if a name had not been filled in; the row can be submitted."""
-    table = pd.DataFrame({"image": [URL] * 2, "prompt": ["a {animal}", "a fox"], "seed": [1, 1]})
+@pytest.mark.parametrize("left", ["{animal}", "{{animal}}", "\uff5b\u52a8\u7269\uff5d"])
+def test_braces_left_in_a_prompt_are_warned_of(left):
+    """As if a name had not been filled in, said as it stands there; the row can be submitted."""
+    table = pd.DataFrame({"image": [URL] * 2, "prompt": [f"a {left}", "a fox"], "seed": [1, 1]})
     found = dreamo.validate(table)
     assert found[["position", "severity", "code"]].to_numpy().tolist() == [
         [0, "warning", "prompt-has-braces"]
     ]
-    assert "{animal}" in found["message"][0]
+    assert f" {left} in it" in found["message"][0]

@@ -714,6 +714,13 @@ def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_package_that_excel_files_need_is_named_alone(tmp_path, monkeypatch):
+    """Not a temporary file, which is gone."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(TableError, match=r"^Excel files need the package openpyxl"):
+        write_table(pd.DataFrame({"prompt": ["a"]}), tmp_path / "jobs.xlsx")
+
+
 def test_a_workbook_is_not_blamed_for_an_old_openpyxl(tmp_path, monkeypatch):
     """What is too old is named, and what to install; the file may be sound."""
     write_table(pd.DataFrame({"prompt": ["a"]}), tmp_path / "jobs.xlsx")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from dreamo_batch import columns, plan
 from dreamo_batch.errors import TableError, UsageError
-from dreamo_batch.jobs.prepare import validate
+from dreamo_batch.jobs.cells import HALF_WIDTH
+from dreamo_batch.jobs.prepare import prepare, validate
 from dreamo_batch.jobs.rules import RULES
 from dreamo_batch.jobs.sweep import sweep
 from dreamo_batch.jobs.tables import read_table
@@ -222,12 +223,25 @@ def test_absent_columns_are_looked_for_under_other_names(names, words):
         validate(pd.DataFrame([[URL, "a"][: len(names)]], columns=names))
 
 
-@pytest.mark.parametrize("seed", ["1e3", "1,000", "0x10", "\uff11\uff12", "NA"])
+@pytest.mark.parametrize("seed", ["1e3", "1,000", "0x10", "\uff11\uff0c\uff10\uff10\uff10", "\u00b2", "NA"])
 def test_a_number_in_other_words_says_how_to_write_it(seed):
     """None is guessed: a comma may be a decimal one."""
     found = validate(pd.DataFrame({"image": [URL], "prompt": "a", "seed": seed}))
     assert found["code"].tolist() == ["seed-not-integer"]
     assert "plain digits, such as 1000" in found["fix"][0]
+
+
+@pytest.mark.parametrize(
+    "size", ["\uff11\uff16\uff1a\uff19", "16\uff1a9", "\uff12\uff10\uff14\uff18\uff0a1152"]
+)
+def test_digits_and_signs_of_full_width_are_read(size):
+    """As keyboards for Chinese and Japanese write them."""
+    told = {"image": URL, "prompt": "a", "use_rephraser": False}
+    wide = pd.DataFrame([told | {"seed": "\uff0b\uff11\uff12", "size": size}])
+    plain = pd.DataFrame([told | {"seed": 12, "size": size.translate(HALF_WIDTH)}])
+    assert validate(wide).empty
+    ids = [prepare(table, entropy="0").rows["job_id"].tolist() for table in (wide, plain)]
+    assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,8 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
     pairs = [one.partition("=") for one in rename]
     for old, equals, new in pairs:
-        if not (old and equals and new):
-            raise click.UsageError(f"--rename takes OLD=NEW, not {old + equals + new!r}")
+        if not (old and equals and new) or "=" in new:
+            raise click.UsageError(f"--rename takes one OLD=NEW at a time, not {old + equals + new!r}")
     sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
     return dreamo.read_table(path, sep=sep, decimal=decimal, rename={old: new for old, _, new in pairs})
 

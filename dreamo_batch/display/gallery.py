@@ -32,7 +32,7 @@ from dreamo_batch.parallel import bars, working, write_file
 from dreamo_batch.results.load import Source, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
-from dreamo_batch.text import fill_template
+from dreamo_batch.text import counted, fill_template
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -457,8 +457,8 @@ class Gallery:
         down, across = (
             " and ".join(axis.names) or "one line" for axis in (self._whole.rows, self._whole.columns)
         )
-        where = f"page {self._number} of {self.n_pages}"
-        return f"<gallery of {len(self.results)} rows: {n_rows} x {n_columns} cells, {down} by {across}, {where}>"
+        what, where = counted(len(self.results), "row"), f"page {self._number} of {self.n_pages}"
+        return f"<gallery of {what}: {n_rows} x {n_columns} cells, {down} by {across}, {where}>"
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         """Show the widget, and the static page where there is none, as in a notebook opened without a kernel."""

@@ -198,7 +198,7 @@ def _kind(row: dict[Any, Any]) -> str:
 
 def _note(row: dict[Any, Any], kind: str) -> str:
     names = (columns.OUTPUT_ERROR,) if kind == UNSAVED else (columns.ERROR_CLASS, columns.ERROR_MESSAGE)
-    return ": ".join(text for name in names if (text := _text(row, name)) is not None)
+    return ": ".join(text for name in names if (text := _text(row, name)) not in (None, kind))
 
 
 def _fact(value: Any, *, is_picture: bool = False) -> str | None:

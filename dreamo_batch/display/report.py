@@ -319,7 +319,6 @@ def _methods(facts: Facts) -> dict[str, Any]:
         "page_version": __version__,
         "python_version": platform.python_version(),
         "pandas_version": pd.__version__,
-        "n_replicates": facts.jobs[columns.REPLICATE].nunique(),
         "n_duplicates": int(facts.history.rows[columns.DUPLICATE_OF].notna().sum()),
         "settings": facts.manifest.settings if facts.manifest else {},
         "python": _python(facts),

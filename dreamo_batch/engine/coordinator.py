@@ -314,7 +314,7 @@ class Coordinator:
         else:
             self.submit_again([key])
         if failure is not None:
-            self._notice("named", f"Job {key[0]} wasn't accepted. Checking a task that the answer names.")
+            self._notice("named", "not accepted. Checking a task that the answer names.", job_id=key[0])
             if failure.kind is FailureKind.STOP and failure.error_class != failures.FORBIDDEN:
                 self._refused_access(failure)
 
@@ -441,7 +441,7 @@ class Coordinator:
             message = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
             return replace(said, kind=_HELD, message=message)
         message = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
-        self._notice("own", f"Job {job_id}: {message}. Check its picture.")
+        self._notice("own", f"{message}. Check its picture.", job_id=job_id)
         return task_id
 
     @functools.cached_property
@@ -456,33 +456,35 @@ class Coordinator:
 
     def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
         """Remember whose task, link or file it is; return the other job that had it before."""
-        value = getattr(attempt, name)
-        if value is None:
+        if (value := getattr(attempt, name)) is None:
             return None
         owner = self._job_of.setdefault(hash((name, value)), attempt.job_id)
         return None if owner == attempt.job_id else owner
 
     def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
         """Warn when two jobs got the same picture: one of them may have the other's."""
-        other = self._other_job_with(attempt, name)
-        if other is None:
+        if (other := self._other_job_with(attempt, name)) is None:
             return
         asked, asked_too = (_asked_for(one) for one in (self.ledger.state.deciding(other), attempt))
-        if asked is None or asked != asked_too:  # else one picture for both is no surprise
-            self._notice(
-                name,
-                f"Jobs {other} and {attempt.job_id} differ, but {_SAME[name]}. Check both before you use them.",
-            )
+        if not asked or asked != asked_too:  # else one picture for both is no surprise
+            both = f"it and {self._named(other)} differ, but {_SAME[name]}. Check both before you use them."
+            self._notice(name, both, job_id=attempt.job_id)
 
-    def _notice(self, kind: str, text: str, *, once_for: object = None) -> None:
-        """Add a notice that every row could cause, a few times only, and once for something."""
+    def _named(self, job_id: str) -> str:
+        """Name a job by its row, as far as the ledger knows it."""
+        row = _inputs(self.ledger.state.deciding(job_id)).get(columns.ROW)
+        return f"Job {job_id}" if row is None else f"Row {harmless(row)} (job {job_id})"
+
+    def _notice(self, kind: str, text: str, *, job_id: str = "", once_for: object = None) -> None:
+        """Add a notice that every row could cause, perhaps about one, a few times only, and once for something."""
         if once_for is not None and (kind, once_for) in self._noticed:
             return
         self._noticed.add((kind, once_for))
         self._n_notices[kind] += 1
         if self._n_notices[kind] <= _N_NOTICES_MAX:
+            said = f"{self._named(job_id)}: {text}" if job_id else text
             is_last = self._n_notices[kind] == _N_NOTICES_MAX
-            self.notices.append(f"{text} (More of these are not shown.)" if is_last else text)
+            self.notices.append(f"{said} (More of these are not shown.)" if is_last else said)
 
     def _row_or_account(self) -> None:
         """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
@@ -515,8 +517,8 @@ class Coordinator:
             self._away = failure
             self.schedule.outage.failed(now, is_create=True)
             self.notices.append(
-                f"Job {key[0]}: no usable reply to its submission ({failure.error_class}: {failure.message}). It may "
-                "have been accepted and billed, and won't be resent unless you ask."
+                f"{self._named(key[0])}: no usable reply to its submission ({failure.error_class}: {failure.message}). "
+                "It may have been accepted and billed, and won't be resent unless you ask."
             )
         else:
             self._not_taken(key, failure, now)
@@ -555,11 +557,8 @@ class Coordinator:
             return
         task_id, word = answer.result.task_id, answer.result.unlisted_status
         if (other := answer.result.other_id) is not None:
-            self._notice(
-                "other_id",
-                f"Job {key[0]}: the answer about task {task_id} also names {other}. Check its picture.",
-                once_for=key,
-            )
+            said = f"the answer about task {task_id} also names {other}. Check its picture."
+            self._notice("other_id", said, job_id=key[0], once_for=key)
         if answer.result.status == "in_progress":
             if word is not None:
                 self._notice(
@@ -601,8 +600,8 @@ class Coordinator:
         """Ask again for a task whose answer describes another; its picture is never used."""
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
-        said = f"Job {key[0]}: {about}. Its picture isn't used; the task may have been mixed up."
-        self._notice("echo", said, once_for=key)
+        said = f"{about}. Its picture isn't used; the task may have been mixed up."
+        self._notice("echo", said, job_id=key[0], once_for=key)
         if task.status == "in_progress" or self._n_contradictions[key] < _CONTRADICTIONS_MAX:
             self._unless(self.schedule.poll_failed(key, now), key, about)
             return
@@ -613,7 +612,7 @@ class Coordinator:
         """Notice a cost that can't be read; under a limit, one above what was reserved, and when that exceeds it."""
         if task.is_cost_unreadable:
             message = "what the service gave as its cost is not an amount in USD that a picture can cost"
-            self._notice("cost", f"Job {job_id}: {message}; it counts as unknown.")
+            self._notice("cost", f"{message}; it counts as unknown.", job_id=job_id)
         if self.budget.limit is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
@@ -636,8 +635,8 @@ class Coordinator:
                 self.record(effects.lost(key, self._clock.wall(), n_polls))
             return
         if failure.error_class == failures.OTHER_TASK:
-            said = f"Job {key[0]}: {failure.message}. Ignored that answer; asking for the task again."
-            self._notice(failures.OTHER_TASK, said, once_for=key)
+            said = f"{failure.message}. Ignored that answer; asking for the task again."
+            self._notice(failures.OTHER_TASK, said, job_id=key[0], once_for=key)
         is_refused = failure.error_class == failures.RATE_LIMITED
         self._unless(self.schedule.poll_failed(key, now, is_refused=is_refused), key, failure.message)
         self._note(failure, now)
@@ -692,16 +691,14 @@ class Coordinator:
             return None
         odd = f"the picture has {saved.width_px}x{saved.height_px} px, not the {job.width}x{job.height} requested"
         if max(abs(saved.width_px - job.width), abs(saved.height_px - job.height)) >= _ROUNDING_PX:
-            self._notice("size", f"Job {key[0]}: {odd}. See column output_warning for others.", once_for="")
+            self._notice("size", f"{odd}. See column output_warning for others.", job_id=key[0], once_for="")
         return odd
 
     def _notice_outage(self) -> None:
         outage = self.schedule.outage
         if outage.is_lasting and outage.mood == "down" and not self._outage:
             reason, check = _reason(self._away), self._what_to_check()
-            self._outage = f"Service unreachable{reason}; retrying. No rows are lost{check}."
-            self.notices.append(self._outage)
-            self.report("outage", self._outage)
+            self._outage = self._told(f"Service unreachable{reason}; retrying. No rows are lost{check}.")
         elif self._outage and outage.has_answered:
             self._outage = ""
             self.notices.append("The service is back; resuming.")
@@ -709,16 +706,17 @@ class Coordinator:
     def _notice_standstill(self, now: float) -> None:
         schedule = self.schedule
         if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._standstill:
-            asked_s = max(1.0, schedule.cool_down_left_s(now))
-            self._standstill = (
-                f"Rate limited (429){_reason(self._limited)}; next request in {asked_s:.0f} s. No rows are "
-                "lost."
-            )
-            self.notices.append(self._standstill)
-            self.report("outage", self._standstill)
+            reason, asked_s = _reason(self._limited), max(1.0, schedule.cool_down_left_s(now))
+            said = f"Rate limited (429){reason}; next request in {asked_s:.0f} s. No rows are lost."
+            self._standstill = self._told(said)
         elif self._standstill and schedule.standstill.since is None:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
+
+    def _told(self, outage: str) -> str:
+        self.notices.append(outage)
+        self.report("outage", outage)
+        return outage
 
     def _count_again(self, job_id: str) -> None:
         """Count the rows of a job that has an outcome, and is submitted again all the same."""
@@ -732,7 +730,8 @@ class Coordinator:
             self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))
 
     def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
-        last = f" It submits jobs {', '.join(job_ids[:_N_NOTICES_MAX])} last." if job_ids else ""
+        rows = ", ".join(map(self._named, job_ids[:_N_NOTICES_MAX]))
+        last = f" It submits these last: {rows}." if rows else ""
         self.stop(
             errors.AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. No more jobs "
@@ -831,13 +830,14 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
     )
 
 
-def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
-    """Return what was submitted, without the row and the replicate's number; None if it isn't known."""
-    if attempt is None or attempt.inputs is None:
-        return None
-    inputs = json.loads(attempt.inputs)
+def _inputs(attempt: Attempt | None) -> dict[str, Any]:
+    return {} if attempt is None or attempt.inputs is None else json.loads(attempt.inputs)
+
+
+def _asked_for(attempt: Attempt | None) -> dict[str, Any]:
+    """Return what was submitted, without the row and the replicate's number, as far as it is known."""
     apart = (columns.ROW, columns.IMAGE_SOURCE, columns.REPLICATE, "columns")
-    return {name: value for name, value in inputs.items() if name not in apart}
+    return {name: value for name, value in _inputs(attempt).items() if name not in apart}
 
 
 def _reason(failure: Failure | None) -> str:

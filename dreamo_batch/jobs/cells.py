@@ -46,6 +46,7 @@ _PATH_CHARACTERS_MAX: Final = 4096
 
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
+HALF_WIDTH: Final = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width letters as ASCII
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 _POWER = re.compile(r"[1-9](?:\.\d+)?e\+(\d\d)", re.ASCII)
 _BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write them
@@ -79,7 +80,7 @@ def is_blank(cell: Any) -> bool:
 def read_integer(cell: Any) -> Read:
     """Read one cell as an integer of 64 bits."""
     if isinstance(cell, str):
-        return _integer_of_text(cell.strip())
+        return _integer_of_text(cell.translate(HALF_WIDTH).strip())
     return Read() if is_missing(cell) else _integer_of_number(cell)
 
 
@@ -181,11 +182,10 @@ def printable(text: str) -> str:
 def _integer_of_text(text: str) -> Read:
     if not text:
         return Read()
-    match = _DIGITS.fullmatch(text)
     # R writes 100000 as 1e+05, but only where that is shorter; longer ones were rounded to so many digits.
     if (power := _POWER.fullmatch(text)) is not None and len(text) <= int(power[1]):
         return _integer_of_number(Decimal(text))
-    if match is None:
+    if (match := _DIGITS.fullmatch(text)) is None:
         return Read(fault=NOT_INTEGER)
     read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
     # "9007199254740993.0" was a float before it was text.
@@ -197,17 +197,11 @@ def _integer_of_text(text: str) -> Read:
 def _integer_of_number(cell: Any) -> Read:
     if isinstance(cell, numbers.Integral) and not isinstance(cell, bool | np.timedelta64):
         return _within_int64(operator.index(cell))
-    if isinstance(cell, (float, np.floating)):
-        return _integer_of_float(cell)
+    if isinstance(cell, (float, np.floating)) and np.isfinite(cell) and cell == np.trunc(cell):
+        return Read(fault=INEXACT) if np.abs(cell) >= exact_end(type(cell)) else Read(value=int(cell))
     if isinstance(cell, Decimal) and cell.is_finite() and cell == cell.to_integral_value():
         return _within_int64(int(cell)) if cell.adjusted() < _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
     return Read(fault=NOT_INTEGER)
-
-
-def _integer_of_float(cell: Any) -> Read:
-    if not np.isfinite(cell) or cell != np.trunc(cell):
-        return Read(fault=NOT_INTEGER)
-    return Read(fault=INEXACT) if abs(cell) >= exact_end(type(cell)) else Read(value=int(cell))
 
 
 def _within_int64(value: int) -> Read:

@@ -516,7 +516,7 @@ def _read(column: str, findings: Findings, read: Callable[[pd.Series], Integers]
 
 _WIDTH_X_HEIGHT = re.compile(r"(\d{1,9})\s*[x\u00d7*]\s*(\d{1,9})", re.ASCII | re.IGNORECASE)
 # A spreadsheet reads 16:9 as a time, and may write it as 16:09:00.
-_RATIO = re.compile(r"(\d{1,2})\s*[:\uff1a]\s*(\d{1,2})(?::00)?", re.ASCII)
+_RATIO = re.compile(r"(\d{1,2})\s*:\s*(\d{1,2})(?::00)?", re.ASCII)
 _PAIR: Final = 2
 _SIDES: Final = (columns.WIDTH, columns.HEIGHT)
 _LIMITS: Final = {"low": "side_min_px", "high": "side_max_px", "product": "product_max_px"}
@@ -524,9 +524,10 @@ _LIMITS: Final = {"low": "side_min_px", "high": "side_max_px", "product": "produ
 
 def read_size(cell: Any) -> tuple[int, int] | None:
     """Read one cell of `size`; None if it can't be read."""
-    if isinstance(cell, str) and (match := _WIDTH_X_HEIGHT.fullmatch(cell.strip())):
+    text = cell.translate(cells.HALF_WIDTH).strip() if isinstance(cell, str) else ""
+    if match := _WIDTH_X_HEIGHT.fullmatch(text):
         return int(match[1]), int(match[2])
-    if isinstance(cell, str) and (match := _RATIO.fullmatch(cell.strip())):
+    if match := _RATIO.fullmatch(text):
         return contract.SIZES.get(f"{int(match[1])}:{int(match[2])}")
     if isinstance(cell, dt.time):
         return contract.SIZES.get(f"{cell.hour}:{cell.minute}")

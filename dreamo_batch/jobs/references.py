@@ -230,18 +230,18 @@ def _entries(folder: Path, part: str) -> list[Path]:
         listed = _listed(folder, folder.stat().st_mtime_ns)
     except OSError:
         return []
-    return [folder / name for name in listed.get(part.casefold(), ())]
+    return [folder / name for name in listed.get(unicodedata.normalize("NFKC", part).casefold(), ())]
 
 
 @functools.lru_cache(maxsize=64)
 def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
-    """Return the names in a folder by their casefolded spelling, and by what is before their suffix, with a slash.
+    """Return the names in a folder in small letters of usual width, and by what is before their suffix, with a slash.
 
     Cached, for tables with many missing files.
     """
     listed: dict[str, list[str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names
-        spelled = "".join(_parts(name)).casefold()
+        spelled = unicodedata.normalize("NFKC", "".join(_parts(name))).casefold()
         for key in (spelled, Path(spelled).stem + os.sep):
             listed.setdefault(key, []).append(name)
     return listed

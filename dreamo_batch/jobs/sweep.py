@@ -542,9 +542,10 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
             f"template: {{{name}}} isn't an axis{known}. {advice}, or double the braces to keep them in the prompt."
         )
     if unused := [name for name in own if name not in named]:
+        wide = " (not the full-width \uff5b and \uff5d)" if "\uff5b" in "".join(templates) else ""
         raise UsageError(
-            f"{unused[0]}: no template names this axis. Write {{{unused[0]}}} where its value belongs, or add the "
-            "column to the table that sweep returns."
+            f"{unused[0]}: no template names this axis. Write {{{unused[0]}}} where its value belongs{wide}, or add "
+            "the column to the table that sweep returns."
         )
 
 

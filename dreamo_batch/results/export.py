@@ -54,7 +54,7 @@ _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
 
 # What is known of each job from the run directory.
 _SUBMITTED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
-_DECIDED: Final = (*_SUBMITTED, columns.MODEL, *IMAGE, columns.IMAGES_FURTHER)
+_DECIDED: Final = (*_SUBMITTED, columns.REPLICATE, columns.MODEL, *IMAGE, columns.IMAGES_FURTHER)
 _SOURCES: Final = {
     columns.SEED: columns.SEED_SENT,
     columns.WIDTH: columns.OUTPUT_WIDTH,
@@ -580,6 +580,7 @@ class Methods:
         self.n_prompts = jobs[columns.PROMPT].nunique()
         self.n_references = references_of(jobs)[columns.IMAGE_DIGEST].nunique()
         self.n_seeds = jobs[columns.SEED_SENT].nunique()
+        self.n_replicates = jobs[columns.REPLICATE].nunique()
         self.n_rephrased = int(jobs[columns.USE_REPHRASER].sum())
         self.sizes: dict[str, int] = columns.sizes(jobs).value_counts().to_dict()
         self.outcomes = {status: int(n) for status in columns.STATUSES if (n := counts.get(status))}

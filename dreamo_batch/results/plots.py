@@ -94,8 +94,7 @@ def plot_spend(
             float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=f"cap: {dollars(limit)}"
         )
     ax.set_ylim(bottom=0)
-    _date(ax)
-    return _finish(ax, theme, title=title, x="time (UTC)", y="USD", grid="y")
+    return _date(_finish(ax, theme, title=title, y="USD", grid="y"), theme)
 
 
 def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -275,8 +274,7 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     if failed.any():
         style = _hatched(ax, theme)
         ax.bar(at, failed, bottom=completed, width=step, align="edge", label="failed", **style)
-    _date(ax)
-    return _finish(ax, theme, title=title, x="time (UTC)", y="attempts per minute", grid="y")
+    return _date(_finish(ax, theme, title=title, y="attempts per minute", grid="y"), theme)
 
 
 def _prepare(
@@ -464,8 +462,8 @@ def _draw_ranges(ax: Axes, theme: Theme, shown: pd.DataFrame) -> None:
     ax.set_xlim(left=0)
 
 
-def _date(ax: Axes) -> None:
-    """Write times as short as is unambiguous."""
+def _date(ax: Axes, theme: Theme) -> Axes:
+    """Write times as short as is unambiguous; the day stands at the right."""
     import matplotlib.dates
 
     dates: Any = matplotlib.dates  # whose annotations are incomplete
@@ -475,3 +473,5 @@ def _date(ax: Axes) -> None:
     locator = dates.AutoDateLocator(minticks=3, maxticks=7)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    ax.set_xlabel("UTC", color=theme.ink, loc="left")
+    return ax
