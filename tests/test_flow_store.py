@@ -130,6 +130,44 @@ def test_a_table_is_read_without_a_list_of_its_pictures(server, gateway, machine
     assert all(prefix.startswith(("log/", "checkpoints/", "strays/", "files/parts/")) for prefix in listed)
 
 
+def test_only_pictures_that_are_shown_are_fetched(server, gateway, machine, monkeypatch):
+    """A run of three thousand may hold several gigabytes, of which a page shows a few."""
+    dreamo.run(sweep(6), URL, gateway=gateway, **QUIET)
+    machine()
+    fetched, listed = [], []
+    get, names = ObjectStore.get, ObjectStore.names
+    monkeypatch.setattr(ObjectStore, "get", lambda *given: fetched.append(given[1]) or get(*given))
+    monkeypatch.setattr(ObjectStore, "names", lambda *given: listed.append(given[1]) or names(*given))
+
+    def fetched_by(show):
+        fetched.clear()
+        shown = show()
+        return sum(name.startswith("files/images/") for name in fetched), shown
+
+    assert fetched_by(lambda: dreamo.rate(URL, [0, 3], 5))[0] == 0
+    assert fetched_by(lambda: dreamo.rank(dreamo.load(URL), by="-cost_usd", progress=False))[0] == 0
+    assert fetched_by(lambda: dreamo.compare(URL, pairs=1))[0] == 2
+    machine()
+    n, seen = fetched_by(lambda: dreamo.gallery(URL, page_rows=1, page_columns=2))
+    assert n == 0
+    assert fetched_by(seen.page(2)._repr_html_)[0] == 2
+    n, page = fetched_by(seen.to_html)
+    assert (n, page.count("<img")) == (4, 7)  # with the reference
+    assert "files/" not in listed
+
+
+def test_a_comparison_leaves_out_what_the_store_has_lost(server, gateway, machine):
+    """Which is only known once it was asked for; other pairs come up instead."""
+    done = dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)
+    lost = done["output_path"].iloc[:2]
+    for path in lost:
+        del server.objects[f"exp/files/{path}"]
+    machine()
+    with pytest.warns(UserWarning, match="2 pictures can't be compared"):
+        seeds = dreamo.compare(URL, pairs=6)
+    assert seeds.n_pairs == 1
+
+
 def bought(gateway):
     """How often each job was bought."""
     return Counter(line["digest"] for line in gateway.invoice())

@@ -29,7 +29,16 @@ from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, working, write_file
-from dreamo_batch.results.load import Source, as_paths, folders_of, load, pictures_left, row_mask, run_dir_of
+from dreamo_batch.results.load import (
+    Source,
+    as_paths,
+    fetch_pictures,
+    load,
+    pictures_left,
+    places_of,
+    row_mask,
+    run_dir_of,
+)
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import counted, fill_template
@@ -181,10 +190,10 @@ class Gallery:
         n_rows, n_columns = self._page_most
         # As many pictures where only the rows vary, which then stand side by side.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
-        self._folders = folders_of(results, self._run_dir)
-        self._references = References(results, self._folders)
         n_left = 0 if self._run_dirs is None else pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
+        self._folders = places_of(results, self._run_dir)
+        self._references = References(results, self._folders)
 
     @property
     def results(self) -> pd.DataFrame:
@@ -424,6 +433,7 @@ class Gallery:
 
     def _html(self, grid: Grid, bytes_max: int, *, page: Path | None = None, **shown: Any) -> str:
         """Fill in the template; with a page that is written there, pictures link to the full ones."""
+        fetch_pictures(self.results, self._folders, [entry.position for entry in grid.shown()])
         references = ReferencePlacement(grid, self._references)
         pictures = Pictures(grid, references, self._folders, bytes_max)
         linked = grid.shown(n_max=UNFOLDED_MAX if page else 0)

@@ -152,10 +152,11 @@ class ObjectStore:
         with self._naming_errors(prefix, "listed"):
             return sorted(one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk)
 
-    def folders(self, folder: str) -> list[str]:
-        """List the folders in one that hold any object, however many those are."""
+    def level(self, folder: str) -> tuple[list[str], list[str]]:
+        """List the folders in one that hold any object, however many those are, and its own objects."""
         with self._naming_errors(folder, "listed"):
-            return sorted(self._obstore.list_with_delimiter(self._store, folder)["common_prefixes"])
+            found = self._obstore.list_with_delimiter(self._store, folder)
+            return sorted(found["common_prefixes"]), sorted(one["path"] for one in found["objects"])
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, many with one request where the store can; those that are gone don't matter."""
@@ -629,8 +630,12 @@ class Replica:
 
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
+        with self._named_in_errors():
+            folders, names = self.store.level(_FILES)  # the pictures, which may be many, aren't listed
+            for folder in folders:
+                names += [] if folder == f"{_FILES}/{_PICTURES}" else self.store.names(f"{folder}/")
         with bars(wanted=False):
-            self.fetch(name for name in self.names() if not name.startswith(f"{_PICTURES}/"))
+            self.fetch(name.removeprefix(f"{_FILES}/") for name in names)
 
     def parts(self, name: str) -> list[Path]:
         """Return the files that a growing file consists of, oldest first."""
@@ -653,7 +658,7 @@ class Replica:
     def folders(self, folder: str) -> list[str]:
         """List the folders that the store has in one."""
         with self._named_in_errors():
-            return self.store.folders(folder)
+            return self.store.level(folder)[0]
 
     def read(self, path: str) -> bytes | None:
         """Read a file as it stands in the store now; None if there is none."""
@@ -739,9 +744,10 @@ class Replica:
             with filelock.FileLock(self.path / "pull.lock"):
                 self._write(log.open())
             self._log, self._slots = log, {}
-            there = set(self.names())
             for folder in _FOLDERS:
-                for path in sorted((self.path / folder).glob("[!.]*")):
+                here = sorted((self.path / folder).glob("[!.]*"))
+                there = set(self.names(f"{folder}/") if here else ())
+                for path in here:
                     if path.relative_to(self.path).as_posix() not in there:
                         self._publish(path)
         files.publish(self.path, self._publish)

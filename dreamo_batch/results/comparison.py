@@ -301,7 +301,7 @@ def rank(
     is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in as_names("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
-            results = with_ratings(results, load.folders_of(results, run_dir), is_needed=is_by_rating)
+            results = with_ratings(results, load.places_of(results, run_dir), is_needed=is_by_rating)
     measures = read_measures(by, results)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         values, problems = _values(results, measures, run_dir)

@@ -11,7 +11,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.errors import UsageError, is_number
 from dreamo_batch.results import rating_log
-from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, folders_of, labelled, load, row_mask
+from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, labelled, load, places_of, row_mask
 from dreamo_batch.text import quoted, spelled
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def rate(
     """
     results = load(run_dir)
     positions = np.flatnonzero(row_mask(results.index, rows, results[columns.JOB_ID])).tolist()
-    rate_positions(results, positions, value, folders=folders_of(results), rater=rater)
+    rate_positions(results, positions, value, folders=places_of(results), rater=rater)
     chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)
     said = rating_log.by_job(existing(run_dir).path, rating_log.rater_named(rater)).reindex(
         chosen[columns.JOB_ID]
