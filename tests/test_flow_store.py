@@ -332,6 +332,7 @@ def test_a_store_that_replaces_objects_is_refused(machine, gateway, monkeypatch)
         ("s3://bucket/team", "a budget"),
         ("s3://bucket/team/a", "a budget"),
         (f"{URL}/log", "another run directory"),
+        (f"{URL}/images", "another run directory"),
     ],
 )
 def test_a_run_keeps_out_of_what_others_keep(server, machine, gateway, url, what):
@@ -341,6 +342,56 @@ def test_a_run_keeps_out_of_what_others_keep(server, machine, gateway, url, what
     with pytest.raises(dreamo.DirectoryError, match=f"{url} lies in {what}. Choose another run directory"):
         dreamo.run(sweep(2), url, gateway=gateway, **QUIET)
     assert list(bought(gateway).values()) == [1]
+
+
+def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, machine, gateway, tmp_path):
+    """As by `aws s3 sync`: what it has is not where the other kind of directory keeps it."""
+    dreamo.run(sweep(1), tmp_path / "plain", gateway=gateway, **QUIET)
+    for path in (tmp_path / "plain").rglob("*"):
+        if path.is_file():
+            server.objects[f"sent/{path.relative_to(tmp_path / 'plain')}"] = path.read_bytes()
+    with pytest.raises(
+        dreamo.DirectoryError, match=r"holds the files of a run directory on a disk.*Copy it back"
+    ):
+        dreamo.run(sweep(1), "s3://bucket/sent", gateway=gateway, **QUIET)
+    dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+    for name, content in server.objects.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(dreamo.DirectoryError, match="holds the objects of a run directory in a store"):
+        dreamo.run(sweep(1), tmp_path / "exp", gateway=gateway, **QUIET)
+    assert list(bought(gateway).values()) == [2]
+
+
+def test_a_copy_of_the_local_folder_is_the_run_in_the_store(server, machine, gateway, tmp_path):
+    """Whatever is bought there is committed to the store, so the URL's next call knows it."""
+    dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
+    shutil.copytree(store.folder_of(URL), tmp_path / "copy")
+    dreamo.run(sweep(4), tmp_path / "copy", gateway=gateway, **QUIET)
+    assert dreamo.status(URL)["by_status"] == {"completed": 4}
+    done = dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)
+    assert set(done["status"]) == {"completed"}
+    assert list(bought(gateway).values()) == [1] * 4
+    assert dreamo.verify(tmp_path / "copy", progress=False) == []
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_a_ledger_outlives_a_store_that_lost_it(server, machine, gateway, download):
+    """As where a rule deleted its objects, or the address is that of another store: nothing is bought again."""
+    dreamo.run(sweep(2), URL, gateway=gateway, download=download, **QUIET)
+    kept = dict(server.objects)
+    server.objects.clear()
+    store.reread(store.folder_of(URL))
+    for verb in (dreamo.load, dreamo.resume, partial(dreamo.run, sweep(2), gateway=gateway)):
+        with pytest.raises(
+            dreamo.LedgerDamaged, match=f"{URL}: there is no run directory any more, although"
+        ):
+            verb(run_dir=URL)
+    assert server.objects == {}
+    server.objects.update(kept)
+    assert dreamo.status(URL)["by_status"] == {"completed": 2}
+    assert list(bought(gateway).values()) == [1] * 2
 
 
 def started(server, gateway, cache, n, pool="None"):

@@ -17,13 +17,12 @@ from dreamo_batch import errors
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.engine.store import url_of
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import decoded, distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.results.load import Source, fetch_pictures, places_of, read_results
+from dreamo_batch.results.load import Source, places_of, read_results, with_pictures
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.text import counted, fill_template
 
@@ -155,7 +154,6 @@ class PairedComparison:
             raise errors.UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
         self._folders = places_of(self._results, run_dir)
-        fetch_pictures(self._results, self._folders, ())
         self._references = References(self._results, self._folders)
         self._jobs = self._results[names.JOB_ID].astype(str).tolist()
         self._groups, firsts = _numbered(self._results, self._by)
@@ -163,21 +161,16 @@ class PairedComparison:
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )
-        in_stores = {folder for folder in dict.fromkeys(self._folders) if url_of(folder) is not None}
-        references = [
-            tuple(self._references.of_rows([place]))
-            if folder in in_stores or self._path(place).is_file()
-            else None
-            for place, folder in enumerate(self._folders)
-        ]
-        while True:  # of those in a store, only pictures that come up are fetched
+        references: list[Any] = [tuple(self._references.of_rows([at])) for at in range(len(self._jobs))]
+        is_whole = False
+        while not is_whole:  # only pictures that come up are looked at: a store has to fetch them
             self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
             drawn = sorted({place for pair in self._pairs for place in pair})
-            fetch_pictures(self._results, self._folders, drawn)
-            if not (gone := [place for place in drawn if not self._path(place).is_file()]):
-                break
+            with_pictures(self._results.iloc[drawn], [self._folders[place] for place in drawn])
+            gone = [place for place in drawn if not self._path(place).is_file()]
             for place in gone:
                 references[place] = None
+            is_whole = not gone
         if n_gone := references.count(None):
             errors.warn(f"{counted(n_gone, 'picture')} can't be compared: the file is missing")
         self._is_all = len(self._pairs) < pairs

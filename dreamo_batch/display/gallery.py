@@ -29,16 +29,7 @@ from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, working, write_file
-from dreamo_batch.results.load import (
-    Source,
-    as_paths,
-    fetch_pictures,
-    load,
-    pictures_left,
-    places_of,
-    row_mask,
-    run_dir_of,
-)
+from dreamo_batch.results import load as reading
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import counted, fill_template
@@ -71,7 +62,7 @@ _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (
 
 
 def gallery(
-    source: Source,
+    source: reading.Source,
     rows: Names = ...,
     columns: Names = ...,
     *,
@@ -175,14 +166,14 @@ class Gallery:
         self, source: Any, *, axes: Any, run_dir: Any, page_size: tuple[int, int], title: str, rater: Any
     ) -> None:
         source = as_frame(source)
-        self._run_dirs = None if isinstance(source, pd.DataFrame) else as_paths(source)
+        self._run_dirs = None if isinstance(source, pd.DataFrame) else reading.as_paths(source)
         self._axes, self._run_dir, self._page_most = axes, run_dir, page_size
         self._number = 1
         self._chosen: list[int] = []
         self._widget: Any = None
         self.title = title
         self.rater = rater_named(rater)
-        self._read(load(self._run_dirs) if self._run_dirs is not None else source)
+        self._read(reading.load(self._run_dirs) if self._run_dirs is not None else source)
         self.grid = self._whole.page(1, *self._page_size)
 
     def _read(self, results: pd.DataFrame) -> None:
@@ -190,9 +181,9 @@ class Gallery:
         n_rows, n_columns = self._page_most
         # As many pictures where only the rows vary, which then stand side by side.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
-        n_left = 0 if self._run_dirs is None else pictures_left(self._run_dirs, results)
+        n_left = 0 if self._run_dirs is None else reading.pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
-        self._folders = places_of(results, self._run_dir)
+        self._folders = reading.places_of(results, self._run_dir)
         self._references = References(results, self._folders)
 
     @property
@@ -203,7 +194,7 @@ class Gallery:
     @property
     def run_dir(self) -> Path:
         """The run directory, of the first row where there are several."""
-        return self._folders[0] if self._folders else run_dir_of(self.results, self._run_dir)
+        return self._folders[0] if self._folders else reading.run_dir_of(self.results, self._run_dir)
 
     @property
     def n_pages(self) -> int:
@@ -238,7 +229,8 @@ class Gallery:
         UsageError
             If a label is not in the table.
         """
-        self.choose(np.flatnonzero(row_mask(self.results.index, [] if rows is None else rows)).tolist())
+        is_meant = reading.row_mask(self.results.index, [] if rows is None else rows)
+        self.choose(np.flatnonzero(is_meant).tolist())
         return self.selection
 
     def choose(self, positions: Sequence[int]) -> None:
@@ -290,7 +282,7 @@ class Gallery:
             raise errors.UsageError(
                 "Only a gallery of a run directory can be refreshed; make it with gallery(run_dir)."
             )
-        self._read(load(self._run_dirs))
+        self._read(reading.load(self._run_dirs))
         self._chosen = [position for position in self._chosen if position < len(self.results)]
         return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
 
@@ -433,11 +425,13 @@ class Gallery:
 
     def _html(self, grid: Grid, bytes_max: int, *, page: Path | None = None, **shown: Any) -> str:
         """Fill in the template; with a page that is written there, pictures link to the full ones."""
-        fetch_pictures(self.results, self._folders, [entry.position for entry in grid.shown()])
+        entries = grid.shown()
+        places = [entry.position for entry in entries]
+        reading.with_pictures(self.results.iloc[places], [self._folders[place] for place in places])
         references = ReferencePlacement(grid, self._references)
         pictures = Pictures(grid, references, self._folders, bytes_max)
         linked = grid.shown(n_max=UNFOLDED_MAX if page else 0)
-        kinds = [pictures.kind_of(entry) for entry in grid.shown()]
+        kinds = [pictures.kind_of(entry) for entry in entries]
         return fill_template(
             "gallery.html.j2",
             grid=grid,

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING
-from dreamo_batch.engine.store import FIRST_SLICE, Replica, as_place, folder_of, is_url, url_of
+from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, Replica, as_place, folder_of, is_url, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.service import contract
@@ -108,7 +108,7 @@ class RunDirectory:
                 f"The path {str(self.path)!r} isn't UTF-8, which a run's tables need. Choose another run directory."
             )
         url = self.given if is_in_store else url_of(self.path)
-        self.replica = None if url is None else Replica(url)
+        self.replica = None if url is None else Replica(url, self.path)
         self.jobs = self.path / JOBS  # the table of the last call
         self.results = self.path / RESULTS  # the results at the end of the last call
         self.images = self.path / IMAGES  # saved pictures
@@ -205,6 +205,11 @@ class RunDirectory:
             if os.path.isfile(folder / FIRST_SLICE):  # noqa: PTH113 - Path.is_file would fail in a closed folder
                 raise DirectoryError(
                     f"{self.path} lies in the budget {folder}. Choose another run directory."
+                )
+            if os.path.isfile(folder / FIRST_SLOT):  # noqa: PTH113 - as above
+                raise DirectoryError(
+                    f"{folder} holds the objects of a run directory in a store. Copy them into a store and pass their "
+                    "URL there, or choose another run directory."
                 )
             if os.path.lexists(folder) and not folder.is_dir():
                 raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")

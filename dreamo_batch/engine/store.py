@@ -57,6 +57,7 @@ _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)
 BEAT_S: Final = 15.0
 STILL_S: Final = 60.0
 _LOG: Final = "log"
+FIRST_SLOT: Final = f"{_LOG}/{1:012d}"  # a barrier, which is never deleted
 _CHECKPOINTS: Final = "checkpoints"
 _LOOK_EVERY_S: Final = 1.0
 _BARRIER, _COMMIT, _CLOSE = "barrier", "commit", "close"
@@ -550,8 +551,9 @@ _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
 _OWN: Final = (_LOG, _CHECKPOINTS, _FILES, _STRAYS)
-_OF_SHARD: Final = re.compile(r"(shards/[^/]+/)(.+)")  # which has its own log and files
-_NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "shards", "slices", "gateway*", "strays-*", ".*")
+_SHARDS: Final = "shards"
+_OF_SHARD: Final = re.compile(rf"({_SHARDS}/[^/]+/)(.+)")  # which has its own log and files
+_NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", _SHARDS, "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
 _pulled_at: dict[Path, float] = {}
 
@@ -592,11 +594,11 @@ open_store: Callable[[str], ObjectStore] = ObjectStore  # of a run directory; te
 
 
 class Replica:
-    """The local folder of a run directory in a store."""
+    """The local folder of a run directory in a store: that of its URL, or a copy of it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, path: Path) -> None:
         self.url = url.rstrip("/")
-        self.path = folder_of(self.url)
+        self.path = path
         self._log: FencedLog | None = None
         self._slots: dict[int, int] = {}
         self._beating = threading.Event()
@@ -614,7 +616,10 @@ class Replica:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.path / "pull.lock"), self._named_in_errors():
-            self._write(read_log(self.store))
+            found = read_log(self.store)
+            if not found.last:
+                self._refuse_emptied()
+            self._write(found)
         _pulled_at[self.path] = time.monotonic()
 
     def fetch(self, paths: Iterable[str]) -> None:
@@ -739,6 +744,7 @@ class Replica:
         with self._named_in_errors():
             if not self.store.names(f"{_LOG}/"):
                 self._refuse_taken()
+                self._refuse_emptied()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
@@ -759,9 +765,24 @@ class Replica:
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
         is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
-        if is_budget or (name in _OWN and above.names(f"{_LOG}/")):
+        if is_budget or (name in (*_OWN, *_FOLDERS, _SHARDS) and above.names(f"{_LOG}/")):
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
+        if self.store.get(_NAMED[0]) is not None:
+            raise DirectoryError(
+                f"{self.url} holds the files of a run directory on a disk, which a store can't continue. Nothing was "
+                "bought, because that could pay twice. Copy it back and continue there, or choose another run "
+                "directory."
+            )
+
+    def _refuse_emptied(self) -> None:
+        """Refuse to rebuild the folder from a store that has nothing, as it may have the last copy of a ledger."""
+        if any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
+            raise LedgerDamaged(
+                f"there is no run directory any more, although {self.path} has the ledger of one. Nothing was bought, "
+                "because that could pay twice. Check the address of the store, or restore its objects from a copy or "
+                "earlier versions; to start anew, move that folder away."
+            )
 
     def release(self, *, is_inherited: bool = False) -> None:
         """Stop being the writer, and say so in the log, unless it is that of the process this one was forked from."""

@@ -703,17 +703,15 @@ def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row, as `places_of` does, with its picture in it."""
-    folders = places_of(results, run_dir)
-    fetch_pictures(results, folders, range(len(folders)))
-    return folders
+    """Return the run directory of each row, as `places_of` does, once its picture is there."""
+    return with_pictures(results, places_of(results, run_dir))
 
 
 def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
     """Return the run directory of each row: `run_dir` for all, or the one that the row comes from."""
     found = {} if run_dir is not None else _run_dirs(results)
     if not found:
-        return _with_lost_named(results, [run_dir_of(results, run_dir)] * len(results))
+        return [run_dir_of(results, run_dir)] * len(results)
     names = results[columns.RUN_DIR]
     has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
     lost = names.isna() & has_picture
@@ -724,37 +722,23 @@ def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = No
             f"{results.index[lost.to_numpy().argmax()]!r}. Fill that column, or pass run_dir=."
         )
     anywhere = next(iter(found.values()))  # for rows without a picture
-    return _with_lost_named(results, [anywhere if is_missing(name) else found[name] for name in names])
+    return [anywhere if is_missing(name) else found[name] for name in names]
 
 
-def _with_lost_named(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
-    """Warn of run directories that are gone, although rows have pictures there; return all."""
-    for folder, paths in _paths_by_folder(results, folders, range(len(folders))).items():
-        if paths and RunDirectory(folder).replica is None and not folder.is_dir():
+def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
+    """Fetch the pictures of rows whose run directory is in a store, unless they are here; return the directories."""
+    paths = results.get(columns.OUTPUT_PATH, [None] * len(results))
+    for folder in dict.fromkeys(folders):
+        replica = RunDirectory(folder).replica
+        here = (one for at, one in zip(folders, paths, strict=True) if at == folder and isinstance(one, str))
+        if replica is not None:
+            replica.fetch(here)
+            replica.fetch_additions()
+        elif not folder.is_dir() and any(here):
             warn(
                 f"No directory at {folder}, where the table's pictures were. If it was moved, pass run_dir=."
             )
     return folders
-
-
-def fetch_pictures(results: pd.DataFrame, folders: Sequence[Path], positions: Iterable[int]) -> None:
-    """Fetch the pictures of some rows that are in a store and not here, and what is there besides the ledger."""
-    for folder, paths in _paths_by_folder(results, folders, positions).items():
-        if (replica := RunDirectory(folder).replica) is not None:
-            replica.fetch(paths)
-            replica.fetch_additions()
-
-
-def _paths_by_folder(
-    results: pd.DataFrame, folders: Sequence[Path], positions: Iterable[int]
-) -> dict[Path, list[str]]:
-    """Return the run directories of a table, and the pictures of some of its rows in each."""
-    found: dict[Path, list[str]] = {folder: [] for folder in folders}
-    paths = results[columns.OUTPUT_PATH].tolist() if columns.OUTPUT_PATH in results else None
-    for position in positions if paths is not None else ():
-        if isinstance(paths[position], str):
-            found[folders[position]].append(paths[position])
-    return found
 
 
 def _run_dirs(results: pd.DataFrame) -> dict[str, Path]:
