@@ -351,7 +351,7 @@ def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, mach
         if path.is_file():
             server.objects[f"sent/{path.relative_to(tmp_path / 'plain')}"] = path.read_bytes()
     with pytest.raises(
-        dreamo.DirectoryError, match=r"holds the files of a run directory on a disk.*Copy it back"
+        dreamo.DirectoryError, match=r"holds files of a run directory on a disk.*Copy them back"
     ):
         dreamo.run(sweep(1), "s3://bucket/sent", gateway=gateway, **QUIET)
     dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
@@ -359,7 +359,7 @@ def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, mach
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    with pytest.raises(dreamo.DirectoryError, match="holds the objects of a run directory in a store"):
+    with pytest.raises(dreamo.DirectoryError, match="lies in the copied objects of a run in a store"):
         dreamo.run(sweep(1), tmp_path / "exp", gateway=gateway, **QUIET)
     assert list(bought(gateway).values()) == [2]
 

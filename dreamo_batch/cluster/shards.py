@@ -513,8 +513,8 @@ class ShardedCall(Call):
         options = self.inputs.options
         if self._team is not None and self.spending.limit is not None:
             raise UsageError(
-                f"{self.directory.given} has shards, which share one cap: pass either {option('budget')} or "
-                f"{option('max_cost')} and {option('max_new_cost')}."
+                f"{self.directory.given} has shards, which share one cap: leave {option('budget')} out, or pass it "
+                f"with {spelled('max_cost=inf', '--max-cost inf')} and no {option('max_new_cost')}."
             )
         if self.spending.limit is not None and self.spending.price is None and options.pilot is not None:
             raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")

@@ -63,6 +63,10 @@ LOCK: Final = "lock"
 PID: Final = "run.pid"
 LOG: Final = "run.log"
 _OPENED_AT_ONCE: Final = 16
+_OF_OTHERS: Final = (
+    (FIRST_SLICE, "the budget"),
+    (FIRST_SLOT, "the copied objects of a run in a store, which continues only there, at"),
+)
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 # Where the file system has no locks, a file in place of one would still be there after a kill.
 _file_lock: Final = partial(filelock.FileLock, thread_local=False, fallback_to_soft=False)
@@ -200,17 +204,13 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def refuse_other_folder(self) -> None:
-        """Raise where there is a file, or a budget keeps its records."""
+        """Raise where there is a file, or what other kinds of directories keep."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
-            if os.path.isfile(folder / FIRST_SLICE):  # noqa: PTH113 - Path.is_file would fail in a closed folder
-                raise DirectoryError(
-                    f"{self.path} lies in the budget {folder}. Choose another run directory."
-                )
-            if os.path.isfile(folder / FIRST_SLOT):  # noqa: PTH113 - as above
-                raise DirectoryError(
-                    f"{folder} holds the objects of a run directory in a store. Copy them into a store and pass their "
-                    "URL there, or choose another run directory."
-                )
+            for name, what in _OF_OTHERS:
+                if os.path.isfile(folder / name):  # noqa: PTH113 - Path.is_file would fail in a closed folder
+                    raise DirectoryError(
+                        f"{self.path} lies in {what} {folder}. Choose another run directory."
+                    )
             if os.path.lexists(folder) and not folder.is_dir():
                 raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")
 

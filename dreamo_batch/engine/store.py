@@ -770,18 +770,16 @@ class Replica:
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
         if self.store.get(_NAMED[0]) is not None:
             raise DirectoryError(
-                f"{self.url} holds the files of a run directory on a disk, which a store can't continue. Nothing was "
-                "bought, because that could pay twice. Copy it back and continue there, or choose another run "
-                "directory."
+                f"{self.url} holds files of a run directory on a disk. Copy them back and continue there, or "
+                "choose another run directory."
             )
 
     def _refuse_emptied(self) -> None:
         """Refuse to rebuild the folder from a store that has nothing, as it may have the last copy of a ledger."""
         if any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
             raise LedgerDamaged(
-                f"there is no run directory any more, although {self.path} has the ledger of one. Nothing was bought, "
-                "because that could pay twice. Check the address of the store, or restore its objects from a copy or "
-                "earlier versions; to start anew, move that folder away."
+                f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
+                "the store, or restore its objects; to start anew, move that folder away."
             )
 
     def release(self, *, is_inherited: bool = False) -> None:
