@@ -369,6 +369,7 @@ def test_a_copy_of_the_local_folder_is_the_run_in_the_store(server, machine, gat
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
     shutil.copytree(store.folder_of(URL), tmp_path / "copy")
     dreamo.run(sweep(4), tmp_path / "copy", gateway=gateway, **QUIET)
+    store.reread(store.folder_of(URL))
     assert dreamo.status(URL)["by_status"] == {"completed": 4}
     done = dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)
     assert set(done["status"]) == {"completed"}

@@ -616,10 +616,7 @@ class Replica:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.path / "pull.lock"), self._named_in_errors():
-            found = read_log(self.store)
-            if not found.last:
-                self._refuse_emptied()
-            self._write(found)
+            self._write(read_log(self.store))
         _pulled_at[self.path] = time.monotonic()
 
     def fetch(self, paths: Iterable[str]) -> None:
@@ -671,7 +668,12 @@ class Replica:
         return self.store.get(f"{shard}{_FILES}/{inner}")
 
     def _write(self, found: Content) -> None:
-        """Write what the store holds into the folder, and delete what it doesn't hold."""
+        """Write what the store holds into the folder, and delete what it doesn't hold, but no last copy of a ledger."""
+        if not found.last and any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
+            raise LedgerDamaged(
+                f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
+                "the store, or restore its objects; to start anew, move that folder away."
+            )
         journals: dict[int, bytearray] = defaultdict(bytearray)
         for content in found.commits:
             number, _, lines = content.partition(b"\n")
@@ -744,7 +746,7 @@ class Replica:
         with self._named_in_errors():
             if not self.store.names(f"{_LOG}/"):
                 self._refuse_taken()
-                self._refuse_emptied()
+                self._write(read_log(self.store))  # refuses to, where the store has lost everything
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
@@ -772,14 +774,6 @@ class Replica:
             raise DirectoryError(
                 f"{self.url} holds files of a run directory on a disk. Copy them back and continue there, or "
                 "choose another run directory."
-            )
-
-    def _refuse_emptied(self) -> None:
-        """Refuse to rebuild the folder from a store that has nothing, as it may have the last copy of a ledger."""
-        if any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
-            raise LedgerDamaged(
-                f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
-                "the store, or restore its objects; to start anew, move that folder away."
             )
 
     def release(self, *, is_inherited: bool = False) -> None:
