@@ -668,12 +668,9 @@ class Replica:
         return self.store.get(f"{shard}{_FILES}/{inner}")
 
     def _write(self, found: Content) -> None:
-        """Write what the store holds into the folder, and delete what it doesn't hold, but no last copy of a ledger."""
-        if not found.last and any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
-            raise LedgerDamaged(
-                f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
-                "the store, or restore its objects; to start anew, move that folder away."
-            )
+        """Write what the store holds into the folder, and delete what it doesn't hold."""
+        if not found.last:
+            self._refuse_last_copy()
         journals: dict[int, bytearray] = defaultdict(bytearray)
         for content in found.commits:
             number, _, lines = content.partition(b"\n")
@@ -697,6 +694,14 @@ class Replica:
         marker = {"url": self.url, "owner": found.owner, "heard_at": heard_at}
         marker["is_live"] = bool(found.owner) and not _has_ended(found.owner)
         _place(self.path / MARKER, json.dumps(marker).encode())
+
+    def _refuse_last_copy(self) -> None:
+        """Refuse to rebuild a folder that has a ledger, as the store has nothing."""
+        if any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
+            raise LedgerDamaged(
+                f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
+                "the store, or restore its objects; to start anew, move that folder away."
+            )
 
     def pull_strays(self) -> None:
         """Fetch the answers that other writers could not commit."""
@@ -746,7 +751,7 @@ class Replica:
         with self._named_in_errors():
             if not self.store.names(f"{_LOG}/"):
                 self._refuse_taken()
-                self._write(read_log(self.store))  # refuses to, where the store has lost everything
+                self._refuse_last_copy()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
             with filelock.FileLock(self.path / "pull.lock"):
