@@ -708,21 +708,28 @@ def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row: `run_dir` for all, or the one that the row comes from."""
+    """Return the run directory of each row: `run_dir` for all, or the one it comes from; warn if one is gone."""
     found = {} if run_dir is not None else _run_dirs(results)
-    if not found:
-        return [run_dir_of(results, run_dir)] * len(results)
-    names = results[columns.RUN_DIR]
-    has_picture = results[columns.OUTPUT_PATH].notna() if columns.OUTPUT_PATH in results else names.notna()
-    lost = names.isna() & has_picture
-    if lost.any():
-        some = "row has" if lost.sum() == 1 else "rows have"
-        raise UsageError(
-            f"{lost.sum()} {some} a picture but no {columns.RUN_DIR}, first row "
-            f"{results.index[lost.to_numpy().argmax()]!r}. Fill that column, or pass run_dir=."
-        )
-    anywhere = next(iter(found.values()))  # for rows without a picture
-    return [anywhere if is_missing(name) else found[name] for name in names]
+    if found:
+        names = results[columns.RUN_DIR]
+        lost = names.isna() & results.get(columns.OUTPUT_PATH, names).notna()
+        if lost.any():
+            some = "row has" if lost.sum() == 1 else "rows have"
+            raise UsageError(
+                f"{lost.sum()} {some} a picture but no {columns.RUN_DIR}, first row "
+                f"{results.index[lost.to_numpy().argmax()]!r}. Fill that column, or pass run_dir=."
+            )
+        anywhere = next(iter(found.values()))  # for rows without a picture
+        folders = [anywhere if is_missing(name) else found[name] for name in names]
+    else:
+        folders = [run_dir_of(results, run_dir)] * len(results)
+    paths = results.get(columns.OUTPUT_PATH, ())
+    for folder in dict.fromkeys(at for at, one in zip(folders, paths, strict=False) if isinstance(one, str)):
+        if not folder.is_dir():
+            warn(
+                f"No directory at {folder}, where the table's pictures were. If it was moved, pass run_dir=."
+            )
+    return folders
 
 
 def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
@@ -730,14 +737,11 @@ def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
     paths = results.get(columns.OUTPUT_PATH, [None] * len(results))
     for folder in dict.fromkeys(folders):
         replica = RunDirectory(folder).replica
-        here = (one for at, one in zip(folders, paths, strict=True) if at == folder and isinstance(one, str))
         if replica is not None:
-            replica.fetch(here)
-            replica.fetch_additions()
-        elif not folder.is_dir() and any(here):
-            warn(
-                f"No directory at {folder}, where the table's pictures were. If it was moved, pass run_dir=."
+            replica.fetch(
+                one for at, one in zip(folders, paths, strict=True) if at == folder and isinstance(one, str)
             )
+            replica.fetch_additions()
     return folders
 
 
