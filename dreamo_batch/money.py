@@ -41,6 +41,13 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return reduce(EXACT.add, amounts, ZERO) or ZERO  # not 0.0000
 
 
+def total_if_known(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """Add amounts exactly; None if any of them is not known."""
+    listed = list(amounts)
+    known = [amount for amount in listed if amount is not None]
+    return total(known) if len(known) == len(listed) else None
+
+
 def minus(amount: Decimal, other: Decimal) -> Decimal:
     """Subtract exactly."""
     return total((amount, other.copy_negate()))

@@ -21,7 +21,7 @@ from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Check, Inputs
-from dreamo_batch.money import dollars, money, times, total
+from dreamo_batch.money import dollars, money, times, total, total_if_known
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service import contract
@@ -314,8 +314,8 @@ def highest_cost(client: Client, models: Collection[str] = tuple(contract.MODELS
         prices = [money(client.precharge(_request(model)).cost) for model in models]
     except errors.ServiceError:
         return None
-    known = [price for price in prices if price is not None]
-    return times(N_ATTEMPTS_MAX, total(known)) if len(known) == len(prices) else None
+    whole = total_if_known(prices)
+    return None if whole is None else times(N_ATTEMPTS_MAX, whole)
 
 
 def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:

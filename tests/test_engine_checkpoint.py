@@ -77,6 +77,25 @@ def test_a_compressed_state_is_the_same(before, after, is_table):
     assert to_state(to_arrow(state)) == whole
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({columns.STAGE: ["completed", "odd", "failed"]}, "unknown stage 'odd'"),
+        ({columns.ATTEMPT: [1, 3, 1]}, "not numbered from 1"),
+        ({columns.JOB_ID: ["a", "b", "a"], columns.ATTEMPT: [1, 1, 1]}, "don't follow each other"),
+    ],
+)
+def test_a_table_that_was_never_written_so_is_refused(changes, problem):
+    """Read all the same, it would count a purchase to another job, or to none."""
+    rows = [("a", 1, Stage.COMPLETED), ("a", 2, Stage.FAILED), ("b", 1, Stage.FAILED)]
+    table = to_arrow(State(Attempt(*row) for row in rows))
+    for name, cells in changes.items():
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(cells, field.type))
+    with pytest.raises(attempts.ImpossibleEvent, match=problem):
+        StoredAttempts(table).get("a")
+
+
 def test_owners_are_those_of_a_dict():
     """The first job of each hash is kept, in a quarter of a dict's memory, whatever their number and order."""
     given = [(hash(str(n % 15_000)), f"job-{n % 7}") for n in range(20_000)]

@@ -462,14 +462,24 @@ def test_a_picture_is_asked_for_three_times_with_fresh_links(make, clock):
     assert coordinator.is_over()
 
 
-def test_a_link_that_is_not_told_again_is_used_again(make, clock):
-    """A task that is gone by now may still have its file."""
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NOT_FOUND,
+        Task("t1", "completed"),
+        replace(DONE, urls=("https://h/anothers",), echo={"seed": 8}),
+    ],
+    ids=["gone", "no link", "another row's"],
+)
+def test_a_link_that_is_not_told_again_is_used_again(make, clock, answer):
+    """A task that is gone by now may still have its file; the link of another row is never used."""
     coordinator = completed(make, clock)
     given(coordinator)
     coordinator.take(SaveAnswer(KEY, "not a picture"))
     until_given(coordinator, clock)
-    coordinator.take(PollAnswer(Do.REFRESH, KEY, NOT_FOUND))
+    coordinator.take(PollAnswer(Do.REFRESH, KEY, answer))
     assert given(coordinator) == [("save", KEY, "https://h/1")]
+    assert latest(coordinator).links == ("https://h/1",)
 
 
 def test_a_completed_task_without_a_link_is_asked_again_first(make, clock):

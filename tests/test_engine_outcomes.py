@@ -176,6 +176,9 @@ def test_pictures_saved_and_not():
     assert attempt.output_error == "not a picture"
     attempt = advance(attempt, effects.new_links(attempt, 6.0, ("https://h/new",)))
     assert (attempt.output_url, attempt.output_error) == ("https://h/new", "not a picture")
+    for links in (("https://h/1", "https://h/2"), ("https://h/3", "https://h/4"), ("https://h/5",)):
+        attempt = advance(attempt, effects.new_links(attempt, 6.5, links))
+        assert (attempt.links, attempt.output_url) == (links, links[0])
     attempt = advance(attempt, effects.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
     assert (attempt.output_path, attempt.output_sha256, attempt.output_bytes) == ("images/a.png", "ab", 10)
     assert (attempt.output_width, attempt.output_height, attempt.saved_at, attempt.output_error) == (

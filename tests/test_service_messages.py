@@ -990,19 +990,20 @@ def test_what_is_no_cost_of_a_failure_leaves_it_unbilled(places):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "task_id"),
     [
-        {"id": ID, "created_at": 1796035412, "status": "in_progress"},
-        {"code": 0, "data": {"task_id": ID, "further": [1, {"brackets": "]}"}]}},
-        {"data": [{"id": ID}]},
+        ({"id": ID, "created_at": 1796035412, "status": "in_progress"}, ID),
+        ({"code": 0, "data": {"task_id": ID, "further": [1, {"brackets": "]}"}]}}, ID),
+        ({"data": [{"id": ID}]}, ID),
+        ({"status": "in_progress", "task_id": 1796035412, "code": 0}, "1796035412"),
     ],
 )
-def test_an_answer_that_is_cut_off_names_its_task_once_the_id_is_whole(answer):
+def test_an_answer_that_is_cut_off_names_its_task_once_the_id_is_whole(answer, task_id):
     """Cut anywhere: never a part of an id."""
     body = written(answer)
-    end = body.index(ID.encode()) + len(ID) + 1
+    end = body.index(task_id.encode()) + len(task_id) + 1
     for cut in range(len(body) + 1):
-        assert messages.named_tasks_in(body[:cut]) == ([ID] if cut >= end else [])
+        assert messages.named_tasks_in(body[:cut]) == ([task_id] if cut >= end else [])
 
 
 @pytest.mark.parametrize("place", ["request", "params", "parameters", "input"])

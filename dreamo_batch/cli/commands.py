@@ -57,7 +57,7 @@ from dreamo_batch.cli.output import (
     warn,
 )
 from dreamo_batch.errors import RunStopped, UsageError, as_file, as_new_file
-from dreamo_batch.money import EXACT, dollars, money
+from dreamo_batch.money import EXACT, dollars, money, total_if_known
 from dreamo_batch.text import counted, harmless
 
 if TYPE_CHECKING:
@@ -130,8 +130,6 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
 
     Raises if the call would refuse invalid rows anyway.
     """
-    from dreamo_batch.engine.plan import exact_sum
-
     invalid = planned[planned[columns.ACTION] == INVALID]
     if len(invalid) and options.get("on_invalid") == "raise":
         raise click.ClickException(
@@ -141,7 +139,7 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
         )
     may_repeat = options["max_attempts"] > 1  # then what is in flight, too
     bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
-    offer = Offer(len(bought), exact_sum(bought[columns.COST_HIGH_USD]))
+    offer = Offer(len(bought), total_if_known(map(money, bought[columns.COST_HIGH_USD])))
     if not offer.n_attempts:
         return None
     if not is_agreed:

@@ -26,7 +26,7 @@ from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total
+from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, total, total_if_known
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import comparison, load, plots
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
@@ -416,10 +416,10 @@ def short(amount: Any) -> str:
     return UNKNOWN if exact is None else dollars(exact)
 
 
-def _sum(amounts: Iterable[object]) -> str:
+def _sum(amounts: Iterable[str | float | None]) -> str:
     """Add up amounts that are exact decimal text; unknown if one of them is."""
-    exact = [money(amount) if isinstance(amount, str) else None for amount in amounts]
-    return UNKNOWN if None in exact else exact_text(total(amount for amount in exact if amount is not None))
+    whole = total_if_known(map(money, amounts))
+    return UNKNOWN if whole is None else exact_text(whole)
 
 
 def seconds(value: Any) -> str:

@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from dreamo_batch import columns
-from dreamo_batch.money import ZERO, exact_text, money, times, total
+from dreamo_batch.money import ZERO, exact_text, minus, money, times, total, total_if_known
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -447,7 +447,7 @@ class Spending:
     @property
     def excess(self) -> Decimal:
         """USD by which spent + reserved is over the cap; 0 within it."""
-        return ZERO if self.cap is None else max(total((self.committed, self.cap.copy_negate())), ZERO)
+        return ZERO if self.cap is None else max(minus(self.committed, self.cap), ZERO)
 
     @property
     def limit(self) -> Decimal | None:
@@ -468,9 +468,7 @@ class Spending:
     @property
     def left(self) -> Decimal | None:
         """USD that may still be added of the sum agreed to for this call; None where there is no such sum."""
-        if self.call_limit is None:
-            return None
-        return max(total((self.call_limit, self.committed.copy_negate())), ZERO)
+        return None if self.call_limit is None else max(minus(self.call_limit, self.committed), ZERO)
 
     def wanted(self, n: int) -> Decimal:
         """Return the slice of the shared cap that this many more creates need, as far as the other limits allow."""
@@ -533,13 +531,11 @@ def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) 
 
 def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
     """Add up what attempts that may have been billed without a known cost hold back; None if one has no price."""
-    held = [
-        (n, money(attempt.reserved))
+    return total_if_known(
+        None if (reserved := money(attempt.reserved)) is None else times(n, reserved)
         for attempt, n in Counter(attempts).items()
         if is_unresolved_cost(attempt) and attempt.may_have_been_billed
-    ]
-    known = [times(n, amount) for n, amount in held if amount is not None]
-    return total(known) if len(known) == len(held) else None
+    )
 
 
 ARROW: Final = {

@@ -25,7 +25,7 @@ from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
-from dreamo_batch.money import dollars, money, total
+from dreamo_batch.money import dollars, minus, money, total, total_if_known
 from dreamo_batch.text import aligned, counted, option, quoted, spelled
 
 if TYPE_CHECKING:
@@ -445,7 +445,9 @@ class Plan(HeadedFrame):
             if counts.get(word)
         )
         n_new = int(counts.get(NEW, 0))
-        low, high = (exact_sum(self[name]) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD))
+        low, high = (
+            total_if_known(map(money, self[name])) for name in (columns.COST_LOW_USD, columns.COST_HIGH_USD)
+        )
         cost = [_cost_sentence(low, high)] if n_new or high != 0 else []
         notes = (*cost, *_cap_sentences(self._cap, self._spent, high))
         first = f"{n_new:,} of {len(self):,} rows to buy." if n_new else "Nothing to buy."
@@ -464,7 +466,7 @@ class Plan(HeadedFrame):
             of_group = [labels[place] for place in group.index]
             text = reason or f"{reasons[group.index[0]]} (row {of_group[0]}, for example)"
             which = which_rows(of_group, group.index.tolist())
-            high = exact_sum(group[columns.COST_HIGH_USD])
+            high = total_if_known(map(money, group[columns.COST_HIGH_USD]))
             cost = "unknown" if high is None else dollars(high) if high else ""
             changes.append((action, len(group), which, cost, text))
         changes.sort(key=lambda change: columns.ACTIONS.index(change[0]))
@@ -480,12 +482,6 @@ class Plan(HeadedFrame):
         return list(self._remarks)
 
 
-def exact_sum(amounts: pd.Series) -> Decimal | None:
-    """Add up exactly what each float was made from; None if any is not known."""
-    known = [money(amount) for amount in amounts if not math.isnan(amount)]
-    return total(amount for amount in known if amount is not None) if len(known) == len(amounts) else None
-
-
 def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
     if low is None or high is None:
         return f"The cost is not known yet: the first attempt will show it, or pass {option('unit_cost')}."
@@ -499,7 +495,7 @@ def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) ->
     said = [f"{dollars(spent)} was spent here before."] if spent else []
     if cap is None:
         return said
-    over = f" and exceeded by {dollars(spent - cap)}" if spent > cap else ""
+    over = f" and exceeded by {dollars(minus(spent, cap))}" if spent > cap else ""
     said.append(f"The cap is {dollars(cap)}{over}.")
     if high and total((spent, high)) > cap:
         said.append("It may stop at the cap.")

@@ -306,8 +306,7 @@ def _is_list(cell: Any) -> bool:
 def _as_text(cell: Any) -> Any:
     cell = cells.unwrapped(cell)
     if _is_list(cell) and _is_shallow(cell):
-        is_plain = isinstance(cell, np.ndarray) and cell.dtype.kind not in "mM"  # times become numbers
-        return [_as_text(item) for item in (cell.tolist() if is_plain else cell)]
+        return [_as_text(item) for item in cell]
     if isinstance(cell, Image.Image):
         return f"<PIL image {cell.mode} {cell.width}x{cell.height}>"
     if isinstance(cell, bytes | bytearray | memoryview):
