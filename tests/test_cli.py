@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -238,17 +239,23 @@ def test_every_keyword_of_run_is_an_option():
         for name, parameter in parameters(dreamo.run).items()
         if name not in {"table", "run_dir", "api_key", "client", "gateway", "progress", "on_event"}
     }
-    assert set(options.of("run")()) == set(keywords)
-    assert all(option.help for option in options.of("run")().values())
+    assert set(options.of("verbs.run")()) == set(keywords)
+    assert all(option.help for option in options.of("verbs.run")().values())
     for name in ("run", "plan"):
         given = main.commands[name].make_context(name, ["jobs.csv", "--run-dir", "r"]).params
         assert {name: given[name] for name in keywords} == keywords
 
 
+def test_options_wait_for_no_verb_to_load(monkeypatch):
+    """Help, and a slip in an option, come at once: what a verb needs takes half a second."""
+    monkeypatch.setitem(sys.modules, "dreamo_batch.verbs", None)
+    assert options.of("verbs.run", "download", "base_url")().keys() == {"download", "base_url"}
+
+
 def test_choices_of_options_are_those_of_the_function():
     """A word that run() takes can be given, and no other."""
     hints = inspect.get_annotations(dreamo.run)
-    for name, option in options.of("run")().items():
+    for name, option in options.of("verbs.run")().items():
         if isinstance(option.type, click.Choice):
             words = ", ".join(f'"{word}"' for word in option.type.choices)
             assert hints[name].replace("'", '"') == f"Literal[{words}]"
@@ -261,13 +268,13 @@ def test_what_plan_is_told_is_what_it_takes():
         for name, one in parameters(dreamo.plan).items()
         if name not in {"table", "run_dir", "options"}
     }
-    assert keywords.keys() - set(options.NOT_OPTIONS) <= options.of("run")().keys()
+    assert keywords.keys() - set(options.NOT_OPTIONS) <= options.of("verbs.run")().keys()
     assert all(one.default == parameters(dreamo.run)[name].default for name, one in keywords.items())
 
 
 def test_what_retry_is_told_is_what_it_takes():
     """Every option that is not about the table itself can be given to retry."""
-    assert set(options.of("run")()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
+    assert set(options.of("verbs.run")()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
 
 
 def test_run_dir_is_accepted_everywhere():

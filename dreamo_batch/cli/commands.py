@@ -216,7 +216,7 @@ _HINTS: Final = {
         "--run-dir", metavar="RUN_DIR", help="Ignored; accepted so that other commands' lines can be reused."
     ),
     FORMAT,
-    keywords=of("run", "fix_images", "base_dir"),
+    keywords=of("verbs.run", "fix_images", "base_dir"),
 )
 def validate(
     table: str, run_dir: str | None, *, fix_images: bool, base_dir: str | None, **options: Any
@@ -239,7 +239,7 @@ def validate(
     return UNUSABLE if (problems[columns.SEVERITY] == ERROR).any() else DONE
 
 
-@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
+@command(TABLE, *ABOUT_FILE, _PLAN_RUN_DIR, *_ABOUT_CALL, keywords=of("verbs.run"))
 def plan(table: str, run_dir: str | None, *, rows: bool, **options: Any) -> int:
     """Print what `run` would buy, and why.
 
@@ -253,7 +253,7 @@ def plan(table: str, run_dir: str | None, *, rows: bool, **options: Any) -> int:
     return _show_plan(planned, rows=rows, on_invalid=options["on_invalid"])
 
 
-@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *_ABOUT_CALL, keywords=of("run"))
+@command(TABLE, *ABOUT_FILE, _REQUIRED_RUN_DIR, *_ABOUT_CALL, keywords=of("verbs.run"))
 def run(
     table: str,
     run_dir: str,
@@ -319,7 +319,7 @@ in_background.hidden = True
     YES,
     NO_CAP,
     FORMAT,
-    keywords=of("run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
+    keywords=of("verbs.run", but=(*NOT_OPTIONS, *ABOUT_TABLE)),
 )
 def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, **options: Any) -> int:
     """Submit failed or ambiguous rows again.
@@ -342,7 +342,7 @@ def retry(run_dir: str, *, dry_run: bool, yes: bool, no_cap: bool, **options: An
 @command(
     *run_dir_and("words", nargs=-1, metavar="[RUN_DIR] ROW"),
     FORMAT,
-    keywords=of("resolve", "attempt", "task_id", "not_sent", "force"),
+    keywords=of("settle.resolve", "attempt", "task_id", "not_sent", "force"),
 )
 def resolve(words: Sequence[str], **answer: Any) -> None:
     """Settle an ambiguous row by hand.
@@ -482,7 +482,7 @@ def stop(run_dir: str) -> int:
     option("--output", metavar="PATH", help="Write a file instead: .csv, .tsv, .jsonl, .parquet or .xlsx."),
     EXCEL_SAFE,
     FORMAT,
-    keywords=of("load", "all"),
+    keywords=of("results.load.load", "all"),
 )
 def results(run_dirs: Sequence[str], *, output: str | None, excel_safe: bool, **which: bool) -> None:
     """Print or write the table with its results.
@@ -532,7 +532,7 @@ def costs(run_dirs: Sequence[str], *, by: list[str] | None) -> None:
     _show_rounded(dreamo.costs(run_dirs, by=by))
 
 
-@command(click.Argument(["place"]), FORMAT, keywords=of("Budget", "cap", "per_user"))
+@command(click.Argument(["place"]), FORMAT, keywords=of("cluster.shared_budget.Budget", "cap", "per_user"))
 def budget(place: str, **amounts: str | None) -> None:
     """Print what was spent from a shared budget, or set its cap.
 
@@ -583,7 +583,7 @@ def failures(run_dirs: Sequence[str]) -> None:
     *RUN_DIRS,
     option("--output", metavar="FOLDER", help="Folder to write to; created if missing."),
     FORMAT,
-    keywords=of("export", "to", "licence", "formats", "pictures", "text", "excel_safe"),
+    keywords=of("results.export.export", "to", "licence", "formats", "pictures", "text", "excel_safe"),
 )
 def export(run_dirs: Sequence[str], *, output: str | None, **options: Any) -> int:
     """Write results and pictures of runs for other tools.
@@ -634,7 +634,7 @@ def report(run_dirs: Sequence[str], *, output: str | None) -> None:
         metavar="COLUMNS",
         help="Columns whose values make the grid's columns; none: count the pictures of a row. Default: seed.",
     ),
-    keywords=of("contact_sheet", "title", "paper", "font"),
+    keywords=of("display.sheet.contact_sheet", "title", "paper", "font"),
 )
 def gallery(
     run_dirs: Sequence[str],
@@ -694,7 +694,7 @@ _SHEET: Final = "contact.png"
         "--price-per-picture", "price", metavar="USD", help="What each picture costs; default: by its size."
     ),
     option("--faults", metavar="FILE", help="JSON file with the faults to inject."),
-    keywords=of("LocalGateway", "host", "state_dir", "engine", "latency", "price_per_second"),
+    keywords=of("gateway.gateway.LocalGateway", "host", "state_dir", "engine", "latency", "price_per_second"),
 )
 def serve(state_dir: str | None, run_dir: str | None, **options: Any) -> None:
     """Run the local gateway until it is interrupted.
@@ -767,7 +767,7 @@ def demo_folder() -> Path:
     ),
     YES,
     FORMAT,
-    keywords=of("run", "base_url"),
+    keywords=of("verbs.run", "base_url"),
 )
 def check(*, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool) -> int:
     """Check that a service keeps its contract.

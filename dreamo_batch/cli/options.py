@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import csv
 import functools
-import inspect
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -26,7 +26,7 @@ def option(*flags: str, **attributes: Any) -> click.Option:
 
 
 class VerbCommand(click.Command):
-    """A command with options of public functions, which are made once they are needed: loading those takes a second."""
+    """A command with options of public functions, which are made once they are needed."""
 
     def __init__(
         self, *args: Any, keywords: Callable[[], Mapping[str, click.Option]], **attributes: Any
@@ -79,27 +79,43 @@ _FROM_ENVIRONMENT: Final = {"notify": "DREAMO_NOTIFY_URL"}
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
 
-def of(verb: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
-    """Return what makes options of a public function's keywords, of these or all, from its signature and docstring."""
+def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
+    """Return what makes options of the keywords of a public function or class, such as `verbs.run`, of these or all.
+
+    They are read from its source, as loading it takes half a second.
+    """
 
     @functools.cache
     def made() -> dict[str, click.Option]:
-        function = getattr(dreamo, verb)
-        texts = dict(
-            re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", inspect.getdoc(function) or "", re.MULTILINE)
-        )
+        signature, docstring = _written(place)
+        texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", docstring, re.MULTILINE))
+        defaults = [*signature.defaults, *signature.kw_defaults]  # of the last parameters
+        keywords = [*signature.args, *signature.kwonlyargs][-len(defaults) :]
         return {
-            one.name: _of_keyword(one, " ".join(texts.get(one.name, "").replace("`", "").split()))
-            for one in inspect.signature(function).parameters.values()
-            if one.name in names or (not names and one.kind is one.KEYWORD_ONLY and one.name not in but)
+            one.arg: _of_keyword(one, default, " ".join(texts.get(one.arg, "").replace("`", "").split()))
+            for one, default in zip(keywords, defaults, strict=True)
+            if default is not None and (one.arg in names if names else one.arg not in but)
         }
 
     return made
 
 
-def _of_keyword(keyword: inspect.Parameter, text: str) -> click.Option:
+def _written(place: str) -> tuple[ast.arguments, str]:
+    """Return the parameters and the docstring of a function or class as they stand in its module."""
+    *module, name = place.split(".")
+    source = Path(__file__).parents[1].joinpath(*module).with_suffix(".py").read_text("utf-8")
+    defined = next(
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
+    )
+    function = next(node for node in ast.walk(defined) if isinstance(node, ast.FunctionDef))
+    return function.args, ast.get_docstring(defined) or ""
+
+
+def _of_keyword(keyword: ast.arg, written: ast.expr, text: str) -> click.Option:
     """Declare a switch, a choice of words, a number, text, or a list of names."""
-    name, default, kind = keyword.name, keyword.default, str(keyword.annotation)
+    (name, _, kind), default = ast.unparse(keyword).partition(": "), ast.literal_eval(written)
     flag = f"--{name.replace('_', '-')}"
     if name == "cluster":
         return option("--workers", "cluster", type=_TYPES["N"], metavar="N", help=_WORKERS)
