@@ -462,19 +462,18 @@ def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDA
     if n >= n_all:
         return _all_places(lengths)
     if 2 * n > n_all:  # what is left out is as even as what is taken
-        every, left_out = _all_places(lengths), _sampled(lengths, n_all - n, chance)
-        taken = pd.MultiIndex.from_arrays(every.T).difference(pd.MultiIndex.from_arrays(left_out.T))
-        return np.array(taken.tolist(), dtype=np.int64)
+        left_out = _sampled(lengths, n_all - n, chance)
+        return np.delete(_all_places(lengths), np.ravel_multi_index(left_out.T, lengths), axis=0)
     places = np.stack([_even(length, n, chance) for length in lengths], axis=1)
     for _ in range(_ROUNDS_MAX):
-        _, first = np.unique(places, axis=0, return_index=True)
-        again = np.setdiff1d(np.arange(n), first)
+        again = np.flatnonzero(pd.DataFrame(places).duplicated())
         for row in again:  # swapping two rows' values on an axis leaves each as frequent as it was
             axis, other = chance.integers(len(lengths)), chance.integers(n)
             places[[row, other], axis] = places[[other, row], axis]
         if not len(again):
             break
-    return np.unique(places, axis=0)
+    distinct = pd.DataFrame(places).drop_duplicates()
+    return np.asarray(distinct.sort_values([*distinct]), np.int64)
 
 
 def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]:
