@@ -371,7 +371,7 @@ class Call:
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the ledger knows."""
-        results = results_of(self.inputs.user, self.inputs.prepared, self.ledger.state.copy())
+        results = results_of(self.inputs.user, self.inputs.prepared.rows, self.ledger.state.copy())
         return mark(results, self.directory)
 
     # In the runner's thread.
@@ -570,7 +570,7 @@ class Call:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
         self._give_back(ledger)
-        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
+        results = results_of(self.inputs.user, self.inputs.prepared.rows, ledger.state)
         self.reconciliation = reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
@@ -591,7 +591,7 @@ class Call:
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         refused.run_dir = self.directory.path
-        results = results_of(self.inputs.user, self.inputs.prepared, ledger.state)
+        results = results_of(self.inputs.user, self.inputs.prepared.rows, ledger.state)
         refused.results = mark(results, self.directory)
 
     def report(self, kind: Kind, message: str) -> None:
@@ -699,9 +699,9 @@ def _is_json(failure: Failure) -> bool:
     return (failure.excerpt or "").lstrip().startswith("{")
 
 
-def results_of(user: pd.DataFrame, prepared: Prepared, state: State) -> pd.DataFrame:
+def results_of(user: pd.DataFrame, rows: pd.DataFrame, state: State) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
-    return assemble(user, prepared.rows, to_arrow(state))
+    return assemble(user, rows, to_arrow(state))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
@@ -720,7 +720,7 @@ def choose(
     classes: str | Collection[str] | None,
 ) -> frozenset[str]:
     """Return the jobs that a retry is about."""
-    results = results_of(table.user, table.prepared, read_state(directory))
+    results = results_of(table.user, table.rows, read_state(directory))
     is_failed = results[columns.STATUS] == columns.FAILED
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
     wanted = is_failed if rows is None else is_failed | is_ambiguous

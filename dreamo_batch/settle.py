@@ -136,7 +136,7 @@ def resolve(
 
     state = runner.ask(holder, settle)
     state = reading.read_state(directory) if manifest.n_shards else state
-    return reading.mark(results_of(table.user, table.prepared, state), directory)
+    return reading.mark(results_of(table.user, table.rows, state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:

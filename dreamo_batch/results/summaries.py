@@ -91,11 +91,11 @@ def costs(
 
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     """Add up the amounts that can be read, exactly, group by group."""
-    known = {amount: money(amount) for amount in amounts.dropna().unique()}  # most amounts are the same
     totals = [ZERO] * n_groups
+    times = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # most amounts are the same
     with localcontext(EXACT):
-        for amount, number in zip(amounts, of_groups, strict=True):
-            totals[number] += known.get(amount) or ZERO
+        for (number, amount), n in times.items():
+            totals[number] += n * (money(amount) or ZERO)
     return pd.Series([exact_text(total) for total in totals], dtype=columns.STR)
 
 
@@ -218,9 +218,12 @@ def _prices(attempts: pd.DataFrame, groups: load.Groups) -> tuple[pd.Series, pd.
     weights = (cost / rate)[is_paid].fillna(0.0)
     listed = np.bincount(groups.of_attempts[is_paid], weights, minlength=len(groups.keys))
     is_known = (_n_where(is_paid, groups) > 0) & (_n_where(is_paid & rate.isna(), groups) == 0)
-    by_group = rates.dropna().groupby(groups.of_attempts[rates.notna().to_numpy()])
-    named = by_group.agg(lambda of_group: ", ".join(sorted(set(of_group))))
-    return named.reindex(groups.keys.index).astype(columns.STR), pd.Series(listed).where(is_known)
+    distinct = pd.DataFrame({"group": groups.of_attempts, "rate": rates.array}).dropna().drop_duplicates()
+    of_group: dict[int, str] = {}
+    for number, named in distinct.sort_values("rate").itertuples(index=False, name=None):
+        of_group[number] = f"{of_group[number]}, {named}" if number in of_group else named
+    named_rates = pd.Series(of_group, groups.keys.index, dtype=columns.STR)
+    return named_rates, pd.Series(listed).where(is_known)
 
 
 def _planned(plan: pd.DataFrame, history: load.History, groups: load.Groups) -> pd.DataFrame:
