@@ -28,8 +28,8 @@ from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
+from dreamo_batch.results import load as reading
 from dreamo_batch.results import summaries
-from dreamo_batch.results.load import assemble, mark, read_state, reconcile, row_mask, sentence, stored_terms
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
@@ -261,7 +261,7 @@ class Call:
             if not place.gateway.is_dir():  # a local gateway must not leave one
                 place = RunDirectory(resources.enter_context(TemporaryDirectory()))
             self.client = self.service.connect(resources, place)
-            price, state = self.price_to_reserve(), read_state(self.directory)
+            price, state = self.price_to_reserve(), reading.read_state(self.directory)
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
@@ -355,7 +355,7 @@ class Call:
     def ending(self) -> str:
         """What the call came to, in one line, and how much the service's 429 answers slowed it."""
         now = self.snapshot()
-        ending = sentence(self.reconciliation, now.spent_usd, self.results)
+        ending = reading.sentence(self.reconciliation, now.spent_usd, self.results)
         if not now.n_refused:
             return ending
         refused = text.counted(now.n_refused, "request")
@@ -371,8 +371,7 @@ class Call:
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the ledger knows."""
-        results = results_of(self.inputs.user, self.inputs.prepared.rows, self.ledger.state.copy())
-        return mark(results, self.directory)
+        return reading.mark(results_of(self.inputs, self.ledger.state.copy()), self.directory)
 
     # In the runner's thread.
 
@@ -570,8 +569,8 @@ class Call:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
         self._give_back(ledger)
-        results = results_of(self.inputs.user, self.inputs.prepared.rows, ledger.state)
-        self.reconciliation = reconcile(len(self.inputs.user), results)
+        results = results_of(self.inputs, ledger.state)
+        self.reconciliation = reading.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
             meta = {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers}
@@ -580,7 +579,7 @@ class Call:
             try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = mark(results, self.directory)  # last: other threads look for it
+        self.results = reading.mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
         """Leave the table in the directory, though nothing was submitted, and report its state."""
@@ -591,8 +590,7 @@ class Call:
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         refused.run_dir = self.directory.path
-        results = results_of(self.inputs.user, self.inputs.prepared.rows, ledger.state)
-        refused.results = mark(results, self.directory)
+        refused.results = reading.mark(results_of(self.inputs, ledger.state), self.directory)
 
     def report(self, kind: Kind, message: str) -> None:
         """Report an event to all listeners of this call."""
@@ -620,11 +618,11 @@ class Call:
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
-        terms, options = stored_terms(self.directory), self.inputs.options
+        terms, options = reading.stored_terms(self.directory), self.inputs.options
         is_shared = options.budget is not None or terms.budget is not None
         if options.cap(terms.cap) is None and max_new is None and not is_shared:
             return None
-        state = read_state(self.directory)
+        state = reading.read_state(self.directory)
         assignment = self.planned(state, self.inputs.chosen)
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         self._quote = ask_price(self.client, jobs, is_known=highest_price(state.kinds()) is not None)
@@ -699,9 +697,9 @@ def _is_json(failure: Failure) -> bool:
     return (failure.excerpt or "").lstrip().startswith("{")
 
 
-def results_of(user: pd.DataFrame, rows: pd.DataFrame, state: State) -> pd.DataFrame:
+def results_of(inputs: CallInputs, state: State) -> pd.DataFrame:
     """Lay what the ledger knows beside the user's table."""
-    return assemble(user, rows, to_arrow(state))
+    return reading.assemble(inputs.user, inputs.prepared.rows, to_arrow(state))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
@@ -715,12 +713,11 @@ def stored_table(directory: RunDirectory) -> StoredTable:
 
 def choose(
     directory: RunDirectory,
-    table: StoredTable,
     rows: Collection[Any] | pd.Series | None,
     classes: str | Collection[str] | None,
 ) -> frozenset[str]:
     """Return the jobs that a retry is about."""
-    results = results_of(table.user, table.rows, read_state(directory))
+    results = reading.composed(directory)
     is_failed = results[columns.STATUS] == columns.FAILED
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
     wanted = is_failed if rows is None else is_failed | is_ambiguous
@@ -732,5 +729,5 @@ def choose(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= row_mask(results.index, rows, results[columns.JOB_ID])
+        wanted &= reading.row_mask(results.index, rows, results[columns.JOB_ID])
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

@@ -489,7 +489,7 @@ class Batch:
         """
         with self._changing:
             self._own("retry")
-            chosen = choose(self._directory, read_jobs(self._directory.jobs), rows, classes)
+            chosen = choose(self._directory, rows, classes)
             self._begin_again(chosen)
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:

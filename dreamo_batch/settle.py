@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live
-from dreamo_batch.call import Call, Gateway, Service, results_of, stored_table
+from dreamo_batch.call import Call, Gateway, Service, stored_table
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import return_unspent
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
@@ -135,8 +135,7 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    state = reading.read_state(directory) if manifest.n_shards else state
-    return reading.mark(results_of(table.user, table.rows, state), directory)
+    return reading.mark(reading.composed(directory, None if manifest.n_shards else state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:

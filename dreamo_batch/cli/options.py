@@ -104,12 +104,9 @@ def _written(place: str) -> tuple[ast.arguments, str]:
     """Return the parameters and the docstring of a function or class as they stand in its module."""
     *module, name = place.split(".")
     source = Path(__file__).parents[1].joinpath(*module).with_suffix(".py").read_text("utf-8")
-    defined = next(
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
-    )
-    function = next(node for node in ast.walk(defined) if isinstance(node, ast.FunctionDef))
+    kinds = ast.FunctionDef | ast.ClassDef
+    defined = {one.name: one for one in ast.parse(source).body if isinstance(one, kinds)}[name]
+    function = next(one for one in ast.walk(defined) if isinstance(one, ast.FunctionDef))
     return function.args, ast.get_docstring(defined) or ""
 
 

@@ -350,9 +350,8 @@ def sweep(
     ties = _groups(axes, zip, tied)
     _refuse_explosion(axes, ties, max_rows, sample)
     lengths = [len(axes[tie[0]]) for tie in ties]
-    places = (
-        _all_places(lengths) if sample is None else _sampled(lengths, sample, np.random.default_rng(entropy))
-    )
+    n = math.prod(lengths) if sample is None else sample
+    places = _sampled(lengths, n, np.random.default_rng(entropy))
     table = pd.DataFrame(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
     )[list(axes)]
@@ -452,8 +451,7 @@ def _refuse_explosion(
 
 def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
     """Return the place on each axis, for every combination in the order of nested loops."""
-    combinations = itertools.product(*map(range, lengths))
-    return np.fromiter(combinations, np.dtype((np.int64, len(lengths))), math.prod(lengths))
+    return np.stack(np.unravel_index(np.arange(math.prod(lengths)), lengths), axis=1)
 
 
 def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDArray[np.int64]:
@@ -472,8 +470,8 @@ def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDA
             places[[row, other], axis] = places[[other, row], axis]
         if not len(again):
             break
-    distinct = pd.DataFrame(places).drop_duplicates()
-    return np.asarray(distinct.sort_values([*distinct]), np.int64)
+    axes = [*range(len(lengths))]
+    return np.asarray(pd.DataFrame(places).drop_duplicates().sort_values(axes), np.int64)
 
 
 def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]:

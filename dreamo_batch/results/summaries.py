@@ -9,7 +9,6 @@ import math
 import re
 import shlex
 import tomllib
-from decimal import localcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,7 +20,7 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs.fields import rating_columns
-from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, money
+from dreamo_batch.money import ZERO, dollars, exact_text, money, times, total
 from dreamo_batch.results import load
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
@@ -92,11 +91,10 @@ def costs(
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     """Add up the amounts that can be read, exactly, group by group."""
     totals = [ZERO] * n_groups
-    times = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # most amounts are the same
-    with localcontext(EXACT):
-        for (number, amount), n in times.items():
-            totals[number] += n * (money(amount) or ZERO)
-    return pd.Series([exact_text(total) for total in totals], dtype=columns.STR)
+    counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # most amounts are the same
+    for (number, amount), n in counts.items():
+        totals[number] = total((totals[number], times(n, money(amount) or ZERO)))
+    return pd.Series([exact_text(one) for one in totals], dtype=columns.STR)
 
 
 def _is_usable(attempts: pd.DataFrame) -> pd.Series:
@@ -218,12 +216,9 @@ def _prices(attempts: pd.DataFrame, groups: load.Groups) -> tuple[pd.Series, pd.
     weights = (cost / rate)[is_paid].fillna(0.0)
     listed = np.bincount(groups.of_attempts[is_paid], weights, minlength=len(groups.keys))
     is_known = (_n_where(is_paid, groups) > 0) & (_n_where(is_paid & rate.isna(), groups) == 0)
-    distinct = pd.DataFrame({"group": groups.of_attempts, "rate": rates.array}).dropna().drop_duplicates()
-    of_group: dict[int, str] = {}
-    for number, named in distinct.sort_values("rate").itertuples(index=False, name=None):
-        of_group[number] = f"{of_group[number]}, {named}" if number in of_group else named
-    named_rates = pd.Series(of_group, groups.keys.index, dtype=columns.STR)
-    return named_rates, pd.Series(listed).where(is_known)
+    known = pd.DataFrame({"group": groups.of_attempts, "rate": rates.array}).dropna().drop_duplicates()
+    named = (known["rate"].sort_values() + ", ").groupby(known["group"]).sum().str.removesuffix(", ")
+    return named.reindex(groups.keys.index).astype(columns.STR), pd.Series(listed).where(is_known)
 
 
 def _planned(plan: pd.DataFrame, history: load.History, groups: load.Groups) -> pd.DataFrame:
