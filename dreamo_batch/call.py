@@ -712,9 +712,7 @@ def stored_table(directory: RunDirectory) -> StoredTable:
 
 
 def choose(
-    directory: RunDirectory,
-    rows: Collection[Any] | pd.Series | None,
-    classes: str | Collection[str] | None,
+    directory: RunDirectory, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None
 ) -> frozenset[str]:
     """Return the jobs that a retry is about."""
     results = reading.composed(directory)

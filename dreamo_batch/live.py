@@ -489,8 +489,7 @@ class Batch:
         """
         with self._changing:
             self._own("retry")
-            chosen = choose(self._directory, rows, classes)
-            self._begin_again(chosen)
+            self._begin_again(choose(self._directory, rows, classes))
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
         """Wait until the run is over, and return the table.

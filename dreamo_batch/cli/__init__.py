@@ -55,8 +55,7 @@ class CommandGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and exit with its code."""
-        # On its way out Python would look for garbage in all that pandas holds, for a tenth of a second.
-        atexit.register(gc.freeze)
+        atexit.register(gc.freeze)  # else the end waits 0.1 s for a search for garbage in all of pandas
         with shell_words():  # in its own context, so that nothing is remembered once it is over
             sys.exit(copy_context().run(self._run, args, prog_name, **extra))
 

@@ -80,10 +80,7 @@ ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_see
 
 
 def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
-    """Return what makes options of the keywords of a public function or class, such as `verbs.run`, of these or all.
-
-    They are read from its source, as loading it takes half a second.
-    """
+    """Return what makes options of a function's keywords, of these or all, from its source: to load it takes long."""
 
     @functools.cache
     def made() -> dict[str, click.Option]:

@@ -470,8 +470,7 @@ def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDA
             places[[row, other], axis] = places[[other, row], axis]
         if not len(again):
             break
-    axes = [*range(len(lengths))]
-    return np.asarray(pd.DataFrame(places).drop_duplicates().sort_values(axes), np.int64)
+    return np.asarray(pd.DataFrame(places).drop_duplicates().sort_values([*range(len(lengths))]), np.int64)
 
 
 def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]:
