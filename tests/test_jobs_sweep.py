@@ -274,8 +274,12 @@ def test_columns_of_the_users_own_may_hold_anything():
 
 def test_many_constant_columns_are_no_dimension_each():
     """Constants do not multiply."""
-    table = sweep(image=URL, prompt=["a", "b"], **{f"note_{number}": number for number in range(100)})
-    assert table.shape == (2, 102)
+    notes = {f"note_{number}": number for number in range(100)}
+    assert sweep(image=URL, prompt=["a", "b"], **notes).shape == (2, 102)
+    for n in (1, 2):
+        sampled = sweep(image=URL, prompt=["a", "b", "c"], sample=n, **notes)
+        assert sampled.shape == (n, 102)
+        assert sampled["prompt"].is_unique
 
 
 def test_a_pattern_says_what_it_misses_by_capitals(tmp_path):

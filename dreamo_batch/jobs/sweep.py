@@ -451,7 +451,8 @@ def _refuse_explosion(
 
 def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
     """Return the place on each axis, for every combination in the order of nested loops."""
-    return np.stack(np.unravel_index(np.arange(math.prod(lengths)), lengths), axis=1)
+    combinations = itertools.product(*map(range, lengths))
+    return np.fromiter(combinations, np.dtype((np.int64, len(lengths))), math.prod(lengths))
 
 
 def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDArray[np.int64]:
@@ -461,7 +462,8 @@ def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDA
         return _all_places(lengths)
     if 2 * n > n_all:  # what is left out is as even as what is taken
         left_out = _sampled(lengths, n_all - n, chance)
-        return np.delete(_all_places(lengths), np.ravel_multi_index(left_out.T, lengths), axis=0)
+        places = np.concatenate([left_out, _all_places(lengths)])
+        return np.asarray(pd.DataFrame(places).drop_duplicates(), np.int64)[len(left_out) :]
     places = np.stack([_even(length, n, chance) for length in lengths], axis=1)
     for _ in range(_ROUNDS_MAX):
         again = np.flatnonzero(pd.DataFrame(places).duplicated())
