@@ -371,7 +371,7 @@ class Call:
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the ledger knows."""
-        return reading.mark(results_of(self.inputs, self.ledger.state.copy()), self.directory)
+        return reading.mark(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
 
     # In the runner's thread.
 
@@ -569,7 +569,7 @@ class Call:
         """Write the results, once the ledger is closed."""
         ledger = self.ledger
         self._give_back(ledger)
-        results = results_of(self.inputs, ledger.state)
+        results = _results_of(self.inputs, ledger.state)
         self.reconciliation = reading.reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own
@@ -590,7 +590,7 @@ class Call:
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         refused.run_dir = self.directory.path
-        refused.results = reading.mark(results_of(self.inputs, ledger.state), self.directory)
+        refused.results = reading.mark(_results_of(self.inputs, ledger.state), self.directory)
 
     def report(self, kind: Kind, message: str) -> None:
         """Report an event to all listeners of this call."""
@@ -697,8 +697,7 @@ def _is_json(failure: Failure) -> bool:
     return (failure.excerpt or "").lstrip().startswith("{")
 
 
-def results_of(inputs: CallInputs, state: State) -> pd.DataFrame:
-    """Lay what the ledger knows beside the user's table."""
+def _results_of(inputs: CallInputs, state: State) -> pd.DataFrame:
     return reading.assemble(inputs.user, inputs.prepared.rows, to_arrow(state))
 
 

@@ -350,8 +350,7 @@ def sweep(
     ties = _groups(axes, zip, tied)
     _refuse_explosion(axes, ties, max_rows, sample)
     lengths = [len(axes[tie[0]]) for tie in ties]
-    n = math.prod(lengths) if sample is None else sample
-    places = _sampled(lengths, n, np.random.default_rng(entropy))
+    places = _sampled(lengths, sample, np.random.default_rng(entropy))
     table = pd.DataFrame(
         {name: _column(name, axes[name]).take(places[:, at]) for at, tie in enumerate(ties) for name in tie}
     )[list(axes)]
@@ -455,10 +454,10 @@ def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.fromiter(combinations, np.dtype((np.int64, len(lengths))), math.prod(lengths))
 
 
-def _sampled(lengths: Sequence[int], n: int, chance: np.random.Generator) -> NDArray[np.int64]:
-    """Choose distinct combinations in which every value of an axis occurs as often as another, give or take one."""
+def _sampled(lengths: Sequence[int], n: int | None, chance: np.random.Generator) -> NDArray[np.int64]:
+    """Choose all or some combinations, in which every value of an axis occurs as often as another, give or take one."""
     n_all = math.prod(lengths)
-    if n >= n_all:
+    if n is None or n >= n_all:
         return _all_places(lengths)
     if 2 * n > n_all:  # what is left out is as even as what is taken
         left_out = _sampled(lengths, n_all - n, chance)
