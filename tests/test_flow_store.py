@@ -156,6 +156,18 @@ def test_only_pictures_that_are_shown_are_fetched(server, gateway, machine, monk
     assert "files/" not in listed
 
 
+def test_what_a_slow_store_said_counts_for_the_whole_call(server, gateway, machine, monkeypatch):
+    """Sixty-four shards take seconds to read, and each call opens them several times."""
+    dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+    machine()
+    monkeypatch.setattr(store, "_PULLED_FOR_S", 0.0)
+    monkeypatch.setattr(store, "_PULLED_FOR_TIMES", 1e6)
+    read, get = [], ObjectStore.get
+    monkeypatch.setattr(ObjectStore, "get", lambda *given: read.append(given[1]) or get(*given))
+    assert dreamo.costs(URL)["attempts"].tolist() == [1]
+    assert read.count("files/run.json") == 1
+
+
 def test_a_comparison_leaves_out_what_the_store_has_lost(server, gateway, machine):
     """Which is only known once it was asked for; other pairs come up instead."""
     done = dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)

@@ -281,8 +281,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
     bounds = comparison.Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
-    folders = load.folders_of(facts.results, facts.path)
-    compared = comparison.PictureGroups(facts.results, folders, columns.PROMPT, bounds, reserved)
+    compared = comparison.PictureGroups(facts.results, facts.path, columns.PROMPT, bounds, reserved)
     groups = comparison.summarise_diversity(compared)
     groups = groups[groups[columns.N_PICTURES] > 1].sort_values(columns.DELTA_E_MEAN, kind="stable")
     pairs = comparison.list_near_duplicates(compared, _UNLIMITED)

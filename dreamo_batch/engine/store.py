@@ -555,13 +555,14 @@ _SHARDS: Final = "shards"
 _OF_SHARD: Final = re.compile(rf"({_SHARDS}/[^/]+/)(.+)")  # which has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", _SHARDS, "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
-_pulled_at: dict[Path, float] = {}
+_PULLED_FOR_TIMES: Final = 5.0  # as long as it took: sixty-four shards in a slow store take seconds
+_pulled_until: dict[Path, float] = {}
 
 
 def reread(folder: Path) -> None:
     """Read a folder and its shards from the store again at their next use: others may just have written to them."""
-    for path in [one for one in _pulled_at.copy() if one.is_relative_to(folder)]:
-        _pulled_at.pop(path, None)
+    for path in [one for one in _pulled_until.copy() if one.is_relative_to(folder)]:
+        _pulled_until.pop(path, None)
 
 
 def is_url(path: object) -> bool:
@@ -612,12 +613,14 @@ class Replica:
 
     def pull(self) -> None:
         """Make the folder what the store says, for reading, unless that was done a moment ago."""
-        if time.monotonic() - _pulled_at.get(self.path, -math.inf) < _PULLED_FOR_S and url_of(self.path):
+        began_at = time.monotonic()
+        if began_at < _pulled_until.get(self.path, -math.inf) and url_of(self.path):
             return
         self.path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.path / "pull.lock"), self._named_in_errors():
             self._write(read_log(self.store))
-        _pulled_at[self.path] = time.monotonic()
+        now = time.monotonic()
+        _pulled_until[self.path] = now + max(_PULLED_FOR_S, (now - began_at) * _PULLED_FOR_TIMES)
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""

@@ -69,8 +69,10 @@ class PictureGroups:
     """The pictures of each group of results, as positions of rows, with their fingerprints by digest."""
 
     def __init__(
-        self, results: pd.DataFrame, folders: Sequence[Path], by: Any, threshold: Threshold, reserved: Any
+        self, source: Source, run_dir: load.RunDir | None, by: Any, threshold: Threshold, reserved: Any
     ) -> None:
+        results = load.read_results(source)
+        folders = load.folders_of(results, run_dir)
         history = load.from_results(results)
         self.rows, self.threshold = history.rows, threshold
         groups = load.group(history, by, reserved=reserved)
@@ -158,11 +160,9 @@ def diversity(
     >>> dreamo.diversity(done, progress=False)[["prompt", "pictures"]].to_dict("records")
     [{'prompt': 'on a beach', 'pictures': 3}]
     """
-    results = load.read_results(source)
-    folders = load.folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = PictureGroups(results, folders, by, threshold, columns.DIVERSITY)
+        compared = PictureGroups(source, run_dir, by, threshold, columns.DIVERSITY)
     return summarise_diversity(compared)
 
 
@@ -225,11 +225,9 @@ def near_duplicates(
     >>> dreamo.near_duplicates(done, progress=False)[["row_a", "row_b", "hash_distance"]].to_dict("records")
     [{'row_a': '0', 'row_b': '1', 'hash_distance': 0}]
     """
-    results = load.read_results(source)
-    folders = load.folders_of(results, run_dir)
     threshold = Threshold(max_bits, max_delta_e)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
-        compared = PictureGroups(results, folders, by, threshold, columns.NEAR_DUPLICATES)
+        compared = PictureGroups(source, run_dir, by, threshold, columns.NEAR_DUPLICATES)
     return list_near_duplicates(compared, limit)
 
 
