@@ -626,19 +626,24 @@ def test_another_service_leaves_with_2(done):
 def test_the_file_of_a_table_is_read_as_told(tmp_path, env):
     """Delimiter, decimal mark and names of columns are given."""
     path = tmp_path / "jobs.txt"
-    path.write_text("pic/words/weight\nfox.png/a fox/0,5\n//\nfox.png/a hare/1\n")
+    path.write_text("pic/words/weight\nfox.png/a fox/0,5\n//\nfox.png/a h\xe4re/1\n", encoding="cp1252")
     shutil.copy("data/mascot.png", tmp_path / "fox.png")
     words = ("--delimiter", "/", "--decimal", ",", "--rename", "pic=image", "--rename", "words=prompt")
+    assert "or pass --encoding" in call("validate", path, *words, env=env).stderr
+    words += ("--encoding", "cp1252")
     result = call("run", path, "--run-dir", tmp_path / "run", *words, env=env)
     assert result.exit_code == 0
     assert "warning: " in result.stderr
     assert "skipped 1 blank row" in result.stderr
     done = dreamo.load(tmp_path / "run")
     assert done["weight"].tolist() == [0.5, 1.0]
+    assert done["prompt"].tolist() == ["a fox", "a h\xe4re"]
     assert call("validate", path, "--rename", "pic", env=env).exit_code == 2
     listed = call("validate", path, "--rename", "pic=image,words=prompt", env=env)
     assert (listed.exit_code, "one OLD=NEW at a time" in listed.stderr) == (2, True)
-    twice = call("validate", path, "--delimiter", "/", "--rename", "pic=image", "--rename", "words=image")
+    twice = call(
+        "validate", path, *words[:2], *words[-2:], "--rename", "pic=image", "--rename", "words=image"
+    )
     assert twice.exit_code == 2
     assert "columns 'pic' and 'words' would both mean 'image'" in twice.stderr
     assert call("plan", path, "--delimiter", "ab", env=env).exit_code == 2

@@ -714,6 +714,26 @@ def test_what_does_not_fit_into_a_sheet_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".jsonl"])
+def test_a_file_in_another_encoding_is_read_as_told(tmp_path, suffix):
+    """Excel in China saves CSV as GB18030; unless told, nothing is guessed, and the error says what to pass."""
+    table = pd.DataFrame({"image": ["\u732b.png"], "prompt": ["\u4e00\u53ea\u732b\uff0c\u96ea\u5730"]})
+    write_table(table, tmp_path / f"utf{suffix}")
+    path = tmp_path / f"jobs{suffix}"
+    path.write_bytes((tmp_path / f"utf{suffix}").read_text("utf-8").encode("gb18030"))
+    read = read_table(path, encoding="gb18030")
+    assert read.astype(object).to_dict("list") == table.astype(object).to_dict("list")
+    assert read_table(tmp_path / f"utf{suffix}", encoding="utf-8").equals(read)
+    with pytest.raises(TableError, match=r"is not UTF-8 text.*or pass encoding=, such as gb18030"):
+        read_table(path)
+    (tmp_path / f"odd{suffix}").write_bytes(b"\xff\xff")
+    with pytest.raises(TableError, match="is not gb18030 text"):
+        read_table(tmp_path / f"odd{suffix}", encoding="gb18030")
+    for unknown in ("gb18031", 7):
+        with pytest.raises(UsageError, match=f"encoding=.?{unknown}.?: Python knows no such encoding"):
+            read_table(path, encoding=unknown)
+
+
 def test_the_package_that_excel_files_need_is_named_alone(tmp_path, monkeypatch):
     """Not a temporary file, which is gone."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

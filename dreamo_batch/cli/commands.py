@@ -272,7 +272,7 @@ def run(
     """
     from dreamo_batch.live import moment
 
-    about_file = {name: options[name] for name in ("delimiter", "decimal", "rename")}
+    about_file = {name: options[name] for name in ("delimiter", "decimal", "encoding", "rename")}
     frame = read_table(table, options)
     options = _with_base_dir(options, table)
     planned = functools.partial(dreamo.plan, frame, run_dir, **options)

@@ -138,6 +138,7 @@ TABLE: Final = click.Argument(["table"])
 ABOUT_FILE: Final = (
     option("--delimiter", metavar="CHARACTER", help="Delimiter of CSV, or tab; default: detected."),
     option("--decimal", type=click.Choice([".", ","]), help="Decimal mark in CSV; default: detected."),
+    option("--encoding", metavar="NAME", help="Encoding of text, such as gb18030; default: UTF-8 or UTF-16."),
     option("--rename", multiple=True, metavar="OLD=NEW", help="Read column OLD as NEW."),
 )
 _OF_OPTION: Final = "dreamo_batch.run_dirs"
@@ -232,13 +233,14 @@ def _note_verbosity(context: click.Context, parameter: click.Parameter, value: A
 
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     """Read the table of a command; removes the options about its file from the others."""
-    delimiter, decimal, rename = (options.pop(name) for name in ("delimiter", "decimal", "rename"))
+    delimiter, rename = options.pop("delimiter"), options.pop("rename")
+    further = {name: options.pop(name) for name in ("decimal", "encoding")}
     pairs = [one.partition("=") for one in rename]
     for old, equals, new in pairs:
         if not (old and equals and new) or "=" in new:
             raise click.UsageError(f"--rename takes one OLD=NEW at a time, not {old + equals + new!r}")
     sep = "\t" if delimiter in {"\\t", "tab"} else delimiter
-    return dreamo.read_table(path, sep=sep, decimal=decimal, rename={old: new for old, _, new in pairs})
+    return dreamo.read_table(path, sep=sep, rename={old: new for old, _, new in pairs}, **further)
 
 
 def split(given: Sequence[str]) -> list[str] | None:

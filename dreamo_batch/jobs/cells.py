@@ -21,9 +21,9 @@ import pyarrow as pa
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError
+from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.images import looks_like
-from dreamo_batch.text import shortened
+from dreamo_batch.text import option, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -404,20 +404,22 @@ def typed(series: pd.Series) -> pd.Series:
     return series.astype(columns.STR) if kind == "string" else series
 
 
-def decoded(path: Path, content: bytes) -> str:
-    """Decode a text file; raise if it is neither UTF-8 nor marked as UTF-16."""
+def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
+    """Decode a text file; raise if it isn't in that encoding; without one, if neither UTF-8 nor marked as UTF-16."""
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    named = encoding or ("UTF-16" if is_utf_16 else "UTF-8")
     try:
-        text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+        text = content.decode(named).removeprefix("\ufeff")
         # Every other byte is zero in UTF-16 and UTF-32.
         at = content.index(b"\0") if "\0" in text[:2] else None
     except UnicodeDecodeError as error:
         at = error.start
+    except (LookupError, TypeError):
+        raise UsageError(f"{option('encoding', encoding)}: Python knows no such encoding.") from None
     if at is None:
         return text
     n_line = content.count(b"\n", 0, at) + 1
-    what = f"{'UTF-16' if is_utf_16 else 'UTF-8'} text{looks_like(content)}"
     raise TableError(
-        f"{path} is not {what}: line {n_line} contains the byte 0x{content[at]:02x}. "
-        'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8").'
+        f"{path} is not {named} text{looks_like(content)}: line {n_line} contains the byte 0x{content[at]:02x}. "
+        f'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8"){or_else}.'
     )

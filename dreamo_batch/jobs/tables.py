@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,7 @@ def read_table(
     *,
     sep: str | None = None,
     decimal: Literal[".", ","] | None = None,
+    encoding: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     r"""Read a table of jobs, or of results, from a file.
@@ -62,12 +63,15 @@ def read_table(
     Parameters
     ----------
     path : pathlib.Path or str
-        By suffix: ``.csv``, ``.tsv`` and ``.txt`` (UTF-8, names in the first line), ``.jsonl`` or ``.ndjson`` (one
+        By suffix: ``.csv``, ``.tsv`` and ``.txt`` (names in the first line), ``.jsonl`` or ``.ndjson`` (one
         object per line), ``.json`` (also a list), ``.parquet``, ``.xlsx`` (first sheet). ``~`` is the user's home.
     sep : str, optional
         The separator in CSV, TSV and text files, one character; default: detected in the first line.
     decimal : {".", ","}, optional
         The decimal mark in CSV, TSV and text files; default: detected.
+    encoding : str, optional
+        The encoding of CSV, TSV, text and JSON files, such as ``"gb18030"`` for what Excel saves as CSV in China;
+        default: UTF-8, or UTF-16 where the file begins with its mark.
     rename : mapping of str to str, optional
         New names of columns by their names in the file, all at once: names may be swapped.
 
@@ -86,7 +90,7 @@ def read_table(
         If the file doesn't exist or can't be read, its format is unknown, it has no column that `rename` names, or two
         columns would mean the same after renaming.
     UsageError
-        If `sep` isn't one character, or a new name isn't text.
+        If `sep` isn't one character, Python has no such encoding, or a new name isn't text.
 
     Warns
     -----
@@ -122,9 +126,9 @@ def read_table(
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
         if suffix in _DELIMITED:
-            table, lines = _read_delimited(path, sep, decimal)
+            table, lines = _read_delimited(path, sep, decimal, encoding)
         else:
-            table, lines = _read_workbook(path) if suffix == ".xlsx" else _read_json(path)
+            table, lines = _read_workbook(path) if suffix == ".xlsx" else _read_json(path, encoding)
     table = _restored(_renamed(path, table, rename), cells.guessed if suffix in _DELIMITED else cells.typed)
     return TableOfFile.of(table, lines=pd.Series(lines or pd.NA, table.index, dtype=columns.INT))
 
@@ -320,6 +324,15 @@ def _as_text(cell: Any) -> Any:
 # Inputs whose cells may hold a list.
 _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.REF_TYPE)
 
+# A table, and the line or row of its file where each row is.
+_Read: TypeAlias = tuple[pd.DataFrame, list[int]]
+
+
+def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
+    or_else = f", or pass {spelled('encoding=', '--encoding')}, such as gb18030 for Chinese"
+    return cells.decoded(path, content, encoding, or_else=or_else)
+
+
 # Separated values
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
@@ -339,11 +352,11 @@ _QUOTING: Final = (
 )
 
 
-def _read_delimited(path: Path, separator: str | None, decimal: str | None) -> tuple[pd.DataFrame, list[int]]:
+def _read_delimited(path: Path, separator: str | None, decimal: str | None, encoding: str | None) -> _Read:
     """Read separated values as text, changing only decimal commas, and the line where each row begins."""
     if guess := looks_like(content := path.read_bytes()) or (_RULED.match(content) and " (it is drawn)"):
         raise TableError(f"{path} isn't CSV{guess}. Unpack it, name it after its format, or export a CSV.")
-    text = cells.decoded(path, content)
+    text = _decoded(path, content, encoding)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a picture
     first_line = 1
     if (sep_line := _SEP_LINE.match(text)) is not None:
@@ -476,7 +489,7 @@ def _has_text(row: list[Any]) -> bool:
     return False
 
 
-def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> tuple[pd.DataFrame, list[int]]:
+def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> _Read:
     """Take the first row as the names of the columns; also return the numbers of the others."""
     (_, *lines), (header, *rows) = numbered, numbered.values()
     names = [None if cells.is_missing(name) else str(name) for name in header]
@@ -536,8 +549,8 @@ _OBJECT: Final = re.compile(r"\s*\{.*\}\s*")
 _EXAMPLE: Final = '{"image": "cat.png", "prompt": "a cat"}'
 
 
-def _read_json(path: Path) -> tuple[pd.DataFrame, list[int]]:
-    text, lines = cells.decoded(path, path.read_bytes()), list[int]()
+def _read_json(path: Path, encoding: str | None) -> _Read:
+    text, lines = _decoded(path, path.read_bytes(), encoding), list[int]()
     written = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
     are_objects = len(written) > 1 and all(map(_OBJECT.fullmatch, written.values()))
     if path.suffix.lower() in _JSON_LINES or are_objects:
@@ -639,7 +652,7 @@ _TO_ESCAPE = re.compile(f"[{_NOT_IN_XML}]|_(?=x[0-9A-Fa-f]{{4}}[_{_NOT_IN_XML}])
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def _read_workbook(path: Path) -> tuple[pd.DataFrame, list[int]]:
+def _read_workbook(path: Path) -> _Read:
     """Read the first sheet of a workbook, and the number of each row."""
     _need_openpyxl()
     try:
