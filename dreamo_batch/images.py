@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import logging
 import re
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import ImageCms
 
 # Twice the size at which Pillow warns; above it, Pillow refuses to open.
 PIXELS_MAX: Final = 178_956_970
@@ -42,6 +44,9 @@ _PIXELS_AT_ONCE: Final = 64_000_000
 _TIMES_HELD: Final = {"WEBP": 3, "AVIF": 3}  # of the memory that other pictures take while they are decoded
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
+_PROFILED_MODES: Final = ("RGB", "RGBA", "CMYK")
+_SAMPLE: Final = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 85, dtype=np.uint8)]), axis=-1).reshape(8, 8, 3)
+_SAME_LEVELS: Final = 8  # of 255, by which profiles of sRGB differ
 _BEGINNINGS: Final = (  # in small letters
     (b"\xff\xd8", "a broken JPEG"),
     (b"\x89png", "a broken PNG"),
@@ -139,12 +144,43 @@ def in_strips(
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a picture upright by its EXIF orientation and make it 8-bit RGB on white, without colour profiles."""
+    """Turn a picture upright by its EXIF orientation and make it 8-bit sRGB on white."""
     return turned(_flat(image), orientation(image))
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    return on_white(in_eight_bits(image)).convert("RGB")
+    return on_white(in_srgb(in_eight_bits(image))).convert("RGB")
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """Convert colours by the picture's profile where that isn't sRGB; return any other picture unchanged."""
+    conversion = to_srgb(image)
+    return image if conversion is None else conversion.apply(image)
+
+
+def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """Return how to convert a picture's colours to sRGB; None if they are, or if no profile says what they are."""
+    profile = image.info.get("icc_profile")
+    is_colour = image.mode in _PROFILED_MODES and "transparency" not in image.info
+    return _conversion(profile, image.mode) if profile and is_colour else None
+
+
+@functools.lru_cache(maxsize=64)
+def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    from PIL import ImageCms
+
+    target, srgb = "RGB" if mode == "CMYK" else mode, ImageCms.createProfile("sRGB")
+    try:
+        found = ImageCms.buildTransform(
+            io.BytesIO(profile), srgb, mode, target, ImageCms.Intent.RELATIVE_COLORIMETRIC
+        )
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one of other colours
+        return None
+    if mode == "CMYK":
+        return found
+    sample = Image.fromarray(_SAMPLE).convert(mode)
+    differs = np.abs(np.asarray(found.apply(sample), np.int16) - np.asarray(sample)) > _SAME_LEVELS
+    return found if differs.any() else None
 
 
 def turned(image: Image.Image, exif_orientation: int) -> Image.Image:

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from dreamo_batch import images
@@ -754,6 +754,25 @@ def test_colour_profiles_survive_unless_colours_are_converted():
     assert opened(repair(encoded(plain(), "TIFF", icc_profile=b"profile"))).info["icc_profile"] == b"profile"
     cmyk = encoded(plain(mode="CMYK"), "JPEG", icc_profile=b"profile")
     assert "icc_profile" not in opened(repair(cmyk)).info
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_of_other_profiles_are_told_and_converted(mode):
+    """As phones and cameras write them; what is shown and sent looks like the picture in its own program."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    odd = (
+        srgb.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+    )  # its red is green
+    red = Image.new(mode, (64, 64), "red")
+    assert references.examine(encoded(red, icc_profile=srgb)) == ()
+    content = encoded(red, icc_profile=odd)
+    (told,) = references.examine(content)
+    assert (told.code, "a colour profile other than sRGB" in told.message) == ("image-colours", True)
+    copy = opened(repair(content))
+    assert "icc_profile" not in copy.info
+    for seen in (copy, images.small_picture(content, 32), images.upright_rgb(opened(content))):
+        assert np.abs(np.subtract(seen.getpixel((5, 5))[:3], (0, 255, 0))).max() <= 2
+    assert references.examine(repair(content)) == ()
 
 
 def test_pictures_that_can_not_be_fixed_after_all_are_refused(monkeypatch):

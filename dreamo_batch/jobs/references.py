@@ -716,6 +716,8 @@ def _judge_content(content: bytes, image: Image.Image) -> Iterator[Finding]:
         yield Finding.of("image-colours", mode="16 bits per channel")
     elif image.mode not in (*_PLAIN_MODES, *_NUMBER_MODES):
         yield Finding.of("image-colours", mode=image.mode)
+    elif images.to_srgb(image) is not None:
+        yield Finding.of("image-colours", mode="RGB with a colour profile other than sRGB")
     if kind not in CONVERTIBLE:
         return
     if image.format == "PNG":
@@ -853,7 +855,7 @@ def _with_repair(finding: Finding, *, fix_images: bool) -> Finding:
 def repair(content: bytes) -> bytes:
     """Make a copy of a picture without the problems that can be corrected.
 
-    Upright, first frame, 8-bit grey or RGB, at most 4096 pixels a side and 4.7 MB, as JPEG or PNG. Pictures stored with
+    Upright, first frame, 8-bit grey or sRGB, at most 4096 pixels a side and 4.7 MB, as JPEG or PNG. Those stored with
     loss become JPEG, others PNG if that is small enough. Alpha is kept in a PNG and laid on white in a JPEG. The same
     bytes and Pillow version make the same copy.
     """
@@ -862,7 +864,8 @@ def repair(content: bytes) -> bytes:
         if images.is_jpeg(image):  # decoded at a half or a quarter of its size where that is still enough
             image.draft(None, (_SIDE_MAX, _SIDE_MAX))
         # A profile is dropped where the colours that it describes are converted.
-        profile = image.info.get("icc_profile") if image.mode in _KEEPS_PROFILE else None
+        is_kept = image.mode in _KEEPS_PROFILE and images.to_srgb(image) is None
+        profile = image.info.get("icc_profile") if is_kept else None
         corrected = images.in_strips(image, _SIDE_MAX, _in_plain_mode)
         if corrected.mode == "RGBA" and corrected.getchannel("A").getextrema() == (255, 255):
             corrected = corrected.convert("RGB")
@@ -883,7 +886,7 @@ def repair(content: bytes) -> bytes:
 
 
 def _in_plain_mode(image: Image.Image) -> Image.Image:
-    image = images.in_eight_bits(image)
+    image = images.in_srgb(images.in_eight_bits(image))
     if image.mode in {"L", "RGB"}:
         return image
     if image.mode in {"1", "F"}:
