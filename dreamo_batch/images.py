@@ -169,12 +169,12 @@ def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
 def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     from PIL import ImageCms
 
-    target, srgb = "RGB" if mode == "CMYK" else mode, ImageCms.createProfile("sRGB")
+    target, intent = "RGB" if mode == "CMYK" else mode, ImageCms.Intent.RELATIVE_COLORIMETRIC
     try:
-        found = ImageCms.buildTransform(
-            io.BytesIO(profile), srgb, mode, target, ImageCms.Intent.RELATIVE_COLORIMETRIC
-        )
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one of other colours
+        srgb = ImageCms.createProfile("sRGB")
+        found = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, target, intent)
+    # A damaged profile, one of other colours, or a Pillow without LittleCMS.
+    except (ImageCms.PyCMSError, OSError, ImportError):
         return None
     if mode == "CMYK":
         return found

@@ -734,13 +734,6 @@ def test_a_file_in_another_encoding_is_read_as_told(tmp_path, suffix):
             read_table(path, encoding=unknown)
 
 
-def test_the_package_that_excel_files_need_is_named_alone(tmp_path, monkeypatch):
-    """Not a temporary file, which is gone."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(TableError, match=r"^Excel files need the package openpyxl"):
-        write_table(pd.DataFrame({"prompt": ["a"]}), tmp_path / "jobs.xlsx")
-
-
 def test_a_workbook_is_not_blamed_for_an_old_openpyxl(tmp_path, monkeypatch):
     """What is too old is named, and what to install; the file may be sound."""
     write_table(pd.DataFrame({"prompt": ["a"]}), tmp_path / "jobs.xlsx")
