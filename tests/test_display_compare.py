@@ -233,6 +233,15 @@ def test_pictures_of_the_same_references_are_compared_where_two_groups_share_the
     assert len(met) == 2 + 4
 
 
+def test_of_a_thousand_groups_some_are_compared(monkeypatch):
+    """Each picture has its own seed, as in a table without seeds; all pairs of them would fill the memory."""
+    monkeypatch.setattr("dreamo_batch.display.compare._PICTURES_MAX", 30)
+    jobs = [str(place) for place in range(1000)]
+    pairs = draw_pairs(jobs, range(1000), [0] * 1000, [()] * 1000, 15)
+    assert len({place for pair in pairs for place in pair}) == 30
+    assert pairs == draw_pairs(jobs, range(1000), [0] * 1000, [()] * 1000, 15)
+
+
 def saved(path, *lines, header="job_id_a,job_id_b,rater,choice"):
     path.write_text("\n".join([header, *(",".join(line) for line in lines)]))
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import heapq
 import io
 import itertools
 from collections import Counter
@@ -75,7 +76,7 @@ def compare(
         right.
     within : str, sequence of str, or None
         Only pictures with equal values in these columns are compared. None: any. Where two groups share references,
-        only pictures of the same references are compared.
+        only pictures of the same references are compared. Of more than 500 groups with equal values, 500 are.
     run_dir : path, optional
         Where the pictures are; default: where the results came from.
     rater : str, optional
@@ -495,25 +496,37 @@ def draw_pairs(
     Where two groups share references, only pictures of the same ones are paired; those without (None) aren't. Pairs of
     groups, and single pictures, come up about equally often, and each group about as often left as right.
     """
-    kept = [place for place in _few_of_each(jobs, groups, strata) if references[place] is not None]
+    of_strata: dict[int, list[int]] = {}
+    for place in _few_of_each(jobs, groups, strata):
+        if references[place] is not None:
+            of_strata.setdefault(strata[place], []).append(place)
     possible: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}
-    for one, other in itertools.combinations(kept, 2):
-        if strata[one] == strata[other] and groups[one] != groups[other]:
-            key = min(groups[one], groups[other]), max(groups[one], groups[other])
-            possible.setdefault(key, []).append((_hashed(*sorted((jobs[one], jobs[other]))), one, other))
+    for places in of_strata.values():
+        is_few = len(places) <= _PICTURES_MAX  # all pairs of thousands would fill the memory
+        kept = places if is_few else sorted(places, key=lambda place: _hashed(jobs[place]))[:_PICTURES_MAX]
+        for one, other in itertools.combinations(kept, 2):
+            if groups[one] != groups[other]:
+                key = min(groups[one], groups[other]), max(groups[one], groups[other])
+                possible.setdefault(key, []).append((_hashed(*sorted((jobs[one], jobs[other]))), one, other))
     for key, found in possible.items():
         possible[key] = [pair for pair in found if references[pair[1]] == references[pair[2]]] or found
     order = sorted(possible, key=lambda key: min(possible[key])[0])
+    # How often each pair of groups, and its two groups, came up; only the next is counted anew: there may be 100,000.
+    waiting = [((0, 0), place, key) for place, key in enumerate(order)]
     n_of: Counter[object] = Counter()
     chosen: list[Pair] = []
-    while len(chosen) < n_pairs and order:
-        key = min(order, key=lambda key: (n_of[key], n_of["group", key[0]] + n_of["group", key[1]]))
+    while len(chosen) < n_pairs and waiting:
+        counted_then, place, key = waiting[0]
+        now = n_of[key], n_of["group", key[0]] + n_of["group", key[1]]
+        if now != counted_then:
+            heapq.heapreplace(waiting, (now, place, key))
+            continue
         hashed, one, other = min(
             possible[key], key=lambda pair: (n_of["picture", pair[1]] + n_of["picture", pair[2]], pair[0])
         )
         possible[key].remove((hashed, one, other))
         if not possible[key]:
-            order.remove(key)
+            heapq.heappop(waiting)
         # Left is the group that was left less often, of these two and then of all; where equal, as the hash falls.
         sides = groups[one], groups[other]
         lead = n_of["left", key, sides[0]] - n_of["left", key, sides[1]]
