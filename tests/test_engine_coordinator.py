@@ -881,7 +881,7 @@ def test_two_jobs_with_one_picture_are_reported(make, clock, link, digest, words
     coordinator.take(PollAnswer(Do.POLL, ("b", 1), task))
     given(coordinator)
     coordinator.take(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
-    told = [text for text in coordinator.notices if "Job b: it and Job a differ" in text]
+    told = [text for text in coordinator.notices if "Job b and Job a: different jobs" in text]
     assert [words in text for text in told] == ([] if words is None else [True])
 
 

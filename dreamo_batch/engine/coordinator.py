@@ -22,7 +22,7 @@ from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
 from dreamo_batch.service.transport import boottime
-from dreamo_batch.text import counted, harmless, option, same_call, spelled
+from dreamo_batch.text import counted, harmless, one_line, option, same_call, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +42,7 @@ logger = errors.logger_named(__name__)
 _CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
 _HELD: Final = FailureKind.MAY_HAVE_ARRIVED
 _N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
+_LABEL_MAX: Final = 60  # characters of a row's label
 _ROUNDING_PX: Final = 16  # generators make sides in multiples of it
 _ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may give theirs back
 _WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
@@ -314,7 +315,7 @@ class Coordinator:
         else:
             self.submit_again([key])
         if failure is not None:
-            self._notice("named", "not accepted. Checking a task that the answer names.", job_id=key[0])
+            self._notice("named", "not accepted. Checking a task that the answer names.", key[0])
             if failure.kind is FailureKind.STOP and failure.error_class != failures.FORBIDDEN:
                 self._refused_access(failure)
 
@@ -441,7 +442,7 @@ class Coordinator:
             message = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
             return replace(said, kind=_HELD, message=message)
         message = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
-        self._notice("own", f"{message}. Check its picture.", job_id=job_id)
+        self._notice("own", f"{message}. Check its picture.", job_id)
         return task_id
 
     @functools.cached_property
@@ -466,23 +467,24 @@ class Coordinator:
         if (other := self._other_job_with(attempt, name)) is None:
             return
         asked, asked_too = (_asked_for(one) for one in (self.ledger.state.deciding(other), attempt))
-        if not asked or asked != asked_too:  # else one picture for both is no surprise
-            both = f"it and {self._named(other)} differ, but {_SAME[name]}. Check both before you use them."
-            self._notice(name, both, job_id=attempt.job_id)
+        if asked is None or asked != asked_too:  # else one picture for both is no surprise
+            said = f"different jobs, but {_SAME[name]}. Check both before you use them."
+            self._notice(name, said, attempt.job_id, other)
 
     def _named(self, job_id: str) -> str:
-        """Name a job by its row, as far as the ledger knows it."""
-        row = _inputs(self.ledger.state.deciding(job_id)).get(columns.ROW)
-        return f"Job {job_id}" if row is None else f"Row {harmless(row)} (job {job_id})"
+        """Name a job by its row, if this call's table has it: an earlier table's rows may be other ones here."""
+        job = self.assignment.jobs.get(job_id)
+        row = None if job is None else json.loads(self.assignment.describe(job) or "{}").get(columns.ROW)
+        return f"Job {job_id}" if row is None else f"Row {one_line(row, _LABEL_MAX)} (job {job_id})"
 
-    def _notice(self, kind: str, text: str, *, job_id: str = "", once_for: object = None) -> None:
-        """Add a notice that every row could cause, perhaps about one, a few times only, and once for something."""
+    def _notice(self, kind: str, text: str, *job_ids: str, once_for: object = None) -> None:
+        """Add a notice that every row could cause, a few times only, and once for something; perhaps about jobs."""
         if once_for is not None and (kind, once_for) in self._noticed:
             return
         self._noticed.add((kind, once_for))
         self._n_notices[kind] += 1
         if self._n_notices[kind] <= _N_NOTICES_MAX:
-            said = f"{self._named(job_id)}: {text}" if job_id else text
+            said = f"{' and '.join(map(self._named, job_ids))}: {text}" if job_ids else text
             is_last = self._n_notices[kind] == _N_NOTICES_MAX
             self.notices.append(f"{said} (More of these are not shown.)" if is_last else said)
 
@@ -558,7 +560,7 @@ class Coordinator:
         task_id, word = answer.result.task_id, answer.result.unlisted_status
         if (other := answer.result.other_id) is not None:
             said = f"the answer about task {task_id} also names {other}. Check its picture."
-            self._notice("other_id", said, job_id=key[0], once_for=key)
+            self._notice("other_id", said, key[0], once_for=key)
         if answer.result.status == "in_progress":
             if word is not None:
                 self._notice(
@@ -601,7 +603,7 @@ class Coordinator:
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
         said = f"{about}. Its picture isn't used; the task may have been mixed up."
-        self._notice("echo", said, job_id=key[0], once_for=key)
+        self._notice("echo", said, key[0], once_for=key)
         if task.status == "in_progress" or self._n_contradictions[key] < _CONTRADICTIONS_MAX:
             self._unless(self.schedule.poll_failed(key, now), key, about)
             return
@@ -612,7 +614,7 @@ class Coordinator:
         """Notice a cost that can't be read; under a limit, one above what was reserved, and when that exceeds it."""
         if task.is_cost_unreadable:
             message = "what the service gave as its cost is not an amount in USD that a picture can cost"
-            self._notice("cost", f"{message}; it counts as unknown.", job_id=job_id)
+            self._notice("cost", f"{message}; it counts as unknown.", job_id)
         if self.budget.limit is None or price is None or self.budget.price is None:
             return
         if self.budget.price > price:
@@ -636,7 +638,7 @@ class Coordinator:
             return
         if failure.error_class == failures.OTHER_TASK:
             said = f"{failure.message}. Ignored that answer; asking for the task again."
-            self._notice(failures.OTHER_TASK, said, job_id=key[0], once_for=key)
+            self._notice(failures.OTHER_TASK, said, key[0], once_for=key)
         is_refused = failure.error_class == failures.RATE_LIMITED
         self._unless(self.schedule.poll_failed(key, now, is_refused=is_refused), key, failure.message)
         self._note(failure, now)
@@ -691,7 +693,7 @@ class Coordinator:
             return None
         odd = f"the picture has {saved.width_px}x{saved.height_px} px, not the {job.width}x{job.height} requested"
         if max(abs(saved.width_px - job.width), abs(saved.height_px - job.height)) >= _ROUNDING_PX:
-            self._notice("size", f"{odd}. See column output_warning for others.", job_id=key[0], once_for="")
+            self._notice("size", f"{odd}. See column output_warning for others.", key[0], once_for="")
         return odd
 
     def _notice_outage(self) -> None:
@@ -830,14 +832,13 @@ def what_to_do(directory: RunDirectory, error: OSError) -> str:
     )
 
 
-def _inputs(attempt: Attempt | None) -> dict[str, Any]:
-    return {} if attempt is None or attempt.inputs is None else json.loads(attempt.inputs)
-
-
-def _asked_for(attempt: Attempt | None) -> dict[str, Any]:
-    """Return what was submitted, without the row and the replicate's number, as far as it is known."""
+def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
+    """Return what was submitted, without the row and the replicate's number; None if it isn't known."""
+    if attempt is None or attempt.inputs is None:
+        return None
+    inputs = json.loads(attempt.inputs)
     apart = (columns.ROW, columns.IMAGE_SOURCE, columns.REPLICATE, "columns")
-    return {name: value for name, value in _inputs(attempt).items() if name not in apart}
+    return {name: value for name, value in inputs.items() if name not in apart}
 
 
 def _reason(failure: Failure | None) -> str:
