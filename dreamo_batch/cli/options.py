@@ -80,7 +80,7 @@ ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_see
 
 
 def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
-    """Return what makes options of a function's keywords, of these or all, from its source: to load it takes long."""
+    """Return what makes options of a function's keywords, of these or all, from its source: loading it takes long."""
 
     @functools.cache
     def made() -> dict[str, click.Option]:

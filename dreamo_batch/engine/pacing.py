@@ -424,9 +424,9 @@ class _Trial:
 class Quota:
     """Follows requests, acceptances and refusals, and decides whether more may be sent.
 
-    A refused create is sent again at once and alone, on trial after a pause, unless the service asks to wait: what was
-    refused at random is accepted now, or, on trial, what came too soon; if there is enough, it is refused again. After
-    several refusals there are too many tasks, or, if polls are refused too or more tasks accepted, too many requests.
+    A refused create is sent again alone, unless the service asks to wait: at once, or after a pause if it was a trial.
+    Accepted then, it was refused at random, or the trial came too soon. Refused again, there are too many tasks, or, if
+    polls are refused in a row too or more tasks turn out to be accepted, too many requests.
     """
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
