@@ -44,7 +44,7 @@ _PIXELS_AT_ONCE: Final = 64_000_000
 _TIMES_HELD: Final = {"WEBP": 3, "AVIF": 3}  # of the memory that other pictures take while they are decoded
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
-_PROFILED_MODES: Final = ("RGB", "RGBA", "CMYK")
+_PROFILED_MODES: Final = ("P", "PA", "RGB", "RGBA", "CMYK")
 _SAMPLE: Final = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 85, dtype=np.uint8)]), axis=-1).reshape(8, 8, 3)
 _SAME_LEVELS: Final = 8  # of 255, by which profiles of sRGB differ
 _BEGINNINGS: Final = (  # in small letters
@@ -154,15 +154,19 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def in_srgb(image: Image.Image) -> Image.Image:
     """Convert colours by the picture's profile where that isn't sRGB; return any other picture unchanged."""
-    conversion = to_srgb(image)
-    return image if conversion is None else conversion.apply(image)
+    if (conversion := to_srgb(image)) is None:
+        return image
+    mode = conversion.input_mode
+    return conversion.apply(image if image.mode == mode else image.convert(mode))
 
 
 def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
     """Return how to convert a picture's colours to sRGB; None if they are, or if no profile says what they are."""
     profile = image.info.get("icc_profile")
-    is_colour = image.mode in _PROFILED_MODES and "transparency" not in image.info
-    return _conversion(profile, image.mode) if profile and is_colour else None
+    if not profile or image.mode not in _PROFILED_MODES:
+        return None
+    in_colours = "RGBA" if image.has_transparency_data else "RGB"  # what a palette holds, too
+    return _conversion(profile, "CMYK" if image.mode == "CMYK" else in_colours)
 
 
 @functools.lru_cache(maxsize=64)
@@ -173,9 +177,8 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         srgb = ImageCms.createProfile("sRGB")
         found = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, target, intent)
-    # A damaged profile, one of other colours, or a Pillow without LittleCMS.
     except (ImageCms.PyCMSError, OSError, ImportError):
-        return None
+        return None  # a damaged profile, one of other colours, or a Pillow without LittleCMS
     if mode == "CMYK":
         return found
     sample = Image.fromarray(_SAMPLE).convert(mode)

@@ -756,13 +756,12 @@ def test_colour_profiles_survive_unless_colours_are_converted():
     assert "icc_profile" not in opened(repair(cmyk)).info
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
 def test_colours_of_other_profiles_are_told_and_converted(mode):
     """As phones and cameras write them; what is shown and sent looks like the picture in its own program."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    odd = (
-        srgb.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
-    )  # its red is green
+    # Its red is green.
+    odd = srgb.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
     red = Image.new(mode, (64, 64), "red")
     assert references.examine(encoded(red, icc_profile=srgb)) == ()
     content = encoded(red, icc_profile=odd)
