@@ -405,9 +405,10 @@ def typed(series: pd.Series) -> pd.Series:
 
 
 def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
-    """Decode a text file; raise if it isn't in that encoding; without one, if neither UTF-8 nor marked as UTF-16."""
+    """Decode a text file; the default is UTF-8, or UTF-16 with its mark, and the mark of UTF-8 overrides `encoding`."""
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    named = encoding or ("UTF-16" if is_utf_16 else "UTF-8")
+    default = "UTF-16" if is_utf_16 else "UTF-8"
+    named = default if content.startswith(codecs.BOM_UTF8) else encoding or default
     try:
         text = content.decode(named).removeprefix("\ufeff")
         # Every other byte is zero in UTF-16 and UTF-32.

@@ -71,7 +71,7 @@ def read_table(
         The decimal mark in CSV, TSV and text files; default: detected.
     encoding : str, optional
         The encoding of CSV, TSV, text and JSON files, such as ``"gb18030"`` for what Excel saves as CSV in China;
-        default: UTF-8, or UTF-16 where the file begins with its mark.
+        default: UTF-8, or UTF-16 where the file begins with its mark. A file with the mark of UTF-8 is UTF-8.
     rename : mapping of str to str, optional
         New names of columns by their names in the file, all at once: names may be swapped.
 
@@ -329,8 +329,8 @@ _Read: TypeAlias = tuple[pd.DataFrame, list[int]]
 
 
 def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
-    or_else = f", or pass {spelled('encoding=', '--encoding')}, such as gb18030 for Chinese"
-    return cells.decoded(path, content, encoding, or_else=or_else)
+    advice = f", or pass {spelled('encoding=', '--encoding')}, such as gb18030 for Chinese"
+    return cells.decoded(path, content, encoding, or_else="" if encoding else advice)
 
 
 # Separated values
