@@ -303,10 +303,8 @@ def test_lines_fit_and_lose_nothing_before_they_are_full(text):
 
 
 def test_no_line_of_chinese_begins_with_a_comma_or_ends_with_an_open_bracket():
-    font, text = (
-        ImageFont.load_default(20),
-        "\u4e00\u53ea\u5c0f\u732b\uff0c\u5728\u6d77\u8fb9\uff08\u591c\uff09\u3002",
-    )
+    font = ImageFont.load_default(20)
+    text = "\u4e00\u53ea\u5c0f\u732b\uff0c\u5728\u6d77\u8fb9\uff08\u591c\uff09\u3002"
     lines = fonts.wrapped(text, font, round(font.getlength("\u4e00" * 4)) + 1, 9)
     assert lines == ["\u4e00\u53ea\u5c0f", "\u732b\uff0c\u5728\u6d77", "\u8fb9", "\uff08\u591c\uff09\u3002"]
 
