@@ -97,6 +97,8 @@ def test_pictures_whose_file_is_missing_are_left_out(done, tmp_path):
         (tmp_path / "run" / path).unlink()
     with pytest.warns(UserWarning, match=r"^2 pictures can't be compared: the file is missing$"):
         left = dreamo.compare(done, pairs=12, rater="ann")
+    with pytest.warns(UserWarning, match="^2 pictures can't be compared"):  # also where few come up
+        dreamo.compare(done, pairs=1)
     assert not {job for pair in left._pairs for job in left._jobs_of(pair)} & {*gone["job_id"]}
     assert (left.n_pairs, left.n_chosen) == (6, 6)
     pd.testing.assert_frame_equal(left.scores(), seeds.scores())

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.engine import store
@@ -154,6 +155,9 @@ def test_only_pictures_that_are_shown_are_fetched(server, gateway, machine, monk
     n, page = fetched_by(seen.to_html)
     assert (n, page.count("<img")) == (4, 7)  # with the reference
     assert "files/" not in listed
+    listed.clear()
+    assert "<img" in seen._repr_html_()
+    assert set(listed) == {"files/parts/ratings.parquet/"}  # credentials may have ended since
 
 
 def test_what_a_slow_store_said_counts_for_the_whole_call(server, gateway, machine, monkeypatch):
@@ -178,6 +182,16 @@ def test_a_comparison_leaves_out_what_the_store_has_lost(server, gateway, machin
     with pytest.warns(UserWarning, match="2 pictures can't be compared"):
         seeds = dreamo.compare(URL, pairs=6)
     assert seeds.n_pairs == 1
+
+
+def test_pairs_are_shown_with_references_that_only_the_store_has(server, gateway, machine):
+    here = machine()
+    jobs = sweep(2).assign(image=[Image.new("RGB", (64, 64), "red")] * 2)
+    dreamo.run(jobs, URL, gateway=gateway, **QUIET)
+    there = machine()
+    shutil.rmtree(here)
+    page = dreamo.compare(URL).to_html(there / "pairs.html", progress=False)
+    assert page.read_text("utf-8").count("data:image") == 3
 
 
 def bought(gateway):
@@ -356,6 +370,12 @@ def test_a_run_keeps_out_of_what_others_keep(server, machine, gateway, url, what
     assert list(bought(gateway).values()) == [1]
 
 
+def test_a_folder_of_the_users_own_may_be_called_log(server, machine, gateway):
+    server.objects["log/2026-11-30.txt"] = b"GET /"
+    done = dreamo.run(sweep(1), "s3://bucket/images", gateway=gateway, **QUIET)
+    assert list(done["status"]) == ["completed"]
+
+
 def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, machine, gateway, tmp_path):
     """As by `aws s3 sync`: what it has is not where the other kind of directory keeps it."""
     dreamo.run(sweep(1), tmp_path / "plain", gateway=gateway, **QUIET)
@@ -371,7 +391,7 @@ def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, mach
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    with pytest.raises(dreamo.DirectoryError, match="lies in the copied objects of a run in a store"):
+    with pytest.raises(dreamo.DirectoryError, match=r"lies in a copy of a run's objects \(.*exp\); that run"):
         dreamo.run(sweep(1), tmp_path / "exp", gateway=gateway, **QUIET)
     assert list(bought(gateway).values()) == [2]
 
@@ -389,10 +409,22 @@ def test_a_copy_of_the_local_folder_is_the_run_in_the_store(server, machine, gat
     assert dreamo.verify(tmp_path / "copy", progress=False) == []
 
 
-@pytest.mark.parametrize("download", [True, False])
-def test_a_ledger_outlives_a_store_that_lost_it(server, machine, gateway, download):
+def test_a_copy_of_the_local_folder_of_shards_is_refused(server, machine, gateway, tmp_path):
+    """Workers would buy in the store, and the copy wouldn't know it."""
+    with ThreadPoolExecutor(1) as pool:
+        dreamo.run(sweep(1), URL, gateway=gateway, cluster=pool, **QUIET)
+    shutil.copytree(store.folder_of(URL), tmp_path / "copy")
+    with pytest.raises(dreamo.UsageError, match=f"a copy of the local folder of {URL}.*: pass {URL}"):
+        dreamo.run(sweep(2), tmp_path / "copy", gateway=gateway, **QUIET)
+    assert list(bought(gateway).values()) == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"download": False}, {"cluster": True}])
+def test_a_ledger_outlives_a_store_that_lost_it(server, machine, gateway, options):
     """As where a rule deleted its objects, or the address is that of another store: nothing is bought again."""
-    dreamo.run(sweep(2), URL, gateway=gateway, download=download, **QUIET)
+    with ThreadPoolExecutor(1) as pool:
+        options = {name: name == "cluster" and pool for name in options}
+        dreamo.run(sweep(2), URL, gateway=gateway, **options, **QUIET)
     kept = dict(server.objects)
     server.objects.clear()
     store.reread(store.folder_of(URL))

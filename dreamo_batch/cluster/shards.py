@@ -36,7 +36,7 @@ from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_servic
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import is_url, reread
+from dreamo_batch.engine.store import folder_of, is_url, reread
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.live import begin_paused, interrupts
@@ -370,6 +370,11 @@ class ShardedCall(Call):
                 f"This process is working on the shards of {self.directory.name}. Wait until it is done, or stop it."
             )
         if self.directory.replica is not None:
+            url = self.directory.replica.url
+            if self.directory.path != folder_of(url):  # the shards are bought by workers, who don't see it
+                raise UsageError(
+                    f"{self.directory.path} is a copy of the local folder of {url}, a run with shards: pass {url}."
+                )
             self.directory.replica.wait_until_free()
         with ExitStack() as resources:
             resources.callback(self.directory.unlock)

@@ -18,12 +18,13 @@ from dreamo_batch import errors
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
+from dreamo_batch.engine.store import url_of
 from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import decoded, distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.results.load import Source, places_of, read_results, with_pictures
+from dreamo_batch.results.load import Source, places_of, read_results, with_additions, with_pictures
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.text import counted, fill_template
 
@@ -154,7 +155,7 @@ class PairedComparison:
         if not self._by:
             raise errors.UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
-        self._folders = places_of(self._results, run_dir)
+        self._folders = with_additions(places_of(self._results, run_dir))
         self._references = References(self._results, self._folders)
         self._jobs = self._results[names.JOB_ID].astype(str).tolist()
         self._groups, firsts = _numbered(self._results, self._by)
@@ -162,9 +163,14 @@ class PairedComparison:
         self._labels = pd.DataFrame(
             {name: _column(self._results, name).iloc[firsts].to_numpy() for name in self._by}
         )
-        references: list[Any] = [tuple(self._references.of_rows([at])) for at in range(len(self._jobs))]
+        in_stores = {folder for folder in set(self._folders) if url_of(folder) is not None}
+        references: list[Any] = [
+            tuple(self._references.of_rows([at])) if folder in in_stores or self._path(at).is_file() else None
+            for at, folder in enumerate(self._folders)
+        ]
         is_whole = False
-        while not is_whole:  # only pictures that come up are looked at: a store has to fetch them
+        while not is_whole:
+            # What a store has lost shows where it is fetched, and only pictures that come up are.
             self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
             drawn = sorted({place for pair in self._pairs for place in pair})
             with_pictures(self._results.iloc[drawn], [self._folders[place] for place in drawn])

@@ -183,7 +183,7 @@ class Gallery:
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         n_left = 0 if self._run_dirs is None else reading.pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
-        self._folders = reading.places_of(results, self._run_dir)
+        self._folders = reading.with_additions(reading.places_of(results, self._run_dir))
         self._references = References(results, self._folders)
 
     @property

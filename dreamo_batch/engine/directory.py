@@ -64,8 +64,8 @@ PID: Final = "run.pid"
 LOG: Final = "run.log"
 _OPENED_AT_ONCE: Final = 16
 _OF_OTHERS: Final = (
-    (FIRST_SLICE, "the budget"),
-    (FIRST_SLOT, "the copied objects of a run in a store, which continues only there, at"),
+    (FIRST_SLICE, "the budget {}"),
+    (FIRST_SLOT, "a copy of a run's objects ({}); that run continues only in its store"),
 )
 _PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
 # Where the file system has no locks, a file in place of one would still be there after a kill.
@@ -208,9 +208,8 @@ class RunDirectory:
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
             for name, what in _OF_OTHERS:
                 if os.path.isfile(folder / name):  # noqa: PTH113 - Path.is_file would fail in a closed folder
-                    raise DirectoryError(
-                        f"{self.path} lies in {what} {folder}. Choose another run directory."
-                    )
+                    lies = f"{self.path} lies in {what.format(folder)}"
+                    raise DirectoryError(f"{lies}. Choose another run directory.")
             if os.path.lexists(folder) and not folder.is_dir():
                 raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")
 

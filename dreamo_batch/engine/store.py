@@ -636,9 +636,10 @@ class Replica:
     def fetch_additions(self) -> None:
         """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
         with self._named_in_errors():
-            folders, names = self.store.level(_FILES)  # the pictures, which may be many, aren't listed
+            folders, names = self.store.level(_FILES)
             for folder in folders:
-                names += [] if folder == f"{_FILES}/{_PICTURES}" else self.store.names(f"{folder}/")
+                if folder != f"{_FILES}/{_PICTURES}":  # of which there may be many
+                    names += self.store.names(f"{folder}/")
         with bars(wanted=False):
             self.fetch(name.removeprefix(f"{_FILES}/") for name in names)
 
@@ -700,7 +701,8 @@ class Replica:
 
     def _refuse_last_copy(self) -> None:
         """Refuse to rebuild a folder that has a ledger, as the store has nothing."""
-        if any(path for pattern in _OF_LOG for path in self.path.glob(pattern)):
+        folders = (self.path, *self.path.glob(f"{_SHARDS}/*"))
+        if any(path for folder in folders for pattern in _OF_LOG for path in folder.glob(pattern)):
             raise LedgerDamaged(
                 f"there is no run directory any more, although {self.path} has the ledger of one. Check the address of "
                 "the store, or restore its objects; to start anew, move that folder away."
@@ -752,7 +754,7 @@ class Replica:
     def take_over(self) -> None:
         """Become the one writer: no other can commit any more. The folder is rebuilt."""
         with self._named_in_errors():
-            if not self.store.names(f"{_LOG}/"):
+            if not _numbered(self.store, _LOG):
                 self._refuse_taken()
                 self._refuse_last_copy()
                 refuse_unsafe(self.store, self.url)
@@ -775,7 +777,7 @@ class Replica:
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
         is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
-        if is_budget or (name in (*_OWN, *_FOLDERS, _SHARDS) and above.names(f"{_LOG}/")):
+        if is_budget or (name in (*_OWN, *_FOLDERS, _SHARDS) and _numbered(above, _LOG)):
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
         if self.store.get(_NAMED[0]) is not None:

@@ -703,8 +703,8 @@ def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row, as `places_of` does, once its picture is there."""
-    return with_pictures(results, places_of(results, run_dir))
+    """Return the run directory of each row, as `places_of` does, once its picture and all references are there."""
+    return with_pictures(results, with_additions(places_of(results, run_dir)))
 
 
 def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -741,6 +741,14 @@ def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
             replica.fetch(
                 one for at, one in zip(folders, paths, strict=True) if at == folder and isinstance(one, str)
             )
+    return folders
+
+
+def with_additions(folders: list[Path]) -> list[Path]:
+    """Fetch what run directories in a store have besides pictures, such as references; return the directories."""
+    for folder in dict.fromkeys(folders):
+        replica = RunDirectory(folder).replica
+        if replica is not None:
             replica.fetch_additions()
     return folders
 
