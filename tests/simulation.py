@@ -40,7 +40,6 @@ class Service:
         *,
         n_most: int | None = None,
         rate: float | None = None,
-        burst: float | None = None,
         asks: Asks = "none",
         refused: float = 0.0,
         refused_do: Do = Do.CREATE,
@@ -52,8 +51,6 @@ class Service:
         self.count = Count()
         self._slots = Slots(n_most)
         self._bucket = Bucket(rate)
-        if burst is not None:
-            self._bucket._n_most = self._bucket._n_tokens = burst
         self._asks = asks
         self._random = random.Random(seed)
         self._refused, self._refused_do = refused, refused_do

@@ -424,8 +424,8 @@ class _Trial:
 class Quota:
     """Follows requests, acceptances and refusals, and decides whether more may be sent.
 
-    A refused create is sent again alone, unless the service asks to wait: at once, or after a pause if it was a trial.
-    Accepted then, it was refused at random, or the trial came too soon. Refused again, there are too many tasks, or, if
+    A refused create is sent again at once and alone, unless the service asks to wait: if it refused at random, it
+    accepts now; if it has enough, it refuses again. After several refusals in a row there are too many tasks, or, if
     polls are refused in a row too or more tasks turn out to be accepted, too many requests.
     """
 
@@ -534,8 +534,7 @@ class Quota:
             self._created.append(False)
             self._n_in_a_row += 1
             n_in_a_row, enough = self._n_in_a_row, 1 if is_rate else _ENOUGH_ON_TRIAL if is_trial else _ENOUGH
-        is_doubtful = asked_s is None and n_in_a_row < enough
-        if is_new and is_doubtful and not is_trial:
+        if is_new and asked_s is None and n_in_a_row < enough:
             return
         if is_new:
             self._begin_cool_down(now, asked_s)
@@ -543,7 +542,7 @@ class Quota:
             self._wait_until(max(self.cool_until, now + asked_s), now)
         if is_rate:
             self._blame_rate(now, self.pace.measured(now), is_new=is_new)
-        elif is_new and not is_doubtful:
+        elif is_new:
             self._blame_window(now, n_tasks, is_trial=is_trial)
 
     def _blame_window(self, now: float, n_tasks: int, *, is_trial: bool) -> None:
