@@ -267,4 +267,5 @@ def test_cap_on_requests_over_a_socket(asks, asked, tmp_path, caplog):
     assert n_attempts == 20
     refused = re.search(r"Slowed by rate limits: (\d+) requests? refused with 429, waited \d+ ", caplog.text)
     assert int(refused[1]) > 0
-    assert 0 < asked.n_refused() < 20  # of about 60: the bursts until the rate is known
+    # The bursts until the rate is known, of which a busy machine sends a few more.
+    assert 0 < asked.n_refused() < asked.statuses.count(200)

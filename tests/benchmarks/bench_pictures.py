@@ -10,8 +10,11 @@ import functools
 import io
 import os
 import tempfile
+import time
 import zlib
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -26,6 +29,7 @@ from dreamo_batch.gateway import LocalGateway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
 
     from dreamo_batch.gateway.engines import DrawRequest
 
@@ -169,14 +173,42 @@ def _measuring(run_dir: Path, done: Any, floor: float) -> None:
             "<= 1",
         )
     )
-    for path in run_dir.glob("*picture-cache*"):
-        path.unlink()
-    (run_dir / "metrics.parquet").unlink(missing_ok=True)
+    _unmeasured(run_dir)
     with _cpu() as cpu:
         dreamo.measure(run_dir, _BUILT_IN, progress=False)
     each_ms = 1000 * cpu.seconds / _N
     show(Figure("... from scratch / 8 ms a picture", f"{each_ms:.1f} ms CPU a picture", each_ms / 8, "<= 1"))
     show(Figure("... from scratch / decoding at a quarter", f"{cpu.seconds:.2f} s CPU", cpu.seconds / floor))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        _in_processes(run_dir, pool)  # what each loads once doesn't count
+        both_s = _in_processes(run_dir, pool)
+    name = "... in two processes, CPU that the engine adds / CPU of one process"
+    show(Figure(name, f"{both_s:.2f} s CPU in all", both_s / cpu.seconds - 1, "<= 0.05"))
+
+
+def _in_processes(run_dir: Path, pool: Executor) -> float:
+    """Measure from scratch in the processes of a pool; return the CPU seconds of them and of this one."""
+    _unmeasured(run_dir)
+    before = _used_by(pool)
+    with _cpu() as own:
+        dreamo.measure(run_dir, _BUILT_IN, cluster=pool, progress=False)
+    return own.seconds + _used_by(pool) - before
+
+
+def _used_by(pool: Executor) -> float:
+    """CPU seconds of all processes of a pool, asked so often that each answers."""
+    return sum(dict(pool.map(_used, range(8))).values())
+
+
+def _used(_number: int) -> tuple[int, float]:
+    time.sleep(0.05)
+    return os.getpid(), time.process_time()
+
+
+def _unmeasured(run_dir: Path) -> None:
+    for path in run_dir.glob("*picture-cache*"):
+        path.unlink()
+    (run_dir / "metrics.parquet").unlink(missing_ok=True)
 
 
 def _saving() -> None:
