@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import csv
 import datetime as dt
 import functools
@@ -725,19 +724,16 @@ def test_a_file_in_another_encoding_is_read_as_told(tmp_path, suffix):
     read = read_table(path, encoding="gb18030")
     assert read.astype(object).to_dict("list") == table.astype(object).to_dict("list")
     assert read_table(tmp_path / f"utf{suffix}", encoding="utf-8").equals(read)
-    marked = (
-        tmp_path / f"marked{suffix}"
-    )  # as Excel saves "CSV UTF-8"; its bytes are GB18030, too, of other letters
-    marked.write_bytes(
-        codecs.BOM_UTF8 + (tmp_path / f"utf{suffix}").read_bytes().removeprefix(codecs.BOM_UTF8)
-    )
-    assert read_table(marked, encoding="gb18030").equals(read)
+    # As Excel saves "CSV UTF-8" and "Unicode text": the first is GB18030, too, of other letters.
+    for written, named in (("utf-8-sig", "gb18030"), ("utf-16", "latin-1"), ("utf-32", "utf-32")):
+        (tmp_path / f"marked{suffix}").write_bytes(path.read_bytes().decode("gb18030").encode(written))
+        assert read_table(tmp_path / f"marked{suffix}", encoding=named).equals(read)
     with pytest.raises(TableError, match=r"is not UTF-8 text.*or pass encoding=, such as gb18030"):
         read_table(path)
     (tmp_path / f"odd{suffix}").write_bytes(b"\xff\xff")
     with pytest.raises(TableError, match=r"is not gb18030 text.*\(.*\)\.$"):
         read_table(tmp_path / f"odd{suffix}", encoding="gb18030")
-    for unknown in ("gb18031", 7):
+    for unknown in ("gb18031", "undefined", "hex", 7):
         with pytest.raises(UsageError, match=f"encoding=.?{unknown}.?: Python knows no such encoding"):
             read_table(path, encoding=unknown)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import codecs
 import contextlib
 import json
 import math
 import numbers
 import operator
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -47,6 +47,7 @@ _PATH_CHARACTERS_MAX: Final = 4096
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 HALF_WIDTH: Final = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width letters as ASCII
+_MARKS: Final = {BOM_UTF8: "UTF-8", BOM_UTF16_LE: "UTF-16", BOM_UTF16_BE: "UTF-16"}
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 _POWER = re.compile(r"[1-9](?:\.\d+)?e\+(\d\d)", re.ASCII)
 _BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write them
@@ -405,17 +406,17 @@ def typed(series: pd.Series) -> pd.Series:
 
 
 def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
-    """Decode a text file; the default is UTF-8, or UTF-16 with its mark, and the mark of UTF-8 overrides `encoding`."""
-    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    default = "UTF-16" if is_utf_16 else "UTF-8"
-    named = default if content.startswith(codecs.BOM_UTF8) else encoding or default
+    """Decode a text file: as its mark of UTF-8 or UTF-16 says, else in an encoding that is named, else as UTF-8."""
+    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    own = encoding if content.startswith(BOM_UTF32_LE) else None  # which begins like UTF-16
+    named = own or marked or encoding or "UTF-8"
     try:
         text = content.decode(named).removeprefix("\ufeff")
         # Every other byte is zero in UTF-16 and UTF-32.
         at = content.index(b"\0") if "\0" in text[:2] else None
     except UnicodeDecodeError as error:
         at = error.start
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, ValueError):
         raise UsageError(f"{option('encoding', encoding)}: Python knows no such encoding.") from None
     if at is None:
         return text

@@ -71,7 +71,7 @@ def read_table(
         The decimal mark in CSV, TSV and text files; default: detected.
     encoding : str, optional
         The encoding of CSV, TSV, text and JSON files, such as ``"gb18030"`` for what Excel saves as CSV in China;
-        default: UTF-8, or UTF-16 where the file begins with its mark. A file with the mark of UTF-8 is UTF-8.
+        default: UTF-8. A mark of UTF-8 or UTF-16 at its beginning overrides either.
     rename : mapping of str to str, optional
         New names of columns by their names in the file, all at once: names may be swapped.
 
