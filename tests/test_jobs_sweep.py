@@ -461,6 +461,9 @@ def test_how_a_sample_was_taken_stays_with_its_results(tmp_path):
         dreamo.resume(tmp_path, gateway=gateway, progress=False)
     assert jobs.attrs["dreamo_sample"] == done.attrs["dreamo_sample"] == sample
     assert dreamo.load(tmp_path).attrs["dreamo_sample"] == sample
+    jobs.attrs["notes"] = object()  # anything else that a user keeps there stays behind
+    dreamo.write_table(jobs, tmp_path / "jobs.parquet")
+    assert dreamo.read_table(tmp_path / "jobs.parquet").attrs == {"dreamo_sample": sample}
 
 
 def test_a_sample_of_a_product_too_large_to_make_is_drawn_at_once():
