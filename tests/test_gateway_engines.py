@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from PIL import ExifTags, Image
 
 import dreamo_batch as dreamo
 from dreamo_batch.gateway.engines import DrawRequest, banner, engine_named, load_reference, read_words
+from dreamo_batch.gateway.tasks import PATIENCE_S
 from tests.flows import until
+from tests.local_client import LocalClient
 
 DATA = Path(__file__).parent.parent / "data"
 MASCOT = (DATA / "mascot.png").read_bytes()
@@ -385,6 +387,32 @@ def test_an_engine_gets_batches_of_one_size(tmp_path):
     assert sum(map(len, engine.batches)) == 16
     assert len(engine.batches) <= 5  # perhaps one that had nothing to wait for, then full ones
     assert len(engine.threads) == 1
+
+
+def test_the_tasks_of_a_batch_end_with_it():
+    """Not one by one with the batches after it, which would then be of one picture each."""
+    gates = [threading.Event() for _ in range(3)]
+
+    class Gated(Counting):
+        def generate_batch(self, requests, references):
+            assert gates[len(self.batches)].wait(30)
+            return super().generate_batch(requests, references)
+
+    engine = Gated()
+    with dreamo.LocalGateway(engine=engine) as gateway, LocalClient(gateway) as client:
+        tasks = [client.create(seed=seed, width=512, height=512) for seed in range(1, 10)]
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            polls = [pool.submit(client.poll, task) for task in tasks]
+            time.sleep(0.3)  # each waits for its picture
+            for gate in gates[:2]:
+                gate.set()
+            until(lambda: len(engine.batches) == 2)
+            n_ended = sum(map(len, engine.batches))
+            _, waiting = wait(polls[:n_ended], timeout=0.5 * PATIENCE_S)
+            gates[2].set()
+    assert n_ended < len(tasks)
+    assert not waiting
+    assert {poll.result()["status"] for poll in polls[:n_ended]} == {"completed"}
 
 
 def test_an_engine_that_fails_fails_its_tasks(tmp_path):

@@ -598,7 +598,7 @@ class Renderer:
         self._engine: Any = engine
         self._price_per_second = price_per_second
         self._batch_size = getattr(engine, "batch_size", 1)
-        self._batch: deque[tuple[GatewayTask, Sequence[str]]] = deque()
+        self._batch: deque[tuple[GatewayTask, Sequence[str], Future[None]]] = deque()
         self.last_price: str | None = None
         self._store = store
         self._pictures = folder / "pictures"
@@ -704,12 +704,14 @@ class Renderer:
     def _submit(self, task: GatewayTask, digests: Sequence[str]) -> Future[None]:
         if self._batch_size == 1:
             return self._threads.submit(self._render, [(task, digests)])
-        self._batch.append((task, digests))
-        return self._threads.submit(self._render_next)
+        made: Future[None] = Future()  # the call below may render others, and an earlier one this
+        self._batch.append((task, digests, made))
+        self._threads.submit(self._render_next)
+        return made
 
     def _render_next(self) -> None:
         """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
-        batch: list[tuple[GatewayTask, Sequence[str]]] = []
+        batch: list[tuple[GatewayTask, Sequence[str], Future[None]]] = []
         for one in list(self._batch):
             first, other = (batch or [one])[0][0].request, one[0].request
             is_alike = (first.model, first.width, first.height) == (other.model, other.width, other.height)
@@ -717,7 +719,10 @@ class Renderer:
                 batch.append(one)
                 self._batch.remove(one)
         if batch:
-            self._render(batch)
+            self._render([(task, digests) for task, digests, _ in batch])
+        for *_, made in batch:
+            if made.set_running_or_notify_cancel():
+                made.set_result(None)
 
     def _render(self, batch: Sequence[tuple[GatewayTask, Sequence[str]]]) -> None:
         begun, price = time.monotonic(), None
