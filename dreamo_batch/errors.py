@@ -545,15 +545,17 @@ def as_file(name: str, path: object) -> Path:
     return Path(as_path(name, path)).expanduser()
 
 
-def as_new_file(name: str, path: object, suffixes: Collection[str]) -> Path:
+def as_new_file(
+    name: str, path: object, suffixes: Collection[str], kind: type[UsageError] = UsageError
+) -> Path:
     """Return the path of a file to write, before the work that fills it; its folder must be there."""
     target = as_file(name, path)
     if target.suffix.lower() not in suffixes:
-        raise UsageError(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
+        raise kind(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
     if target.is_dir():
-        raise UsageError(f"{target} is a folder. Pass the path of a file to write.")
+        raise kind(f"{target} is a folder. Pass the path of a file to write.")
     if not target.parent.is_dir():
-        raise UsageError(f"No folder {target.parent.absolute()} to write {target.name} to. Create it first.")
+        raise kind(f"No folder at {target.parent.absolute()} to write {target.name} to. Create it first.")
     return target
 
 

@@ -6,11 +6,11 @@ import base64
 import csv
 import datetime as dt
 import functools
-import importlib.util
 import inspect
 import itertools
 import json
 import os
+import sys
 import threading
 import warnings
 import zipfile
@@ -750,10 +750,10 @@ def test_a_workbook_is_not_blamed_for_an_old_openpyxl(tmp_path, monkeypatch):
 def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
     """The extra is named."""
     (tmp_path / "jobs.xlsx").write_bytes(b"")
-    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
-    with pytest.raises(TableError, match=r"dreamo-batch\[excel\]"):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UsageError, match=r"dreamo-batch\[excel\]"):
         read_table(tmp_path / "jobs.xlsx")
-    with pytest.raises(TableError, match=r"^Excel files need .*dreamo-batch\[excel\]"):
+    with pytest.raises(UsageError, match=r"^Excel files need .*dreamo-batch\[excel\]"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "other.xlsx")
 
 
@@ -813,7 +813,7 @@ def test_places_that_are_no_file_are_refused(tmp_path):
     (tmp_path / "pipe.csv").unlink()
     with pytest.raises(TableError, match="No folder at"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "jobs.csv")
-    with pytest.raises(TableError, match="can't be written: Is a directory"):
+    with pytest.raises(TableError, match=r"folder\.csv is a folder"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "folder.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
 

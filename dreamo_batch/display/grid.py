@@ -26,7 +26,7 @@ from dreamo_batch.frames import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of, printable
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
-from dreamo_batch.jobs.references import FILE, URL, Source, read_source
+from dreamo_batch.jobs.references import FILE, URL, Source, pictures_in, read_source
 from dreamo_batch.jobs.tables import as_input
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import threads, ticking
@@ -581,10 +581,7 @@ class References:
         return {one.key: one for position in positions for one in self._of_row(position)}
 
     def _of_row(self, position: int) -> Iterator[ReferencePicture]:
-        cells = []
-        for cell in (column[position] for column in self._cells):
-            items = items_of(cell)
-            cells += items if items is not None else [] if is_missing(cell) else [cell]
+        cells = [one for column in self._cells for one in pictures_in(column[position])]
         job_id = None if self._jobs is None else self._jobs[position]
         recorded = self._recorded[self._folders[position]].get(str(job_id), ())
         known = [(one.digest, one.sent_location, one.sent_digest) for one in recorded]

@@ -32,7 +32,7 @@ from dreamo_batch.results import comparison, load, plots
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, duration, fill_template, harmless, joined, one_line, shortened, spelled
+from dreamo_batch.text import counted, duration, fill_template, harmless, one_line, shortened, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -169,7 +169,7 @@ def render(facts: Sequence[Facts]) -> str:
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
         for number, run in enumerate(facts, 1)
     ]
-    formats = (code, counted, is_missing, joined, literal, moment, seconds, short, usd, words)
+    formats = (code, counted, is_missing, literal, moment, seconds, short, usd, words)
     return fill_template(
         "report.html.j2",
         runs=runs,
@@ -248,7 +248,6 @@ def _timing(facts: Facts) -> dict[str, Any]:
         "median_s": phases.loc[phases[columns.PHASE] == columns.TASK, columns.P50_S].min(),
         "pace": pace(facts.history),
         "first_sent": facts.history.attempts[columns.SENT_AT].min(),
-        "last_sent": facts.history.attempts[columns.SENT_AT].max(),
         "last_end": facts.history.attempts[columns.COMPLETED_AT].max(),
     }
 

@@ -30,7 +30,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
 from dreamo_batch.errors import StorageFailed, UsageError, as_file
-from dreamo_batch.jobs.cells import distinct, is_blank, items_of, printable, unwrapped
+from dreamo_batch.jobs.cells import distinct, is_blank, is_missing, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.parallel import each
@@ -275,8 +275,8 @@ class Source:
 
 
 def pictures_in(cell: Any) -> list[Any]:
-    """Return what an image cell holds for each of its pictures; nothing if it is blank."""
-    items = [] if is_blank(cell) else items_of(cell)
+    """Return what an image cell holds for each of its pictures; nothing if it is missing or blank."""
+    items = [] if is_missing(cell) or is_blank(cell) else items_of(cell)
     # Numbers are levels or bytes.
     return [cell] if items is None or any(isinstance(item, numbers.Number) for item in items[:1]) else items
 

@@ -8,7 +8,6 @@ import contextlib
 import csv
 import datetime as dt
 import functools
-import importlib.util
 import io
 import json
 import math
@@ -31,9 +30,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
-from dreamo_batch.errors import TableError, UsageError, as_file, check_flag, file_errors, warn
+from dreamo_batch.errors import TableError, UsageError, as_file, as_new_file, check_flag, file_errors, warn
 from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
+from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
@@ -90,7 +90,8 @@ def read_table(
         If the file doesn't exist or can't be read, its format is unknown, it has no column that `rename` names, or two
         columns would mean the same after renaming.
     UsageError
-        If `sep` isn't one character, Python has no such encoding, or a new name isn't text.
+        If `sep` isn't one character, Python has no such encoding, a new name isn't text, or the package for Excel files
+        isn't installed (extra `excel`).
 
     Warns
     -----
@@ -108,7 +109,12 @@ def read_table(
     """
     check_pandas()
     path = as_file("path", path)
-    suffix = _known_suffix(path, " Unpack compressed files; save other tables as .csv or .xlsx.")
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise TableError(
+            f"Unknown format of {path.name!r}, by its suffix {path.suffix!r}. Use one of {', '.join(_SUFFIXES)}. "
+            "Unpack compressed files; save other tables as .csv or .xlsx."
+        )
     if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
         raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
     if decimal is not None and not (isinstance(decimal, str) and decimal in (".", ",")):
@@ -151,6 +157,8 @@ def write_table(frame: Table, path: Path | str, *, excel_safe: bool = False) -> 
     ------
     TableError
         If the format is unknown or can't store the table, or the file can't be written.
+    UsageError
+        If the package for Excel files isn't installed (extra `excel`).
 
     Warns
     -----
@@ -166,15 +174,13 @@ def write_table(frame: Table, path: Path | str, *, excel_safe: bool = False) -> 
     >>> path.read_text(encoding="utf-8")
     "\ufeffprompt\n'=1+1\n"
     """
-    path, frame = as_file("path", path), as_frame(frame)
-    suffix = _known_suffix(path)
+    path, frame = as_new_file("path", path, _SUFFIXES, TableError), as_frame(frame)
+    suffix = path.suffix.lower()
     check_flag("excel_safe", excel_safe)
     if not isinstance(frame, pd.DataFrame):
         raise TableError(f"frame must be a DataFrame, not {type_of(frame)}.")
     if frame.columns.has_duplicates:
         raise TableError("Several columns share a name. Rename or drop all but one of each before writing.")
-    if not path.parent.is_dir():
-        raise TableError(f"No folder at {path.parent.absolute()} to write {path.name} to. Create it first.")
     with file_errors(TableError, path, "written"):
         files.replace(path, lambda temporary: _write(frame, temporary, suffix, excel_safe=excel_safe))
 
@@ -207,15 +213,6 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         _write_workbook(frame, path)
     else:
         _write_json(frame, path, is_list=suffix == ".json")
-
-
-def _known_suffix(path: Path, hint: str = "") -> str:
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise TableError(
-            f"Unknown format of {path.name!r}, by its suffix {path.suffix!r}. Use one of {', '.join(_SUFFIXES)}.{hint}"
-        )
-    return suffix
 
 
 def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) -> pd.DataFrame:
@@ -656,7 +653,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 def _read_workbook(path: Path) -> _Read:
     """Read the first sheet of a workbook, and the number of each row."""
-    _need_openpyxl()
+    load_extra(_ENGINE, "Excel files need", "excel")
     try:
         rows, hidden = _first_sheet(path)
     except OSError:
@@ -773,7 +770,7 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
     without their time zone (UTC), characters that XML can't hold as ``_xHHHH_``, which spreadsheet programs undo, and
     half characters as U+FFFD.
     """
-    _need_openpyxl()
+    load_extra(_ENGINE, "Excel files need", "excel")
     if len(frame) > _ROWS:
         raise TableError(
             f"{len(frame):,} rows don't fit into a sheet ({_ROWS:,}). Write CSV or Parquet instead."
@@ -796,11 +793,6 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
             if name == _PROPERTIES:
                 content = _MADE_AT.sub(b"", content)
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-
-
-def _need_openpyxl() -> None:
-    if importlib.util.find_spec(_ENGINE) is None:
-        raise TableError(f"Excel files need the package openpyxl. {_INSTALL}")
 
 
 def _sheet_cell(name: Any, cell: Any) -> Any:
