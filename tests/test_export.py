@@ -31,10 +31,12 @@ from dreamo_batch.results.export import inscribed
 
 _LOAD = """
 import hashlib, json, sys, datasets
-data = datasets.load_dataset("imagefolder", data_dir=sys.argv[1], split="train", cache_dir=sys.argv[2])
+place, options = sys.argv[1], json.loads(sys.argv[3])
+data = datasets.load_dataset(place, split="train", cache_dir=sys.argv[2], **options)
 lines = [dict(line) for line in data]
 for line in lines:
-    line["pixels"] = hashlib.sha256(line.pop("image").tobytes()).hexdigest()
+    if hasattr(line["image"], "tobytes"):
+        line["pixels"] = hashlib.sha256(line.pop("image").tobytes()).hexdigest()
 print(json.dumps(lines, default=str))
 """
 HOSTILE = '雨夜 | <script>alert(1)</script>\n"=cmd()" `x`'
@@ -92,10 +94,10 @@ def with_format(run_dir, format_):
     return results.head(1)
 
 
-def loaded_by_hugging_face(images, cache):
+def loaded_by_hugging_face(place, cache, **options):
     """Load a folder in a process of its own, since the loader leaves files open."""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
-    command = [sys.executable, "-c", _LOAD, str(images), str(cache)]
+    command = [sys.executable, "-c", _LOAD, str(place), str(cache), json.dumps(options)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -266,7 +268,7 @@ def test_hugging_face_loads_the_pictures(run_dir, folder, tmp_path):
     """The image folder reads offline, each picture with its prompt, seed, job and cost."""
     pytest.importorskip("datasets")
     dreamo.export(run_dir, folder)
-    loaded = loaded_by_hugging_face(folder / "images", tmp_path / "cache")
+    loaded = loaded_by_hugging_face("imagefolder", tmp_path / "cache", data_dir=str(folder / "images"))
     results = dreamo.load(run_dir).drop_duplicates("job_id").set_index("job_id")
     assert len(loaded) == 4
     for line in loaded:
@@ -695,6 +697,15 @@ def test_an_export_becomes_a_dataset_on_the_hub(run_dir, tmp_path):
     ):
         assert part in card
     assert not any(b"hf_secret" in content or b"sk-1234567" in content for content in hub.files.values())
+
+
+@pytest.mark.parametrize("pictures", ["copy", "none"])
+def test_a_dataset_is_read_by_its_name_alone(pictures, run_dir, folder, tmp_path):
+    """Its card leads the loader to the pictures, of which there may be one, or to the table if there are none."""
+    dreamo.export(dreamo.load(run_dir).iloc[[0]], folder, pictures=pictures, progress=False)
+    (line,) = loaded_by_hugging_face(folder, tmp_path / "cache")
+    assert line["seed"] == 1
+    assert ("pixels" in line) == (pictures == "copy")
 
 
 def test_the_card_names_the_licence_that_was_passed(run_dir, tmp_path):
