@@ -1,16 +1,17 @@
-"""Replace a file so that a reader, or a crash, finds the old one or the new one, never half of it."""
+"""Replace a file so that readers and crashes find the old one or the new one, never half of it; read our own data."""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
+import tomllib
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 _STEM_MAX = 40
@@ -74,3 +75,8 @@ def fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def toml_beside(module: str, name: str) -> dict[str, Any]:
+    """Read a file of the package's own data, which lies beside a module, given by its ``__file__``."""
+    return tomllib.loads(Path(module).with_name(name).read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ import functools
 import re
 import shutil
 import subprocess
-import tomllib
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import ImageFont
 
 from dreamo_batch.errors import UsageError, logger_named
+from dreamo_batch.files import toml_beside
 from dreamo_batch.images import pillow_settings
 from dreamo_batch.text import option, shortened
 
@@ -28,7 +28,7 @@ _CHINESE: Final = "\u96ea"
 _SAID_MAX: Final = 60
 _LACKING: Final = "\U0010fffe"  # no font has it, so it shows what a font draws for a letter that it lacks
 _BEYOND_LATIN: Final = "\u0250"
-_KNOWN: Final = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_KNOWN: Final = toml_beside(__file__, "fonts.toml")
 _logger: Final = logger_named(__name__)
 _said: Final[set[str]] = set()  # of this process
 

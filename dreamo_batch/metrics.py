@@ -16,7 +16,6 @@ import hashlib
 import math
 import operator
 import re
-import tomllib
 import unicodedata
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from dreamo_batch.errors import UsageError, as_file, check_count, is_number
+from dreamo_batch.files import toml_beside
 from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined, one_line, quoted
 
@@ -131,9 +131,7 @@ def written(text: str) -> Criterion:
 
 # Models.
 
-PRESETS: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads(
-    Path(__file__).with_suffix(".toml").read_text("utf-8")
-)
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = toml_beside(__file__, "metrics.toml")
 
 
 class _Weights:

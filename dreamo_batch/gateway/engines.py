@@ -10,18 +10,16 @@ import hashlib
 import io
 import json
 import re
-import tomllib
 import zlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.resources import files
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from dreamo_batch import images
+from dreamo_batch import files, images
 from dreamo_batch.service import contract
 from dreamo_batch.text import quoted
 
@@ -37,7 +35,7 @@ _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
 SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _HOURS: Final = ("day", "day", "sunset", "sunset", "dawn", "night")
-_ART: Final = tomllib.loads((files("dreamo_batch.gateway") / "preview.toml").read_text("utf-8"))
+_ART: Final = files.toml_beside(__file__, "preview.toml")
 _REFERENCE_PX_MAX: Final = 5000 * 5000
 _PAINTED_PX: Final = 640 * 640
 _JPEG_QUALITY: Final = 88

@@ -7,13 +7,13 @@ import json
 import numbers
 import random
 import threading
-import tomllib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from dreamo_batch.files import toml_beside
 from dreamo_batch.text import quoted
 
 Stage = Literal["create", "poll", "precharge", "download"]
@@ -49,8 +49,7 @@ class Fault:
 
 
 def _read_faults() -> Iterator[Fault]:
-    text = Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
-    for effect, faults in tomllib.loads(text).items():
+    for effect, faults in toml_beside(__file__, "faults.toml").items():
         for name, known in faults.items():
             stages: Any = tuple(known.pop("stages", " ".join(STAGES)).split())
             change = {"set": json.loads(known.pop("set", "{}")), "drop": tuple(known.pop("drop", "").split())}

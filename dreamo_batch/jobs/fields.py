@@ -11,17 +11,15 @@ import datetime as dt
 import difflib
 import math
 import re
-import tomllib
 import unicodedata
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
@@ -40,14 +38,14 @@ if TYPE_CHECKING:
 
 # Columns
 
-_PROMPTS: Final = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+_PROMPTS: Final = files.toml_beside(__file__, "prompts.toml")
 _SHAPES: Final = {name: re.compile(pattern) for name, pattern in _PROMPTS["shapes"].items()}
 _LEFTOVERS: Final = [(re.compile(pattern), texts) for pattern, texts in _PROMPTS["leftovers"].items()]
 # Methods by which other libraries give a table.
 _CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service, other programs and other languages call these columns.
-_OTHER_NAMES: Final = tomllib.loads(Path(__file__).with_name("other_names.toml").read_text(encoding="utf-8"))
+_OTHER_NAMES: Final = files.toml_beside(__file__, "other_names.toml")
 
 
 class ArrowTable(Protocol):

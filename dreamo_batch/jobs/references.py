@@ -15,7 +15,6 @@ import os
 import re
 import stat
 import time
-import tomllib
 import unicodedata
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -168,7 +167,7 @@ _READERS: Final[Mapping[str, Callable[..., float | None]]] = {
     "cloudfront": _cloudfront,
     "baidu": _baidu,
 }
-_LINKS: Final = tomllib.loads(Path(__file__).with_name("links.toml").read_text(encoding="utf-8"))
+_LINKS: Final = files.toml_beside(__file__, "links.toml")
 _SCHEMES: Final = [_Scheme(**one) for one in _LINKS["signed"].values()]
 
 

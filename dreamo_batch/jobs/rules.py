@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show, text_of
 from dreamo_batch.service import contract
@@ -58,8 +56,7 @@ class Rule:
 
 
 def _read_rules() -> Iterator[Rule]:
-    text = Path(__file__).with_name("rules.toml").read_text(encoding="utf-8")
-    for severity, rules in tomllib.loads(text).items():
+    for severity, rules in files.toml_beside(__file__, "rules.toml").items():
         for code, texts in rules.items():
             for column in contract.SCALES if texts.pop("of_scales", False) else texts.pop("columns", [""]):
                 facts = _FACTS | {"COLUMN": column}

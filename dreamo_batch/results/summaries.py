@@ -8,14 +8,12 @@ import json
 import math
 import re
 import shlex
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns
+from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.frames import HeadedFrame, Headline
@@ -554,10 +552,7 @@ class Meaning(NamedTuple):
 
 
 CLASSES: Final = {
-    name: Meaning(**known)
-    for name, known in tomllib.loads(
-        Path(__file__).with_name("failure_groups.toml").read_text(encoding="utf-8")
-    ).items()
+    name: Meaning(**known) for name, known in files.toml_beside(__file__, "failure_groups.toml").items()
 }
 _UNKNOWN: Final = Meaning("The row failed for a reason that has no description.", "Read its message.")
 
