@@ -160,6 +160,14 @@ def test_strengths_of_two_groups_are_those_of_a_fine_grid(n_left, n_right, n_tie
     assert 2 * error[0] == pytest.approx(1 / np.sqrt(curvature), rel=1e-4)
 
 
+def test_a_group_as_strong_as_the_mean_has_strength_0_and_no_sign():
+    """A table with two decimals would show -0.00."""
+    from dreamo_batch.display.compare import strengths
+
+    theta, _ = strengths(np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+    assert str(theta[0]) == "0.0"
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     """Five groups of known strengths, compared 60 times each way: about 95 of 100 intervals."""
     from dreamo_batch.display.compare import strengths

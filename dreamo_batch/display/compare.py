@@ -561,7 +561,7 @@ def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit Bradley-Terry strengths to a matrix of wins (row over column; ties count half for both), with their errors.
 
     The mode under a normal prior of standard deviation 2 (log-odds), found by Newton's method; errors are those of the
-    normal approximation there. Strengths are centred on their mean.
+    normal approximation there. Strengths are centred on their mean and rounded: equal ones are equal, 0 is unsigned.
     """
     n = len(wins)
     theta, identity = np.zeros(n), np.eye(n)
@@ -577,7 +577,7 @@ def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if np.abs(step).max(initial=0.0) < _TOLERANCE:
             break
     covariance = centre @ np.linalg.inv(hessian) @ centre.T
-    return centre @ theta, np.sqrt(np.clip(np.diag(covariance), 0, None))
+    return (centre @ theta).round(9) + 0.0, np.sqrt(np.clip(np.diag(covariance), 0, None))
 
 
 def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.DataFrame) -> pd.DataFrame:
