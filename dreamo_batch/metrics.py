@@ -579,10 +579,7 @@ def align(picture: Image.Image, landmarks: NDArray[np.float64]) -> Image.Image:
 
 
 def similarity(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the turn, scale and shift (2 x 3) that brings landmarks nearest to those of an aligned face.
-
-    The least-squares solution of Umeyama (1991).
-    """
+    """Return turn, scale and shift (2 x 3) that bring landmarks nearest to those of an aligned face (Umeyama, 1991)."""
     centre, aim = landmarks.mean(axis=0), _LANDMARKS.mean(axis=0)
     here, there = landmarks - centre, _LANDMARKS - aim
     left, strengths, right = np.linalg.svd(there.T @ here / len(here))

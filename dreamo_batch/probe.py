@@ -158,10 +158,7 @@ def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tup
 
 
 def spread(n: int, k: int) -> list[int]:
-    """Choose k of n places evenly, so that a larger k keeps those of a smaller one.
-
-    Halves, then quarters, then eighths, and so on (van der Corput).
-    """
+    """Choose k of n places evenly, halves before quarters (van der Corput): a larger k keeps those of a smaller one."""
     chosen: list[int] = []
     number = 0
     while len(chosen) < min(n, k):

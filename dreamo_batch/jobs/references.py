@@ -232,12 +232,9 @@ def _entries(folder: Path, part: str) -> list[Path]:
     return [folder / name for name in listed.get(unicodedata.normalize("NFKC", part).casefold(), ())]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # for tables with many missing files
 def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
-    """Return the names in a folder in small letters of usual width, and by what is before their suffix, with a slash.
-
-    Cached, for tables with many missing files.
-    """
+    """Return the names in a folder in small letters of usual width, and by what is before their suffix and a slash."""
     listed: dict[str, list[str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names
         spelled = unicodedata.normalize("NFKC", "".join(_parts(name))).casefold()

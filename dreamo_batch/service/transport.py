@@ -307,21 +307,15 @@ class _TimedAnswer(http.client.HTTPResponse):
 def _read_headers(lines: io.BufferedReader) -> dict[str, str]:
     """Read headers by their names in small letters; of several with one name the first counts."""
     headers: dict[str, str] = {}
-    name = ""
     for _ in range(_N_HEADERS_MAX + 1):
         line = lines.readline(_HEADER_BYTES_MAX + 1)
         if len(line) > _HEADER_BYTES_MAX:
             raise http.client.LineTooLong("header line")
         if not line.strip():
             return headers
-        written = line.decode("latin-1")
-        if written[0] in " \t" and name in headers:  # the last one continues
-            headers[name] += f" {written.strip()}"
-            continue
-        name, colon, value = written.partition(":")
-        name = name.lower()
+        name, colon, value = line.decode("latin-1").partition(":")
         if colon:
-            headers.setdefault(name, value.strip())
+            headers.setdefault(name.lower(), value.strip())
     raise http.client.HTTPException(f"more than {_N_HEADERS_MAX} headers")
 
 
