@@ -11,6 +11,7 @@ from typing import Self
 import pytest
 
 from dreamo_batch.gateway import tasks
+from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.gateway.tasks import FetchError, fetch
 from tests.local_client import REFERENCE, FakeEngine, LocalClient, drawn
@@ -161,3 +162,45 @@ def test_a_gateway_stops_at_once_while_a_site_hangs(monkeypatch):
         begun_at = time.monotonic()
         gateway.stop()
         assert time.monotonic() - begun_at < 2
+
+
+class CountingEngine(FakeEngine):
+    """Counts what it has drawn."""
+
+    n_drawn = 0
+
+    def generate(self, request: DrawRequest, reference: bytes) -> bytes:
+        self.n_drawn += 1
+        return super().generate(request, reference)
+
+
+def test_a_burst_of_creates_is_answered_before_its_pictures_are_drawn(monkeypatch):
+    monkeypatch.setattr(tasks, "PAUSE_S", 2.0)
+    engine = CountingEngine()
+    with LocalGateway(engine=engine, latency="fixed:600") as gateway, LocalClient(gateway) as client:
+        begun = time.monotonic()
+        for seed in range(1, 4):
+            client.create(seed=seed)
+        assert engine.n_drawn == 0 or time.monotonic() > begun + 2
+        while engine.n_drawn < 3 and time.monotonic() < begun + 20:
+            time.sleep(0.02)
+    assert engine.n_drawn == 3
+
+
+def test_a_stream_of_creates_holds_no_picture_up_beyond_half_its_time():
+    engine = CountingEngine()
+    with LocalGateway(engine=engine, latency="fixed:0.4") as gateway, LocalClient(gateway) as client:
+        ended_at = time.monotonic() + 20
+        while engine.n_drawn == 0 and time.monotonic() < ended_at:
+            client.create()
+    assert engine.n_drawn
+
+
+def test_an_invoice_waits_for_the_pictures_that_are_due_and_for_no_pause(monkeypatch):
+    monkeypatch.setattr(tasks, "PAUSE_S", 600.0)
+    now = [1e9]
+    gateway = LocalGateway(engine=FakeEngine(), latency="fixed:4", clock=lambda: now[0])
+    with gateway, LocalClient(gateway) as client:
+        client.create()
+        now[0] += 5
+        assert [line["state"] for line in gateway.invoice()] == ["completed"]

@@ -38,9 +38,9 @@ def gateway(**options: Any) -> Iterator[Gateway]:
 
 
 @contextmanager
-def instant_service() -> Iterator[Gateway]:
-    """Run the service of `instant.py` until the block ends."""
-    with _served(str(Path(__file__).with_name("instant.py"))) as served:
+def instant_service(*latency: float) -> Iterator[Gateway]:
+    """Run the service of `instant.py` until the block ends; its tasks take log-normal times of this mu, sigma and seed."""
+    with _served(str(Path(__file__).with_name("instant.py")), *map(str, latency)) as served:
         yield served
 
 

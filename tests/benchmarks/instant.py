@@ -1,14 +1,19 @@
-"""A service whose tasks are done at once and that costs next to nothing itself, in a process of its own."""
+"""A service that costs next to nothing itself, in a process of its own; its tasks are done at once, or take their time."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
+import random
 import socket
 import sys
+import time
 
 _IDS = itertools.count()
+_MU, _SIGMA, _SEED = map(float, sys.argv[1:]) if len(sys.argv) > 1 else (0.0, 0.0, 0.0)
+_RNG = random.Random(_SEED)
+_TASKS: dict[str, dict[str, float]] = {}
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 
 
@@ -32,16 +37,30 @@ class Service(asyncio.Protocol):
             if len(self._received) < end:
                 return
             del self._received[:end]
-            body = json.dumps(_created() if head.startswith(b"post") else _done(head.split()[1].decode()))
+            body = json.dumps(_created() if head.startswith(b"post") else _asked(head.split()[1].decode()))
             self._transport.write(_HEAD % (len(body), body.encode()))
 
 
 def _created() -> dict[str, object]:
-    return {"id": f"d{next(_IDS):019d}", "created_at": 1_790_000_000, "status": "in_progress"}
+    task_id = f"d{next(_IDS):019d}"
+    latency_s = _RNG.lognormvariate(_MU, _SIGMA) if _SIGMA else 0.0
+    _TASKS[task_id] = {"accepted_at": time.time(), "latency_s": latency_s}
+    return _started(task_id)
 
 
-def _done(path: str) -> dict[str, object]:
+def _started(task_id: str) -> dict[str, object]:
+    return {"id": task_id, "created_at": 1_790_000_000, "status": "in_progress"}
+
+
+def _asked(path: str) -> dict[str, object]:
+    if path == "/local/invoice":
+        return {"tasks": list(_TASKS.values())}
     task_id = path.rpartition("/")[2]
+    task = _TASKS[task_id]
+    return _started(task_id) if time.time() < sum(task.values()) else _done(task_id)
+
+
+def _done(task_id: str) -> dict[str, object]:
     picture = {
         "type": "image",
         "url": f"https://pictures.example/{task_id}.png",
