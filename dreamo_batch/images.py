@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -38,6 +38,8 @@ _TURNS: Final = {
 DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 """What a PNG file begins with."""
+_COMPRESSED_TEXT: Final = re.compile(rb"[iz]TXt([^\0]*\0(?:\0|\x01\0[^\0]*\0[^\0]*\0))(.*)", re.DOTALL)
+_TEXT_BYTES_MAX: Final = 2**24
 SUFFIXES: Final = (".jpg", ".png", ".bin")
 _SEGMENT_MAX: Final = 0xFFFF  # bytes of a part of a JPEG, its length included
 _PIXELS_AT_ONCE: Final = 64_000_000
@@ -210,17 +212,24 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def resealed(content: bytes, before: bytes) -> bytes:
-    """Write new checksums for what was overwritten in a PNG; no other format has any."""
-    if content == before or not content.startswith(PNG):
-        return content
-    whole, at = bytearray(content), len(PNG)
-    while at < len(whole):
-        end = at + 8 + int.from_bytes(whole[at : at + 4])
-        if whole[at:end] != before[at:end]:
-            whole[end : end + 4] = zlib.crc32(whole[at + 4 : end]).to_bytes(4)
+def overwritten(content: bytes, overwrite: Callable[[bytes], bytes]) -> bytes:
+    """Overwrite what a file says; in a PNG also what its compressed texts say, with checksums that fit."""
+    new = overwrite(content)
+    if not content.startswith(PNG):
+        return new
+    pieces, at, kind = [PNG], len(PNG), b""
+    while at < len(new) and kind != b"IEND":
+        end = at + 8 + int.from_bytes(new[at : at + 4])
+        kind, body = new[at + 4 : at + 8], new[at + 8 : end]
+        if found := _COMPRESSED_TEXT.fullmatch(kind + body):
+            with suppress(zlib.error):  # broken: nobody can read it
+                text = zlib.decompressobj().decompress(found[2], _TEXT_BYTES_MAX)
+                if text != overwrite(text):
+                    body = found[1] + zlib.compress(overwrite(text))
+        is_as_before = body == content[at + 8 : end]
+        pieces.append(new[at : end + 4] if is_as_before else png_chunk(kind, body))
         at = end + 4
-    return bytes(whole)
+    return b"".join((*pieces, new[at:]))
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:

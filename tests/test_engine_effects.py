@@ -327,6 +327,8 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
     """A service may note the request in the metadata; what was paid for still opens, and looks the same."""
     picture, made, noted = Image.new("RGB", (64, 48), (20, 90, 200)), io.BytesIO(), PngInfo()
     noted.add_text("request", "Bearer sk-example-key")
+    noted.add_text("zipped", "Bearer sk-example-key", zip=True)
+    noted.add_itxt("wide", "\N{FOX FACE} Bearer sk-example-key", "en", zip=True)
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "Bearer sk-example-key"
     wide = [
@@ -340,6 +342,11 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
     saved = effects(made.getvalue(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     with Image.open(tmp_path / saved.path) as opened, Image.open(made) as sent:
         assert opened.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
+        texts = dict(getattr(opened, "text", {}))
+    expected = dict.fromkeys(("request", "zipped"), f"Bearer {'*' * 14}") | {
+        "wide": f"\N{FOX FACE} Bearer {'*' * 14}"
+    }
+    assert texts == (expected if kind == "PNG" else {})
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert not re.search(rb"s\0?k\0?-\0?e\0?x\0?a", stored)
 

@@ -6,15 +6,17 @@ import contextlib
 import socket
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from dreamo_batch.gateway import tasks
-from dreamo_batch.gateway.engines import DrawRequest
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.gateway.tasks import FetchError, fetch
 from tests.local_client import REFERENCE, FakeEngine, LocalClient, drawn
+
+if TYPE_CHECKING:
+    from dreamo_batch.gateway.engines import DrawRequest
 
 HTTP = b"HTTP/1.1 "
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -25,7 +25,7 @@ from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.store import CREATE_WITHIN_S
 from dreamo_batch.errors import ServiceError, logger_named
-from dreamo_batch.images import resealed
+from dreamo_batch.images import overwritten
 from dreamo_batch.jobs.references import has_expired
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
@@ -454,7 +454,7 @@ class Effects:
         """Fetch a file; where the service wrote the key into it, as into a picture's metadata, it is masked."""
         content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
         key = self._client.settings.api_key
-        return content if key is None else resealed(key.overwrite(content), content)
+        return content if key is None else overwritten(content, key.overwrite)
 
     def _further(self, links: Sequence[str], name: str) -> str:
         """Fetch what a task made beside its first picture, and say where it is."""

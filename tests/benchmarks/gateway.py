@@ -39,7 +39,7 @@ def gateway(**options: Any) -> Iterator[Gateway]:
 
 @contextmanager
 def instant_service(*latency: float) -> Iterator[Gateway]:
-    """Run the service of `instant.py` until the block ends; its tasks take log-normal times of this mu, sigma and seed."""
+    """Run the service of `instant.py` until the block ends; mu, sigma and seed make its tasks' times log-normal."""
     with _served(str(Path(__file__).with_name("instant.py")), *map(str, latency)) as served:
         yield served
 

@@ -1,4 +1,4 @@
-"""A service that costs next to nothing itself, in a process of its own; its tasks are done at once, or take their time."""
+"""A service in a process of its own that costs next to nothing; its tasks are done at once, or take their time."""
 
 from __future__ import annotations
 
