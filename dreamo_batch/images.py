@@ -226,8 +226,7 @@ def overwritten(content: bytes, overwrite: Callable[[bytes], bytes]) -> bytes:
                 text = zlib.decompressobj().decompress(found[2], _TEXT_BYTES_MAX)
                 if text != overwrite(text):
                     body = found[1] + zlib.compress(overwrite(text))
-        is_as_before = body == content[at + 8 : end]
-        pieces.append(new[at : end + 4] if is_as_before else png_chunk(kind, body))
+        pieces.append(new[at : end + 4] if body == content[at + 8 : end] else png_chunk(kind, body))
         at = end + 4
     return b"".join((*pieces, new[at:]))
 
