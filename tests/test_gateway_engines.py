@@ -415,6 +415,15 @@ def test_the_tasks_of_a_batch_end_with_it():
     assert {poll.result()["status"] for poll in polls[:n_ended]} == {"completed"}
 
 
+def test_a_gateway_shows_its_engine_and_where_that_runs():
+    """Also while it isn't running, and of an engine that has no device."""
+    assert (
+        repr(dreamo.LocalGateway(engine=Counting())) == "<LocalGateway, not running, engine counting on cpu>"
+    )
+    with dreamo.LocalGateway(engine=Single()) as gateway:
+        assert repr(gateway) == f"<LocalGateway, {gateway.base_url}, engine single>"
+
+
 def test_an_engine_that_fails_fails_its_tasks(tmp_path):
     jobs = dreamo.sweep(image="data/mascot.png", prompt=["broken"], seed=[1, 2], size="512x512")
     with dreamo.LocalGateway(engine=Counting()) as gateway:

@@ -64,7 +64,7 @@ class Engine(Protocol):
     ``n_threads`` (int, default 1): threads that may call it at once.
     ``batch_size`` (int, default 1): with more, `generate_batch(requests, references)` gets lists of up to as many
     requests of one size, and returns as many pictures.
-    ``device`` (str): where it runs, for people to read.
+    ``device`` (str): where it runs, for people to read in the gateway's `repr`.
     ``warm_up()``: called before the gateway accepts connections, to load the model.
     """
 

@@ -163,7 +163,9 @@ class LocalGateway:
         self._n_users = 0
 
     def __repr__(self) -> str:
-        return f"<LocalGateway, {self._running.base_url if self._running else 'not running'}>"
+        where = self._running.base_url if self._running else "not running"
+        name, device = (getattr(self._engine, one, "") for one in ("name", "device"))
+        return f"<LocalGateway, {where}, engine {name}{f' on {device}' if device else ''}>"
 
     def __enter__(self) -> Self:
         return self.start()
@@ -226,8 +228,7 @@ class LocalGateway:
             getattr(self._engine, "warm_up", lambda: None)()
             renderer = Renderer(self._engine, store, folder, self._settings.price_per_second)
             tasks = Tasks(self._settings, store, renderer, self._clock)
-            endpoints = Endpoints(tasks, renderer, self.faults, self.api_key, base_url, connections)
-            app = make_app(endpoints)
+            app = make_app(Endpoints(tasks, renderer, self.faults, self.api_key, base_url, connections))
             server = ThreadedServer(app, sock, connections, on_start=tasks.resume, on_stop=renderer.close)
             server.start()
             stack.callback(server.stop)

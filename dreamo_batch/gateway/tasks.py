@@ -734,13 +734,12 @@ class Renderer:
 
     def _render_next(self) -> None:
         """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
-        batch: list[tuple[GatewayTask, Sequence[str], Future[None]]] = []
-        for one in list(self._batch):
-            first, other = (batch or [one])[0][0].request, one[0].request
-            is_alike = (first.model, first.width, first.height) == (other.model, other.width, other.height)
-            if is_alike and len(batch) < self._batch_size:
-                batch.append(one)
-                self._batch.remove(one)
+        waiting = list(self._batch)
+        kinds = [(task.request.model, task.request.width, task.request.height) for task, *_ in waiting]
+        alike = [one for one, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
+        batch = alike[: self._batch_size]
+        for one in batch:
+            self._batch.remove(one)
         if batch:
             self._render([(task, digests) for task, digests, _ in batch])
         for *_, made in batch:
