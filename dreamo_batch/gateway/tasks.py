@@ -21,7 +21,6 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -621,7 +620,7 @@ class Renderer:
         self._engine: Any = engine
         self._price_per_second = price_per_second
         self._batch_size = getattr(engine, "batch_size", 1)
-        self._batch: deque[tuple[GatewayTask, Sequence[str], Future[None]]] = deque()
+        self._waiting: dict[str, tuple[GatewayTask, Sequence[str], Future[None]]] = {}  # by task id
         self.last_price: str | None = None
         self._store = store
         self._pictures = folder / "pictures"
@@ -728,18 +727,18 @@ class Renderer:
         if self._batch_size == 1:
             return self._threads.submit(self._render, [(task, digests)])
         made: Future[None] = Future()  # the call below may render others, and an earlier one this
-        self._batch.append((task, digests, made))
+        self._waiting[task.task_id] = (task, digests, made)
         self._threads.submit(self._render_next)
         return made
 
     def _render_next(self) -> None:
         """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
-        waiting = list(self._batch)
+        waiting = list(self._waiting.values())
         kinds = [(task.request.model, task.request.width, task.request.height) for task, *_ in waiting]
         alike = [one for one, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
         batch = alike[: self._batch_size]
-        for one in batch:
-            self._batch.remove(one)
+        for task, *_ in batch:
+            del self._waiting[task.task_id]
         if batch:
             self._render([(task, digests) for task, digests, _ in batch])
         for *_, made in batch:
