@@ -32,7 +32,8 @@ class Count:
 class Service:
     """Takes so many tasks at once and so many requests a second; what is over is answered 429.
 
-    A share of creates, or of polls, is refused at random, whatever there is, and everything while it is closed.
+    A share of creates, or of polls, is refused at random, whatever there is, everything while it is closed, and creates
+    that come less than `apart_s` after the last.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Service:
         *,
         n_most: int | None = None,
         rate: float | None = None,
+        apart_s: float = 0.0,
         asks: Asks = "none",
         refused: float = 0.0,
         refused_do: Do = Do.CREATE,
@@ -51,6 +53,7 @@ class Service:
         self.count = Count()
         self._slots = Slots(n_most)
         self._bucket = Bucket(rate)
+        self._apart_s, self._accepted_at = apart_s, -math.inf
         self._asks = asks
         self._random = random.Random(seed)
         self._refused, self._refused_do = refused, refused_do
@@ -67,12 +70,15 @@ class Service:
         wait_s = 1.0 if is_closed else self._bucket.take(now)
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
+            if self._apart_s:
+                wait_s = max(wait_s, self._accepted_at + self._apart_s - now)
         if not wait_s and action.do is self._refused_do and self._moods.random() < self._refused:
             wait_s = 1.0
         self.count.at.append((now, action.do, wait_s > 0))
         if wait_s:
             return "refused", max(1.0, math.ceil(wait_s)) if self._asks == "seconds" else None
         if action.do is Do.CREATE:
+            self._accepted_at = now
             self._ends[action.key] = now + self._take(now)
             return "taken", None
         if action.do is Do.SAVE:

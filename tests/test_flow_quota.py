@@ -62,6 +62,22 @@ def test_cap_on_requests_is_found_and_used(rate, asks, latency_s, does_save, see
     assert answered_per_s > 0.9 * rate
 
 
+@pytest.mark.parametrize("seed", range(12) if IS_LONG else (0, 1))
+@pytest.mark.parametrize("asks", ASKS)
+@pytest.mark.parametrize(("apart_s", "at_most_s"), [(0.1, 160), (1.0, 600)])
+def test_creates_that_have_to_be_apart_are_not_taken_for_a_cap_of_one_task(apart_s, at_most_s, asks, seed):
+    """A proxy may refuse what comes right after another create; one task at a time, these would take 1,060 s."""
+    run = Run(Service(apart_s=apart_s, latency_s=5.0, asks=asks, seed=seed), 200, max_in_flight=50, seed=seed)
+    assert run.work() < at_most_s
+
+
+def test_refusals_with_no_task_open_are_not_for_a_cap_on_tasks():
+    """As of a proxy that allows no bursts of any requests, by which creates right after a poll are refused."""
+    service = Service(rate=10, latency_s=5.0)
+    service._bucket._n_most = service._bucket._n_tokens = 1.0
+    assert Run(service, 200, max_in_flight=50).work() < 400
+
+
 @pytest.mark.parametrize("seed", range(12) if IS_LONG else (0, 4))
 def test_trying_one_task_more_does_not_hold_up_short_tasks(seed):
     """A pause after each refused try would be longer than the tasks themselves."""

@@ -232,7 +232,6 @@ class Window:
         self.limit = limit
         self.is_trial_due = False
         self._known = limit
-        self._before = limit
         self._hold = self._HOLD_FIRST
         self._held_until = math.inf
         self._n_accepted = 0
@@ -250,7 +249,6 @@ class Window:
 
     def refused(self, n_in_flight: int) -> None:
         """Reduce the window after a 429 with so many tasks unfinished."""
-        self._before = self._known
         self._set(max(1, min(self._known, n_in_flight)))
 
     def accepted(self, now: float) -> None:
@@ -274,14 +272,14 @@ class Window:
         self.is_trial_due = False
 
     def trial_accepted(self, *, is_proven: bool) -> None:
-        """Widen the window if more ran beside all others; else try again."""
+        """Widen the window if more ran beside all others; else take back what was on trial, and try again."""
         if is_proven:
             self._hold, self._held_until = self._HOLD_FIRST, math.inf
         self._set(min(self.size, self.limit) if is_proven else self._known)
 
     def reopen(self) -> None:
-        """Undo the last reduction: something else caused the refusal."""
-        self._set(max(self._known, self._before))
+        """Undo reductions: something else caused the refusals."""
+        self._set(self.limit)
 
     def _set(self, known: int) -> None:
         self._known = known
@@ -311,7 +309,6 @@ class BackOff:
         self.n = 0
 
 
-_CALM: Final = 4.0  # times the last cool-down: after so long without a refusal the next one is short again
 _BLAMED_S: Final = 5.0
 _N_CREATED: Final = 100
 _AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
@@ -329,7 +326,6 @@ class Pace:
     """
 
     _OVER_S: Final = 10.0
-    _KEPT: Final = 5000
     _SHARE: Final = 0.95
     _FALL_MOST: Final = 0.7
     _FALL_LEAST: Final = 0.95
@@ -343,7 +339,7 @@ class Pace:
     _DOUBTED_S: Final = 5.0
 
     def __init__(self) -> None:
-        self._answered: deque[float] = deque(maxlen=self._KEPT)
+        self._answered: deque[float] = deque(maxlen=5000)
         self._bucket: TokenBucket | None = None
         self._hold = self._HOLD_FIRST
         self._step = self._STEP_FIRST
@@ -424,9 +420,9 @@ class _Trial:
 class Quota:
     """Follows requests, acceptances and refusals, and decides whether more may be sent.
 
-    A refused create is sent again at once and alone, unless the service asks to wait: if it refused at random, it
-    accepts now; if it has enough, it refuses again. After several refusals in a row there are too many tasks, or, if
-    polls are refused in a row too or more tasks turn out to be accepted, too many requests.
+    A refused create is sent again at once and alone, unless the service asks to wait: it may refuse at random. Several
+    refusals in a row mean too many tasks, or, if polls are refused too, more tasks turn out to be accepted or none is
+    open, too many requests. A rate without bursts looks like a cap, so a refused trial is made again, at a distance.
     """
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
@@ -436,21 +432,23 @@ class Quota:
         self.n_refused = 0
         self.waited_s = 0.0  # for the refusals so far, also what is still to come of it
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
-        self._cool_s = 0.0
+        self._rate_closed_at: float | None = None  # until that's known to be right
         self._blamed_until = -math.inf
-        self._measured = 0.0  # requests answered a second when the window was closed last
         self._trial: _Trial | None = None
-        self._has_closed = False  # not known yet whether rightly
         self._sent_before: set[Key] = set()
         self._on_the_wire: set[Key] = set()
         self._n_in_a_row = 0
         self._n_others_in_a_row = 0  # polls and downloads
         self._created: deque[bool] = deque(maxlen=_N_CREATED)
+        self._accepted_at: deque[float] = deque(maxlen=_N_CREATED)
+        self._apart_s = 0.0  # what a trial keeps from the last accepted create, once one was refused
+        self._now = -math.inf
 
     # What may be sent.
 
     def is_open(self, now: float) -> bool:
         """Whether a request may be sent now."""
+        self._now = now
         return now >= self.cool_until and self.pace.is_ready(now)
 
     def ready_at(self, now: float) -> float:
@@ -461,9 +459,9 @@ class Quota:
         """Whether the service may accept one more task."""
         if self._n_in_a_row and self._on_the_wire:
             return False
-        size = self.window.size
-        is_trial = self.window.is_trial_due and not self._on_the_wire and size < self.window.limit
-        return n_in_flight < size or (is_trial and n_in_flight == size)
+        is_early = bool(self._accepted_at) and self._now < self._accepted_at[-1] + self._apart_s
+        is_trial = self.window.is_trial_due and not (self._on_the_wire or is_early)
+        return n_in_flight < self.window.size + (is_trial and self.window.size < self.window.limit)
 
     # What was sent, and how it ended.
 
@@ -491,6 +489,7 @@ class Quota:
     def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
         """Note an accepted create, and how many tasks there are with it."""
         self._created.append(True)
+        self._accepted_at.append(now)
         self.pace.answered(now)
         if key in self._sent_before:
             self.window.include(n_tasks)
@@ -525,42 +524,47 @@ class Quota:
         self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
         is_trial = self._trial is not None and create == self._trial.key
-        is_doubted = self.pace.is_doubted(now)
-        is_rate = create is None or (is_doubted and not is_trial)
+        is_rate = create is None or (self.pace.is_doubted(now) and not is_trial)
         if create is None:
             self._n_others_in_a_row += 1
-            n_in_a_row, enough = self._n_others_in_a_row, 1 if is_doubted else _ENOUGH_OTHERS
+            n_in_a_row, enough = self._n_others_in_a_row, 1 if self.pace.is_doubted(now) else _ENOUGH_OTHERS
         else:
             self._created.append(False)
             self._n_in_a_row += 1
             n_in_a_row, enough = self._n_in_a_row, 1 if is_rate else _ENOUGH_ON_TRIAL if is_trial else _ENOUGH
         if is_new and asked_s is None and n_in_a_row < enough:
             return
-        if is_new:
+        is_alone = bool(self._accepted_at) and not (n_tasks or self._on_the_wire or n_in_a_row % _ENOUGH)
+        if is_new and (asked_s is not None or not is_trial):
             self._begin_cool_down(now, asked_s)
         elif asked_s is not None:
             self._wait_until(max(self.cool_until, now + asked_s), now)
-        if is_rate:
+        if is_rate or (is_alone and not self._is_chance()):
             self._blame_rate(now, self.pace.measured(now), is_new=is_new)
         elif is_new:
             self._blame_window(now, n_tasks, is_trial=is_trial)
 
     def _blame_window(self, now: float, n_tasks: int, *, is_trial: bool) -> None:
-        self._trial = None
-        if is_trial:
-            self._has_closed = False
+        self._trial, at = None, self._accepted_at
+        if is_trial and (self._apart_s or not at):
+            self._rate_closed_at = None
             self.window.trial_refused(now)
+        elif is_trial:
+            self.window.trial_accepted(is_proven=False)
         elif self._n_in_a_row <= _ENOUGH:  # then all are refused, however few tasks there are
-            self._has_closed = True
-            self._measured = self.pace.measured(now)
+            self._rate_closed_at = self.pace.measured(now)
             self.window.refused(n_tasks)
+        if is_trial and at:  # it may have come too soon
+            self._apart_s = (at[-1] - at[0]) / (len(at) - 1) / 2 if len(at) > 1 else 2 * (now - at[-1])
 
     def _more_are_accepted(self, now: float) -> None:
         """Widen the window; slow down where it was closed for too many requests."""
-        if self._has_closed and not self._is_chance():
-            self._blame_rate(now, self._measured, is_new=True)
+        self._apart_s = 0.0
+        if self._rate_closed_at is not None and not self._is_chance():
+            measured = self._rate_closed_at and max(self._rate_closed_at, self.pace.measured(now))
+            self._blame_rate(now, measured, is_new=True)
         else:
-            self._trial, self._has_closed = None, False
+            self._trial = self._rate_closed_at = None
             self.window.trial_accepted(is_proven=True)
 
     def _is_chance(self) -> bool:
@@ -570,10 +574,7 @@ class Quota:
         return n - sum(self._created) <= likely + 3 * math.sqrt(likely) + _ENOUGH
 
     def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
-        if now - self.cool_until > _CALM * self._cool_s:
-            self._cool_down.reset()
-        self._cool_s = self._cool_down.next(asked_s)
-        self._wait_until(now + self._cool_s, now)
+        self._wait_until(now + self._cool_down.next(asked_s), now)
         self._sent_before = set(self._on_the_wire)
 
     def _wait_until(self, until: float, now: float) -> None:
@@ -583,9 +584,9 @@ class Quota:
     def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
         is_first = now >= self._blamed_until
         self._blamed_until = max(self.cool_until, now) + _BLAMED_S
-        if self._has_closed:
+        if self._rate_closed_at is not None:
             self.window.reopen()
-        self._trial, self._has_closed = None, False
+        self._trial = self._rate_closed_at = None
         if is_new or is_first:
             self.pace.refused(now, measured)
 
