@@ -113,7 +113,7 @@ class Service:
         in_use: Any = getattr(running, "in_use", None)
         # One that is started here is stopped when its last user closes its `resources`.
         if in_use is not None:
-            directory.refuse_other_folder()
+            directory.refuse_foreign_folder()
             _usable(lambda: resources.enter_context(in_use(directory.gateway)))
         return self._reach(resources, running.api_key, running.base_url)
 
@@ -265,7 +265,7 @@ class Call:
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
-        self.budget(self._assignment(state, None), state, price)
+        self.spending_of(self._assignment(state, None), state, price)
         # A run of our own is continued.
         if live(self.directory.path) is None and self.directory.is_locked():
             raise errors.DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
@@ -381,31 +381,31 @@ class Call:
         ledger = at_work.open(self.client.settings.service_name, self.entropy)
         before = at_work.coordinator
         assignment = self._assignment(ledger.state, before)
-        budget = self.budget(assignment, ledger.state, price)
+        spending = self.spending_of(assignment, ledger.state, price)
         self._refuse_copy(assignment, is_copy=ledger.is_copy)
         max_in_flight, wait_s = self.inputs.options.max_in_flight, self.inputs.options.task_timeout_s
         limits = Limits(max_in_flight, at_work.n_workers(max_in_flight), wait_s, patience_s=wait_s)
         coordinator = Coordinator(
             ledger=ledger,
-            budget=budget,
-            schedule=Schedule(limits, budget, body_bytes=lambda job_id: body_bytes(assignment.jobs[job_id])),
+            spending=spending,
+            schedule=Schedule(limits, spending, body_bytes=lambda one: body_bytes(assignment.jobs[one])),
             effects=Effects(self.client, self.directory),
             clock=self._clock,
             assignment=assignment,
         )
         warnings = self._warnings(ledger, assignment, before)
-        if budget.cap is not None and budget.excess and not assignment.to_submit:
-            warnings += (f"the cap of {dollars(budget.cap)} is exceeded by {dollars(budget.excess)}",)
+        if spending.cap is not None and spending.excess and not assignment.to_submit:
+            warnings += (f"the cap of {dollars(spending.cap)} is exceeded by {dollars(spending.excess)}",)
         if self._is_stopped:
             raise errors.RunStopped("Stopped before it began.")  # no one waits for it any more
         with storing(self.directory):
             self._adopt(ledger)
             self._join(ledger, coordinator)
-            self._remember(ledger, budget.cap)
+            self._remember(ledger, spending.cap)
         self.warnings = warnings
         at_work.resources.push(resources.pop_all())
         self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
-        self.notices, self.spending = coordinator.notices, budget
+        self.notices, self.spending = coordinator.notices, spending
         coordinator.schedule.is_paused = self._waits()
         coordinator.is_paused_on_request = self.not_before is not None
         on_begin(self)
@@ -475,7 +475,7 @@ class Call:
         nearly = nearly_bought(self.inputs.prepared, state, self.directory.jobs)
         return warnings_of(self.inputs.prepared, nearly, {job_id for job_id, _ in assignment.to_submit})
 
-    def budget(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
+    def spending_of(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
         """Return what may be spent; raises if that can't be enforced because no price is known."""
         options = self.inputs.options
         cap = options.cap(state.terms.cap)
@@ -513,7 +513,7 @@ class Call:
     def _join(self, ledger: Ledger, coordinator: Coordinator) -> None:
         """Take a slice of the shared budget, if there is one, before anything is submitted."""
         terms, given = ledger.state.terms, self.inputs.options.budget
-        place, spending = terms.budget if given is None else given.place, coordinator.budget
+        place, spending = terms.budget if given is None else given.place, coordinator.spending
         n = len(coordinator.assignment.to_submit)
         if place is None or ledger.is_copy or not (n or terms.budget):
             return
@@ -559,7 +559,7 @@ class Call:
         if coordinator.shared is None or not ledger.is_closed:
             return
         try:
-            coordinator.shared.give_back(coordinator.budget, ledger.state)
+            coordinator.shared.give_back(coordinator.spending, ledger.state)
         except (OSError, errors.DirectoryError) as error:
             coordinator.notices.append(
                 f"Can't give back what is left of the shared budget ({error}). The next call here will."

@@ -364,7 +364,7 @@ def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str,
     if given["budget"] is not None:
         budget_of(given["budget"])
     if directory is not None:
-        directory.refuse_other_folder()
+        directory.refuse_foreign_folder()
 
 
 @takes_options_of_run(but=_OF_A_TABLE)

@@ -61,12 +61,12 @@ def make(tmp_path, clock):
         *names, assignment: Assignment | None = None, max_attempts=1, should_download=True, max_in_flight=8
     ) -> Coordinator:
         options = plan.RunOptions(max_attempts=max_attempts, download=should_download)
-        budget = Spending(price=Decimal("0.03"), attempts=ledger.state)
+        spending = Spending(price=Decimal("0.03"), attempts=ledger.state)
         coordinator = Coordinator(
             ledger=ledger,
-            budget=budget,
+            spending=spending,
             schedule=Schedule(
-                limits_of(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), budget
+                limits_of(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), spending
             ),
             effects=Named(),
             clock=clock,
@@ -128,10 +128,10 @@ def test_about_to_send_is_written_down_with_its_reservation(make, clock):
     )
     assert coordinator.ledger.unwritten[-1].kind == "sending"
     assert coordinator.snapshot().by_status["submitting"] == 1
-    assert coordinator.budget.reserved == Decimal("0.03")
+    assert coordinator.spending.reserved == Decimal("0.03")
     coordinator.take_back(action)
     assert latest(coordinator).stage is Stage.UNSENT
-    assert coordinator.budget.reserved == 0
+    assert coordinator.spending.reserved == 0
     assert coordinator.schedule.n_in_flight == 0
 
 
@@ -171,7 +171,7 @@ def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
     assert coordinator.schedule.n_in_flight == 1
     assert isinstance(coordinator.stopped, AccessRefused) == (failure.kind is FailureKind.STOP)
     assert any("may have been accepted" in text for text in coordinator.notices) == (stage is Stage.AMBIGUOUS)
-    assert coordinator.budget.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
+    assert coordinator.spending.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
 
 
 def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
@@ -429,7 +429,7 @@ def test_a_completed_task_is_saved(make, clock):
     coordinator = completed(make, clock)
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.cost, attempt.n_polls) == (Stage.COMPLETED, "0.0286", 1)
-    assert (coordinator.budget.spent, coordinator.budget.reserved) == (Decimal("0.0286"), 0)
+    assert (coordinator.spending.spent, coordinator.spending.reserved) == (Decimal("0.0286"), 0)
     assert given(coordinator) == [("save", KEY, "https://h/1")]
     assert not coordinator.is_over()
     coordinator.take(SaveAnswer(KEY, SAVED))
@@ -529,8 +529,8 @@ def test_a_failure_that_may_have_cost_something_is_not_submitted_again_by_itself
     coordinator.take(PollAnswer(Do.POLL, KEY, failed))
     assert given(coordinator) == []
     assert coordinator.is_over()
-    assert coordinator.budget.spent == Decimal(told.get("cost", "0"))
-    assert coordinator.budget.reserved == (0 if "cost" in told else Decimal("0.03"))
+    assert coordinator.spending.spent == Decimal(told.get("cost", "0"))
+    assert coordinator.spending.reserved == (0 if "cost" in told else Decimal("0.03"))
     again = plan.decide(coordinator.ledger.state.of("a"), plan.RunOptions(max_attempts=2), None)
     assert again.action != plan.NEW
 
@@ -538,9 +538,9 @@ def test_a_failure_that_may_have_cost_something_is_not_submitted_again_by_itself
 def test_an_unbilled_failure_holds_nothing_back(make, clock):
     """Its reservation is free at once, and stays so when the directory is opened again."""
     coordinator = accepted(make, clock)
-    assert coordinator.budget.reserved == Decimal("0.03")
+    assert coordinator.spending.reserved == Decimal("0.03")
     coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
-    assert coordinator.budget.reserved == 0
+    assert coordinator.spending.reserved == 0
     assert Spending(attempts=coordinator.ledger.state).reserved == 0
 
 
@@ -733,7 +733,7 @@ def test_a_failure_that_waits_for_its_next_attempt_is_not_settled(make, clock):
 def test_the_cap_stops_a_run_only_if_rows_are_left_over(make, clock):
     """A failure that the cap leaves no room to try again is said, and no reason to raise."""
     coordinator = _fail_unbilled(make, clock)
-    coordinator.budget.cap = Decimal("0.01")
+    coordinator.spending.cap = Decimal("0.01")
     assert coordinator.schedule.n_waiting == 1
     assert coordinator.is_over()
     assert coordinator.stopped is None
@@ -744,7 +744,7 @@ def test_the_cap_stops_a_run_only_if_rows_are_left_over(make, clock):
 def test_the_cap_stops_a_run_with_rows_left_over(make):
     """Rows that were asked for and not submitted raise."""
     coordinator = make("a")
-    coordinator.budget.cap = Decimal("0.01")
+    coordinator.spending.cap = Decimal("0.01")
     assert coordinator.is_over()
     assert isinstance(coordinator.stopped, BudgetReached)
 

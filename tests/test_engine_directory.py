@@ -190,7 +190,7 @@ def test_a_closed_folder_is_refused_when_it_is_made(tmp_path, monkeypatch):
         return look(path, **options)
 
     monkeypatch.setattr(Path, "stat", stat)
-    RunDirectory(tmp_path / "closed" / "run").refuse_other_folder()
+    RunDirectory(tmp_path / "closed" / "run").refuse_foreign_folder()
 
 
 def test_a_file_that_can_not_be_replaced_is_named(tmp_path):

@@ -60,10 +60,10 @@ def budgets(monkeypatch) -> Iterator[list[Spending]]:
 
     def checked(self, event):
         after = record(self, event)
-        budget = self.budget
-        if event.kind is EventKind.SENDING and budget.cap is not None and "reserved" in event.fields:
-            assert budget.spent + budget.reserved <= budget.cap
-        seen.append(budget)
+        spending = self.spending
+        if event.kind is EventKind.SENDING and spending.cap is not None and "reserved" in event.fields:
+            assert spending.spent + spending.reserved <= spending.cap
+        seen.append(spending)
         return after
 
     monkeypatch.setattr(Coordinator, "record", checked)

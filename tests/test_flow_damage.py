@@ -437,10 +437,10 @@ def test_a_copied_run_directory_is_read_but_submits_only_when_asked(tmp_path):
             with pytest.raises(DirectoryError, match="adopt_copy=True"):
                 copied.run()
         assert len(flow.invoice()) == 3
-        assert plan.copied() in dreamo.plan(flow.table, copied.run_dir).warnings()
-        assert plan.copied() not in dreamo.plan(flow.table, flow.run_dir).warnings()
+        assert plan.copy_warning() in dreamo.plan(flow.table, copied.run_dir).warnings()
+        assert plan.copy_warning() not in dreamo.plan(flow.table, flow.run_dir).warnings()
         copied.run(flow.table.head(4), adopt_copy=True)
-        assert plan.copied() not in dreamo.plan(flow.table, copied.run_dir).warnings()
+        assert plan.copy_warning() not in dreamo.plan(flow.table, copied.run_dir).warnings()
         assert len(flow.invoice()) == 4
         copied.assert_finishes()
 
@@ -460,7 +460,7 @@ def test_an_older_backup_put_in_place_of_a_run_directory_is_a_copy(tmp_path, rem
         flow.run()
         remove(flow.run_dir)
         shutil.copytree(backup, flow.run_dir, dirs_exist_ok=True)
-        assert plan.copied() in dreamo.plan(flow.table, flow.run_dir).warnings()
+        assert plan.copy_warning() in dreamo.plan(flow.table, flow.run_dir).warnings()
         for _ in range(2):
             with pytest.raises(DirectoryError, match="adopt_copy=True"):
                 flow.run()

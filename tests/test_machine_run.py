@@ -270,19 +270,19 @@ class World:
         chosen = options.pop("chosen", frozenset())
         on_ambiguous = "resubmit" if options.pop("resubmit_ambiguous", False) else "hold"
         asked = plan.RunOptions(on_ambiguous=on_ambiguous, **options)
-        budget = Spending(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
+        spending = Spending(cap=cap, price=unit_cost or highest_price(state), n_pilot=pilot, attempts=state)
         if before is not None and before.schedule.is_submitting and not before.schedule.is_halted:
             waiting = {job_id for job_id, _ in before.schedule.waiting}
             chosen |= waiting
         coordinator = Coordinator(
             ledger=self.ledger,
-            budget=budget,
-            schedule=Schedule(limits, budget, seed=self.source.randrange(99)),
+            spending=spending,
+            schedule=Schedule(limits, spending, seed=self.source.randrange(99)),
             effects=Requests(),
             clock=self.clock,
             assignment=plan.assignment(self.table, state, asked, NOWHERE, chosen),
         )
-        return coordinator, Watch(coordinator, cap, limits, pilot if budget.price is None else 0)
+        return coordinator, Watch(coordinator, cap, limits, pilot if spending.price is None else 0)
 
     def go_on(self, planned: tuple[Coordinator, Watch]) -> None:
         """Let the runner take on a call, in place of the one under way."""
@@ -292,7 +292,7 @@ class World:
 
     def touch(self, what: str) -> None:
         """Do to the live run what another cell, thread or verb may do at any moment."""
-        cap, options = self.coordinator.budget.cap, self.options
+        cap, options = self.coordinator.spending.cap, self.options
         if "halt" in what:
             self.coordinator.halt()
         if "settle" in what:
@@ -395,7 +395,7 @@ class Watch:
             submitted = {key_of(attempt) for attempt in attempts if attempt.stage in SUBMITTED}
             assert len(self.unpriced & submitted) <= self.n_pilot
             return
-        price = self.coordinator.budget.price
+        price = self.coordinator.spending.price
         completed = [
             o for o in attempts if o.stage is Stage.COMPLETED and key_of(o) not in self.settled_before
         ]
@@ -433,8 +433,8 @@ class Loop:
                 self.world.touch(what)
             if step in pauses:
                 self.coordinator.pause(is_paused=not self.coordinator.schedule.is_paused)
-            if step == raised_after and self.coordinator.budget.cap is not None:
-                self.coordinator.budget.cap *= 2
+            if step == raised_after and self.coordinator.spending.cap is not None:
+                self.coordinator.spending.cap *= 2
                 self.world.ledger.watch.cap *= 2
             is_news = self.give()
             if self.coordinator.is_over():

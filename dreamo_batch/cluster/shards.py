@@ -399,7 +399,7 @@ class ShardedCall(Call):
         state = joined(shards, stored_terms(directory))
         self._planned = self.planned(state, inputs.chosen)
         self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
-        self.spending = self.budget(self._planned, state, self.price_to_reserve())
+        self.spending = self.spending_of(self._planned, state, self.price_to_reserve())
         team = inputs.options.budget or state.terms.budget
         self._team = None if team is None else budget_of(team)
         self._refuse_two_caps()
@@ -846,7 +846,7 @@ class ShardedCall(Call):
         self.results = results  # last: other threads look for it
 
 
-def _lanes(n_most: int, in_flight: int) -> tuple[int, int]:
+def _lanes(n_shards: int, in_flight: int) -> tuple[int, int]:
     """Return how many shards a worker works on at once, and how many tasks each has in flight."""
-    n_lanes = max(n for n in range(1, n_most + 1) if n * (in_flight // n) >= _USED * in_flight)
+    n_lanes = max(n for n in range(1, n_shards + 1) if n * (in_flight // n) >= _USED * in_flight)
     return n_lanes, in_flight // n_lanes

@@ -1,4 +1,4 @@
-"""The coordinator of a run: keeps ledger, budget and schedule in step, and decides what each answer means."""
+"""The coordinator of a run: keeps ledger, spending and schedule in step, and decides what each answer means."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ class Assignment:
 
 
 class Coordinator:
-    """Keeps ledger, budget and schedule in step."""
+    """Keeps ledger, spending and schedule in step."""
 
     def __init__(
         self,
         *,
         ledger: Ledger,
-        budget: Spending,
+        spending: Spending,
         schedule: Schedule,
         effects: Effects,
         clock: SystemClock,
@@ -110,7 +110,7 @@ class Coordinator:
     ) -> None:
         self.shared: BudgetShare | None = None
         self.ledger = ledger
-        self.budget = budget
+        self.spending = spending
         self.schedule = schedule
         self.assignment = assignment
         self.stopped: errors.RunStopped | errors.PriceUnknown | None = None
@@ -196,28 +196,28 @@ class Coordinator:
 
     def _raise_slice(self, now: float) -> bool:
         """Ask for a larger slice of the shared cap if nothing more can be sent without; return whether it is one."""
-        budget, schedule = self.budget, self.schedule
+        spending, schedule = self.spending, self.schedule
         is_wanted = schedule.n_waiting and schedule.is_submitting and not schedule.is_halted
-        if self.shared is None or not is_wanted or not budget.is_slice_used_up:
+        if self.shared is None or not is_wanted or not spending.is_slice_used_up:
             return False
         self._ask_share_at = now + _ASK_EVERY_S
         try:
-            granted = self.shared.more(budget.wanted(schedule.n_waiting), budget, self.ledger.state)
+            granted = self.shared.more(spending.wanted(schedule.n_waiting), spending, self.ledger.state)
         except (OSError, errors.DirectoryError) as error:
             self._notice("shared", f"Can't ask for more of the shared budget: {error}")
             return False
         self.set_slice(granted)
-        return not budget.is_slice_used_up
+        return not spending.is_slice_used_up
 
     def set_slice(self, granted: Decimal) -> None:
         """Spend up to this from now on; nothing is sent before the ledger has it on disk."""
         self.ledger.set_terms(self._clock.wall(), slice=exact_text(granted))
-        self.budget.slice = granted
+        self.spending.slice = granted
 
     def lower_slice(self) -> None:
         """Keep no more of the shared cap than what is spent and reserved; the ledger is about to be closed."""
-        if self.shared is not None and self.budget.slice is not None:
-            self.set_slice(min(self.budget.slice, self.budget.committed))
+        if self.shared is not None and self.spending.slice is not None:
+            self.set_slice(min(self.spending.slice, self.spending.committed))
 
     def _out_of_money(self) -> None:
         """Stop if rows are left; failed rows that can't be retried for lack of money only cause a notice."""
@@ -233,7 +233,7 @@ class Coordinator:
         key = action.key
         if action.do is Do.CREATE:
             job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
-            at, reserved, inputs = self._clock.wall(), self.budget.reserve(), self.assignment.describe(job)
+            at, reserved, inputs = self._clock.wall(), self.spending.reserve(), self.assignment.describe(job)
             self.record(effects.sending(key, at, before, seed=job.seed, reserved=reserved, inputs=inputs))
             return functools.partial(self.effects.create, key, job, boottime())
         if action.do is Do.PROBE:
@@ -275,12 +275,12 @@ class Coordinator:
                 raise answer
 
     def record(self, event: Event) -> Attempt:
-        """Fold an event into the ledger, the budget and the counts."""
+        """Fold an event into the ledger, the spending and the counts."""
         _ = self._job_of  # as it was before the event
         before = self.ledger.state.find(event.job_id, event.attempt)
         old = self.ledger.state.deciding(event.job_id)
         (after,) = self.ledger.record([event])
-        self.budget.change(before, after)
+        self.spending.change(before, after)
         self._other_job_with(after, "task_id")
         weight = self.assignment.weights.get(event.job_id, 0)
         self._by_status[status_of(old)] -= weight
@@ -391,9 +391,9 @@ class Coordinator:
         """Return how far the run is."""
         return Snapshot(
             by_status=dict(self._by_status),
-            spent_usd=self.budget.spent,
-            reserved_usd=self.budget.reserved,
-            max_cost_usd=self.budget.cap,
+            spent_usd=self.spending.spent,
+            reserved_usd=self.spending.reserved,
+            max_cost_usd=self.spending.cap,
             n_in_flight=self.schedule.n_in_flight,
             n_again=self._n_again,
             n_refused=self.schedule.quota.n_refused,
@@ -574,7 +574,7 @@ class Coordinator:
             return
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
-        price, excess = self.budget.price, self.budget.excess
+        price, excess = self.spending.price, self.spending.excess
         attempt = self.record(effects.task_ended(key, answer.result, self._clock.wall(), n_polls))
         self._notice_price(key[0], answer.result, price, excess)
         if attempt.stage is Stage.COMPLETED:
@@ -615,17 +615,17 @@ class Coordinator:
         if task.is_cost_unreadable:
             message = "what the service gave as its cost is not an amount in USD that a picture can cost"
             self._notice("cost", f"{message}; it counts as unknown.", job_id)
-        if self.budget.limit is None or price is None or self.budget.price is None:
+        if self.spending.limit is None or price is None or self.spending.price is None:
             return
-        if self.budget.price > price:
+        if self.spending.price > price:
             self.notices.append(
-                f"An attempt cost {dollars(self.budget.price)}, but only {dollars(price)} was reserved. Reserving "
-                f"{dollars(self.budget.price)} for each attempt from now on."
+                f"An attempt cost {dollars(self.spending.price)}, but only {dollars(price)} was reserved. Reserving "
+                f"{dollars(self.spending.price)} for each attempt from now on."
             )
-        if self.budget.excess > excess and self.budget.cap is not None:
+        if self.spending.excess > excess and self.spending.cap is not None:
             self._notice(
                 "excess",
-                f"Spending is {dollars(self.budget.excess)} over the cap of {dollars(self.budget.cap)}, because "
+                f"Spending is {dollars(self.spending.excess)} over the cap of {dollars(self.spending.cap)}, because "
                 "attempts in flight cost more than was reserved. No more jobs are submitted under this cap.",
             )
 
@@ -766,21 +766,21 @@ class Coordinator:
         )
 
     def _out_of_budget(self) -> errors.RunStopped | errors.PriceUnknown:
-        if self.budget.price is None:
+        if self.spending.price is None:
             return errors.PriceUnknown(
-                f"The price is still unknown after {counted(self.budget.n_pilots, 'attempt')}, so the cap can't be "
+                f"The price is still unknown after {counted(self.spending.n_pilots, 'attempt')}, so the cap can't be "
                 f"enforced and no more jobs are submitted. Pass {option('unit_cost')} (USD per attempt), or "
-                f"{option('pilot', self.budget.n_pilots + 1)} or more, which counts all attempts of this directory "
+                f"{option('pilot', self.spending.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
             )
-        here = spent_so_far(self.snapshot(), self.budget.price, counted(self.schedule.n_waiting, "job"))
-        if self.budget.is_slice_used_up:
+        here = spent_so_far(self.snapshot(), self.spending.price, counted(self.schedule.n_waiting, "job"))
+        if self.spending.is_slice_used_up:
             if self.shared is None:
                 place = self.ledger.state.terms.budget
                 return errors.BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
             return errors.BudgetReached(self.shared.used_up(here))
         why = " because attempts in flight cost more than was reserved" if self._n_notices["excess"] else ""
-        return cap_reached(self.budget, here, why)
+        return cap_reached(self.spending, here, why)
 
     def _attempt(self, key: Key) -> Attempt:
         attempt = self.ledger.state.find(*key)
@@ -800,11 +800,11 @@ def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
     )
 
 
-def cap_reached(budget: Spending, here: str, why: str = "") -> errors.BudgetReached:
+def cap_reached(spending: Spending, here: str, why: str = "") -> errors.BudgetReached:
     """Return the error of a cap, or of the limit of a call, that leaves no room for the next attempt."""
-    limit = budget.limit or ZERO
-    what, keyword = ("cap", "max_cost") if limit == budget.cap else ("limit for this call", "max_new_cost")
-    over = f" and exceeded by {dollars(budget.excess)}{why}" if budget.excess else ""
+    limit = spending.limit or ZERO
+    what, keyword = ("cap", "max_cost") if limit == spending.cap else ("limit for this call", "max_new_cost")
+    over = f" and exceeded by {dollars(spending.excess)}{why}" if spending.excess else ""
     return errors.BudgetReached(
         f"The {what} of {dollars(limit)} is reached{over}: {here} To continue, run again with a higher "
         f"{option(keyword)}."
@@ -854,8 +854,8 @@ def snapshot_of(
 ) -> Snapshot:
     """Return how far a run is, by its ledger alone; `weights` are the rows of each job."""
     counts, n_open = count_rows(weights, n_invalid, state), sum(1 for _ in state.open())
-    budget = Spending(cap=money(state.terms.cap), price=price, attempts=state.kinds())
-    return Snapshot(counts, budget.spent, budget.reserved, budget.cap, n_open)
+    spending = Spending(cap=money(state.terms.cap), price=price, attempts=state.kinds())
+    return Snapshot(counts, spending.spent, spending.reserved, spending.cap, n_open)
 
 
 def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Counter[str]:

@@ -200,10 +200,10 @@ class RunDirectory:
 
     def make(self) -> None:
         """Create the folder unless it exists."""
-        self.refuse_other_folder()
+        self.refuse_foreign_folder()
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def refuse_other_folder(self) -> None:
+    def refuse_foreign_folder(self) -> None:
         """Raise where there is a file, or what other kinds of directories keep."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
             for name, what in _OF_OTHERS:

@@ -163,7 +163,7 @@ def planned(
     remarks = (
         *_row_warnings(prepared, new, with_left_out=False),
         *(() if directory is None else _leaving(prepared, state, directory.jobs)),
-        *((copied(),) if is_copy else ()),
+        *((copy_warning(),) if is_copy else ()),
         *_nearly_bought_warnings(nearly, new),
     )
     return Plan.of(
@@ -222,7 +222,7 @@ def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str])
     )
 
 
-def copied() -> str:
+def copy_warning() -> str:
     """Return what to know about a copied run directory."""
     return (
         "This is a copy of a run directory (or was restored, or moved to another disk or URL); what the original "

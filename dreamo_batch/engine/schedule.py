@@ -89,14 +89,14 @@ class Schedule:
     def __init__(
         self,
         limits: Limits,
-        budget: Spending,
+        spending: Spending,
         *,
         seed: int = 0,
         body_bytes: Callable[[str], int] = lambda _job_id: 0,
     ) -> None:
         source = random.Random(seed)
         self.limits = limits
-        self.budget = budget
+        self.spending = spending
         self.quota = Quota(source, n_most=limits.max_in_flight)
         self.poll_times = PollTimes(source)
         self.outage = Outage(BackOff(source, first_s=0.25, cap_s=30.0), patience_s=limits.patience_s)
@@ -203,7 +203,7 @@ class Schedule:
         if any(self._busy.values()) or self._to_save or (self.is_polling and (self._tasks or self._due)):
             return False
         # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
-        return not self._waiting or not self.is_submitting or not self.budget.may_send()
+        return not self._waiting or not self.is_submitting or not self.spending.may_send()
 
     @property
     def n_in_flight(self) -> int:
@@ -240,7 +240,7 @@ class Schedule:
         self.answered(is_create=True)
         # The very first may be done already.
         is_at_once = not self.poll_times.is_known and len(self._tasks) <= _N_AT_ONCE
-        self._plan(Do.POLL, key, now + (0.0 if is_at_once else self._due_in(task, 0.0)))
+        self._plan(Do.POLL, key, now + (0.0 if is_at_once else self._next_poll_in(task, 0.0)))
 
     def create_ended(self, key: Key) -> None:
         """Note a create that led to no task."""
@@ -271,7 +271,7 @@ class Schedule:
         task.unfinished_s = age_s = now - task.born
         predicted_s = age_s / progress if progress else None
         task.predicted_s = task.predicted_s or predicted_s
-        return self._ask_again(key, task, now, self._due_in(task, age_s, predicted_s))
+        return self._ask_again(key, task, now, self._next_poll_in(task, age_s, predicted_s))
 
     def poll_failed(self, key: Key, now: float, *, is_refused: bool = False) -> bool:
         """Note a failed poll, or one that was answered 429, whose wait is the quota's; False if the task is overdue."""
@@ -396,12 +396,12 @@ class Schedule:
         if self.outage.mood == "down" or (self.outage.mood == "trial" and not may_try):
             return False
         n_creating = len(self._busy[Do.CREATE])
-        n_most = max(1, self.limits.n_workers - _N_FREE_OF_CREATES)
-        if not self.quota.has_room(self.n_in_flight) or n_creating >= n_most:
+        n_creates_max = max(1, self.limits.n_workers - _N_FREE_OF_CREATES)
+        if not self.quota.has_room(self.n_in_flight) or n_creating >= n_creates_max:
             return False
         # Each body is in memory until it is sent.
         is_full = n_creating and self._next_size() + sum(self._bodies.values()) > self.limits.body_bytes_max
-        return not is_full and self.budget.may_send()
+        return not is_full and self.spending.may_send()
 
     def _next_size(self) -> int:
         key = self._waiting[0]
@@ -433,7 +433,7 @@ class Schedule:
             heappop(self._due)
             self._plan(do, key, now + left_s)
 
-    def _due_in(self, task: _Task, age_s: float, predicted_s: float | None = None) -> float:
+    def _next_poll_in(self, task: _Task, age_s: float, predicted_s: float | None = None) -> float:
         """Return the seconds until a task is polled again; while no latency is known, mostly scouts are polled."""
         if not self.poll_times.is_known and task.is_fresh and not task.is_scout:
             return min(max(2 * age_s, _UNKNOWN_POLL_S), _RETRY_CAP_S)
@@ -446,7 +446,7 @@ class Schedule:
             task = self._tasks.get(key) if do is Do.POLL else None
             left_s = at - now
             if task is not None and task.is_fresh and task.n_polls:
-                left_s = min(left_s, self._due_in(task, now - task.born))
+                left_s = min(left_s, self._next_poll_in(task, now - task.born))
             elif task is not None and task.is_fresh:
                 left_s = self.poll_times.first_in(now - task.born, ease=self._ease(task))
             heappush(self._due, (now + left_s, number, do, key))
@@ -465,8 +465,8 @@ class Schedule:
 
     def _may_save(self) -> bool:
         """Whether the next download needs only time."""
-        n_most = max(1, int(self.limits.n_workers * _DOWNLOADS_SHARE))
-        return bool(self._to_save) and len(self._busy[Do.SAVE]) < n_most
+        n_downloads_max = max(1, int(self.limits.n_workers * _DOWNLOADS_SHARE))
+        return bool(self._to_save) and len(self._busy[Do.SAVE]) < n_downloads_max
 
     def _next_probe(self, now: float) -> Action | None:
         probe_at = self.outage.probe_at

@@ -45,7 +45,7 @@ _LEFTOVERS: Final = [(re.compile(pattern), texts) for pattern, texts in _PROMPTS
 _CONVERTING: Final = ("to_dataframe", "collect", "compute", "read_all", "to_pandas", "to_table")
 _NUMBERED: Final = re.compile(r"image_?\d+")
 # What the service, other programs and other languages call these columns.
-_OTHER_NAMES: Final = files.toml_beside(__file__, "other_names.toml")
+_SUGGESTED: Final = files.toml_beside(__file__, "suggested_names.toml")
 
 
 class ArrowTable(Protocol):
@@ -136,7 +136,7 @@ def image_columns(table: pd.DataFrame) -> list[str]:
 
 def means(name: str) -> str | None:
     """Return the input column that a name means, in whatever spelling: `Seed`, `Image Path`; None if none."""
-    return _MEANINGS.get(plain_name(name))
+    return _ACCEPTED_NAMES.get(plain_name(name))
 
 
 def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -159,7 +159,7 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
     """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
     missing = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
     missing = {slip: name for plain, name in missing.items() for slip in _slips(plain)} | missing
-    missing |= {near: name for near, name in _OTHER_NAMES.items() if name not in table.columns}
+    missing |= {near: name for near, name in _SUGGESTED.items() if name not in table.columns}
     near = {name: missing.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
     if any(name in near for name in columns.IMAGE_NUMBERED):  # no model takes further ones
         beyond = near.keys() - {*columns.IMAGE_NUMBERED}
@@ -188,7 +188,7 @@ def _slips(name: str) -> Iterator[str]:
             yield shorter
 
 
-_MEANINGS: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
+_ACCEPTED_NAMES: Final = {plain_name(name): name for name in (*columns.INPUTS, *columns.IMAGE_ALIASES)}
 
 
 def check_columns(table: pd.DataFrame) -> None:
@@ -262,7 +262,7 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     if not absent:
         return
     names = {plain_name(str(name)): str(name) for name in table.columns}
-    known = _OTHER_NAMES | {_squeezed(alias): columns.IMAGE for alias in columns.IMAGE_ALIASES}
+    known = _SUGGESTED | {_squeezed(alias): columns.IMAGE for alias in columns.IMAGE_ALIASES}
     hints = "".join(
         f"Rename {names[close]!r} to {name!r}? "
         for name in absent
