@@ -115,9 +115,9 @@ def resolve(
     manifest = directory.read_manifest()
     if manifest is None:
         raise DirectoryError(f"{directory.name} has no run.json; run the table again to rebuild it.")
-    job_id, service = find_job(table, row), manifest.service
-    holder = directory.shard(shard_of(job_id)) if manifest.n_shards else directory
-    elsewhere = reading.read_state(directory) if manifest.n_shards else State()
+    job_id, service, is_sharded = find_job(table, row), manifest.service, directory.is_sharded
+    holder = directory.shard(shard_of(job_id)) if is_sharded else directory
+    elsewhere = reading.read_state(directory) if is_sharded else State()
 
     def settle(at_work: runner.Runner) -> State:
         opened, now = at_work.open(service), time.time()
@@ -135,7 +135,7 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    return reading.mark(reading.composed(directory, None if manifest.n_shards else state), directory)
+    return reading.mark(reading.composed(directory, None if is_sharded else state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
@@ -389,7 +389,7 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
     checkpoint.read_jobs(directory.jobs)
     if not directory.results.exists():
         manifest = directory.read_manifest()
-        if manifest is not None and manifest.reconciliation and not manifest.n_shards:
+        if manifest is not None and manifest.reconciliation and not directory.is_sharded:
             yield "results.parquet is missing; the next run writes it again"
         return
     results = checkpoint.read_frame(directory.results)[0]

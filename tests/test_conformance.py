@@ -276,6 +276,15 @@ def test_each_check_fails_alone(name):
     assert n_attempts <= probe.N_ATTEMPTS_MAX
 
 
+def test_an_answer_to_a_wrong_key_does_not_show_the_right_one():
+    """A service that writes it there knows it."""
+    with Keeper() as server, waiting(server) as client:
+        server.broken = {"stranger": said(404, message=f"Task not found for {KEY}")}
+        details = dreamo.check_service(client=client, timeout_s=0.5, models=ONE).set_index("check")["detail"]
+    assert KEY not in details.to_string()
+    assert "Task not found for ***" in details["refuses_a_wrong_key"]
+
+
 def test_what_nobody_foresaw_is_a_finding_too(gateway, monkeypatch):
     """An error of our own does not end the suite."""
     monkeypatch.setitem(probe.CHECKS, "takes_a_create", lambda _: 1 / 0)

@@ -52,6 +52,16 @@ def test_a_second_writer_is_refused_by_name(tmp_path, holder):
             mine.lock()
 
 
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path):
+    """It locks like a file, but nothing is read from it."""
+    os.mkfifo(tmp_path / directory.LOCK)
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    first.lock()
+    with pytest.raises(DirectoryLocked, match="Another process is writing to "):
+        second.lock()
+    first.unlock()
+
+
 def test_a_killed_writer_leaves_no_lock(tmp_path, holder):
     """The lock dies with its process; nobody has to remove a file."""
     holder.kill()

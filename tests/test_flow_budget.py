@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from decimal import Decimal
 from itertools import count
@@ -214,6 +215,10 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         lambda path: edit(path, max_cost="NaN"),
         lambda path: edit(path, max_cost=["0.04"], settings=[]),
         lambda path: edit(path, generation="many"),
+        lambda path: edit(path, n_shards=64),
+        lambda path: edit(path, n_shards=True),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: (path.unlink(), os.mkfifo(path)),
     ],
 )
 def test_the_cap_does_not_hang_on_the_manifest(damage, tmp_path):

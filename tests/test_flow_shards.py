@@ -348,3 +348,25 @@ def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_stor
         done = dreamo.resume(run_dir, gateway=flow.gateway, progress=False)
         assert set(done["status"]) == {"completed"}
         assert len(flow.invoice()) == len(flow.table)
+
+
+@pytest.mark.parametrize("n_shards", [0, None, 8], ids=["said to have none", "not said", "said to be others"])
+def test_shards_are_known_whatever_run_json_says_of_them(tmp_path, n_shards):
+    """What they show as bought isn't bought again, and the cap over all of them stands."""
+    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
+        flow = Flow(tmp_path, gateway, 4)
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run(cluster=1, max_cost="0.04")
+        path = flow.run_dir / "run.json"
+        fields = json.loads(path.read_text()) | {"n_shards": n_shards}
+        if n_shards is None:
+            del fields["n_shards"]
+        path.write_text(json.dumps(fields))
+        assert dreamo.status(flow.run_dir)["max_cost_usd"] == "0.04"
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run()
+        assert len(flow.invoice()) == 2
+        assert (flow.run(max_cost="0.08")["status"] == "completed").all()
+        assert len(flow.invoice()) == 4
+        assert json.loads(path.read_text())["n_shards"] == 64
+        assert dreamo.verify(flow.run_dir) == []

@@ -281,9 +281,8 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
 def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
     """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
     parallel.refuse_other(cluster)
-    if cluster is None or directory is None or directory.is_sharded:
-        return
-    if journal.has_begun(directory):
+    is_ordinary = directory is not None and not directory.is_sharded
+    if cluster is not None and is_ordinary and journal.has_begun(directory):
         raise UsageError(
             f"{directory.given} is an ordinary run directory, in which one process buys. "
             f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
@@ -509,7 +508,7 @@ class ShardedCall(Call):
                 "file from a copy."
             )
         refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
-        manifest = manifest or Manifest(service=service, entropy=self.entropy, n_shards=N_SHARDS)
+        manifest = manifest or Manifest(service=service, entropy=self.entropy)
         refuse_other_service(directory, manifest.service, service)
         refuse_other_entropy(directory, manifest.entropy, self.entropy)
         return manifest
@@ -531,6 +530,7 @@ class ShardedCall(Call):
             self.directory.write_manifest(
                 replace(
                     manifest,
+                    n_shards=N_SHARDS,
                     table_id=self._table_id,
                     **self.settings(),
                     cap=None if cap is None else exact_text(cap),

@@ -144,16 +144,15 @@ class RunDirectory:
 
     def read_manifest(self) -> Manifest | None:
         """Read `run.json`; None where it is missing or can't be read."""
-        try:
-            fields = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            path = self.path / MANIFEST
+            fields = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")  # no pipe
             refuse_newer(int(fields["schema"]), self.path)
             known = {name: value for name, value in fields.items() if name in _TYPES}
-            if not all(isinstance(value, _TYPES[name]) for name, value in known.items()):
-                return None
-            self.manifest = Manifest(**known)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return self.manifest
+            if all(isinstance(value, _TYPES[name]) for name, value in known.items()):
+                self.manifest = Manifest(**known)
+                return self.manifest
+        return None
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace `run.json` atomically."""
@@ -174,13 +173,14 @@ class RunDirectory:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether its attempts are recorded in shards: run directories within it."""
-        manifest = self.read_manifest()
+        """Whether its attempts are recorded in shards, as its files show, or else as `run.json` says."""
+        manifest, has_shards = self.read_manifest(), (self.path / SHARDS).is_dir()
+        has_ledger = any(any(self.path.glob(name)) for name in ("journal-*.jsonl", "checkpoint*.parquet"))
+        if self.replica is None and has_shards != has_ledger:
+            return has_shards
         if manifest is not None:
             return manifest.n_shards > 0
-        return (self.path / SHARDS).is_dir() or (
-            self.replica is not None and bool(self.replica.folders(SHARDS))
-        )
+        return has_shards or (self.replica is not None and bool(self.replica.folders(SHARDS)))
 
     def shard(self, name: str) -> RunDirectory:
         """Return one of its shards, such as ``shards/0a``."""
@@ -325,7 +325,7 @@ class RunDirectory:
         owner = ""
         if self.replica is not None and not self._is_locked_here():
             owner = self.replica.owner
-        else:
+        elif (self.path / LOCK).is_file():  # no pipe, which would be waited for
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"

@@ -435,7 +435,7 @@ class Effects:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
             return SaveAnswer(key, str(error), error.failure if is_refusal else None)
         except directory.NotAPicture as error:
-            return SaveAnswer(key, self._without_key(str(error)))
+            return SaveAnswer(key, self._client.settings.masked(str(error)))
         warnings = [] if warning is None else [warning]
         if len(links) > 1:
             warnings.append(self._further(links, name))
@@ -465,13 +465,10 @@ class Effects:
                 places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
                 directory.share_with_gateway(self._run_dir, places[-1], url)
             except (ServiceError, directory.NotAPicture) as error:
-                places.append(f"picture {number} could not be saved ({self._without_key(str(error))})")
+                places.append(
+                    f"picture {number} could not be saved ({self._client.settings.masked(str(error))})"
+                )
         return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"
-
-    def _without_key(self, text: str) -> str:
-        """Mask the key where a text quotes what came instead of a picture."""
-        key = self._client.settings.api_key
-        return text if key is None else key.mask(text)
 
     def probe(self) -> ProbeAnswer:
         """Ask whether the service is there."""

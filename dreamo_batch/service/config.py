@@ -177,6 +177,10 @@ class Settings:
             if not is_number(value) or not 0 < float(value) < math.inf:
                 raise SettingsError(f"{name} is {quoted(value)}; expected a number of seconds above 0")
 
+    def masked(self, text: str) -> str:
+        """Return a text with the key masked wherever it shows."""
+        return text if self.api_key is None else self.api_key.mask(text)
+
     @property
     def is_loopback(self) -> bool:
         """Whether the service runs on this machine."""
