@@ -103,8 +103,7 @@ def resolve(
             f"Pass either {spelled('task_id=', '--task-id ID')}, if the attempt was accepted, or "
             f"{option('not_sent', value=True)}, if it wasn't."
         )
-    key = environment_key()
-    if task_id is not None and key is not None and key.lower() in str(task_id).lower():
+    if task_id is not None and (key := environment_key()) and key.lower() in str(task_id).lower():
         raise UsageError(
             f"{spelled('task_id=', '--task-id')} shows your API key. Pass the task id from the service's list or bill."
         )
@@ -376,13 +375,12 @@ def _picture(directory: RunDirectory, attempt: Attempt) -> Iterator[str]:
 def _manifest(directory: RunDirectory) -> Iterator[str]:
     manifest = directory.read_manifest()
     if manifest is None:
-        yield "run.json is missing or can't be read; the next run rebuilds it"
+        remedy = "restore it from a copy" if directory.is_sharded else "the next run rebuilds it"
+        yield f"run.json is missing or can't be read; {remedy}"
         return
     n_rows = manifest.reconciliation.get("rows_in")
-    if n_rows is not None:
-        n_found = len(reading.load(directory.path))
-        if n_found != n_rows:
-            yield f"run.json counted {n_rows} rows, the table has {n_found}"
+    if n_rows is not None and (n_found := len(reading.load(directory.path))) != n_rows:
+        yield f"run.json counted {n_rows} rows, the table has {n_found}"
 
 
 def _tables(directory: RunDirectory) -> Iterator[str]:

@@ -254,6 +254,9 @@ def test_manifest_comes_back(tmp_path):
         b'{"schema": 1, "service": "s", "entropy": "e", "generation": "3"}',
         b'{"schema": 1, "service": "s", "entropy": "e", "settings": []}',
         b'{"schema": 1, "service": "s", "entropy": "e", "table_id": NaN}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "cap": "NaN"}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "cap": "0,12"}',
+        b'{"schema": 1, "service": "s", "entropy": "e", "cap": "inf"}',
         b"\xff\xfe",
     ],
 )

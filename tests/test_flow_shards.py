@@ -370,3 +370,23 @@ def test_shards_are_known_whatever_run_json_says_of_them(tmp_path, n_shards):
         assert len(flow.invoice()) == 4
         assert json.loads(path.read_text())["n_shards"] == 64
         assert dreamo.verify(flow.run_dir) == []
+
+
+@pytest.mark.parametrize("cap", ["NaN", "0,04", "inf", ["0.04"]], ids=str)
+def test_a_cap_over_shards_that_can_not_be_read_lets_nothing_be_bought(tmp_path, cap):
+    """Only `run.json` has it, so that file is to be restored."""
+    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
+        flow = Flow(tmp_path, gateway, 4)
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run(cluster=1, max_cost="0.04")
+        path = flow.run_dir / "run.json"
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {"cap": cap}))
+        with pytest.raises(dreamo.LedgerDamaged, match="which has the cap, is missing or can't be read"):
+            flow.run()
+        assert len(dreamo.load(flow.run_dir)) == 4
+        assert dreamo.verify(flow.run_dir) == ["run.json is missing or can't be read; restore it from a copy"]
+        path.write_text(before)
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run()
+        assert len(flow.invoice()) == 2

@@ -281,12 +281,12 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
 def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
     """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
     parallel.refuse_other(cluster)
-    is_ordinary = directory is not None and not directory.is_sharded
-    if cluster is not None and is_ordinary and journal.has_begun(directory):
-        raise UsageError(
-            f"{directory.given} is an ordinary run directory, in which one process buys. "
-            f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
-        )
+    if cluster is None or directory is None or directory.is_sharded or not journal.has_begun(directory):
+        return
+    raise UsageError(
+        f"{directory.given} is an ordinary run directory, in which one process buys. "
+        f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
+    )
 
 
 def over_shards(call: Call, cluster: Cluster = None) -> Call:
@@ -504,8 +504,8 @@ class ShardedCall(Call):
         manifest = directory.read_manifest()
         if manifest is None and directory.is_sharded:
             raise errors.LedgerDamaged(
-                f"run.json is missing in {directory.given}, though it has shards, so nothing is bought. Restore the "
-                "file from a copy."
+                f"run.json, which has the cap, is missing or can't be read in {directory.given}, a run with shards, so "
+                "nothing is bought. Restore the file from a copy."
             )
         refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
         manifest = manifest or Manifest(service=service, entropy=self.entropy)

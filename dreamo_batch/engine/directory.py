@@ -35,6 +35,7 @@ from dreamo_batch.engine.attempts import CAME_TO_NOTHING
 from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, Replica, as_place, folder_of, is_url, url_of
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
+from dreamo_batch.money import money
 from dreamo_batch.service import contract
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class RunDirectory:
             fields = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")  # no pipe
             refuse_newer(int(fields["schema"]), self.path)
             known = {name: value for name, value in fields.items() if name in _TYPES}
-            if all(isinstance(value, _TYPES[name]) for name, value in known.items()):
+            is_cap = known.get("cap") is None or money(known["cap"]) is not None  # a word would lift it
+            if is_cap and all(isinstance(value, _TYPES[name]) for name, value in known.items()):
                 self.manifest = Manifest(**known)
                 return self.manifest
         return None

@@ -449,8 +449,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        key = self.settings.api_key
-        return f"Client(base_url={self.settings.base_url!r}, api_key={key if key is None else f'{key}'})"
+        return f"Client(base_url={self.settings.base_url!r}, api_key={self.settings.api_key})"
 
     def _fetch_link(self, url: str, max_bytes: int) -> bytes | Failure:
         """Download what a link points to, by a transport that never carries the key."""
