@@ -159,13 +159,18 @@ def test_refusals_at_random_cost_little(do, share, max_in_flight, latency_s):
         assert moody.work(until_s=10_000) < 1.5 * free.work(until_s=10_000), seed
 
 
-@pytest.mark.parametrize("seed", [6, 15])
-def test_refusals_in_a_row_by_chance_cost_little(seed):
-    """Three in a row at the very start, and five in a row later."""
+@pytest.mark.parametrize(
+    ("do", "seed", "max_in_flight"), [(Do.CREATE, 6, 50), (Do.CREATE, 15, 50), (Do.POLL, 98, 16)]
+)
+def test_refusals_in_a_row_by_chance_cost_little(do, seed, max_in_flight):
+    """Three creates in a row at the very start, and five in a row later; and six polls."""
     free, moody = (
-        Run(Service(seed=seed, latency_s=0.5, refused=one), 300, max_in_flight=50, seed=seed).work(
-            until_s=100
-        )
+        Run(
+            Service(seed=seed, latency_s=0.5, refused=one, refused_do=do),
+            300,
+            max_in_flight=max_in_flight,
+            seed=seed,
+        ).work(until_s=100)
         for one in (0.0, 0.1)
     )
     assert moody < 1.5 * free

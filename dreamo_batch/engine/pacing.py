@@ -313,7 +313,7 @@ _BLAMED_S: Final = 5.0
 _N_CREATED: Final = 100
 _AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
 _ENOUGH: Final = 4  # refusals in a row, too many to be chance
-_ENOUGH_OTHERS: Final = 6  # the same of polls and downloads, of which there are more
+_ENOUGH_OTHERS: Final = 7  # the same of polls and downloads, of which there are more
 _ENOUGH_ON_TRIAL: Final = 2
 
 

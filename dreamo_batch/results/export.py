@@ -178,7 +178,7 @@ def export(
     dataset = None if to is None else read_address(to)
     if folder is None and dataset is None:
         raise UsageError(
-            f"Pass {spelled('a folder', '--output FOLDER')}, or {option('to', 'hf://datasets/OWNER/NAME')} to upload it."
+            f"Pass {spelled('a folder', '--output FOLDER')}, or {option('to', 'hf://datasets/OWNER/NAME')} to upload."
         )
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(licence)):
         raise UsageError(f"licence={licence!r}: expected an identifier of the hub, such as cc-by-4.0.")
