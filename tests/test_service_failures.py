@@ -421,6 +421,21 @@ def test_a_create_to_a_wrong_address_stops(status):
     )
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+    ],
+    ids=["nginx", "go"],
+)
+def test_plain_http_to_a_port_for_https_fails_no_row(page):
+    """Web servers answer it with 400, which is otherwise one row's."""
+    assert from_response("create", 400, {}, page).kind is STOP
+    quoted = b'{"message": "refused: \'a plain HTTP request was sent to HTTPS port\'"}'
+    assert from_response("create", 400, {}, quoted).kind is FailureKind.PERMANENT
+
+
 def test_a_403_has_a_class_of_its_own():
     """It may be about one prompt; a link's is not."""
     assert [from_response(operation, 403, {}, b"").error_class for operation in OPERATIONS] == [

@@ -465,9 +465,8 @@ class Effects:
                 places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
                 directory.share_with_gateway(self._run_dir, places[-1], url)
             except (ServiceError, directory.NotAPicture) as error:
-                places.append(
-                    f"picture {number} could not be saved ({self._client.settings.masked(str(error))})"
-                )
+                reason = self._client.settings.masked(str(error))
+                places.append(f"picture {number} could not be saved ({reason})")
         return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"
 
     def probe(self) -> ProbeAnswer:
