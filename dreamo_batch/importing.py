@@ -8,6 +8,7 @@ interrupted there waits no longer; the modules are loaded all the same, and whoe
 
 from __future__ import annotations
 
+import _imp
 import importlib
 import sys
 import threading
@@ -66,6 +67,10 @@ def uninterrupted(load: Callable[[str], _Loaded], name: str) -> _Loaded:
         if sys.is_finalizing():  # a thread would be waited for that never begins
             refuse_at_exit()
         if threading.current_thread() is threading.main_thread() and not _is_importing():
+            # An interrupt can leave the lock of all imports with this thread, for good.
+            with suppress(RuntimeError):
+                while _imp.lock_held():
+                    _imp.release_lock()
             thread = threading.Thread(target=keep, name="dreamo-importing", daemon=True)
             thread.start()
             thread.join()

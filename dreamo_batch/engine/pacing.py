@@ -361,8 +361,7 @@ class Pace:
         """Requests answered per second, in the last ten seconds or since the first."""
         while self._answered and self._answered[0] < now - self._OVER_S:
             self._answered.popleft()
-        over_s = now - self._answered[0] if self._answered else 0.0
-        return len(self._answered) / max(over_s, 1.0)
+        return len(self._answered) / max(now - self._answered[0] if self._answered else 0.0, 1.0)
 
     def answered(self, now: float) -> None:
         """Note an answer that was not a refusal."""
