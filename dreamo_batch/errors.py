@@ -7,7 +7,7 @@ A failed row is a value in the table, never an exception. These are for everythi
     │   ├── TableError              a table can't be read, or has the wrong columns
     │   │   └── InvalidTable        rows that can't be submitted; `.problems` lists all of them
     │   ├── SettingsError           base URL or key can't be used
-    │   └── PriceUnknown            a cap without a price, also after a pilot: pass unit_cost= or pilot=
+    │   └── PriceUnknown            a cap, but no known price (or none after the pilot): pass unit_cost= or pilot=
     ├── DirectoryError              a run directory can't be used              (exit code 2)
     │   ├── DirectoryLocked         another process is writing to it
     │   ├── OtherService            it belongs to another service

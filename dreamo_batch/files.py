@@ -1,4 +1,4 @@
-"""Replace a file so that readers and crashes find the old one or the new one, never half of it; read our own data."""
+"""Replace a file so that a reader, or a crash, finds the old one or the new one; read the package's own TOML."""
 
 from __future__ import annotations
 

@@ -172,7 +172,8 @@ def colour_likeness(one: Fingerprint, other: Fingerprint) -> float:
     The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
     length of the three, in units of Delta E, fades as exp(-distance / 25).
     """
-    return math.exp(-float(np.linalg.norm(np.abs(one.levels - other.levels).mean(axis=1)) / _FADE))
+    distances = np.abs(one.levels - other.levels).mean(axis=1)
+    return math.exp(-float(np.linalg.norm(distances) / _FADE))
 
 
 def shape_likeness(one: Fingerprint, other: Fingerprint) -> float:

@@ -426,7 +426,7 @@ def test_what_is_wrong_is_said_before_the_waiting(tmp_path, gateway):
     for row in ("fox.png,a fox,1,banana", f"{link},a fox,1,512x512"):
         refused = call("run", write_table(tmp_path, 0, row), *words, env=at(gateway))
         assert (refused.exit_code, "can't be submitted" in refused.stderr) == (2, True)
-    assert "The link to the picture is valid until" in refused.stderr  # it hasn't expired yet
+    assert "The link to the picture expires on" in refused.stderr  # it hasn't expired yet
     env = {"DREAMO_API_KEY": "", "DREAMO_BASE_URL": REFUSING}
     refused = call("run", write_table(tmp_path, 1), *words, "--yes", env=env)
     assert "needs an API key" in refused.stderr

@@ -431,7 +431,8 @@ def test_a_create_to_a_wrong_address_stops(status):
 )
 def test_plain_http_to_a_port_for_https_fails_no_row(page):
     """Web servers answer it with 400, which is otherwise one row's."""
-    assert from_response("create", 400, {}, page).kind is STOP
+    failure = from_response("create", 400, {}, page)
+    assert (failure.kind, failure.error_class) == (STOP, "not_offered")
     quoted = b'{"message": "refused: \'a plain HTTP request was sent to HTTPS port\'"}'
     assert from_response("create", 400, {}, quoted).kind is FailureKind.PERMANENT
 

@@ -132,9 +132,8 @@ class Listeners:
         if not self._listeners:
             return
         mask = str if self._key is None else self._key.mask
-        known = (
-            {} if snapshot is None else {name: getattr(snapshot, name) for name in ("by_status", *AMOUNTS)}
-        )
+        names = () if snapshot is None else ("by_status", *AMOUNTS)
+        known = {name: getattr(snapshot, name) for name in names}
         self.emit(RunEvent(kind=kind, message=mask(harmless(message)), run_dir=mask(self._run_dir), **known))
 
     def emit(self, event: RunEvent) -> None:

@@ -326,6 +326,7 @@ class Pace:
     """
 
     _OVER_S: Final = 10.0
+    _KEPT: Final = 5000
     _SHARE: Final = 0.95
     _FALL_MOST: Final = 0.7
     _FALL_LEAST: Final = 0.95
@@ -339,7 +340,7 @@ class Pace:
     _DOUBTED_S: Final = 5.0
 
     def __init__(self) -> None:
-        self._answered: deque[float] = deque(maxlen=5000)
+        self._answered: deque[float] = deque(maxlen=self._KEPT)
         self._bucket: TokenBucket | None = None
         self._hold = self._HOLD_FIRST
         self._step = self._STEP_FIRST
@@ -361,7 +362,8 @@ class Pace:
         """Requests answered per second, in the last ten seconds or since the first."""
         while self._answered and self._answered[0] < now - self._OVER_S:
             self._answered.popleft()
-        return len(self._answered) / max(now - self._answered[0] if self._answered else 0.0, 1.0)
+        over_s = now - self._answered[0] if self._answered else 0.0
+        return len(self._answered) / max(over_s, 1.0)
 
     def answered(self, now: float) -> None:
         """Note an answer that was not a refusal."""
@@ -431,7 +433,7 @@ class Quota:
         self.n_refused = 0
         self.waited_s = 0.0  # for the refusals so far, also what is still to come of it
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
-        self._rate_closed_at: float | None = None  # until that's known to be right
+        self._rate_at_closing: float | None = None  # answers a second then, until the closing is settled
         self._blamed_until = -math.inf
         self._trial: _Trial | None = None
         self._sent_before: set[Key] = set()
@@ -440,7 +442,7 @@ class Quota:
         self._n_others_in_a_row = 0  # polls and downloads
         self._created: deque[bool] = deque(maxlen=_N_CREATED)
         self._accepted_at: deque[float] = deque(maxlen=_N_CREATED)
-        self._apart_s = 0.0  # what a trial keeps from the last accepted create, once one was refused
+        self._apart_s = 0.0  # between the last accepted create and a trial, once a trial was refused
         self._now = -math.inf
 
     # What may be sent.
@@ -546,12 +548,12 @@ class Quota:
     def _blame_window(self, now: float, n_tasks: int, *, is_trial: bool) -> None:
         self._trial, at = None, self._accepted_at
         if is_trial and (self._apart_s or not at):
-            self._rate_closed_at = None
+            self._rate_at_closing = None
             self.window.trial_refused(now)
         elif is_trial:
             self.window.trial_accepted(is_proven=False)
         elif self._n_in_a_row <= _ENOUGH:  # then all are refused, however few tasks there are
-            self._rate_closed_at = self.pace.measured(now)
+            self._rate_at_closing = self.pace.measured(now)
             self.window.refused(n_tasks)
         if is_trial and at:  # it may have come too soon
             self._apart_s = (at[-1] - at[0]) / (len(at) - 1) / 2 if len(at) > 1 else 2 * (now - at[-1])
@@ -559,11 +561,11 @@ class Quota:
     def _more_are_accepted(self, now: float) -> None:
         """Widen the window; slow down where it was closed for too many requests."""
         self._apart_s = 0.0
-        if self._rate_closed_at is not None and not self._is_chance():
-            measured = self._rate_closed_at and max(self._rate_closed_at, self.pace.measured(now))
+        if self._rate_at_closing is not None and not self._is_chance():
+            measured = self._rate_at_closing and max(self._rate_at_closing, self.pace.measured(now))
             self._blame_rate(now, measured, is_new=True)
         else:
-            self._trial = self._rate_closed_at = None
+            self._trial = self._rate_at_closing = None
             self.window.trial_accepted(is_proven=True)
 
     def _is_chance(self) -> bool:
@@ -583,9 +585,9 @@ class Quota:
     def _blame_rate(self, now: float, measured: float, *, is_new: bool) -> None:
         is_first = now >= self._blamed_until
         self._blamed_until = max(self.cool_until, now) + _BLAMED_S
-        if self._rate_closed_at is not None:
+        if self._rate_at_closing is not None:
             self.window.reopen()
-        self._trial = self._rate_closed_at = None
+        self._trial = self._rate_at_closing = None
         if is_new or is_first:
             self.pace.refused(now, measured)
 

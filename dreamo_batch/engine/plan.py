@@ -141,7 +141,8 @@ def table(
     prices = (min(seen), max(seen)) if (cost := money(options.unit_cost)) is None else (float(cost),) * 2
     cells = prepared.rows[[columns.JOB_ID, columns.DUPLICATE_OF, columns.ERROR_MESSAGE]]
     rows = [_row(decisions, prices, *row) for row in cells.itertuples(index=False, name=None)]
-    return columns.typed(pd.DataFrame(rows, columns=list(columns.PLAN), index=index), columns.PLAN)
+    frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
+    return columns.typed(frame, columns.PLAN)
 
 
 def planned(

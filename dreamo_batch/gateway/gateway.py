@@ -116,7 +116,7 @@ class LocalGateway:
     >>> gateway = LocalGateway(engine="flat", latency="fixed:3", max_concurrent=2, when_full="queue")
     >>> gateway.faults.script("create", "drop_after_accept")
     >>> gateway
-    <LocalGateway, not running>
+    <LocalGateway, not running, engine flat>
     """
 
     def __init__(

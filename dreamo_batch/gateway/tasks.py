@@ -65,7 +65,7 @@ PROGRESS_MAX: Final = 0.99
 SEEDS_FROM, SEEDS_TO = 1, 2**31
 # How long a poll that is due may wait for its picture, and an invoice for all pictures that are due.
 PATIENCE_S: Final = 10.0
-# So long without a create, the pictures of those before are begun.
+# Drawing starts once no create has come for this long.
 PAUSE_S: Final = 0.05
 DEFAULT_USD: Final = Decimal("0.0286")
 # Enough digits that sums of floats would show, few enough that one price survives a float.
@@ -620,7 +620,7 @@ class Renderer:
         self._engine: Any = engine
         self._price_per_second = price_per_second
         self._batch_size = getattr(engine, "batch_size", 1)
-        self._waiting: dict[str, tuple[GatewayTask, Sequence[str], Future[None]]] = {}  # by task id
+        self._to_batch: dict[str, tuple[GatewayTask, Sequence[str], Future[None]]] = {}  # by task id
         self.last_price: str | None = None
         self._store = store
         self._pictures = folder / "pictures"
@@ -726,19 +726,19 @@ class Renderer:
     def _submit(self, task: GatewayTask, digests: Sequence[str]) -> Future[None]:
         if self._batch_size == 1:
             return self._threads.submit(self._render, [(task, digests)])
-        made: Future[None] = Future()  # the call below may render others, and an earlier one this
-        self._waiting[task.task_id] = (task, digests, made)
+        made: Future[None] = Future()  # set once its batch is made, perhaps by another thread
+        self._to_batch[task.task_id] = (task, digests, made)
         self._threads.submit(self._render_next)
         return made
 
     def _render_next(self) -> None:
         """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
-        waiting = list(self._waiting.values())
+        waiting = list(self._to_batch.values())
         kinds = [(task.request.model, task.request.width, task.request.height) for task, *_ in waiting]
         alike = [one for one, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
         batch = alike[: self._batch_size]
         for task, *_ in batch:
-            del self._waiting[task.task_id]
+            del self._to_batch[task.task_id]
         if batch:
             self._render([(task, digests) for task, digests, _ in batch])
         for *_, made in batch:

@@ -381,7 +381,8 @@ def guessed(series: pd.Series) -> pd.Series:
     if given.str.fullmatch(_NUMBER).all():
         numbers = text.astype(_FLOAT).astype(columns.FLOAT)
         is_too_large = np.isinf(numbers) & ~text.str.fullmatch(_INFINITE, na=False)
-        return text if (is_too_large | text.str.fullmatch(_INEXACT, na=False)).any() else numbers
+        is_lossy = is_too_large | text.str.fullmatch(_INEXACT, na=False)
+        return text if is_lossy.any() else numbers
     if any(given.isin(words).all() for words in _TRUE_FALSE):
         words = text.str.lower().map({"true": True, "false": False})
         return words.astype(_DTYPES["boolean"][text.hasnans])

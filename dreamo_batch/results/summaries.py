@@ -526,7 +526,8 @@ def _peak(begin: np.ndarray, end: np.ndarray) -> int:
     """Return the most intervals that overlap; one that ends as another begins does not."""
     times = np.concatenate([end, begin])
     steps = np.concatenate([np.full(len(end), -1), np.full(len(begin), 1)])
-    return int(np.cumsum(steps[np.argsort(times, kind="stable")]).max(initial=0))
+    order = np.argsort(times, kind="stable")
+    return int(np.cumsum(steps[order]).max(initial=0))
 
 
 def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:

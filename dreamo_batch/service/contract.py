@@ -284,14 +284,15 @@ NO_CREDIT_WORDS: Final = (  # of a text with one blank between its words, those 
     r"|\b(free (tier|plan|quota)|trial)\W+((is|was|has) )?(been )?(expired|exhausted|used up)|trial is over"
     r"|([余餘][额額]|[额額]度|[积積]分|[点點][数數]|[资資]源包).{0,4}(不足|不[够夠]|用完|[用耗][尽盡])|欠[费費]|[请請].{0,3}[充儲]值"
 )
-# The key, the account, the model or the scheme is refused, whatever the HTTP status (assumed).
+# The key, the account or the model is refused, whatever the HTTP status (assumed).
 ACCESS_REFUSED_WORDS: Final = (
     r"(invalid|incorrect|missing|expired) ?api ?key|api ?key.{0,10}(not ?valid|invalid|incorrect|expired)"
     r"|\baccount\b.{0,10}(suspended|deactivated|disabled|banned)|(密[钥鑰]|[账賬帳][户戶号號]).{0,4}([无無]效|[错錯][误誤]|[过過]期|[冻凍][结結]|停用|封禁)"
-    r"|\bhttp request (was sent )?to (an )?https"
 )
 ACCESS_REFUSED_CODES: Final = r"auth(entication|orization)? ?(error|failed)|un(authori[sz]ed|authenticated)"
 NOT_OFFERED_CODES: Final = r"(model|app) ?not ?(found|exists?|supported|available)|(invalid|unknown) ?model"
+# What web servers say to plain HTTP at a port for HTTPS, with HTTP 400.
+NEEDS_HTTPS_WORDS: Final = r"\bhttp request (was sent )?to (an )?https"
 
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")

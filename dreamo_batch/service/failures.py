@@ -151,6 +151,7 @@ _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
 _UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 _ACCESS_REFUSED: Final = re.compile(contract.ACCESS_REFUSED_WORDS, re.IGNORECASE)
+_NEEDS_HTTPS: Final = re.compile(contract.NEEDS_HTTPS_WORDS, re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"case\W?(in)?sensitive")
 # A message may quote the prompt; words of Chinese, Japanese and Korean have no blanks around their quotes.
 _LETTER: Final = r"[^\W\u3040-\u9fff\uac00-\ud7af]"
@@ -277,7 +278,7 @@ def _judge_rejection(operation: Operation, said: ServiceMessage) -> _Verdict:
         code = messages.WORD_ENDS.sub(" ", said.code or "").lower()
         if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or _says(_ACCESS_REFUSED, said):
             return FailureKind.STOP, ACCESS_REFUSED
-        if re.fullmatch(contract.NOT_OFFERED_CODES, code):
+        if re.fullmatch(contract.NOT_OFFERED_CODES, code) or _says(_NEEDS_HTTPS, said):
             return FailureKind.STOP, NOT_OFFERED
     return FailureKind.PERMANENT, _class_of(said, REJECTED)
 

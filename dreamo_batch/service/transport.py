@@ -122,9 +122,10 @@ def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> Non
 _IPV4: Final = 4
 # Addresses that contain another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
 _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "192.88.99.0/24")
-# Not public either, and taken for public by some versions of Python; the last is Azure's for a machine's settings.
+# Not public either, and taken for public by some versions of Python.
 _IPV6: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
-_NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_IPV6, "192.0.0.0/24", "168.63.129.16/32")))
+_OF_CLOUDS: Final = ("192.0.0.0/24", "168.63.129.16/32")  # where they keep a machine's settings
+_NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_IPV6, *_OF_CLOUDS)))
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # how networks without IPv4 write an IPv4 address
 _FAKE: Final = ipaddress.ip_network("198.18.0.0/15")  # what proxies that answer for DNS make of every name
 _N_INTERIM_MAX: Final = 100
