@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -390,3 +391,27 @@ def test_a_cap_over_shards_that_can_not_be_read_lets_nothing_be_bought(tmp_path,
         with pytest.raises(dreamo.BudgetReached):
             flow.run()
         assert len(flow.invoice()) == 2
+
+
+@pytest.mark.parametrize("change", [{"cap": None}, {"cap": "99"}])
+def test_a_cap_over_shards_is_not_lifted_in_run_json(tmp_path, change):
+    """It is kept beside its slices, too; only a call changes it."""
+    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
+        flow = Flow(tmp_path, gateway, 4)
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run(cluster=1, max_cost="0.04")
+        path = flow.run_dir / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        for _ in range(2):
+            with pytest.raises(dreamo.BudgetReached):
+                flow.run(max_new_cost="0.50")
+        assert len(flow.invoice()) == 2
+        assert json.loads(path.read_text())["cap"] == "0.04"
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run(max_cost="0.06")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cap": "99"}))
+        with pytest.raises(dreamo.BudgetReached):
+            flow.run()
+        assert len(flow.invoice()) == 3
+        assert flow.run(max_cost=math.inf)["status"].eq("completed").all()
+        assert len(flow.invoice()) == 4

@@ -28,7 +28,7 @@ from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.cluster import shared_budget
 from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, slices_at
 from dreamo_batch.engine import journal, store
-from dreamo_batch.engine.attempts import Spending, State, next_number
+from dreamo_batch.engine.attempts import Spending, State, Terms, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
 from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_far, what_to_do
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
@@ -395,7 +395,7 @@ class ShardedCall(Call):
         reread(directory.path)
         ledgers = {name: read_ledger(shard) for name, shard in directory.shards().items()}
         shards = {name: state for name, (state, _) in ledgers.items()}
-        state = joined(shards, stored_terms(directory))
+        state = joined(shards, self._stored_terms())
         self._planned = self.planned(state, inputs.chosen)
         self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
         self.spending = self.spending_of(self._planned, state, self.price_to_reserve())
@@ -462,7 +462,7 @@ class ShardedCall(Call):
             self.directory.update_manifest(cap=None if cap is None else exact_text(cap))
             self.spending.cap = cap
             if self._slices is not None:
-                self._slices.limit(cap=self.spending.limit)
+                self._slices.limit(cap=self.spending.limit, max_cost=cap)
             self._committed_before = None
 
         return self.ask(set_here)
@@ -560,13 +560,24 @@ class ShardedCall(Call):
             for name in sorted(weights.keys() | shards.keys())
         }
 
+    def _budget(self) -> tuple[str, Slices]:
+        place = f"{self.directory.name}/{_BUDGET}"
+        return place, slices_at(place)
+
+    def _stored_terms(self) -> Terms:
+        """Return what may be spent; the cap is kept beside its slices, too, so that no edit of `run.json` lifts it."""
+        terms, (place, slices) = stored_terms(self.directory), self._budget()
+        with shared_budget.budget_errors(place):
+            slices.read()
+        caps = [one for one in (money(terms.cap), slices.max_cost) if one is not None]
+        return replace(terms, cap=exact_text(min(caps)) if caps else None)
+
     def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
         """Set the cap that workers take their slices of; None if there never was one.
 
         Shards that bought without one join it first; those that hold too much, as their worker was killed, return it.
         """
-        place = f"{self.directory.name}/{_BUDGET}"
-        slices = slices_at(place)
+        place, slices = self._budget()
         with shared_budget.budget_errors(place):
             if not slices.read() and self.spending.limit is None:
                 return None
@@ -576,13 +587,14 @@ class ShardedCall(Call):
             left_out = [name for name, one in shards.items() if one.terms.budget is None and committed[name]]
             if left_out and self.spending.limit is not None:
                 granted = (share.amount for share in slices.shares.values())
-                slices.limit(cap=total((*granted, *(committed[name] for name in left_out))))
+                joining = total((*granted, *(committed[name] for name in left_out)))
+                slices.limit(cap=joining, max_cost=self.spending.cap)
                 for name in left_out:
                     self._join_shard(self.directory.shard(name), place)
             for name, one in shards.items():
                 self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
             self._work_of += Counter()  # without those that have nothing to do
-            slices.limit(cap=self.spending.limit)
+            slices.limit(cap=self.spending.limit, max_cost=self.spending.cap)
         return slices
 
     def _join_shard(self, shard: RunDirectory, place: str) -> None:

@@ -57,6 +57,7 @@ _LISTED: Final = (
 )
 _DAY_S: Final = 86_400
 _HOLDERS_MAX: Final = 5  # named in an error
+_AMOUNTS: Final = ("cap", "max_cost", "per_owner")  # of the terms in a record
 _SUMMARY_EVERY: Final = 16  # records, so that a reader needs only those behind the last summary
 _RECORD: Final = re.compile(rf"{store.SLICES}\d{{12}}")
 
@@ -479,6 +480,9 @@ class Slices:
     ) -> None:
         self.shares: dict[str, Share] = {}
         self.cap: Decimal | None = None
+        self.max_cost: Decimal | None = (
+            None  # of a run in shards: what `cap` is while no call has a lower limit
+        )
         self.per_owner: Decimal | None = None
         self.identity = ""  # of the place where the records are; empty where none was noted
         self._store = store
@@ -501,16 +505,22 @@ class Slices:
         self.read()
         return {child: share.amount for child, share in self.shares.items()}
 
-    def limit(self, *, cap: Decimal | None, per_owner: Decimal | None = None, identity: str = "") -> None:
+    def limit(
+        self,
+        *,
+        cap: Decimal | None,
+        max_cost: Decimal | None = None,
+        per_owner: Decimal | None = None,
+        identity: str = "",
+    ) -> None:
         """Set the cap, and the cap of each owner, in USD, None for none; below what is granted, nothing more is.
 
         `identity` is that of the place where the records are; without it, what was noted stays.
         """
 
         def changed() -> dict[str, Any] | None:
-            wanted = (cap, per_owner, identity or self.identity)
-            is_known = self._last and wanted == (self.cap, self.per_owner, self.identity)
-            return None if is_known else _terms(*wanted)
+            wanted = _terms(cap, max_cost, per_owner, identity or self.identity)
+            return None if self._last and wanted == self._own_terms() else wanted
 
         self._append(changed)
 
@@ -599,7 +609,7 @@ class Slices:
         head = {"number": number, "nonce": secrets.token_hex(8), "follows": self._digest}
         if number % _SUMMARY_EVERY == 0:
             shares = {child: asdict(share) for child, share in self.shares.items()}
-            head["summary"] = _terms(self.cap, self.per_owner, self.identity) | {"shares": shares}
+            head["summary"] = self._own_terms() | {"shares": shares}
         body = json.dumps(head | record, separators=(",", ":")).encode()
         return hashlib.sha256(body).hexdigest().encode() + b" " + body + b"\n"
 
@@ -633,8 +643,11 @@ class Slices:
         self._last, self._digest = number, digest.decode()
 
     def _take_terms(self, record: Mapping[str, Any]) -> None:
-        self.cap, self.per_owner = money(record["cap"]), money(record["per_owner"])
+        self.cap, self.max_cost, self.per_owner = (money(record[name]) for name in _AMOUNTS)
         self.identity = record.get("identity", "")
+
+    def _own_terms(self) -> dict[str, Any]:
+        return _terms(self.cap, self.max_cost, self.per_owner, self.identity)
 
     def _damaged(self, what: str) -> errors.LedgerDamaged:
         return errors.LedgerDamaged(
@@ -651,7 +664,7 @@ def _changed(child: str, share: Share, about: Mapping[str, Any] | None) -> dict[
     return {"child": child, "share": asdict(share if about is None else replace(share, about=dict(about)))}
 
 
-def _terms(cap: Decimal | None, per_owner: Decimal | None, identity: str) -> dict[str, Any]:
-    amounts = {"cap": cap, "per_owner": per_owner}
-    texts = {name: None if one is None else exact_text(one) for name, one in amounts.items()}
-    return texts | {"identity": identity}
+def _terms(*terms: Any) -> dict[str, Any]:
+    *amounts, identity = terms
+    texts = [None if one is None else exact_text(one) for one in amounts]
+    return dict(zip(_AMOUNTS, texts, strict=True)) | {"identity": identity}
