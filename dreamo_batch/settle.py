@@ -113,7 +113,8 @@ def resolve(
     table = checkpoint.read_jobs(directory.jobs)
     manifest = directory.read_manifest()
     if manifest is None:
-        raise DirectoryError(f"{directory.name} has no run.json; run the table again to rebuild it.")
+        remedy = "Restore it from a copy" if directory.is_sharded else "Run the table again to rebuild it"
+        raise DirectoryError(f"run.json is missing or can't be read in {directory.name}. {remedy}.")
     job_id, service, is_sharded = find_job(table, row), manifest.service, directory.is_sharded
     holder = directory.shard(shard_of(job_id)) if is_sharded else directory
     elsewhere = reading.read_state(directory) if is_sharded else State()

@@ -79,11 +79,15 @@ class Service:
             return "refused", max(1.0, math.ceil(wait_s)) if self._asks == "seconds" else None
         if action.do is Do.CREATE:
             self._accepted_at = now
-            self._ends[action.key] = now + self._take(now)
+            self.begin(action.key, now)
             return "taken", None
         if action.do is Do.SAVE:
             return "saved", None
         return ("ended" if now >= self._ends[action.key] else "running"), None
+
+    def begin(self, key: tuple[str, int], now: float) -> None:
+        """Begin a task."""
+        self._ends[key] = now + self._take(now)
 
     def n_busy(self, since: float, until: float) -> float:
         """Count the tasks that ran at once, on average over a stretch of time."""
@@ -107,6 +111,7 @@ class Run:
     n_workers: int = 16
     round_trip_s: float = 0.004
     does_save: bool = False
+    n_resumed: int = 0  # tasks that an earlier call began
     seed: int = 0
     now: float = 0.0
     windows: list[tuple[float, int]] = field(default_factory=list)
@@ -119,6 +124,9 @@ class Run:
         )
         self.schedule = Schedule(limits, Spending(), seed=self.seed)
         self.schedule.add_jobs([(str(i), 1) for i in range(self.n_jobs)])
+        for i in range(self.n_resumed):
+            self.service.begin((f"resumed-{i}", 1), 0.0)
+            self.schedule.add_task((f"resumed-{i}", 1), now=0.0, age_s=0.0)
         on_the_wire: list[tuple[float, int, Action, str, float | None]] = []
         n_sent = 0
         while self.now < until_s:

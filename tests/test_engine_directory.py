@@ -249,6 +249,7 @@ def test_manifest_comes_back(tmp_path):
         b"{}",
         b'{"schema": 1}',
         b'{"schema": "one"}',
+        b'{"schema": 1e999}',
         b'{"schema": null, "service": "s", "entropy": "e"}',
         b'{"schema": 1, "service": "s", "entropy": 5}',
         b'{"schema": 1, "service": "s", "entropy": "e", "generation": "3"}',

@@ -140,6 +140,14 @@ def test_one_cool_down_is_shared(asks):
     assert later[0] > first + (0.9 if asks == "seconds" else 0.35)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_refusals_with_nothing_left_to_create_are_waited_for_no_longer_each_time(seed):
+    """No create is accepted then, which is what else makes a pause short again; 4,000 requests need 200 s."""
+    service = Service(rate=20, latency_s=5.0, seed=seed)
+    run = Run(service, 0, max_in_flight=2_000, n_resumed=2_000, does_save=True, seed=seed)
+    assert run.work(until_s=10_000) < 240
+
+
 @pytest.mark.parametrize("latency_s", [0.5, 3.0, 15.0])
 @pytest.mark.parametrize("max_in_flight", [8, 16, 50])
 @pytest.mark.parametrize("share", [0.05, 0.1])

@@ -464,6 +464,9 @@ def test_how_a_sample_was_taken_stays_with_its_results(tmp_path):
     jobs.attrs["notes"] = object()  # anything else that a user keeps there stays behind
     dreamo.write_table(jobs, tmp_path / "jobs.parquet")
     assert dreamo.read_table(tmp_path / "jobs.parquet").attrs == {"dreamo_sample": sample}
+    jobs.attrs["dreamo_sample"] = {"entropy": np.int64(5)}  # the user's own, which JSON can't hold as it is
+    dreamo.write_table(jobs, tmp_path / "jobs.parquet")
+    assert dreamo.read_table(tmp_path / "jobs.parquet").attrs == {"dreamo_sample": {"entropy": "5"}}
 
 
 def test_a_sample_of_a_product_too_large_to_make_is_drawn_at_once():

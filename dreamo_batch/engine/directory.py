@@ -145,7 +145,9 @@ class RunDirectory:
 
     def read_manifest(self) -> Manifest | None:
         """Read `run.json`; None where it is missing or can't be read."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError
+        ):
             path = self.path / MANIFEST
             fields = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")  # no pipe
             refuse_newer(int(fields["schema"]), self.path)

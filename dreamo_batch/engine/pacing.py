@@ -5,7 +5,9 @@ Nothing here waits or reads a clock; every method takes the time as an argument.
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -309,6 +311,7 @@ class BackOff:
         self.n = 0
 
 
+_CALM_S: Final = 10.0  # so long after a cool-down, the next one is short again
 _BLAMED_S: Final = 5.0
 _N_CREATED: Final = 100
 _AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
@@ -556,7 +559,8 @@ class Quota:
             self._rate_at_closing = self.pace.measured(now)
             self.window.refused(n_tasks)
         if is_trial and at:  # it may have come too soon
-            self._apart_s = (at[-1] - at[0]) / (len(at) - 1) / 2 if len(at) > 1 else 2 * (now - at[-1])
+            gaps = [later - earlier for earlier, later in itertools.pairwise(at)]
+            self._apart_s = statistics.median(gaps) / 2 if gaps else 2 * (now - at[-1])
 
     def _more_are_accepted(self, now: float) -> None:
         """Widen the window; slow down where it was closed for too many requests."""
@@ -575,6 +579,8 @@ class Quota:
         return n - sum(self._created) <= likely + 3 * math.sqrt(likely) + _ENOUGH
 
     def _begin_cool_down(self, now: float, asked_s: float | None) -> None:
+        if now > self.cool_until + _CALM_S:
+            self._cool_down.reset()
         self._wait_until(now + self._cool_down.next(asked_s), now)
         self._sent_before = set(self._on_the_wire)
 

@@ -739,11 +739,13 @@ class Renderer:
         batch = alike[: self._batch_size]
         for task, *_ in batch:
             del self._to_batch[task.task_id]
-        if batch:
-            self._render([(task, digests) for task, digests, _ in batch])
-        for *_, made in batch:
-            if made.set_running_or_notify_cancel():
-                made.set_result(None)
+        try:
+            if batch:
+                self._render([(task, digests) for task, digests, _ in batch])
+        finally:  # also where what was made can't be recorded
+            for *_, made in batch:
+                if made.set_running_or_notify_cancel():
+                    made.set_result(None)
 
     def _render(self, batch: Sequence[tuple[GatewayTask, Sequence[str]]]) -> None:
         begun, price = time.monotonic(), None

@@ -199,7 +199,7 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, *, excel_safe: bool) ->
         if changed:
             warn(f"Stored as text, because Parquet can't: {', '.join(changed)}.")
         if isinstance(sample := frame.attrs.get(columns.SAMPLE), dict):
-            stored.attrs = {columns.SAMPLE: sample}
+            stored.attrs = {columns.SAMPLE: json.loads(json.dumps(sample, default=str))}
         stored.to_parquet(path, engine="pyarrow")
         return
     frame = with_index_as_columns(frame)
