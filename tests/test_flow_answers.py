@@ -316,3 +316,5 @@ def test_what_is_paid_and_not_saved_or_has_no_cost_in_usd_is_reported(place, cap
     assert "2 completed; $0.03 spent, 1 more of unknown cost" in caplog.text
     [told] = [record for record in caplog.records if "could not be saved" in record.message]
     assert (told.levelname, "the same call again" in told.message) == ("WARNING", True)
+    [told] = [record for record in caplog.records if "no cost in USD for 1 picture" in record.message]
+    assert told.levelname == "WARNING"

@@ -1052,13 +1052,18 @@ def sentence(counts: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) 
     states = ", ".join(f"{n} {PALETTE[status].word}" for status, n in counts["by_status"].items()) or "none"
     n_in, n_out = counts["rows_in"], counts["rows_accounted_for"]
     said = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {states}; {dollars(spent_usd)} spent"
-    is_made = results[columns.STATUS].eq(columns.COMPLETED) & results[columns.DUPLICATE_OF].isna()
-    n = int((is_made & results[columns.COST].isna()).sum())
+    n = _n_unpriced(results)
     return f"{said}, {n:,} more of unknown cost" if n else said
 
 
+def _n_unpriced(results: pd.DataFrame) -> int:
+    """Count the pictures that have no cost in USD."""
+    is_made = results[columns.STATUS].eq(columns.COMPLETED) & results[columns.DUPLICATE_OF].isna()
+    return int((is_made & results[columns.COST].isna()).sum())
+
+
 def open_lines(results: pd.DataFrame, state: State) -> list[str]:
-    """List ambiguous rows with what each may have cost and how to settle them, and count pictures not saved."""
+    """List ambiguous rows, what each may have cost, how to settle them; count pictures unsaved or without cost."""
     rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
     lines = [
         _ambiguous_line(label, job_id, state)
@@ -1079,6 +1084,10 @@ def open_lines(results: pd.DataFrame, state: State) -> list[str]:
     if len(unsaved):
         lost = f"{counted(len(unsaved), 'picture')} could not be saved; {same_call()} again fetches what is missing"
         lines.append(f"{lost} for free. Row {unsaved.index[0]}: {unsaved.iloc[0]}")
+    if n := _n_unpriced(results):
+        lines.append(
+            f"The service gave no cost in USD for {counted(n, 'picture')}; the sum spent is without them."
+        )
     return lines
 
 
