@@ -16,7 +16,14 @@ import pytest
 from PIL import ExifTags, Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.gateway.engines import DrawRequest, banner, engine_named, load_reference, read_words
+from dreamo_batch.gateway.engines import (
+    DrawRequest,
+    banner,
+    engine_named,
+    load_reference,
+    picture_suffix,
+    read_words,
+)
 from dreamo_batch.gateway.tasks import PATIENCE_S
 from tests.flows import until
 from tests.local_client import LocalClient
@@ -61,6 +68,7 @@ def test_the_limit_of_pixels_of_the_user_changes_nothing(monkeypatch):
     expected = engine_named("preview").generate(REQUEST, MASCOT)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert engine_named("preview").generate(REQUEST, MASCOT) == expected
+    assert picture_suffix(expected) == ".jpg"
 
 
 @pytest.mark.parametrize("engine", ["flat", "preview"])

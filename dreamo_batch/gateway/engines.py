@@ -105,7 +105,7 @@ def check_engine(engine: Any) -> Engine:
 def picture_suffix(made: bytes) -> str:
     """Return the suffix of the picture that an engine made; raise TypeError if it is none."""
     try:
-        with Image.open(io.BytesIO(made), formats=list(SUFFIXES)) as image:
+        with images.pillow_settings, Image.open(io.BytesIO(made), formats=list(SUFFIXES)) as image:
             return SUFFIXES.get(image.format or "", ".jpg")  # MPO is JPEG, too
     except (TypeError, OSError):
         raise TypeError(f"the engine returned {type(made).__name__}, not a JPEG, PNG or WebP file") from None
