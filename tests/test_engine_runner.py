@@ -92,11 +92,11 @@ class Call:
     def install(self, at_work: Runner) -> None:
         self.ledger = ledger = at_work.open("loopback")
         self.on_open(ledger)
-        budget = Spending(attempts=ledger.state)
+        spending = Spending(attempts=ledger.state)
         self.coordinator = Coordinator(
             ledger=ledger,
-            budget=budget,
-            schedule=Schedule(limits_of(n_workers=self.n_workers, **self.options), budget),
+            spending=spending,
+            schedule=Schedule(limits_of(n_workers=self.n_workers, **self.options), spending),
             effects=self.service,
             clock=SystemClock(),
             assignment=plan.assignment(
