@@ -39,7 +39,7 @@ DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 """What a PNG file begins with."""
 _COMPRESSED_TEXT: Final = re.compile(rb"[iz]TXt([^\0]*\0(?:\0|\x01\0[^\0]*\0[^\0]*\0))(.*)", re.DOTALL)
-_TEXT_BYTES_MAX: Final = 2**24
+_TEXT_BYTES_MAX: Final = 2**24  # of all texts of a picture
 SUFFIXES: Final = (".jpg", ".png", ".bin")
 _SEGMENT_MAX: Final = 0xFFFF  # bytes of a part of a JPEG, its length included
 _PIXELS_AT_ONCE: Final = 64_000_000
@@ -217,13 +217,14 @@ def overwritten(content: bytes, overwrite: Callable[[bytes], bytes]) -> bytes:
     new = overwrite(content)
     if not content.startswith(PNG):
         return new
-    pieces, at, kind = [PNG], len(PNG), b""
+    pieces, at, kind, n_left = [PNG], len(PNG), b"", _TEXT_BYTES_MAX
     while at < len(new) and kind != b"IEND":
         end = at + 8 + int.from_bytes(new[at : at + 4])
         kind, body = new[at + 4 : at + 8], new[at + 8 : end]
-        if found := _COMPRESSED_TEXT.fullmatch(kind + body):
+        if n_left > 0 and (found := _COMPRESSED_TEXT.fullmatch(kind + body)):
             with suppress(zlib.error):  # broken: nobody can read it
-                text = zlib.decompressobj().decompress(found[2], _TEXT_BYTES_MAX)
+                text = zlib.decompressobj().decompress(found[2], n_left)
+                n_left -= len(text)
                 if text != overwrite(text):
                     body = found[1] + zlib.compress(overwrite(text))
         pieces.append(new[at : end + 4] if body == content[at + 8 : end] else png_chunk(kind, body))

@@ -480,9 +480,8 @@ class Slices:
     ) -> None:
         self.shares: dict[str, Share] = {}
         self.cap: Decimal | None = None
-        self.max_cost: Decimal | None = (
-            None  # of a run in shards: what `cap` is while no call has a lower limit
-        )
+        # Of a run in shards: what `cap` is while no call has a lower limit.
+        self.max_cost: Decimal | None = None
         self.per_owner: Decimal | None = None
         self.identity = ""  # of the place where the records are; empty where none was noted
         self._store = store
@@ -515,7 +514,8 @@ class Slices:
     ) -> None:
         """Set the cap, and the cap of each owner, in USD, None for none; below what is granted, nothing more is.
 
-        `identity` is that of the place where the records are; without it, what was noted stays.
+        `max_cost` is the cap that a run in shards keeps beyond this call. `identity` is that of the place where the
+        records are; without it, what was noted stays.
         """
 
         def changed() -> dict[str, Any] | None:
