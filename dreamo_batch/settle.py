@@ -380,7 +380,8 @@ def _manifest(directory: RunDirectory) -> Iterator[str]:
         yield f"run.json is missing or can't be read; {remedy}"
         return
     n_rows = manifest.reconciliation.get("rows_in")
-    if n_rows is not None and (n_found := len(reading.load(directory.path))) != n_rows:
+    n_found = n_rows if n_rows is None else len(reading.load(directory.path))
+    if n_found != n_rows:
         yield f"run.json counted {n_rows} rows, the table has {n_found}"
 
 

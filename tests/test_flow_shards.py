@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -23,6 +25,10 @@ from dreamo_batch.engine.directory import RunDirectory, shard_of
 from tests.cli_sweep import call, signals_kept
 from tests.flows import PATIENCE_S, Flow, Slow, dask_client, until
 from tests.object_server import object_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 N = 16
 N_SHARDS = 4
@@ -351,14 +357,20 @@ def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_stor
         assert len(flow.invoice()) == len(flow.table)
 
 
-@pytest.mark.parametrize("n_shards", [0, None, 8], ids=["said to have none", "not said", "said to be others"])
-def test_shards_are_known_whatever_run_json_says_of_them(tmp_path, n_shards):
-    """What they show as bought isn't bought again, and the cap over all of them stands."""
+@contextmanager
+def stopped_at_its_cap(tmp_path: Path) -> Iterator[tuple[Flow, Path]]:
+    """Buy two of four rows in shards, and give the flow and its `run.json`."""
     with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
         flow = Flow(tmp_path, gateway, 4)
         with pytest.raises(dreamo.BudgetReached):
             flow.run(cluster=1, max_cost="0.04")
-        path = flow.run_dir / "run.json"
+        yield flow, flow.run_dir / "run.json"
+
+
+@pytest.mark.parametrize("n_shards", [0, None, 8], ids=["said to have none", "not said", "said to be others"])
+def test_shards_are_known_whatever_run_json_says_of_them(tmp_path, n_shards):
+    """What they show as bought isn't bought again, and the cap over all of them stands."""
+    with stopped_at_its_cap(tmp_path) as (flow, path):
         fields = json.loads(path.read_text()) | {"n_shards": n_shards}
         if n_shards is None:
             del fields["n_shards"]
@@ -375,15 +387,14 @@ def test_shards_are_known_whatever_run_json_says_of_them(tmp_path, n_shards):
 
 @pytest.mark.parametrize("cap", ["NaN", "0,04", "inf", ["0.04"]], ids=str)
 def test_a_cap_over_shards_that_can_not_be_read_lets_nothing_be_bought(tmp_path, cap):
-    """Only `run.json` has it, so that file is to be restored."""
-    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
-        flow = Flow(tmp_path, gateway, 4)
-        with pytest.raises(dreamo.BudgetReached):
-            flow.run(cluster=1, max_cost="0.04")
-        path = flow.run_dir / "run.json"
+    """That file also says whose run it is, so it is to be restored."""
+    with stopped_at_its_cap(tmp_path) as (flow, path):
         before = path.read_text()
         path.write_text(json.dumps(json.loads(before) | {"cap": cap}))
-        with pytest.raises(dreamo.LedgerDamaged, match="which has the cap, is missing or can't be read"):
+        with pytest.raises(
+            dreamo.LedgerDamaged,
+            match=r"run\.json is missing or can't be read in .* with shards",
+        ):
             flow.run()
         assert len(dreamo.load(flow.run_dir)) == 4
         assert dreamo.verify(flow.run_dir) == ["run.json is missing or can't be read; restore it from a copy"]
@@ -396,11 +407,7 @@ def test_a_cap_over_shards_that_can_not_be_read_lets_nothing_be_bought(tmp_path,
 @pytest.mark.parametrize("change", [{"cap": None}, {"cap": "99"}])
 def test_a_cap_over_shards_is_not_lifted_in_run_json(tmp_path, change):
     """It is kept beside its slices, too; only a call changes it."""
-    with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:
-        flow = Flow(tmp_path, gateway, 4)
-        with pytest.raises(dreamo.BudgetReached):
-            flow.run(cluster=1, max_cost="0.04")
-        path = flow.run_dir / "run.json"
+    with stopped_at_its_cap(tmp_path) as (flow, path):
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
         for _ in range(2):
             with pytest.raises(dreamo.BudgetReached):

@@ -395,7 +395,8 @@ class ShardedCall(Call):
         reread(directory.path)
         ledgers = {name: read_ledger(shard) for name, shard in directory.shards().items()}
         shards = {name: state for name, (state, _) in ledgers.items()}
-        state = joined(shards, self._stored_terms())
+        slices = slices_at(f"{directory.name}/{_BUDGET}")
+        state = joined(shards, self._stored_terms(slices))
         self._planned = self.planned(state, inputs.chosen)
         self._refuse_copy(self._planned, is_copy=any(is_copy for _, is_copy in ledgers.values()))
         self.spending = self.spending_of(self._planned, state, self.price_to_reserve())
@@ -415,7 +416,7 @@ class ShardedCall(Call):
         self._work_of = Counter(shard_of(job_id) for job_id, _ in keys)
         # A worker adopts what it opens.
         self._work_of += Counter(list(shards) if inputs.options.adopt_copy else ())
-        self._slices = self._share_out(shards)
+        self._slices = self._share_out(shards, slices)
 
     # What others ask, in their own threads.
 
@@ -504,8 +505,8 @@ class ShardedCall(Call):
         manifest = directory.read_manifest()
         if manifest is None and directory.is_sharded:
             raise errors.LedgerDamaged(
-                f"run.json, which has the cap, is missing or can't be read in {directory.given}, a run with shards, so "
-                "nothing is bought. Restore the file from a copy."
+                f"run.json is missing or can't be read in {directory.given}, a run with shards, so nothing is bought. "
+                "Restore the file from a copy."
             )
         refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
         manifest = manifest or Manifest(service=service, entropy=self.entropy)
@@ -560,24 +561,20 @@ class ShardedCall(Call):
             for name in sorted(weights.keys() | shards.keys())
         }
 
-    def _budget(self) -> tuple[str, Slices]:
-        place = f"{self.directory.name}/{_BUDGET}"
-        return place, slices_at(place)
-
-    def _stored_terms(self) -> Terms:
+    def _stored_terms(self, slices: Slices) -> Terms:
         """Return what may be spent; the cap is kept beside its slices, too, so that no edit of `run.json` lifts it."""
-        terms, (place, slices) = stored_terms(self.directory), self._budget()
-        with shared_budget.budget_errors(place):
+        terms = stored_terms(self.directory)
+        with shared_budget.budget_errors(f"{self.directory.name}/{_BUDGET}"):
             slices.read()
         caps = [one for one in (money(terms.cap), slices.max_cost) if one is not None]
         return replace(terms, cap=exact_text(min(caps)) if caps else None)
 
-    def _share_out(self, shards: Mapping[str, State]) -> Slices | None:
+    def _share_out(self, shards: Mapping[str, State], slices: Slices) -> Slices | None:
         """Set the cap that workers take their slices of; None if there never was one.
 
         Shards that bought without one join it first; those that hold too much, as their worker was killed, return it.
         """
-        place, slices = self._budget()
+        place = f"{self.directory.name}/{_BUDGET}"
         with shared_budget.budget_errors(place):
             if not slices.read() and self.spending.limit is None:
                 return None
