@@ -217,6 +217,7 @@ def test_a_call_stops_at_the_sum_that_it_may_add(tmp_path):
         lambda path: edit(path, generation="many"),
         lambda path: edit(path, n_shards=64),
         lambda path: edit(path, n_shards=True),
+        lambda path: (edit(path, n_shards=64), (path.parent / "shards" / "0a").mkdir(parents=True)),
         lambda path: path.write_text("[" * 100_000),
         lambda path: (path.unlink(), os.mkfifo(path)),
     ],

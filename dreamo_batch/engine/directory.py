@@ -58,6 +58,7 @@ IMAGES: Final = "images"
 INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
 SHARDS: Final = "shards"
+_LEDGER: Final = ("journal-*.jsonl", "checkpoint*.parquet")
 # Of a directory that several processes buy in at once; fixed, as its run.json says.
 N_SHARDS: Final = 64
 LOCK: Final = "lock"
@@ -178,13 +179,13 @@ class RunDirectory:
     @property
     def is_sharded(self) -> bool:
         """Whether its attempts are recorded in shards, as its files show, or else as `run.json` says."""
-        manifest, has_shards = self.read_manifest(), (self.path / SHARDS).is_dir()
-        has_ledger = any(any(self.path.glob(name)) for name in ("journal-*.jsonl", "checkpoint*.parquet"))
-        if self.replica is None and has_shards != has_ledger:
-            return has_shards
+        manifest, shards = self.read_manifest(), self.path / SHARDS
+        in_shards = any(any(shards.glob(f"*/{name}")) for name in _LEDGER)
+        if self.replica is None and in_shards != any(any(self.path.glob(name)) for name in _LEDGER):
+            return in_shards
         if manifest is not None:
             return manifest.n_shards > 0
-        return has_shards or (self.replica is not None and bool(self.replica.folders(SHARDS)))
+        return shards.is_dir() or (self.replica is not None and bool(self.replica.folders(SHARDS)))
 
     def shard(self, name: str) -> RunDirectory:
         """Return one of its shards, such as ``shards/0a``."""
@@ -300,9 +301,8 @@ class RunDirectory:
         """Whether any process is writing here, or in a shard."""
         if self._is_locked_here() or (self.replica is not None and self.replica.is_live):
             return True
-        if self.replica is None:  # also where run.json can't be read
-            return any(RunDirectory(shard).is_locked() for shard in self.path.glob(f"{SHARDS}/[0-9a-f]*"))
-        return any(shard.is_locked() for shard in self.shards().values())
+        here = map(RunDirectory, self.path.glob(f"{SHARDS}/[0-9a-f]*"))  # also where run.json can't be read
+        return any(one.is_locked() for one in (here if self.replica is None else self.shards().values()))
 
     def _is_locked_here(self) -> bool:
         if self._lock is not None:
