@@ -710,7 +710,7 @@ def stored_table(directory: RunDirectory) -> StoredTable:
     return table
 
 
-def choose(
+def jobs_to_retry(
     directory: RunDirectory, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None
 ) -> frozenset[str]:
     """Return the jobs that a retry is about."""

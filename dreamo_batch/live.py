@@ -22,7 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dreamo_batch import columns, errors
-from dreamo_batch.call import Call, choose
+from dreamo_batch.call import Call, jobs_to_retry
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
 from dreamo_batch.engine.attempts import highest_price
@@ -489,7 +489,7 @@ class Batch:
         """
         with self._changing:
             self._own("retry")
-            self._begin_again(choose(self._directory, rows, classes))
+            self._begin_again(jobs_to_retry(self._directory, rows, classes))
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = True) -> pd.DataFrame:
         """Wait until the run is over, and return the table.

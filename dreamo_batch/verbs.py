@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns
-from dreamo_batch.call import Call, CallInputs, Gateway, Service, choose, stored_table
+from dreamo_batch.call import Call, CallInputs, Gateway, Service, jobs_to_retry, stored_table
 from dreamo_batch.cluster import shards
 from dreamo_batch.cluster.shared_budget import Budget, budget_of
 from dreamo_batch.engine.attempts import State
@@ -419,7 +419,7 @@ def retry(
 
         def call(_at: float | None) -> Call:
             table = stored_table(directory)
-            chosen = choose(directory, rows, classes)
+            chosen = jobs_to_retry(directory, rows, classes)
             return Call.on_stored(directory, table, checked, service, chosen=chosen, listeners=listeners)
 
         return _run_when_due(call, given)
@@ -497,7 +497,7 @@ def plan_retry(
     checked = RunOptions.of(given)
     _refuse_what_run_refuses(directory, given)
     table = read_jobs(directory.jobs)
-    chosen = choose(directory, rows, classes)
+    chosen = jobs_to_retry(directory, rows, classes)
     state, is_copy = read_ledger(directory)
     index = table.user.index
     return planned(table.prepared, index, state, checked, directory, chosen=chosen, is_copy=is_copy)

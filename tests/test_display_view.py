@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dreamo_batch.appearance import PALETTE
 from dreamo_batch.display.panel import about, html_blocks, message, rate, view_of
 from dreamo_batch.engine.status import ErrorGroup, Picture
-from dreamo_batch.frames import PALETTE
 from dreamo_batch.text import duration, one_line
 from tests.fakes import small_run
 

@@ -30,7 +30,7 @@ from dreamo_batch.cluster.shared_budget import BudgetShare, Slices, budget_of, s
 from dreamo_batch.engine import journal, store
 from dreamo_batch.engine.attempts import Spending, State, Terms, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
-from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_far, what_to_do
+from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_far
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
@@ -549,7 +549,7 @@ class ShardedCall(Call):
             files.replace(self.directory.path / SIGNAL, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
             self.is_halted = True
-            self._stopped = StorageFailed(what_to_do(self.directory, error))
+            self._stopped = StorageFailed(self.directory.unwritable(error))
 
     def _count_shards(self, shards: Mapping[str, State]) -> dict[str, Snapshot]:
         """Count rows and money shard by shard, as long as nobody works on them."""

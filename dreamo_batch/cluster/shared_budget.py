@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import columns, errors
+from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.plan import as_amount
-from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, spelled, user_name
 

@@ -15,14 +15,15 @@ import pandas as pd
 
 from dreamo_batch import columns as names
 from dreamo_batch import errors
+from dreamo_batch.appearance import beside_widget
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
 from dreamo_batch.engine.store import url_of
-from dreamo_batch.frames import beside_widget
 from dreamo_batch.images import encoded, small_picture
-from dreamo_batch.jobs.cells import decoded, distinct
+from dreamo_batch.jobs.cells import distinct
 from dreamo_batch.jobs.fields import numbered
+from dreamo_batch.jobs.tables import decoded
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.load import Source, places_of, read_results, with_additions, with_pictures
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing

@@ -15,6 +15,7 @@ import pandas as pd
 
 from dreamo_batch import columns as names
 from dreamo_batch import errors
+from dreamo_batch.appearance import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.display.grid import (
     THUMBNAIL_BYTES_MAX,
     ReferencePlacement,
@@ -23,7 +24,6 @@ from dreamo_batch.display.grid import (
     removed_rows_notice,
     thumbnails_of,
 )
-from dreamo_batch.frames import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing

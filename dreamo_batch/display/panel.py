@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns
+from dreamo_batch.appearance import ON_LIGHT, PALETTE, can_show_widgets, is_only_run
 from dreamo_batch.display.grid import panel_jpeg
 from dreamo_batch.errors import UsageError, logger_named
-from dreamo_batch.frames import ON_LIGHT, PALETTE, can_show_widgets, is_only_run
 from dreamo_batch.money import EXACT, dollars, money, total
 from dreamo_batch.parallel import is_in_marimo
 from dreamo_batch.text import clock_time, counted, duration, fill_template, harmless, one_line, templates

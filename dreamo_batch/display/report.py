@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dreamo_batch import __version__, columns
+from dreamo_batch.appearance import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.display.gallery import PAGES, gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
@@ -22,7 +23,6 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.engine.plan import RunOptions, taken_over
 from dreamo_batch.errors import UsageError, as_new_file
-from dreamo_batch.frames import ON_DARK, ON_LIGHT, PALETTE
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns

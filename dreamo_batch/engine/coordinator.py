@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dreamo_batch.cluster.shared_budget import BudgetShare
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
-    from dreamo_batch.engine.directory import RunDirectory, Saved
+    from dreamo_batch.engine.directory import Saved
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.notify import Kind
@@ -365,7 +365,7 @@ class Coordinator:
             self.stopped = None
         directory = self.ledger.directory
         also = spelled(" This error's .results also holds the task ids.", "") if directory.is_lost() else ""
-        self.stop(errors.StorageFailed(what_to_do(directory, error) + also))
+        self.stop(errors.StorageFailed(directory.unwritable(error) + also))
         self.halt()
 
     def report_unwritten(self) -> None:
@@ -808,27 +808,6 @@ def cap_reached(spending: Spending, here: str, why: str = "") -> errors.BudgetRe
     return errors.BudgetReached(
         f"The {what} of {dollars(limit)} is reached{over}: {here} To continue, run again with a higher "
         f"{option(keyword)}."
-    )
-
-
-def what_to_do(directory: RunDirectory, error: OSError) -> str:
-    """Say that a run directory takes no more records, and how to continue."""
-    if directory.replica is not None and directory.replica.is_lost:
-        return (
-            f"another process has taken over {directory.replica.url}. Nothing more is submitted; answers that "
-            f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
-            "once the other has ended: what is in flight is picked up."
-        )
-    if not directory.is_lost():
-        return (
-            f"Can't write to the run directory {directory.path if error.errno else directory.name} "
-            f"({error.strerror or error}). No more jobs are submitted. {directory.remedy(error)}, then run "
-            f"{same_call()} again to pick up the jobs in flight."
-        )
-    return (
-        f"The run directory {directory.path}, or its lock file, was moved or deleted during the run. No more jobs "
-        "are submitted. Answers that still arrive are kept in strays-*.jsonl, which the next call on the directory "
-        f"reads. Put the directory back, or run {same_call()} on its new path, to pick up the jobs in flight."
     )
 
 

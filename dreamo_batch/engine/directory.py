@@ -37,6 +37,7 @@ from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, 
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.money import money
 from dreamo_batch.service import contract
+from dreamo_batch.text import same_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -257,6 +258,26 @@ class RunDirectory:
         self._lock, self._lock_id = None, None  # filelock has closed its file
         if self.replica is not None:
             self.replica.release(is_inherited=True)
+
+    def unwritable(self, error: OSError) -> str:
+        """Say that it takes no more records, and how to continue."""
+        if self.replica is not None and self.replica.is_lost:
+            return (
+                f"another process has taken over {self.replica.url}. Nothing more is submitted; answers that "
+                f"still arrive are put beside its log, and the next call there reads them. Run {same_call()} again "
+                "once the other has ended: what is in flight is picked up."
+            )
+        if not self.is_lost():
+            return (
+                f"Can't write to the run directory {self.path if error.errno else self.name} "
+                f"({error.strerror or error}). No more jobs are submitted. {self.remedy(error)}, then run "
+                f"{same_call()} again to pick up the jobs in flight."
+            )
+        return (
+            f"The run directory {self.path}, or its lock file, was moved or deleted during the run. No more jobs "
+            "are submitted. Answers that still arrive are kept in strays-*.jsonl, which the next call on the directory "
+            f"reads. Put the directory back, or run {same_call()} on its new path, to pick up the jobs in flight."
+        )
 
     def remedy(self, error: OSError) -> str:
         """Say what to do if it can't be written."""

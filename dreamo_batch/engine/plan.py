@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Spending, Stage, deciding, next_number, price_of, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
 from dreamo_batch.errors import DirectoryError, UsageError, check_choice, check_count, check_flag, is_number
-from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place

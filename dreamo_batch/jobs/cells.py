@@ -9,7 +9,6 @@ import math
 import numbers
 import operator
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -21,13 +20,10 @@ import pyarrow as pa
 from PIL import Image
 
 from dreamo_batch import columns
-from dreamo_batch.errors import TableError, UsageError
-from dreamo_batch.images import looks_like
-from dreamo_batch.text import option, shortened
+from dreamo_batch.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -47,7 +43,6 @@ _PATH_CHARACTERS_MAX: Final = 4096
 # Longer numbers are out of range, and int() refuses the very long ones.
 _DIGITS_MAX: Final = 40
 HALF_WIDTH: Final = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width letters as ASCII
-_MARKS: Final = {BOM_UTF8: "UTF-8", BOM_UTF16_LE: "UTF-16", BOM_UTF16_BE: "UTF-16"}
 _DIGITS = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 _POWER = re.compile(r"[1-9](?:\.\d+)?e\+(\d\d)", re.ASCII)
 _BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write them
@@ -403,25 +398,3 @@ def typed(series: pd.Series) -> pd.Series:
     if kind == "datetime":
         return pd.to_datetime(series)
     return series.astype(columns.STR) if kind == "string" else series
-
-
-def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
-    """Decode a text file: as its mark of UTF-8 or UTF-16 says, else in an encoding that is named, else as UTF-8."""
-    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
-    own = encoding if content.startswith(BOM_UTF32_LE) else None  # which begins like UTF-16
-    named = own or marked or encoding or "UTF-8"
-    try:
-        text = content.decode(named).removeprefix("\ufeff")
-        # Every other byte is zero in UTF-16 and UTF-32.
-        at = content.index(b"\0") if "\0" in text[:2] else None
-    except UnicodeDecodeError as error:
-        at = error.start
-    except (LookupError, TypeError, ValueError):
-        raise UsageError(f"{option('encoding', encoding)}: Python knows no such encoding.") from None
-    if at is None:
-        return text
-    n_line = content.count(b"\n", 0, at) + 1
-    raise TableError(
-        f"{path} is not {named} text{looks_like(content)}: line {n_line} contains the byte 0x{content[at]:02x}. "
-        f'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8"){or_else}.'
-    )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
-from dreamo_batch.frames import PALETTE, Count, HeadedFrame, Headline
+from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.jobs.cells import Distinct, distinct, printable, show, text_of
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, harmless, listed, shortened

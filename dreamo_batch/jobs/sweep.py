@@ -21,11 +21,12 @@ import pandas as pd
 from PIL import Image
 
 from dreamo_batch import columns
+from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, file_errors, warn
-from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
 from dreamo_batch.jobs.references import matching
+from dreamo_batch.jobs.tables import decoded
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, listed, type_of
 
@@ -519,7 +520,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     """
     file = as_file("path", path)
     with file_errors(TableError, file, "read"):
-        text = cells.decoded(file, file.read_bytes())
+        text = decoded(file, file.read_bytes())
     found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     if not found:
         raise TableError(f"{file} has no lines but blank ones. Write one value per line.")

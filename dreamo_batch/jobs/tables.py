@@ -30,15 +30,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dreamo_batch import columns, files
+from dreamo_batch.appearance import TableOfFile
 from dreamo_batch.errors import TableError, UsageError, as_file, as_new_file, check_flag, file_errors, warn
-from dreamo_batch.frames import TableOfFile
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import counted, meant, quoted, spelled, type_of
+from dreamo_batch.text import counted, meant, option, quoted, spelled, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -327,9 +327,34 @@ _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED
 _Read: TypeAlias = tuple[pd.DataFrame, list[int]]
 
 
+_MARKS: Final = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+
+
+def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
+    """Decode a text file: as its mark of UTF-8 or UTF-16 says, else in an encoding that is named, else as UTF-8."""
+    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    own = encoding if content.startswith(codecs.BOM_UTF32_LE) else None  # which begins like UTF-16
+    named = own or marked or encoding or "UTF-8"
+    try:
+        text = content.decode(named).removeprefix("\ufeff")
+        # Every other byte is zero in UTF-16 and UTF-32.
+        at = content.index(b"\0") if "\0" in text[:2] else None
+    except UnicodeDecodeError as error:
+        at = error.start
+    except (LookupError, TypeError, ValueError):
+        raise UsageError(f"{option('encoding', encoding)}: Python knows no such encoding.") from None
+    if at is None:
+        return text
+    n_line = content.count(b"\n", 0, at) + 1
+    raise TableError(
+        f"{path} is not {named} text{looks_like(content)}: line {n_line} contains the byte 0x{content[at]:02x}. "
+        f'Save it as UTF-8 (in Excel: "CSV UTF-8"; in Python: encoding="utf-8"){or_else}.'
+    )
+
+
 def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
     advice = f", or pass {spelled('encoding=', '--encoding')}, such as gb18030 for Chinese"
-    return cells.decoded(path, content, encoding, or_else="" if encoding else advice)
+    return decoded(path, content, encoding, or_else="" if encoding else advice)
 
 
 # Separated values

@@ -10,9 +10,9 @@ from unicodedata import east_asian_width
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.appearance import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.errors import UsageError
 from dreamo_batch.fonts import Fonts, machine_fonts
-from dreamo_batch.frames import ON_DARK, ON_LIGHT, Theme
 from dreamo_batch.importing import load_extra
 from dreamo_batch.money import ZERO, dollars, money, total
 from dreamo_batch.results.summaries import is_unpriced

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, files
+from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
-from dreamo_batch.frames import HeadedFrame, Headline
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, times, total
 from dreamo_batch.results import load
