@@ -74,7 +74,7 @@ class Service:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Service:
         """Pick the arguments of a call that are about the service, and check them."""
-        return cls(**{one.name: arguments[one.name] for one in fields(cls) if one.name in arguments})
+        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself or can't be a service."""
@@ -230,7 +230,7 @@ class Call:
         """Make a call on the table that the directory keeps."""
         inputs = CallInputs(table.user, table.prepared, options, chosen, fetched)
         entropy = peek_entropy(directory) or new_entropy()
-        is_named = any(one is not None for one in (service.client, service.base_url, service.gateway))
+        is_named = any(setting is not None for setting in (service.client, service.base_url, service.gateway))
         if not is_named and directory.gateway.is_dir():  # the state of a local one
             service = replace(service, gateway="local")
         return cls(directory, inputs, entropy, service, listeners=listeners)
@@ -388,7 +388,7 @@ class Call:
         coordinator = Coordinator(
             ledger=ledger,
             spending=spending,
-            schedule=Schedule(limits, spending, body_bytes=lambda one: body_bytes(assignment.jobs[one])),
+            schedule=Schedule(limits, spending, body_bytes=lambda job: body_bytes(assignment.jobs[job])),
             effects=Effects(self.client, self.directory),
             clock=self._clock,
             assignment=assignment,
@@ -433,7 +433,7 @@ class Call:
             )
         numbers = {job_id: next_number(state.of(job_id)) for job_id in inputs.chosen}
         chosen = frozenset(
-            one for one, number in numbers.items() if inputs.numbers.get(one, number) == number
+            job_id for job_id, number in numbers.items() if inputs.numbers.get(job_id, number) == number
         )
         if before is not None and (
             inputs.before is not None or (before.schedule.is_submitting and not before.schedule.is_halted)

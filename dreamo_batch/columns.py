@@ -78,7 +78,7 @@ def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
 
     Categories are the fixed ones of the column, in their order, whichever of them the table has.
     """
-    kinds = {name: one.dtype if isinstance(one, Column) else one for name, one in wanted.items()}
+    kinds = {name: dtype.dtype if isinstance(dtype, Column) else dtype for name, dtype in wanted.items()}
     converted = {name: integers(table[name]) for name in kinds if kinds[name] == INT}
     converted |= {name: table[name].astype(kinds[name]) for name in kinds.keys() - converted.keys()}
     for name in (name for name in kinds if kinds[name] == CATEGORY):

@@ -208,8 +208,8 @@ def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def distances(pictures: Sequence[Fingerprint]) -> Iterator[Distances]:
     """Compare every two of many pictures, in blocks of bounded size."""
-    bits = np.array([one.bits for one in pictures], dtype=np.uint64)
-    lab = np.stack([one.lab for one in pictures]) if pictures else np.empty((0, 3, _N_PLACES), np.float32)
+    bits = np.array([picture.bits for picture in pictures], dtype=np.uint64)
+    lab = np.stack([item.lab for item in pictures]) if pictures else np.empty((0, 3, _N_PLACES), np.float32)
     n_rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (_PAIR_BYTES * max(1, len(pictures)))))
     for start in range(0, len(pictures) - 1, n_rows):
         stop = min(start + n_rows, len(pictures) - 1)

@@ -661,7 +661,7 @@ def _status(
     snapshot: Snapshot, tally: Tally, price: Decimal | None, rows_per_s: float | None, **others: Any
 ) -> Status:
     return Status(
-        **{one.name: getattr(snapshot, one.name) for one in fields(Snapshot)},
+        **{field.name: getattr(snapshot, field.name) for field in fields(Snapshot)},
         projected_usd=tally.forecast(snapshot.spent_usd, price),
         rows_per_s=rows_per_s,
         eta_s=left_s(snapshot.n_rows - snapshot.n_settled, rows_per_s),

@@ -190,7 +190,7 @@ class _Weights:
 
 def _preset(name: str, kind: str) -> Mapping[str, Any]:
     """Return a preset that has the kind of file that a metric needs."""
-    able = [one for one, preset in PRESETS.items() if kind in preset["files"]]
+    able = [name for name, preset in PRESETS.items() if kind in preset["files"]]
     if name not in able:
         raise UsageError(f"{name!r} isn't a model for this. Pass one of {', '.join(map(repr, able))}.")
     return PRESETS[name]
@@ -239,11 +239,11 @@ class _Network:
     def run(self, outputs: Sequence[str], /, inputs: Mapping[str, Any] | NDArray[Any]) -> list[NDArray[Any]]:
         """Run the model on named inputs, of which it gets those that it has, or on its only one."""
         session = self._loaded()
-        dtypes = {one.name: _DTYPES.get(one.type) for one in session.get_inputs()}
+        dtypes = {argument.name: _DTYPES.get(argument.type) for argument in session.get_inputs()}
         with _unusable(self._path, f"run as the {self._file} model of {self._weights.name!r}"):
             given = inputs if isinstance(inputs, dict) else {next(iter(dtypes)): inputs}
             feed = {name: np.asarray(given[name], dtypes[name]) for name in given.keys() & dtypes.keys()}
-            return [np.asarray(one, np.float32) for one in session.run(list(outputs) or None, feed)]
+            return [np.asarray(array, np.float32) for array in session.run(list(outputs) or None, feed)]
 
     def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> list[Vector]:
         """Run the model, and return its vector of each of `n` inputs."""
@@ -527,7 +527,7 @@ class Face(VectorMetric):
         kept = _without_overlaps(scores, boxes)
         if not kept:
             return None
-        largest = max(kept, key=lambda one: boxes[one, 2] * boxes[one, 3])
+        largest = max(kept, key=lambda face: boxes[face, 2] * boxes[face, 3])
         return np.asarray(landmarks[largest] / factor)
 
 
@@ -554,9 +554,9 @@ def decode_faces(
 def _without_overlaps(scores: NDArray[np.float64], boxes: NDArray[np.float64]) -> list[int]:
     """Keep the best of boxes that overlap (non-maximum suppression)."""
     kept: list[int] = []
-    for one in np.argsort(-scores, kind="stable"):
-        if all(_overlap(boxes[one], boxes[other]) <= _OVERLAP_MAX for other in kept):
-            kept.append(int(one))
+    for box in np.argsort(-scores, kind="stable"):
+        if all(_overlap(boxes[box], boxes[other]) <= _OVERLAP_MAX for other in kept):
+            kept.append(int(box))
     return kept
 
 

@@ -329,7 +329,7 @@ def executor_of(cluster: Cluster, environment: Mapping[str, str] | None = None) 
 
 def live_workers(pool: Executor) -> list[BaseProcess]:
     """Return the processes that run for a pool of this machine."""
-    return [one for one in list(getattr(pool, "_processes", {}).values()) if one.is_alive()]
+    return [process for process in list(getattr(pool, "_processes", {}).values()) if process.is_alive()]
 
 
 def kill_workers(pool: Executor) -> None:

@@ -271,10 +271,10 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
     >>> verify("runs/none")
     ['No run directory at ...runs/none.']
     """
-    found = {one: _damage(one, progress=progress) for one in reading.as_paths(run_dir)}
+    found = {path: _damage(path, progress=progress) for path in reading.as_paths(run_dir)}
     if len(found) == 1:
         return next(iter(found.values()))
-    return [f"{os.fspath(one)}: {line}" for one, lines in found.items() for line in lines]
+    return [f"{os.fspath(path)}: {line}" for path, lines in found.items() for line in lines]
 
 
 def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[str]:
@@ -310,7 +310,7 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     yield from recovered.warnings
     state = recovered.state()
     attempts = list(state)
-    saved = [one.output_path for one in attempts if one.output_path is not None]
+    saved = [attempt.output_path for attempt in attempts if attempt.output_path is not None]
     replica, stored = directory.replica, set[str]()
     if replica is None:  # a store keeps the checkpoint before in its log
         yield from _reserve(directory, recovered)

@@ -212,8 +212,8 @@ def takes_options_of_run(*, but: Collection[str] = ()) -> Callable[[V], V]:
 
     def declare(verb: V) -> V:
         own, of_run = inspect.signature(verb), inspect.signature(run).parameters
-        shown = {name: one for name, one in own.parameters.items() if name != "options"}
-        shown |= {name: one for name, one in of_run.items() if name not in {*shown, *but}}
+        shown = {name: parameter for name, parameter in own.parameters.items() if name != "options"}
+        shown |= {name: parameter for name, parameter in of_run.items() if name not in {*shown, *but}}
         verb.__signature__ = own.replace(parameters=list(shown.values()))  # type: ignore[attr-defined]  # what inspect shows
         return verb
 
@@ -226,7 +226,7 @@ def all_arguments(verb: Callable[..., Any], given: dict[str, Any]) -> dict[str, 
     for name in given["options"]:
         if name not in known:
             raise UsageError(f"{verb.__name__}() has no argument {name!r}; {meant(name, known)}")
-    return {**{name: one.default for name, one in known.items()}, **given, **given["options"]}
+    return {**{name: parameter.default for name, parameter in known.items()}, **given, **given["options"]}
 
 
 @contextmanager

@@ -122,8 +122,8 @@ def _print_error(error: BaseException) -> None:
 def _print_usage(error: click.ClickException) -> None:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         argument = error.option_name.strip("-").replace("-", "_")  # as in Python, such as gateway for --local
-        options = (one for one in error.ctx.command.params if isinstance(one, click.Option))
-        meant = next((one.opts[0] for one in options if one.name == argument), None)
+        options = (parameter for parameter in error.ctx.command.params if isinstance(parameter, click.Option))
+        meant = next((option.opts[0] for option in options if option.name == argument), None)
         if meant is not None:
             said = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
             error = click.UsageError(said, error.ctx)

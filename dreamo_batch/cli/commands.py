@@ -421,9 +421,9 @@ def status(run_dirs: Sequence[str], *, verify: bool) -> int:
 
     Over one run directory or several.
     """
-    begun = [one for one in run_dirs if not background.should_begin(one)]
-    for one in run_dirs:
-        hint(background.sentence(one))
+    begun = [run_dir for run_dir in run_dirs if not background.should_begin(run_dir)]
+    for run_dir in run_dirs:
+        hint(background.sentence(run_dir))
     damage = dreamo.verify(begun) if verify and begun else []
     try:
         summary = dreamo.status(begun) if begun else {}

@@ -89,9 +89,9 @@ def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[
         defaults = [*signature.defaults, *signature.kw_defaults]  # of the last parameters
         keywords = [*signature.args, *signature.kwonlyargs][-len(defaults) :]
         return {
-            one.arg: _of_keyword(one, default, " ".join(texts.get(one.arg, "").replace("`", "").split()))
-            for one, default in zip(keywords, defaults, strict=True)
-            if default is not None and (one.arg in names if names else one.arg not in but)
+            arg.arg: _of_keyword(arg, default, " ".join(texts.get(arg.arg, "").replace("`", "").split()))
+            for arg, default in zip(keywords, defaults, strict=True)
+            if default is not None and (arg.arg in names if names else arg.arg not in but)
         }
 
     return made
@@ -102,8 +102,8 @@ def _written(place: str) -> tuple[ast.arguments, str]:
     *module, name = place.split(".")
     source = Path(__file__).parents[1].joinpath(*module).with_suffix(".py").read_text("utf-8")
     kinds = ast.FunctionDef | ast.ClassDef
-    defined = {one.name: one for one in ast.parse(source).body if isinstance(one, kinds)}[name]
-    function = next(one for one in ast.walk(defined) if isinstance(one, ast.FunctionDef))
+    defined = {node.name: node for node in ast.parse(source).body if isinstance(node, kinds)}[name]
+    function = next(node for node in ast.walk(defined) if isinstance(node, ast.FunctionDef))
     return function.args, ast.get_docstring(defined) or ""
 
 
@@ -235,7 +235,7 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
     """Read the table of a command; removes the options about its file from the others."""
     delimiter, rename = options.pop("delimiter"), options.pop("rename")
     further = {name: options.pop(name) for name in ("decimal", "encoding")}
-    pairs = [one.partition("=") for one in rename]
+    pairs = [pair.partition("=") for pair in rename]
     for old, equals, new in pairs:
         if not (old and equals and new) or "=" in new:
             raise click.UsageError(f"--rename takes one OLD=NEW at a time, not {old + equals + new!r}")

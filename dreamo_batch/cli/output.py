@@ -96,7 +96,7 @@ def show_frame(
         text = aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n"
         if width is not None and len(rows) <= _LISTED_MAX and text.index("\n") > _TOO_WIDE * width:
             text = "\n".join(
-                _listed([(one, cell) for one, cell in row.items() if cell is not None]) for row in rows
+                _listed([(name, cell) for name, cell in row.items() if cell is not None]) for row in rows
             )
         emit(text)
     else:
@@ -111,7 +111,7 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         import pandas as pd
 
         flat = _flat(summary, dict.fromkeys(columns.STATUSES, 0))
-        cells = {name: ["\n".join(one) if isinstance(one, list) else one] for name, one in flat.items()}
+        cells = {name: ["\n".join(cell) if isinstance(cell, list) else cell] for name, cell in flat.items()}
         emit(_csv(pd.DataFrame(cells), excel_safe=False))
     else:
         known = {

@@ -235,16 +235,16 @@ class _Parent:
     def table(self, task: ShardTask) -> tuple[pd.DataFrame, Prepared]:
         """Return the rows of a shard; its reference pictures are here then."""
         user, prepared = pickle.loads(zlib.decompress(task.table))  # noqa: S301 - it came within a pickled task
-        images = {one for job in prepared.jobs.values() for one in job.images}
+        images = {image for job in prepared.jobs.values() for image in job.images}
         if self._replica is not None:
-            wanted = {stem for one in images for stem in (one.sent_digest, Path(one.sent_location).stem)}
+            wanted = {stem for ref in images for stem in (ref.sent_digest, Path(ref.sent_location).stem)}
             kept = map(Path, self._replica.names(f"{INPUTS}/"))
             with parallel.bars(wanted=False):
-                self._replica.fetch(os.fspath(one) for one in kept if one.stem in wanted)
+                self._replica.fetch(os.fspath(path) for path in kept if path.stem in wanted)
         at = partial(kept_at, self._folder)
-        here = {one: replace(one, sent_location=at(one.sent_location, one.sent_digest)) for one in images}
+        here = {ref: replace(ref, sent_location=at(ref.sent_location, ref.sent_digest)) for ref in images}
         jobs = {
-            job_id: job._replace(image=here[job.image], further=tuple(here[one] for one in job.further))
+            job_id: job._replace(image=here[job.image], further=tuple(here[image] for image in job.further))
             for job_id, job in prepared.jobs.items()
         }
         return user, replace(prepared, jobs=jobs)
@@ -274,7 +274,7 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
         return None
     if read.get("pulse_id") != pulse_id:
         return None
-    pulse = Pulse(*(read.pop(one.name) for one in fields(Pulse)))
+    pulse = Pulse(*(read.pop(field.name) for field in fields(Pulse)))
     return Snapshot(**read | {name: Decimal(read[name]) for name in AMOUNTS if read[name] is not None}), pulse
 
 
@@ -405,7 +405,7 @@ class ShardedCall(Call):
         self._refuse_two_caps()
         if self._team is not None and inputs.options.adopt_copy:
             shared_budget.adopt_budget(self._team)
-        self._chosen = {one: next_number(of) for one, _ in self._planned.to_submit if (of := state.of(one))}
+        self._chosen = {job: next_number(of) for job, _ in self._planned.to_submit if (of := state.of(job))}
         self.warnings = self.warned_of(state, self._planned)
         self._store(manifest)
         self._user, decided = read_outcomes(directory.jobs)  # as stored: without pictures from memory
@@ -566,7 +566,7 @@ class ShardedCall(Call):
         terms = stored_terms(self.directory)
         with shared_budget.budget_errors(f"{self.directory.name}/{_BUDGET}"):
             slices.read()
-        caps = [one for one in (money(terms.cap), slices.max_cost) if one is not None]
+        caps = [cap for cap in (money(terms.cap), slices.max_cost) if cap is not None]
         return replace(terms, cap=exact_text(min(caps)) if caps else None)
 
     def _share_out(self, shards: Mapping[str, State], slices: Slices) -> Slices | None:
@@ -579,7 +579,7 @@ class ShardedCall(Call):
             if not slices.read() and self.spending.limit is None:
                 return None
             committed = {
-                name: total((one.spent_usd, one.reserved_usd)) for name, one in self._snapshots.items()
+                name: total((shard.spent_usd, shard.reserved_usd)) for name, shard in self._snapshots.items()
             }
             left_out = [name for name, one in shards.items() if one.terms.budget is None and committed[name]]
             if left_out and self.spending.limit is not None:
@@ -588,8 +588,8 @@ class ShardedCall(Call):
                 slices.limit(cap=joining, max_cost=self.spending.cap)
                 for name in left_out:
                     self._join_shard(self.directory.shard(name), place)
-            for name, one in shards.items():
-                self._work_of[name] += (money(one.terms.slice) or ZERO) > committed[name]
+            for name, shard in shards.items():
+                self._work_of[name] += (money(shard.terms.slice) or ZERO) > committed[name]
             self._work_of += Counter()  # without those that have nothing to do
             slices.limit(cap=self.spending.limit, max_cost=self.spending.cap)
         return slices
@@ -620,7 +620,7 @@ class ShardedCall(Call):
             try:
                 with parallel.executor_of(self._cluster, self._environment) as executor:
                     self._hand_out(waiting, executor)
-                    if parallel.is_count(self._cluster) and not all(one.done() for one in self._silent):
+                    if parallel.is_count(self._cluster) and not all(future.done() for future in self._silent):
                         parallel.kill_workers(executor)
             except DreamoError:
                 raise
@@ -676,13 +676,13 @@ class ShardedCall(Call):
                 parallel.cancel_forgotten(executor, running)
                 if not running:  # paused, and `wait` returns at once
                     time.sleep(parallel.LOOK_EVERY_S)
-                for future in [one for one in running if one.done()]:
+                for future in [future for future in running if future.done()]:
                     for name, outcome in zip(running[future].names, future.result(), strict=True):
                         self._take_outcome(name, outcome)
                         waiting.remove(name)
                     del running[future]
                 self._read_pulses(running.values())
-                for future in [one for one, work in running.items() if self._is_lost(work)]:
+                for future in [future for future, work in running.items() if self._is_lost(work)]:
                     left.extend(self._give_up(future, running.pop(future)))
                 self._report_trouble(running.values())
         except BaseException as error:  # whatever it is, no worker may keep buying
@@ -702,7 +702,7 @@ class ShardedCall(Call):
             self._read_pulses(running)
             silent_s = silent_s + parallel.LOOK_EVERY_S if before == [work.last for work in running] else 0.0
         if left:
-            pids = listed(one.pid for one in left)
+            pids = listed(process.pid for process in left)
             self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
 
     def _is_lost(self, work: _HandedOut) -> bool:
@@ -784,10 +784,10 @@ class ShardedCall(Call):
             heard = {name: pulse_of(self.directory, name, work.pulse_id) for name in work.names}
             known = {name: pulse for name, pulse in heard.items() if pulse is not None}
             self._snapshots |= {name: snapshot for name, (snapshot, _) in known.items()}
-            pulse = max((pulse for _, pulse in known.values()), key=lambda one: one.at, default=None)
+            pulse = max((pulse for _, pulse in known.values()), key=lambda pulse: pulse.at, default=None)
             is_heard |= pulse != work.last
             # Between two shards it may wait for a lock, and reports nothing; one that has to stop doesn't wait.
-            is_at_work = self.is_halted or any(one.n_settled < one.n_rows for one, _ in known.values())
+            is_at_work = self.is_halted or any(shard.n_settled < shard.n_rows for shard, _ in known.values())
             work.silent_s = work.silent_s + beat if is_at_work and pulse == work.last else 0.0
             work.last, work.unheard_s = pulse, 0.0 if pulse else work.unheard_s + beat
         self._trouble = "" if is_heard else parallel.trouble_of(self._cluster)
@@ -801,7 +801,7 @@ class ShardedCall(Call):
                 f"{counted(now.n_held, 'attempt')} of this call may or may not have been accepted and billed; none "
                 "is sent again unless you ask.",
             )
-        unheard = _UNHEARD if any(one.unheard_s >= store.STILL_S for one in running) else ""
+        unheard = _UNHEARD if any(work.unheard_s >= store.STILL_S for work in running) else ""
         outage = now.outage or self._trouble or unheard
         if outage and not self._is_out:
             self.notices.append(outage)
@@ -812,16 +812,16 @@ class ShardedCall(Call):
         """Add up all shards."""
         shards = list(self._snapshots.values())
         counts = Counter(dict.fromkeys(columns.STATUSES, 0))
-        for one in shards:
-            counts.update(one.by_status)
+        for shard in shards:
+            counts.update(shard.by_status)
         counts[columns.INVALID] += self._planned.n_invalid
-        sums: dict[str, Any] = {name: sum(getattr(one, name) for one in shards) for name in _COUNTS}
+        sums: dict[str, Any] = {name: sum(getattr(shard, name) for shard in shards) for name in _COUNTS}
         return Snapshot(
             by_status=counts,
-            spent_usd=total(one.spent_usd for one in shards),
-            reserved_usd=total(one.reserved_usd for one in shards),
+            spent_usd=total(shard.spent_usd for shard in shards),
+            reserved_usd=total(shard.reserved_usd for shard in shards),
             max_cost_usd=self.spending.cap,
-            outage=next((one.outage for one in shards if one.outage), ""),
+            outage=next((shard.outage for shard in shards if shard.outage), ""),
             **sums,
         )
 

@@ -162,7 +162,7 @@ class Budget:
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
-        there = {one.name for one in Path(self.place).glob("*")}
+        there = {path.name for path in Path(self.place).glob("*")}
         if store.is_url(self.place):
             store.refuse_unsafe(store.ObjectStore(self.place), self.place)
         elif Path(self.place).is_file() or there - {store.SLICES[:-1]}:
@@ -389,7 +389,7 @@ def _rows(share: Share) -> list[dict[str, Any]]:
                 columns.DIRECTORY: share.about.get("directory", ""),
                 columns.HOST: share.about.get("host", ""),
                 columns.MONTH: month,
-                **{name: exact_text(one) for name, one in amounts},
+                **{name: exact_text(amount) for name, amount in amounts},
                 columns.SPENT_USD: float(amount),
                 columns.GRANTED_USD: float(total((amount, *rest))),
                 columns.REPORTED_AT: at,
@@ -406,7 +406,7 @@ def _is_of(share: Share, directory: str) -> bool:
 
 def _holders(shares: Iterable[Share]) -> str:
     """Say which directories hold something that isn't spent, the largest first."""
-    by_held = sorted(((_sums(share)[2], share) for share in shares), key=lambda one: one[0], reverse=True)
+    by_held = sorted(((_sums(share)[2], share) for share in shares), key=lambda pair: pair[0], reverse=True)
     found = [(held, share) for held, share in by_held if held > 0]
     if not found:
         return ""
@@ -432,7 +432,7 @@ def _refuse_lowered(
 def _headline(place: str, slices: Slices) -> Headline:
     sums = [_sums(share) for share in slices.shares.values()]
     spent = total(amount for by_month, _, _ in sums for amount in by_month.values())
-    reserved, held = total(one[1] for one in sums), total(one[2] for one in sums)
+    reserved, held = total(amounts[1] for amounts in sums), total(amounts[2] for amounts in sums)
     each = "" if slices.per_owner is None else f", at most {dollars(slices.per_owner)} for each user"
     left = slices.room(None)
     notes = [f"{dollars(spent)} spent, {dollars(reserved)} reserved, {dollars(held)} held by runs."]
@@ -666,5 +666,5 @@ def _changed(child: str, share: Share, about: Mapping[str, Any] | None) -> dict[
 
 def _terms(*terms: Any) -> dict[str, Any]:
     *amounts, identity = terms
-    texts = [None if one is None else exact_text(one) for one in amounts]
+    texts = [None if amount is None else exact_text(amount) for amount in amounts]
     return dict(zip(_AMOUNTS, texts, strict=True)) | {"identity": identity}

@@ -221,7 +221,7 @@ class PairedComparison:
             {
                 "sides": [number_of[pair.left], number_of[pair.right]],
                 "jobs": self._jobs_of(pair),
-                "references": [references.setdefault(one, len(references)) for one in self._shared(pair)],
+                "references": [references.setdefault(ref, len(references)) for ref in self._shared(pair)],
                 "prompt": self._prompt(pair),
             }
             for pair in self._pairs
@@ -448,12 +448,12 @@ class PairedComparison:
     def _shared(self, pair: Pair) -> list[str]:
         """Return the references of both pictures, each once."""
         shared = self._references.of_rows([pair.left, pair.right]).values()
-        encoded = (_jpeg(one.image(_REFERENCE_PX)) for one in shared)
-        return [one for one in encoded if one]
+        encoded = (_jpeg(reference.image(_REFERENCE_PX)) for reference in shared)
+        return [jpeg for jpeg in encoded if jpeg]
 
     def _prompt(self, pair: Pair) -> str:
         """Return the prompt, if both pictures have the same."""
-        prompts = {label_of(self._results[names.PROMPT].iloc[one]) for one in (pair.left, pair.right)}
+        prompts = {label_of(self._results[names.PROMPT].iloc[row]) for row in (pair.left, pair.right)}
         return prompts.pop() if len(prompts) == 1 else ""
 
     def __repr__(self) -> str:
@@ -602,7 +602,7 @@ def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.
     theta[n_choices == 0] = np.nan
     table = pd.DataFrame(
         {
-            names.N_PICTURES: [len(one) for one in shown],
+            names.N_PICTURES: [len(jobs) for jobs in shown],
             names.N_CHOICES: n_choices,
             names.N_WON: n_won,
             names.N_LOST: n_choices - n_won - ties,

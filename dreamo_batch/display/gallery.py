@@ -235,7 +235,7 @@ class Gallery:
 
     def choose(self, positions: Sequence[int]) -> None:
         """Choose rows by position."""
-        self._chosen = sorted({one for one in positions if 0 <= one < len(self.results)})
+        self._chosen = sorted({position for position in positions if 0 <= position < len(self.results)})
         if self._widget is not None:
             self._widget.chosen = self.chosen
 
@@ -345,7 +345,7 @@ class Gallery:
             fragment = self._html(
                 self._whole, _PAGE_BYTES_MAX, heading="", said=said, has_style=True, page=target
             )
-        title = self.title or ", ".join(dict.fromkeys(one.name for one in [self.run_dir, *self._folders]))
+        title = self.title or ", ".join(dict.fromkeys(path.name for path in [self.run_dir, *self._folders]))
         page = page_with_script(
             "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
         )
@@ -437,7 +437,7 @@ class Gallery:
             grid=grid,
             pictures=pictures,
             placement=references,
-            links={one.position: link for one in linked if page and (link := self._link(page, one))},
+            links={entry.position: link for entry in linked if page and (link := self._link(page, entry))},
             palette=PALETTE,
             counts={kind: n for kind in PALETTE if (n := kinds.count(kind))},
             notice=self._notice,
@@ -496,13 +496,13 @@ class Pictures:
         embedded = [entry for entry in (*at_once, *unfolded) if entry.kind == PICTURE][:n_max]
         each = bytes_max // max(1, len(embedded) + len(placement.all))
         each = max(_THUMBNAIL_BYTES_MIN, min(THUMBNAIL_BYTES_MAX, each))
-        thumbnails = thumbnails_of([one.file_in(folders) for one in embedded], each)
+        thumbnails = thumbnails_of([entry.file_in(folders) for entry in embedded], each)
         made = zip(embedded, thumbnails, strict=True)
-        self.thumbnails = {entry.position: one for entry, one in made if one is not None}
-        small = {one.key: one.thumbnail(each) for one in placement.all}
-        self.references = {key: one for key, one in small.items() if one is not None}
+        self.thumbnails = {entry.position: thumbnail for entry, thumbnail in made if thumbnail is not None}
+        small = {reference.key: reference.thumbnail(each) for reference in placement.all}
+        self.references = {key: thumbnail for key, thumbnail in small.items() if thumbnail is not None}
         places = {entry.position for entry in embedded}
-        others = (one for one in grid.shown() if one.kind == PICTURE and one.position not in places)
+        others = (entry for entry in grid.shown() if entry.kind == PICTURE and entry.position not in places)
         self._not_embedded = {one.position for one in others if os.path.isfile(one.file_in(folders).path)}  # noqa: PTH113 - an impossible name has none
 
     def kind_of(self, entry: Entry) -> str:

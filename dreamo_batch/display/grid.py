@@ -578,13 +578,13 @@ class References:
 
     def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
         """Return those of some rows by key, in order."""
-        return {one.key: one for position in positions for one in self._of_row(position)}
+        return {reference.key: reference for position in positions for reference in self._of_row(position)}
 
     def _of_row(self, position: int) -> Iterator[ReferencePicture]:
-        cells = [one for column in self._cells for one in pictures_in(column[position])]
+        cells = [picture for column in self._cells for picture in pictures_in(column[position])]
         job_id = None if self._jobs is None else self._jobs[position]
         recorded = self._recorded[self._folders[position]].get(str(job_id), ())
-        known = [(one.digest, one.sent_location, one.sent_digest) for one in recorded]
+        known = [(image.digest, image.sent_location, image.sent_digest) for image in recorded]
         known = known or [(key, "", "") for cell in cells if (key := key_of(cell)) is not None]
         for number, (key, sent, digest) in enumerate(known):
             if key not in self._known:
@@ -613,7 +613,7 @@ class ReferencePlacement:
         for (row, column), found in cells.items():
             by_row[row] |= found
             by_column[column] |= found
-        different = {key: one for found in cells.values() for key, one in found.items()}
+        different = {key: reference for found in cells.values() for key, reference in found.items()}
         self.all, lines = list(different.values()), (*by_row.values(), *by_column.values())
         is_once = all(line.keys() == different.keys() for line in lines if line)
         rows_differ = any(by_row[row].keys() != found.keys() for (row, _), found in cells.items())
@@ -642,7 +642,7 @@ def thumbnails_of(pictures: Sequence[PictureFile], bytes_max: int) -> list[Thumb
         for start in range(0, len(pictures), _AT_ONCE):
             part = pictures[start : start + _AT_ONCE]
             of_file = functools.partial(_of_file, bytes_max=bytes_max, side_px=THUMBNAIL_PX)
-            made = pool.map(of_file, (one.path for one in part), read_thumbnails(part))
+            made = pool.map(of_file, (file.path for file in part), read_thumbnails(part))
             for thumbnail in made:
                 found.append(thumbnail)
                 tick()

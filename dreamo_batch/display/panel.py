@@ -513,7 +513,7 @@ def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
     }
     return SimpleNamespace(
         buttons=buttons,
-        has_any=any(one.is_enabled for one in buttons.values()),
+        has_any=any(button.is_enabled for button in buttons.values()),
         suggested_cap=_suggested_cap(status) if can_control else "",
         why_not=elsewhere,
     )

@@ -437,12 +437,12 @@ class _GridSheet:
 
     def _head(self, pen: _Pen, grid: Grid) -> None:
         left = MARGIN
-        for one in self.placement.once:
-            left += self._reference(pen, (left, MARGIN), one)[0] + 2 * _GAP
+        for reference in self.placement.once:
+            left += self._reference(pen, (left, MARGIN), reference)[0] + 2 * _GAP
         room = self.layout.width - MARGIN - left
         title = self._label(self.title, "T")
         top = pen.write((left, MARGIN), title, _TITLE_PX, (room, 2 * line_px(_TITLE_PX[0])))
-        references = [f"reference: {self._label(one.label, 'R')}" for one in self.placement.once]
+        references = [f"reference: {self._label(reference.label, 'R')}" for reference in self.placement.once]
         text = ", ".join(part for part in (*references, grid.extent) if part)
         height = max(line_px(_SMALL_PX[0]), self.layout.head - top)
         pen.write((left, MARGIN + top), text, _SMALL_PX, (room, height), ink=ON_LIGHT.open)
@@ -469,9 +469,9 @@ class _GridSheet:
 
     def _read_pictures(self, grid: Grid) -> None:
         """Read the pictures of a page, several at once."""
-        found = [one.file_in(self.folders) for one in grid.shown(n_max=1) if one.kind == PICTURE]
+        found = [entry.file_in(self.folders) for entry in grid.shown(n_max=1) if entry.kind == PICTURE]
         read = _read(found, max(self.layout.cell_width, self.layout.cell_height))
-        self.pictures = {file.path: one for file, one in zip(found, read, strict=True) if one is not None}
+        self.pictures = {file.path: item for file, item in zip(found, read, strict=True) if item is not None}
 
     def _in_one_column(self, pen: _Pen, grid: Grid, place: int, row: int) -> None:
         down, across = divmod(place, self.layout.n_columns)
@@ -536,19 +536,19 @@ class _GridSheet:
         names_px = line_px(_REFERENCE_LABEL_PX[0]) + 4
         side_px = min(_REFERENCE, size[1] - names_px, (size[0] + _GAP) // max(1, len(found)) - _GAP)
         height = 0
-        for number, one in enumerate(found):
+        for number, reference in enumerate(found):
             left = corner[0] + number * (side_px + _GAP)
-            height = max(height, self._reference(pen, (left, corner[1]), one, side_px)[1])
+            height = max(height, self._reference(pen, (left, corner[1]), reference, side_px)[1])
         room = size[0], _SMALL_PX[0] + _GAP
-        text = self._label(", ".join(one.label for one in found), "R", room)
+        text = self._label(", ".join(reference.label for reference in found), "R", room)
         at = corner[0], corner[1] + height + 4
         return height + 4 + pen.write(at, text, _REFERENCE_LABEL_PX, room, ink=ON_LIGHT.open)
 
     def _reference(
-        self, pen: _Pen, corner: tuple[int, int], one: ReferencePicture, side_px: int = _REFERENCE
+        self, pen: _Pen, corner: tuple[int, int], reference: ReferencePicture, side_px: int = _REFERENCE
     ) -> tuple[int, int]:
         """Draw a reference picture; return its size, 0 if it can't be read."""
-        picture = one.image(side_px)
+        picture = reference.image(side_px)
         if picture is None:
             return 0, 0
         picture = ImageOps.contain(picture, (side_px, side_px))

@@ -215,7 +215,7 @@ RULES: Final[Mapping[EventKind, _Rule]] = {
 }
 
 
-_FIELDS: Final = tuple(one.name for one in fields(Attempt))
+_FIELDS: Final = tuple(field.name for field in fields(Attempt))
 _values_of: Final = attrgetter(*_FIELDS)
 
 
@@ -285,8 +285,8 @@ class State:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State) or self.terms != other.terms:
             return False
-        return {one: self.of(one) for one in self.job_ids()} == {
-            one: other.of(one) for one in other.job_ids()
+        return {job_id: self.of(job_id) for job_id in self.job_ids()} == {
+            job_id: other.of(job_id) for job_id in other.job_ids()
         }
 
     __hash__ = None  # type: ignore[assignment]  # mutable, so not hashable
@@ -305,7 +305,7 @@ class State:
         """Return some fields of every attempt."""
         yield from self.stored.cells(self.changed, names)
         values = attrgetter(*names)
-        yield from (values(one) for attempts in self.changed.values() for one in attempts)
+        yield from (values(attempt) for attempts in self.changed.values() for attempt in attempts)
 
     def completed(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Return some fields of stored attempts that completed and are their job's only one: most, at little cost."""
@@ -328,7 +328,7 @@ class State:
         self.changed = {
             job_id: attempts
             for job_id, attempts in self.changed.items()
-            if not OPEN.isdisjoint(one.stage for one in attempts)
+            if not OPEN.isdisjoint(attempt.stage for attempt in attempts)
         }
 
     def deciding(self, job_id: str) -> Attempt | None:
@@ -520,11 +520,11 @@ def price_of(attempt: Attempt) -> Decimal | None:
 
 def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) -> Decimal | None:
     """Return the highest price seen, perhaps only above what was reserved; None if there is none."""
-    seen = ((price_of(one), money(one.reserved)) for one in attempts)
+    seen = ((price_of(attempt), money(attempt.reserved)) for attempt in attempts)
     prices = (
-        one
-        for one, held in seen
-        if one is not None and (not above_reserved or (held is not None and one > held))
+        price
+        for price, held in seen
+        if price is not None and (not above_reserved or (held is not None and price > held))
     )
     return max(prices, default=None)
 
@@ -549,7 +549,7 @@ ARROW: Final = {
 
 def schema_of(described: Mapping[str, columns.Column]) -> pa.Schema:
     """Return how a file keeps the columns described; objects are bytes."""
-    return pa.schema([(one.name, ARROW.get(one.dtype, pa.binary())) for one in described.values()])
+    return pa.schema([(column.name, ARROW.get(column.dtype, pa.binary())) for column in described.values()])
 
 
 def rows_as_table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -635,7 +635,7 @@ class StoredAttempts:
         job_ids = [chunk for block in self._blocks for chunk in block.job_ids.iterchunks()]
         self._job_ids = pa.chunked_array(job_ids, pa.string())
         self.n_attempts = len(self._job_ids)
-        self._ends = np.cumsum([len(one.job_ids) for one in self._blocks])
+        self._ends = np.cumsum([len(block.job_ids) for block in self._blocks])
         n = self.n_attempts
         is_first = np.ones(n, dtype=bool)
         is_first[1:] = pc.not_equal(self._job_ids.slice(1), self._job_ids.slice(0, max(n - 1, 0)))
@@ -667,7 +667,7 @@ class StoredAttempts:
             n = len(block.job_ids)
             is_kept = isinstance(block.rows, pa.Buffer) and not pc.any(is_of.slice(end - n, n)).as_py()
             blocks += [block] if is_kept else _packed(_of_other_jobs(block.opened(), changed))
-        blocks += _packed(_table_of([one for of_job in changed.values() for one in of_job]))
+        blocks += _packed(_table_of([attempt for of_job in changed.values() for attempt in of_job]))
         return StoredAttempts(None, blocks)
 
     def __len__(self) -> int:
@@ -704,9 +704,9 @@ class StoredAttempts:
         """Count the attempts of all but some jobs, as `State.kinds` does."""
         rows = self.table.select(KIND).filter(pc.invert(_is_of(self._job_ids, besides)))
         counts: Counter[Attempt] = Counter()
-        for one in rows.group_by(list(KIND)).aggregate([([], "count_all")]).to_pylist():
-            n, stage = one.pop("count_all"), _STAGES[one.pop(columns.STAGE)]
-            counts[Attempt("", 1, stage, **one)] = n
+        for row in rows.group_by(list(KIND)).aggregate([([], "count_all")]).to_pylist():
+            n, stage = row.pop("count_all"), _STAGES[row.pop(columns.STAGE)]
+            counts[Attempt("", 1, stage, **row)] = n
         return counts
 
     def cells(
@@ -778,7 +778,7 @@ def absent(state: State, pending: Iterable[str]) -> pa.Table:
 def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return a table with the columns of a schema; those that it lacks are all missing."""
     known = set(table.column_names)
-    arrays = [table[one.name] if one.name in known else pa.nulls(len(table), one.type) for one in schema]
+    arrays = [table[f.name] if f.name in known else pa.nulls(len(table), f.type) for f in schema]
     return pa.table(arrays, names=schema.names).cast(schema)
 
 
@@ -851,7 +851,7 @@ _SET_BY_LINES: Final = tuple(
 _LINES: Final = pa.schema(
     [
         *_EVERY_LINE.items(),
-        *((one.name, pa.float64() if one.name in _TIMES else one.type) for one in _SET_BY_LINES),
+        *((field.name, pa.float64() if field.name in _TIMES else field.type) for field in _SET_BY_LINES),
     ]
 )
 # The fields of an attempt that goes its way without surprise; a column that is mostly missing takes as long as any.
@@ -886,8 +886,8 @@ _AFTER: Final = np.array(
 )
 _IS_TIMED: Final = {name: np.array([RULES[kind].time == name for kind in _ALL_KINDS]) for name in _TIMES}
 _IS_RESET: Final = {
-    one.name: np.array([one.name in (RULES[kind].resets or ()) for kind in _ALL_KINDS])
-    for one in _SET_BY_LINES
+    field.name: np.array([field.name in (RULES[kind].resets or ()) for kind in _ALL_KINDS])
+    for field in _SET_BY_LINES
 }
 
 
@@ -918,9 +918,9 @@ def fold_lines(
         is_plain[pc.index_in(apart, jobs.dictionary).drop_null()] = False
     last_stage = np.zeros(len(is_plain), dtype=int)
     last_stage[of_job] = stage
-    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(one) for one in OPEN])  # they are needed at hand
+    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(stage) for stage in OPEN])  # they are needed at hand
     last_stage = last_stage[is_plain]
-    is_submitted = np.isin(last_stage, [_ALL_STAGES.index(one) for one in SUBMITTED])
+    is_submitted = np.isin(last_stage, [_ALL_STAGES.index(stage) for stage in SUBMITTED])
     folded = {
         columns.JOB_ID: jobs.dictionary.filter(pa.array(is_plain)),
         columns.ATTEMPT: pa.array(np.ones(len(last_stage), dtype=np.int64), mask=~is_submitted),

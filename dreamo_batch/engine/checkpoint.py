@@ -256,15 +256,15 @@ def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
     if all(table[name].dtype != object or holds_text(table[name]) for name in names):
         return table
     jobs = map(prepared.jobs.get, prepared.rows[columns.JOB_ID])
-    kept = [iter([] if job is None else [one.location for one in (job.image, *job.further)]) for job in jobs]
+    kept = [iter([] if job is None else [ref.location for ref in (job.image, *job.further)]) for job in jobs]
     placed = {name: list(map(_placed, table[name], kept)) for name in names}
     return table.assign(**{name: pd.Series(cells, table.index, object) for name, cells in placed.items()})
 
 
 def _placed(cell: Any, kept: Iterator[str]) -> Any:
     pictures = [] if is_missing(cell) else pictures_in(cell)
-    places = [(one, next(kept, one)) for one in pictures]
-    named = [str(one) if isinstance(one, str | PathLike) else place for one, place in places]
+    places = [(picture, next(kept, picture)) for picture in pictures]
+    named = [str(picture) if isinstance(picture, str | PathLike) else place for picture, place in places]
     return str(named) if len(named) > 1 else named[0] if named else cell
 
 
@@ -322,7 +322,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
         return {}  # a first call, or a table that is about to be replaced
     rows = _kept_here(rows.astype(columns.STR).dropna(subset=list(IMAGE)), path.parent)
     images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
-    return {canonical(one.location) if one.kind == URL else one.location: one for one in images}
+    return {canonical(image.location) if image.kind == URL else image.location: image for image in images}
 
 
 def references_of(decided: pd.DataFrame) -> pd.DataFrame:
@@ -360,7 +360,7 @@ def write_frame(
     table = pa.Table.from_pandas(stored)
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
     table = table.replace_schema_metadata(metadata)
-    files.replace(path, lambda one: pq.write_table(table, one, _GROUP, write_page_checksum=True))
+    files.replace(path, lambda temporary: pq.write_table(table, temporary, _GROUP, write_page_checksum=True))
     return changed
 
 
@@ -468,8 +468,8 @@ def _job(image: tuple[Any, ...], fields: Mapping[str, Any]) -> Job:
     return Job(
         image=ImageSource(*image),
         seed=seed,
-        further=tuple(ImageSource(*one) for one in json.loads(further)) if isinstance(further, str) else (),
-        own=tuple((name, tuple(one) if isinstance(one, list) else one) for name, one in json.loads(own))
+        further=tuple(ImageSource(*ref) for ref in json.loads(further)) if isinstance(further, str) else (),
+        own=tuple((name, tuple(cell) if isinstance(cell, list) else cell) for name, cell in json.loads(own))
         if isinstance(own, str)
         else (),
         **rest,

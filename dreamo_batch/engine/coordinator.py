@@ -427,7 +427,7 @@ class Coordinator:
         if isinstance(task_id, Failure):
             return task_id
         owner = self._job_of.setdefault(hash(("task_id", task_id)), job_id)
-        known = next((one for one in self.ledger.state.of(owner) if one.task_id == task_id), None)
+        known = next((a for a in self.ledger.state.of(owner) if a.task_id == task_id), None)
         is_anothers = known is not None and (known.job_id, known.attempt) != answer.key
         if named is None or isinstance(said, str):
             message = f"the service answered with task {task_id}, which already belongs to job {owner}"
@@ -466,7 +466,7 @@ class Coordinator:
         """Warn when two jobs got the same picture: one of them may have the other's."""
         if (other := self._other_job_with(attempt, name)) is None:
             return
-        asked, asked_too = (_asked_for(one) for one in (self.ledger.state.deciding(other), attempt))
+        asked, asked_too = (_asked_for(sent) for sent in (self.ledger.state.deciding(other), attempt))
         if asked is None or asked != asked_too:  # else one picture for both is no surprise
             said = f"different jobs, but {_SAME[name]}. Check both before you use them."
             self._notice(name, said, attempt.job_id, other)
@@ -504,10 +504,10 @@ class Coordinator:
         """Begin with the jobs that an earlier call left refused with 403, which the plan puts last."""
         find = self.ledger.state.find
         found = (find(*key) for key in reversed(self.assignment.to_submit))
-        refused = [one for one in takewhile(was_forbidden, found) if one is not None]
+        refused = [attempt for attempt in takewhile(was_forbidden, found) if attempt is not None]
         answered = self.ledger.state.cells(columns.TASK_ID, columns.ANSWERED_AT) if refused else ()
         last = max((at for task_id, at in answered if None not in (task_id, at)), default=-inf)
-        earlier = {one.job_id: (one.answered_at or inf) < last for one in refused}
+        earlier = {attempt.job_id: (attempt.answered_at or inf) < last for attempt in refused}
         return Refusals(self.assignment.jobs, earlier, has_bought=last > -inf)
 
     def _create_failed(self, key: Key, failure: Failure, now: float) -> None:
@@ -596,7 +596,7 @@ class Coordinator:
             sent = {name: getattr(job, name) for name in ("prompt", "width", "height", "use_rephraser")}
         sent |= {"seed": attempt.seed_sent} | ({"use_rephraser": False} if is_exact else {})
         jobs = self.assignment.jobs.values()
-        return contradiction(task.echo, sent, lambda: {one.prompt for one in jobs})
+        return contradiction(task.echo, sent, lambda: {job.prompt for job in jobs})
 
     def _hold(self, key: Key, task: Task, differs: str, now: float) -> None:
         """Ask again for a task whose answer describes another; its picture is never used."""

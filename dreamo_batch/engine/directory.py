@@ -442,7 +442,7 @@ class Saved:
 def picture_name(attempts: Sequence[Attempt], number: int) -> str:
     """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
     job_id = attempts[0].job_id
-    last = max(one.attempt for one in attempts if one.stage not in CAME_TO_NOTHING)
+    last = max(attempt.attempt for attempt in attempts if attempt.stage not in CAME_TO_NOTHING)
     others = {Path(one.output_path).stem for one in attempts if one.output_path and one.attempt != number}
     return job_id if last == number and job_id not in others else f"{job_id}-attempt-{number}"
 

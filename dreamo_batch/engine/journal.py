@@ -104,7 +104,7 @@ def read_end(folder: Path) -> End | None:
 
 NAME: Final = re.compile(r"journal-(\d{6,})\.jsonl")
 _CRC_BYTES: Final = len('{"crc":"00000000",')
-_TERMS: Final = frozenset(one.name for one in fields(Terms))
+_TERMS: Final = frozenset(field.name for field in fields(Terms))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -383,7 +383,7 @@ class Strays:
 
     def _append(self, attempts: Iterable[Attempt]) -> None:
         records = (_encode(self._run | {"attempt": asdict(attempt)}).encode() for attempt in attempts)
-        lines = b"".join(b"%08x %b\n" % (zlib.crc32(one), one) for one in records)
+        lines = b"".join(b"%08x %b\n" % (zlib.crc32(record), record) for record in records)
         if self._fd is None:
             self._fd, self._n_bytes = self._open(), 0
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # so that nobody deletes it before this run ends
@@ -463,7 +463,7 @@ def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
     """Fold strays into a state and return the events; attempts the state already has add none."""
     added: list[Event] = []
     # One run may know the answer to a create that another left in doubt, so doubts come first.
-    for stray in sorted(strays, key=lambda one: (one.stage not in _IN_DOUBT, one.sent_at or 0.0)):
+    for stray in sorted(strays, key=lambda attempt: (attempt.stage not in _IN_DOUBT, attempt.sent_at or 0.0)):
         for event in events_of(state, stray):
             state.apply(event)
             added.append(event)

@@ -98,7 +98,7 @@ class RunEvent:
 
     def to_json(self) -> bytes:
         """Return what is posted; `text` is a sentence for people."""
-        known = {one.name: getattr(self, one.name) for one in fields(self)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
         known |= {name: None if known[name] is None else exact_text(known[name]) for name in AMOUNTS}
         known["at"] = self.at.isoformat(timespec="seconds")
         known["by_status"] = {status: n for status, n in self.by_status.items() if n}

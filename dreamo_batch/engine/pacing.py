@@ -107,7 +107,7 @@ class PollTimes:
         self._sum += logarithm - oldest
         self._sum_of_squares += logarithm**2 - oldest**2
         if not self.is_settled:
-            self._guess = _guessed(self._logarithms, [math.log(max(one, _LATENCY_MIN_S)) for one in open_s])
+            self._guess = _guessed(self._logarithms, [math.log(max(age, _LATENCY_MIN_S)) for age in open_s])
 
     def due_in(self, age_s: float, *, ease: float = 0.0, predicted_s: float | None = None) -> float:
         """Return the seconds until a task of this age is polled again; its progress says it will take `predicted_s`."""
@@ -163,10 +163,10 @@ def _guessed(seen: Collection[float], still_open: Collection[float]) -> tuple[fl
     """
     n, mean, deviation = len(seen) + len(still_open), sum(seen) / len(seen), _DEVIATION_USUAL
     for _ in range(_GUESS_STEPS):
-        z = [(one - mean) / deviation for one in still_open]
-        ahead = [hazard(math.exp(one), mean, deviation) * math.exp(one) * deviation for one in still_open]
-        squares = sum((one - mean) ** 2 for one in seen)
-        squares += sum(deviation**2 * (1 + one * more) for one, more in zip(z, ahead, strict=True))
+        z = [(logarithm - mean) / deviation for logarithm in still_open]
+        ahead = [hazard(math.exp(x), mean, deviation) * math.exp(x) * deviation for x in still_open]
+        squares = sum((logarithm - mean) ** 2 for logarithm in seen)
+        squares += sum(deviation**2 * (1 + score * more) for score, more in zip(z, ahead, strict=True))
         mean = (sum(seen) + sum(mean + deviation * more for more in ahead)) / n
         deviation = math.sqrt((_USUAL_COUNTS * _DEVIATION_USUAL**2 + squares) / (_USUAL_COUNTS + n))
     return mean, max(deviation, _DEVIATION_MIN)

@@ -126,7 +126,7 @@ def try_merge(run_dir: Path) -> None:
 def read_thumbnails(pictures: Sequence[PictureFile]) -> list[Thumbnail | None]:
     """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
     known = {run_dir: _read(run_dir, here.keys(), _SHOWN) for run_dir, here in _by_dir(pictures).items()}
-    kept = [known.get(one.run_dir, {}).get(one.sha256, (0, 0, 0, 0, b"")) for one in pictures]
+    kept = [known.get(picture.run_dir, {}).get(picture.sha256, (0, 0, 0, 0, b"")) for picture in pictures]
     return [
         Thumbnail(jpeg, *size) if _is_unchanged(picture, n_bytes, modified_ns) else None
         for picture, (n_bytes, modified_ns, *size, jpeg) in zip(pictures, kept, strict=True)

@@ -91,7 +91,7 @@ def assignment(
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
     reused = _reused(state, options, run_dir)
-    for job_id in chain(prepared.jobs, (one for one in state.job_ids() if one not in prepared.jobs)):
+    for job_id in chain(prepared.jobs, (job_id for job_id in state.job_ids() if job_id not in prepared.jobs)):
         if job_id in reused:
             continue
         attempts = state.of(job_id)
@@ -237,7 +237,7 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
     except DirectoryError:
         return ()
     n = sum(
-        any(one.stage is Stage.COMPLETED or money(one.cost) for one in state.of(job_id))
+        any(attempt.stage is Stage.COMPLETED or money(attempt.cost) for attempt in state.of(job_id))
         for job_id in last
         if job_id not in prepared.jobs
     )
@@ -302,7 +302,7 @@ def _parts_of(job: Job, drawn: Collection[str], picture: str) -> tuple[object, .
     """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
-    pictures = tuple(place(one.location) if one.kind == URL else getattr(one, picture) for one in job.images)
+    pictures = tuple(place(ref.location) if ref.kind == URL else getattr(ref, picture) for ref in job.images)
     return (pictures, seen(job.prompt), *rest)
 
 
@@ -319,7 +319,7 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
     if image.digest != other.digest and image.kind != URL:
         return "the content of its picture file"
     if image.kind != URL:
-        is_fixed = [one.sent_digest != one.digest for one in (image, other)]
+        is_fixed = [reference.sent_digest != reference.digest for reference in (image, other)]
         return "whether a corrected copy of the picture is sent" if is_fixed[0] != is_fixed[1] else ""
     this, that = canonical(image.location), canonical(other.location)
     if this == that:
@@ -360,7 +360,7 @@ class RunOptions:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> RunOptions:
         """Pick the arguments of a call that are options, and check them."""
-        return cls(**{one.name: arguments[one.name] for one in fields(cls) if one.name in arguments})
+        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
     def __post_init__(self) -> None:
         """Check everything at once."""
@@ -393,7 +393,7 @@ class RunOptions:
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options among settings that a later call takes over, whoever wrote them into `run.json`."""
-    names = {one.name for one in fields(RunOptions)} - _OF_ONE_CALL
+    names = {field.name for field in fields(RunOptions)} - _OF_ONE_CALL
     return {name: value for name, value in settings.items() if name in names}
 
 

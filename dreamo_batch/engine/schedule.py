@@ -313,7 +313,7 @@ class Schedule:
         before = times.is_known, times.is_settled
         is_open = not times.is_settled
         open_s = [
-            one.unfinished_s for one in self._tasks.values() if is_open and one.is_scout and one.n_polls
+            task.unfinished_s for task in self._tasks.values() if is_open and task.is_scout and task.n_polls
         ]
         times.learn(
             now - task.born, unfinished_s=task.unfinished_s, predicted_s=task.predicted_s, open_s=open_s

@@ -204,7 +204,7 @@ class Tally:
         is_whole = {job_id for job_id, error in told if error is None}
         # All but the bulk of the jobs, of which nothing more is to be told.
         left = {job_id: state.deciding(job_id) for job_id in rows.weights if job_id not in is_whole}
-        elsewhere = {one.job_id for one in state.open() if one.job_id not in rows.weights}
+        elsewhere = {attempt.job_id for attempt in state.open() if attempt.job_id not in rows.weights}
         self._n_left = len(elsewhere) + sum(status_of(one) in columns.UNSETTLED for one in left.values())
         # Rows that failed or may have been submitted, by class, most frequent first.
         self.errors = self._errors_of(left)
@@ -238,7 +238,7 @@ class Tally:
 
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
         """Say what the directory will have cost once every row is settled."""
-        seen = [(cost, n) for one, n in self._kinds.items() if (cost := price_of(one)) is not None]
+        seen = [(cost, n) for kind, n in self._kinds.items() if (cost := price_of(kind)) is not None]
         if self._n_left and price is None and not seen:
             return None
         low = likely = high = price or ZERO
@@ -249,9 +249,9 @@ class Tally:
         low, likely, high = (total((spent_usd, times(self._n_left, each))) for each in (low, likely, high))
         # Held back for what ended, or may have been taken, without a known cost.
         unknown = total(
-            times(n, money(one.reserved) or ZERO)
-            for one, n in self._kinds.items()
-            if one.stage not in OPEN and is_unresolved_cost(one)
+            times(n, money(kind.reserved) or ZERO)
+            for kind, n in self._kinds.items()
+            if kind.stage not in OPEN and is_unresolved_cost(kind)
         )
         return low, total((likely, unknown)), total((high, unknown))
 

@@ -88,7 +88,7 @@ def as_place(name: str, place: object) -> str:
             f"{name} {text!r} can't be used; expected a path, or a URL such as s3://bucket/folder (or gs://, az://)."
         )
     folders = (found["folder"] or "")[1:].rstrip("/").split("/")
-    if found["folder"] not in {None, "/"} and any(one.strip() in {"", ".", ".."} for one in folders):
+    if found["folder"] not in {None, "/"} and any(folder.strip() in {"", ".", ".."} for folder in folders):
         raise UsageError(f"{name} {text!r} can't be used: a folder in it is empty, '.' or '..'.")
     return text
 
@@ -157,7 +157,7 @@ class ObjectStore:
         """List the folders in one that hold any object, however many those are, and its own objects."""
         with self._naming_errors(folder, "listed"):
             found = self._obstore.list_with_delimiter(self._store, folder)
-            return sorted(found["common_prefixes"]), sorted(one["path"] for one in found["objects"])
+            return sorted(found["common_prefixes"]), sorted(entry["path"] for entry in found["objects"])
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, many with one request where the store can; those that are gone don't matter."""
@@ -366,7 +366,7 @@ def read_log(store: ObjectStore) -> Content:
         if name is not None and checkpoint is None:  # two newer ones were written since it was listed
             continue
         slots: dict[int, Slot] = {}
-        listed = [one for one in _numbered(store, _LOG) if one > _slot(covers)]
+        listed = [name for name in _numbered(store, _LOG) if name > _slot(covers)]
         read = dict(zip(listed, store.get_each(listed), strict=True))
         end = _slot(covers + 1)
         while (written := read.get(end) or store.get(end)) is not None:
@@ -561,7 +561,7 @@ _pulled_until: dict[Path, float] = {}
 
 def reread(folder: Path) -> None:
     """Read a folder and its shards from the store again at their next use: others may just have written to them."""
-    for path in [one for one in _pulled_until.copy() if one.is_relative_to(folder)]:
+    for path in [path for path in _pulled_until.copy() if path.is_relative_to(folder)]:
         _pulled_until.pop(path, None)
 
 
@@ -776,7 +776,7 @@ class Replica:
         """Refuse a place where a budget, or another run directory, keeps what is its own."""
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
-        is_budget = any(one.get(FIRST_SLICE) for one in (self.store, above))
+        is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))
         if is_budget or (name in (*_OWN, *_FOLDERS, _SHARDS) and _numbered(above, _LOG)):
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")

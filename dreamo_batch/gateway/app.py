@@ -50,7 +50,7 @@ _CONSTRAINTS: Final = {
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
     """Describe a parameter that may be null like one that may not."""
-    return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), {}) | field
+    return next((variant for variant in field.get("anyOf", ()) if variant.get("type") != "null"), {}) | field
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
@@ -284,7 +284,7 @@ class Endpoints:
         if strike is None:
             return response
         fault, client = strike.fault, request.scope["client"]
-        transport = next((one.transport for one in self.connections if one.client == client), None)
+        transport = next((conn.transport for conn in self.connections if conn.client == client), None)
         match fault.effect:
             case Effect.SLOW:
                 await asyncio.sleep(strike.seconds)

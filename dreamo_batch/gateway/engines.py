@@ -156,10 +156,10 @@ class Preview:
     def generate(self, request: DrawRequest, reference: bytes, *further: bytes) -> bytes:
         """Paint a picture."""
         width, height = request.width, request.height
-        loaded = [load_reference(one, max(width, height)) for one in (reference, *further)]
+        loaded = [load_reference(content, max(width, height)) for content in (reference, *further)]
         types = request.ref_types or (contract.MODELS[request.model].ref_types.value[:1] * len(loaded))
-        styles = [one for one, kind in zip(loaded, types, strict=False) if kind == _STYLE]
-        figures = [one for one in loaded if not any(one is style for style in styles)]
+        styles = [image for image, kind in zip(loaded, types, strict=False) if kind == _STYLE]
+        figures = [image for image in loaded if not any(image is style for style in styles)]
         rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
         words = read_words(request.prompt)
         words.setdefault("scene", list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])])
@@ -387,7 +387,7 @@ _WORDS: Final = [
     for value, words in values.items()
     for word in words.split()
 ]
-_MEANINGS: Final = {word: [meant for one, meant in _WORDS if one == word] for word, _ in _WORDS}
+_MEANINGS: Final = {word: [meant for kind, meant in _WORDS if kind == word] for word, _ in _WORDS}
 
 
 def _pattern() -> re.Pattern[str]:

@@ -146,7 +146,7 @@ class LocalGateway:
         self.api_key = f"local-{secrets.token_hex(16)}" if api_key is None else _check_key(api_key)
         self.faults = faults if isinstance(faults, FaultPlan) else FaultPlan(faults, seed=seed)
         given = locals() | {"latency": read_latency(latency)}
-        self._settings = GatewaySettings(**{one.name: given[one.name] for one in fields(GatewaySettings)})
+        self._settings = GatewaySettings(**{f.name: given[f.name] for f in fields(GatewaySettings)})
         self._engine = engine_named(engine) if isinstance(engine, str) else check_engine(engine)
         self._state_dir = None if state_dir is None else _as_folder(state_dir)
         if not isinstance(host, str) or not host.isprintable() or not host.strip():
@@ -164,7 +164,7 @@ class LocalGateway:
 
     def __repr__(self) -> str:
         where = self._running.base_url if self._running else "not running"
-        name, device = (getattr(self._engine, one, "") for one in ("name", "device"))
+        name, device = (getattr(self._engine, attribute, "") for attribute in ("name", "device"))
         return f"<LocalGateway, {where}, engine {name}{f' on {device}' if device else ''}>"
 
     def __enter__(self) -> Self:

@@ -80,7 +80,7 @@ class Create:
     @property
     def digest(self) -> str:
         """Identifies equal creates."""
-        return request_digest(self.request, " ".join(one.digest for one in self.references))
+        return request_digest(self.request, " ".join(reference.digest for reference in self.references))
 
 
 def read_header(content: bytes) -> tuple[int, int]:

@@ -390,7 +390,7 @@ class Tasks:
             task_id=make_task_id(now),
             digest=create.digest,
             request=request,
-            references=tuple((one.digest, one.url) for one in create.references),
+            references=tuple((reference.digest, reference.url) for reference in create.references),
             seed_drawn=request.seed if request.seed >= 0 else self._rng.randrange(SEEDS_FROM, SEEDS_TO),
             accepted_at=now,
             starts_at=starts_at,
@@ -650,7 +650,7 @@ class Renderer:
         """Wait until pictures are made or have failed, up to a time limit."""
         work = [self._work[task_id] for task_id in task_ids if task_id in self._work]
         if work:
-            futures = [one if isinstance(one, asyncio.Task) else asyncio.wrap_future(one) for one in work]
+            futures = [item if isinstance(item, asyncio.Task) else asyncio.wrap_future(item) for item in work]
             await asyncio.wait(futures, timeout=patience_s)
 
     def close(self) -> None:
@@ -735,7 +735,7 @@ class Renderer:
         """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
         waiting = list(self._to_batch.values())
         kinds = [(task.request.model, task.request.width, task.request.height) for task, *_ in waiting]
-        alike = [one for one, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
+        alike = [task for task, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
         batch = alike[: self._batch_size]
         for task, *_ in batch:
             del self._to_batch[task.task_id]

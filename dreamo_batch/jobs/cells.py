@@ -163,7 +163,7 @@ def show(cell: Any) -> str | None:
 def text_of(value: object) -> str:
     """Return a cell, label or name as text that can be shown and stored."""
     if isinstance(value, tuple):  # of several levels, which pandas gives as NumPy's numbers
-        value = tuple(one.item() if isinstance(one, np.generic) else one for one in value)
+        value = tuple(level.item() if isinstance(level, np.generic) else level for level in value)
     try:
         return printable(str(value))
     except Exception:  # noqa: BLE001 - whatever its class raises
@@ -342,9 +342,9 @@ def _of_numbers(series: pd.Series) -> Integers:
 
 def _of_distinct(found: Distinct, read: Callable[[Any], Read]) -> Integers:
     reads = [read(cell) for cell in found.cells]
-    faults = {fault: found.take([one.fault == fault for one in reads], missing=False) for fault in FAULTS}
-    numbers = found.take([int(one.value or 0) for one in reads], missing=0)
-    is_given = found.take([one.value is not None for one in reads], missing=False)
+    faults = {fault: found.take([read.fault == fault for read in reads], missing=False) for fault in FAULTS}
+    numbers = found.take([int(read.value or 0) for read in reads], missing=0)
+    is_given = found.take([read.value is not None for read in reads], missing=False)
     return Integers(numbers, is_given, _found(faults))
 
 

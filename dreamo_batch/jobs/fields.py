@@ -82,8 +82,8 @@ def as_frame(table: Any) -> Any:
         except pa.ArrowNotImplementedError:  # such as lists of texts by polars
             frame = pd.DataFrame({name: _of_arrow(read[name]) for name in read.column_names})
         # Arrow has only the addresses of Python's objects in polars.
-        own = [one for one in getattr(table, "get_columns", list)() if str(one.dtype) == "Object"]
-        return frame.assign(**{one.name: pd.Series(one.to_list(), dtype=object) for one in own})
+        own = [column for column in getattr(table, "get_columns", list)() if str(column.dtype) == "Object"]
+        return frame.assign(**{column.name: pd.Series(column.to_list(), dtype=object) for column in own})
     except Exception as error:  # noqa: BLE001 - another library's
         if not hasattr(table, "columns"):  # a single column
             return table
@@ -266,9 +266,9 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     hints = "".join(
         f"Rename {names[close]!r} to {name!r}? "
         for name in absent
-        for close in [one for one in names if known.get(_squeezed(one)) == name][:1]
+        for close in [column for column in names if known.get(_squeezed(column)) == name][:1]
         or difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
-        or [one for one in names if {name} == {*absent} & {*re.split(r"[\W_]+", one)}][:1]
+        or [column for column in names if {name} == {*absent} & {*re.split(r"[\W_]+", column)}][:1]
     )
     if not set(absent).isdisjoint(table.index.names):
         hints = "It is in the index: call .reset_index() first. "
@@ -389,8 +389,8 @@ def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.
         return np.full(len(findings.of_table), np.nan)
     cells_ = cells.distinct(findings.of_table[name])
     read = [cells.read_number(cell) for cell in cells_.cells]
-    values = cells_.take([one.value for one in read], missing=math.nan)
-    is_faulty = cells_.take([one.fault is not None for one in read], missing=False)
+    values = cells_.take([value.value for value in read], missing=math.nan)
+    is_faulty = cells_.take([value.fault is not None for value in read], missing=False)
     _find_foreign(name, ~np.isnan(values) | is_faulty, findings, models)
     for model, is_of_model in models.groups():
         if name not in model.scales:
@@ -411,7 +411,7 @@ def _find_foreign(name: str, is_given: Mask, findings: Findings, models: RowMode
         model.name: name in (*model.scales, *([columns.REF_TYPE] if model.ref_types.value else []))
         for model in contract.MODELS.values()
     }
-    others = " or ".join(one for one, has in has_it.items() if has)
+    others = " or ".join(model for model, has in has_it.items() if has)
     is_foreign = is_given & models.is_known & ~np.array(list(has_it.values()))[models.numbers]
     findings.add("parameter-not-of-model", name, is_foreign, name=name, others=others, model=models.names)
 

@@ -98,7 +98,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     others, what = np.full((2, len(table)), "", dtype=object)
     for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
         others[position] = findings.place(first)
-        what[position] = difference(*(prompts.cells[prompts.codes[one]] for one in (position, first)))
+        what[position] = difference(*(prompts.cells[prompts.codes[row]] for row in (position, first)))
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 
 
@@ -128,15 +128,15 @@ def _spaced(text: str) -> str:
 def _visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
-    return "".join(one for place, one in enumerate(text) if one.isspace() or not _is_invisible(text, place))
+    return "".join(c for place, c in enumerate(text) if c.isspace() or not _is_invisible(text, place))
 
 
 def _is_invisible(text: str, place: int) -> bool:
-    one = text[place]
-    if one == _JOINER:
+    char = text[place]
+    if char == _JOINER:
         before = text[:place].rstrip("\ufe0f")[-1:]
         return not before or unicodedata.category(before) not in {"So", "Sk"}
-    return one in _INVISIBLE or unicodedata.category(one) in _INVISIBLE_KINDS
+    return char in _INVISIBLE or unicodedata.category(char) in _INVISIBLE_KINDS
 
 
 _READINGS: Final = (
@@ -320,14 +320,14 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
         return pictures_of(names[model], images[image], owns[own])
 
     codes = (reading.models.numbers, reading.images.numbers, reading.own.codes)
-    places = zip(*(one[positions].tolist() for one in codes), strict=True)
+    places = zip(*(column[positions].tolist() for column in codes), strict=True)
     in_prompt = reading.prompts.codes[positions].tolist()
     heads = (
         head_of(pictures(*place), prompts[prompt], names[place[0]])
         for place, prompt in zip(places, in_prompt, strict=True)
     )
     numbers = (reading.widths, reading.heights, reading.use_rephraser, reading.replicates)
-    tails = map(functools.cache(tail_of), *(one[positions].tolist() for one in numbers))
+    tails = map(functools.cache(tail_of), *(column[positions].tolist() for column in numbers))
     return zip(heads, tails, strict=True)
 
 
@@ -377,9 +377,9 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
         ids,
         map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
         itertools.compress(wanted.seeds, is_first),
-        *(one[positions].tolist() for one in numbers),
-        (one[0] for one in images),
-        (one[1:] for one in images),
+        *(column[positions].tolist() for column in numbers),
+        (row[0] for row in images),
+        (row[1:] for row in images),
         map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),
         map(reading.own.cells.__getitem__, reading.own.codes[positions].tolist()),
     )

@@ -111,11 +111,11 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _unsigned(url: str, parameters: list[str]) -> Iterable[str]:
-    names = [unquote(one.partition("=")[0]).lower() for one in parameters]
+    names = [unquote(parameter.partition("=")[0]).lower() for parameter in parameters]
     signed = [scheme for scheme in _SCHEMES if scheme.signs(url, names)]
-    for name, one in zip(names, parameters, strict=True):
-        if one and not any(scheme.names.fullmatch(name) for scheme in signed):
-            yield one
+    for name, parameter in zip(names, parameters, strict=True):
+        if parameter and not any(scheme.names.fullmatch(name) for scheme in signed):
+            yield parameter
 
 
 class _Scheme:
@@ -152,7 +152,7 @@ def _cloudfront(given: Mapping[str, str]) -> float | None:
         return unix_time(given["expires"])
     policy = _unpacked(given["policy"].translate(str.maketrans("-_~", "+=/")))
     statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
-    return min(float(one["Condition"]["DateLessThan"]["AWS:EpochTime"]) for one in statements)
+    return min(float(statement["Condition"]["DateLessThan"]["AWS:EpochTime"]) for statement in statements)
 
 
 _READERS: Final[Mapping[str, Callable[..., float | None]]] = {
@@ -168,7 +168,7 @@ _READERS: Final[Mapping[str, Callable[..., float | None]]] = {
     "baidu": _baidu,
 }
 _LINKS: Final = files.toml_beside(__file__, "links.toml")
-_SCHEMES: Final = [_Scheme(**one) for one in _LINKS["signed"].values()]
+_SCHEMES: Final = [_Scheme(**scheme) for scheme in _LINKS["signed"].values()]
 
 
 QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
@@ -187,7 +187,7 @@ def nearest(path: str) -> str | None:
         folders, found = found, [entry for folder in found for entry in _entries(folder, part)]
     others = (entry for folder in folders for entry in _entries(folder, Path(path).stem + os.sep))
     files = [str(one) for one in found if one.is_file()] or [str(one) for one in others if one.is_file()]
-    exact = [one for one in files if same_name(one, path)]
+    exact = [file for file in files if same_name(file, path)]
     best = exact or files
     return best[0] if len(best) == 1 else None
 
@@ -509,7 +509,7 @@ class Images:
         place_of: dict[tuple[Hashable, ...], int] = {}
         numbers = np.full(len(combined), -1, dtype=np.intp)
         for number, several in enumerate(combined):
-            keys = tuple(one.key for one in several if isinstance(one, Source))
+            keys = tuple(source.key for source in several if isinstance(source, Source))
             of_row = tuple(image for key in keys if (image := checked[key].image) is not None)
             if several and len(of_row) == len(several):
                 usable[keys] = of_row
@@ -524,7 +524,7 @@ def _check_all(found: Iterable[Source | Finding], how: Check) -> dict[Hashable, 
     checked = {key: check(source, how) for key, source in by_key.items() if source.kind == URL}
     local = [source for source in by_key.values() if source.kind != URL]
     what = "fixing pictures" if how.fix_images else "checking pictures"
-    for source, result in each(local, lambda one: check(one, how), what=what, n_workers=_WORKERS):
+    for source, result in each(local, lambda source: check(source, how), what=what, n_workers=_WORKERS):
         checked[source.key] = result
     return checked
 
@@ -576,8 +576,8 @@ def check(source: Source, how: Check) -> Checked:
     known = how.known_images.get(loaded.location)
     if known is not None and _is_of_pixels(known, loaded):
         loaded = loaded._replace(digest=Path(loaded.location).stem, kind=PIXELS)
-    findings = tuple(_with_repair(one, fix_images=how.fix_images) for one in examine(loaded.content))
-    if how.inputs is None or any(one.is_error for one in findings):
+    findings = tuple(_with_repair(finding, fix_images=how.fix_images) for finding in examine(loaded.content))
+    if how.inputs is None or any(finding.is_error for finding in findings):
         return Checked(findings)
     location = loaded.location or how.inputs.keep(
         loaded.digest + images.suffix_of(loaded.content), loaded.content
@@ -604,7 +604,7 @@ def _check_copy(loaded: _Loaded, location: str, findings: tuple[Finding, ...], i
 
 def _check_url(url: str, how: Check) -> Checked:
     named = canonical(url)
-    findings = tuple(one for one in (judge_url(url), _expiry(url, named, how)) if one is not None)
+    findings = tuple(finding for finding in (judge_url(url), _expiry(url, named, how)) if finding is not None)
     image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
     return Checked(findings, image, _identity(URL, named))
 
@@ -737,7 +737,7 @@ def _judge_levels(content: bytes) -> Iterator[Finding]:
     with closing(Image.open(io.BytesIO(content))) as image:
         # Without alpha.
         ranges = images.extremes(image)[: 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS]
-        low, high = min(one[0] for one in ranges), max(one[1] for one in ranges)
+        low, high = min(band[0] for band in ranges), max(band[1] for band in ranges)
         white = _WHITE_16 if image.mode in (*images.DEEP_MODES, *_NUMBER_MODES) else _WHITE_8
         if image.mode == "F" or low < 0 or high > white:
             yield _numbers(image.mode, low, high)
@@ -936,7 +936,7 @@ class Inputs:
         path = self.directory / name
         try:
             if not (path.exists() and path.read_bytes() == content):
-                self.made.extend(one for one in (*reversed(path.parents), path) if not one.exists())
+                self.made.extend(folder for folder in (*reversed(path.parents), path) if not folder.exists())
                 self.directory.mkdir(parents=True, exist_ok=True)
                 files.replace(path, lambda temporary: temporary.write_bytes(content))
         except OSError as error:
@@ -951,7 +951,7 @@ class Inputs:
         if self.directory is None:
             return
         local = {image.sent_location: image for image in used if image.kind != URL}
-        elsewhere = [one for place, one in local.items() if Path(place).parent != self.directory]
+        elsewhere = [image for place, image in local.items() if Path(place).parent != self.directory]
         for _ in each(elsewhere, self._keep_reference, what="keeping references"):
             pass
 
@@ -971,7 +971,7 @@ class Inputs:
         path = kept_copy(self.directory, stem)
         kept = b"" if path is None else path.read_bytes()
         # A copy that was changed since would break a rule; then it is made again.
-        if kept and not any(one.is_error or is_repairable(one) for one in examine(kept)):
+        if kept and not any(finding.is_error or is_repairable(finding) for finding in examine(kept)):
             return str(path), kept
         repaired = repair(content)
         return self.keep(stem + images.suffix_of(repaired), repaired), repaired

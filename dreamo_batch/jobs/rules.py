@@ -145,7 +145,7 @@ class Findings:
             columns.ROW: [text_of(label) for label in self.of_table.index.take(found.index)],
             columns.LINE: self.lines.array.take(found.index),
             **{name: found[name] for name in (columns.COLUMN, columns.VALUE)},
-            **{one.name: [getattr(each, one.name) for each in found[_FINDING]] for one in fields(Finding)},
+            **{f.name: [getattr(each, f.name) for each in found[_FINDING]] for f in fields(Finding)},
         }
         dtypes = columns.dtypes(columns.PROBLEMS)
         return pd.DataFrame({name: pd.array(problems[name], dtype=dtype) for name, dtype in dtypes.items()})

@@ -117,7 +117,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 def _images(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):  # the pictures of a row; what can't be one, `validate` reports
-        found_each = (_images(one) if isinstance(one, str | os.PathLike) else [one] for one in value)
+        found_each = (_images(item) if isinstance(item, str | os.PathLike) else [item] for item in value)
         return [list(itertools.chain.from_iterable(found_each))]
     if cells.is_missing(value):
         raise UsageError("image: a picture is missing. Pass a path, URL, bytes or PIL image.")
@@ -376,7 +376,7 @@ def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[
     meant = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
     if columns.SEED not in axes:
         meant = dict.fromkeys(difflib.get_close_matches("n_seeds", user_axes, cutoff=0.85), "n_seeds") | meant
-    named = {part for one in axes.get(_TEMPLATE, ()) for _, part in _template_parts(str(one))}
+    named = {part for template in axes.get(_TEMPLATE, ()) for _, part in _template_parts(str(template))}
     for name in user_axes:
         if name in meant and name not in named:
             argument = columns.IMAGE if meant[name] in columns.IMAGE_NUMBERED else meant[name]

@@ -265,8 +265,8 @@ def _may_hold_text(series: pd.Series) -> bool:
 
 def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
     copy = frame.copy(deep=False)
-    for name, one in series.items():
-        copy[name] = one
+    for name, column in series.items():
+        copy[name] = column
     return copy
 
 
@@ -405,7 +405,7 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
         return "."  # English programs separate with commas, others write decimals with them
     if has_any(_DECIMALS % (",", ",")):
         return ","
-    for column in (one for one in numbers if means(one.name) in _TYPED_INPUTS):
+    for column in (number for number in numbers if means(number.name) in _TYPED_INPUTS):
         for cell in column[column.str.fullmatch(_THOUSANDS, na=False)]:
             raise TableError(
                 f"{path}, column {column.name!r}: {cell!r} may mean thousands or decimals. Write whole numbers without "
@@ -473,11 +473,11 @@ def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
     """Return whether a cell continues, without its quotes, as its row would and then as another one with a picture."""
     pictures = [place for place, name in enumerate(names) if means(name) in _LISTED]
     for place, cell in enumerate(row):
-        first, *others = (one.split(separator) for one in re.split(r"\r\n|\r|\n", cell))
+        first, *others = (line.split(separator) for line in re.split(r"\r\n|\r|\n", cell))
         if others and place + len(first) == len(names):
             others[-1] += row[place + 1 :]
-            whole = [one for one in others if len(one) == len(names)]
-            if any(_PICTURE.search(one[at].strip()) for one in whole for at in pictures):
+            whole = [row for row in others if len(row) == len(names)]
+            if any(_PICTURE.search(row[at].strip()) for row in whole for at in pictures):
                 return True
     return False
 
@@ -857,7 +857,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         # Opened by Arrow, whose threads may otherwise release a Python file's buffers at interpreter exit.
         with pa.OSFile(str(path)) as file:
             frame = pd.read_parquet(file, engine="pyarrow")
-            kinds = {one.name: one.type for one in pq.read_schema(file) if pa.types.is_integer(one.type)}
+            kinds = {f.name: f.type for f in pq.read_schema(file) if pa.types.is_integer(f.type)}
             # pandas makes floats of integers with missing cells, and loses digits.
             lossy = [name for name in kinds if name in frame and frame[name].dtype == columns.FLOAT]
             exact = pq.read_table(file, columns=lossy).to_pandas(types_mapper=dtype_of, ignore_metadata=True)
@@ -916,7 +916,7 @@ def _unique(names: list[str]) -> list[str]:
     taken: dict[str, None] = {}
     for name in names:
         free = (f"{name}.{number}" if number else name for number in count())
-        taken[next(one for one in free if one not in taken)] = None
+        taken[next(name for name in free if name not in taken)] = None
     return list(taken)
 
 
@@ -959,7 +959,7 @@ def _is_shallow(cell: Any, levels: int = 50) -> bool:
     within = list(cell.values()) if isinstance(cell, dict) else cell
     if not isinstance(within, list | tuple) and getattr(getattr(within, "dtype", None), "kind", "") != "O":
         return True
-    return levels > 0 and all(_is_shallow(one, levels - 1) for one in within)
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in within)
 
 
 # Dtypes

@@ -296,7 +296,7 @@ def rank(
     """
     source = as_frame(source)
     results = load.read_results(source)
-    is_by_rating = any(str(one).removeprefix(_LOWER) in columns.RATED for one in as_names("by", by))
+    is_by_rating = any(str(name).removeprefix(_LOWER) in columns.RATED for name in as_names("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
             results = with_ratings(results, load.places_of(results, run_dir), is_needed=is_by_rating)
@@ -325,16 +325,16 @@ def _values(
     results: pd.DataFrame, measures: Sequence[Measure], run_dir: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Return the value of each measure for each row, and why metrics have none."""
-    metrics = [one.metric for one in measures if one.metric is not None]
+    metrics = [criterion.metric for criterion in measures if criterion.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
         folders = load.folders_of(results, run_dir)
         measured = measure.measure_likeness(results, folders, measure.read_metrics(metrics))[0]
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
-    for one in measures:
-        numbers = (results if one.metric is None else measured)[one.name]
-        values[one.name] = pd.array(numbers, dtype="Float64").to_numpy(dtype=float, na_value=float("nan"))
+    for by in measures:
+        numbers = (results if by.metric is None else measured)[by.name]
+        values[by.name] = pd.array(numbers, dtype="Float64").to_numpy(dtype=float, na_value=float("nan"))
     return values, problems
 
 
@@ -542,8 +542,8 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
-    measures = [_read_by(one, results) for one in as_names("by", by)]
-    names = [one.name for one in measures]
+    measures = [_read_by(item, results) for item in as_names("by", by)]
+    names = [criterion.name for criterion in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
     if taken := [name for name in names if name in columns.RANKS]:
@@ -551,24 +551,24 @@ def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     return measures
 
 
-def _read_by(one: Any, results: pd.DataFrame) -> Measure:
-    if not isinstance(one, str):
-        metric = measure.read_metric(one, "by")
+def _read_by(by: Any, results: pd.DataFrame) -> Measure:
+    if not isinstance(by, str):
+        metric = measure.read_metric(by, "by")
         return Measure(metric.name, metric, metric.higher_is_better)
-    name = one.removeprefix(_LOWER)
-    is_higher = name == one
+    name = by.removeprefix(_LOWER)
+    is_higher = name == by
     if name in results.columns:
         if not pd.api.types.is_numeric_dtype(results[name]):
-            raise UsageError(f"by={quoted(one)}: column {name!r} doesn't hold numbers.")
+            raise UsageError(f"by={quoted(by)}: column {name!r} doesn't hold numbers.")
         return Measure(name, None, is_higher)
     if name in measure.NAMED:
         return Measure(name, measure.NAMED[name], is_higher)
     if name in columns.RATED:
         raise UsageError(
-            f"by={quoted(one)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
+            f"by={quoted(by)}: no picture is rated yet. Rate in the gallery, or with dreamo.rate()."
         )
     raise UsageError(
-        f"by={quoted(one)} is neither a column of results nor a metric ({', '.join(map(repr, measure.NAMED))}, or a "
+        f"by={quoted(by)} is neither a column of results nor a metric ({', '.join(map(repr, measure.NAMED))}, or a "
         "function). To rank by a column that measure() returned, join it to the results."
     )
 
@@ -577,7 +577,7 @@ def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -
     left = dict(weights) if isinstance(weights, Mapping) else {} if weights is None else {"": weights}
     if not all(map(is_number, left.values())):
         raise UsageError(f"weights={quoted(weights)}: expected numbers by the names of measures.")
-    read = [float(left.pop(one.name, 1.0)) for one in measures]
+    read = [float(left.pop(criterion.name, 1.0)) for criterion in measures]
     if left:
         raise UsageError(f"weights={quoted(weights)}: {next(iter(left))!r} isn't one of the measures.")
     if min(read) < 0 or not 0 < sum(read) < float("inf"):
@@ -590,9 +590,9 @@ def _scores(
 ) -> pd.Series:
     """Return the weighted mean of standings: 1 for the best of its group, 0 for the last, 1/2 for a single one."""
     total = pd.Series(0.0, index=values.index)
-    for one, weight in zip(measures, weights, strict=True):
-        of_group = values[one.name].groupby(numbers)
-        rank = of_group.rank(ascending=one.higher_is_better, method="average")
+    for criterion, weight in zip(measures, weights, strict=True):
+        of_group = values[criterion.name].groupby(numbers)
+        rank = of_group.rank(ascending=criterion.higher_is_better, method="average")
         others = of_group.transform("count") - 1
         total += weight * ((rank - 1) / others.where(others > 0)).where(others != 0, 1 / 2)
     return (total / sum(weights)).where(values.notna().all(axis=1))
@@ -811,7 +811,7 @@ def _pictures_at(places: Any) -> list[Path]:
     if not isinstance(places, str | os.PathLike):
         return list(map(Path, places))
     path = Path(places)
-    inside = (one for one in sorted(path.glob("[!.]*")) if one.suffix.lower() in _PICTURE_FILES)
+    inside = (file for file in sorted(path.glob("[!.]*")) if file.suffix.lower() in _PICTURE_FILES)
     return list(inside) if path.is_dir() else [path]
 
 

@@ -218,7 +218,7 @@ def export(
         )
         own = {f"results.{suffix}": table for suffix in wanted} | {"columns.csv": described}
         explained = [
-            Item(name, partial(content_of, one, name, excel_safe=excel_safe)) for name, one in own.items()
+            Item(name, partial(content_of, table, name, excel_safe=excel_safe)) for name, table in own.items()
         ]
         explained.append(Item("README.md", lambda: _utf8(readme)))
         n_without_text = _write_folder(target, [*explained, *tables], copies)
@@ -296,7 +296,7 @@ class ExportedPictures:
             if (folder, name) in free:
                 continue
             job = PurePosixPath(name).stem  # numbered if another directory has a picture of the same job
-            stem = next(one for one in chain([job], (f"{job}_{n}" for n in count(2))) if one not in taken)
+            stem = next(name for name in chain([job], (f"{job}_{n}" for n in count(2))) if name not in taken)
             free[folder, name] = stem
             taken.add(stem)
             whole: list[tuple[str | None, dict[str, Any] | None]] = [
@@ -505,7 +505,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = [Path(name) for name in [*known[_FILES], *known.get(_PENDING, ())]]
-        inside = all(one.parts and not one.is_absolute() and ".." not in one.parts for one in names)
+        inside = all(name.parts and not name.is_absolute() and ".." not in name.parts for name in names)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

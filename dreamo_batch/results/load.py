@@ -97,7 +97,7 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     check_pandas()
-    return stacked([_load(existing(one), with_left=all) for one in as_paths(run_dir)])
+    return stacked([_load(existing(path), with_left=all) for path in as_paths(run_dir)])
 
 
 def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
@@ -115,7 +115,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
         by_place.setdefault(RunDirectory(path).path.resolve(), path)
     # A command that waits in the background, or was stopped while it did, leaves only its log.
     folders = {at: RunDirectory(at) for at in by_place}
-    waiting = [at for at, one in folders.items() if one.log.is_file() and not journal.has_begun(one)]
+    waiting = [at for at, folder in folders.items() if folder.log.is_file() and not journal.has_begun(folder)]
     if 0 < len(waiting) < len(by_place):
         warn(f"Left out {', '.join(map(str, waiting))}: no run has begun there yet.")
         return [path for place, path in by_place.items() if place not in waiting]
@@ -164,8 +164,8 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     summaries = []
-    for one in as_paths(run_dir):
-        directory = existing(one)
+    for path in as_paths(run_dir):
+        directory = existing(path)
         state = read_state(directory)
         summaries.append(summarise(_load(directory, state), state, money(state.terms.cap)))
     return added(summaries)
@@ -334,10 +334,10 @@ def scan(run_dir: RunDir) -> ds.Dataset:
     is_sharded = directory.is_sharded
     several = list(directory.shards().values()) if is_sharded else [directory]
     schema = SCHEMA.append(_SHARD) if is_sharded else SCHEMA
-    closed = [one for one in several if _is_settled(one)]
-    found = [ds.dataset(_as_table(one, schema)) for one in several if one not in closed]
+    closed = [shard for shard in several if _is_settled(shard)]
+    found = [ds.dataset(_as_table(shard, schema)) for shard in several if shard not in closed]
     if closed or not found:
-        paths = [str(one.path / checkpoint.NAME) for one in closed]
+        paths = [str(shard.path / checkpoint.NAME) for shard in closed]
         base = str(directory.path / SHARDS)
         found.append(ds.dataset(paths, schema, "parquet", partitioning=_BY_SHARD, partition_base_dir=base))
     return ds.dataset(found)
@@ -830,8 +830,8 @@ def _several(index: pd.Index, rows: Any) -> list[Any]:
     values = (
         [rows] if is_one or (isinstance(rows, tuple) and index.nlevels > 1 and rows in index) else [*rows]
     )
-    is_mask = any(isinstance(one, bool | np.bool_) for one in values)
-    return [not is_missing(one) and one for one in values] if is_mask else values
+    is_mask = any(isinstance(value, bool | np.bool_) for value in values)
+    return [not is_missing(value) and value for value in values] if is_mask else values
 
 
 def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
@@ -877,14 +877,14 @@ def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFram
     attempts = attempts.reset_index(drop=True)
     latest = _deciding(attempts).sort_index().reset_index(drop=True)
     inputs = [read_inputs(text) for text in latest[columns.ATTEMPT_INPUTS]]
-    user = pd.DataFrame([own_cells(one) for one in inputs], index=latest.index)
+    user = pd.DataFrame([own_cells(text) for text in inputs], index=latest.index)
     errors = [columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE]
     rows = latest[[columns.JOB_ID, columns.SEED_SENT, *errors]].assign(
         **{columns.DUPLICATE_OF: pd.array([None] * len(latest), dtype=columns.INT)}
     )
     own = user[[name for name in user if name not in columns.OUTPUTS]]
     left = assemble(own, rows, pa.Table.from_pandas(attempts, SCHEMA, preserve_index=False))
-    left.index = _labels(results.index, [one.get(columns.ROW) for one in inputs])
+    left.index = _labels(results.index, [cells.get(columns.ROW) for cells in inputs])
     whole = pd.concat([results, left.assign(**{columns.IN_TABLE: False})])
     return columns.typed(_outputs_last(whole), columns.OUTPUTS)
 

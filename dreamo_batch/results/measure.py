@@ -165,7 +165,7 @@ class Subject(NamedTuple):
 
     def against_each(self) -> list[Subject]:
         """Return it once for each reference."""
-        return [self._replace(reference=one) for one in self.references] or [self]
+        return [self._replace(reference=reference) for reference in self.references] or [self]
 
     @property
     def pair(self) -> _Pair | None:
@@ -354,9 +354,9 @@ def _references(run_dir: Path) -> dict[str, list[SentReference]]:
         kinds = [*types.get(job_id, ()), *[""] * len(images)]
         found[job_id] = [
             SentReference(
-                None if one.kind == URL else Path(one.sent_location), one.sent_digest, kind == "STYLE"
+                None if image.kind == URL else Path(image.sent_location), image.sent_digest, kind == "STYLE"
             )
-            for one, kind in zip(images, kinds, strict=False)
+            for image, kind in zip(images, kinds, strict=False)
         ]
     return found
 
@@ -365,9 +365,9 @@ def take_fingerprints(
     subjects: Iterable[Subject | None], *, what: str = "comparing"
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
     """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
-    pictures = [PictureFile(one.run_dir, one.path, one.sha256) for one in _by_digest(subjects).values()]
+    pictures = [PictureFile(item.run_dir, item.path, item.sha256) for item in _by_digest(subjects).values()]
     kept = picture_cache.read_fingerprints(pictures)
-    found, problems = {sha256: Fingerprint.from_bytes(one) for sha256, one in kept.items()}, {}
+    found, problems = {sha256: Fingerprint.from_bytes(content) for sha256, content in kept.items()}, {}
     wanted = [picture for picture in pictures if picture.sha256 not in found]
     for picture, summary in picture_cache.summarise_pictures(wanted, what=what):
         if isinstance(summary, str):
@@ -394,9 +394,9 @@ def measure_likeness(
     subjects, problems = find_subjects(results, folders)
     # A line for each reference of each row.
     lines = [
-        (row, place, one)
+        (row, place, pair)
         for row, subject in enumerate(subjects)
-        for place, one in enumerate(subject.against_each() if subject else [None])
+        for place, pair in enumerate(subject.against_each() if subject else [None])
     ]
     rows, places = (np.array([line[part] for line in lines], dtype=int) for part in (0, 1))
     flat = [subject for _, _, subject in lines]
@@ -405,9 +405,9 @@ def measure_likeness(
     whys = [pd.Series(problems, every_row, dtype=object)]
     failed = pd.Series(dtype=object)
     for metric, found in _measured(metrics, flat, results[columns.PROMPT].iloc[rows].tolist()):
-        numbers = pd.Series([one.number for one in found], rows, dtype=columns.FLOAT)
-        whys.append(pd.Series([one.problem for one in found], rows, dtype=object))
-        failed = pd.Series([one.failed for one in found], rows, dtype=object)
+        numbers = pd.Series([measured.number for measured in found], rows, dtype=columns.FLOAT)
+        whys.append(pd.Series([measured.problem for measured in found], rows, dtype=object))
+        failed = pd.Series([measured.failed for measured in found], rows, dtype=object)
         table[metric.name] = _means(numbers, flat).reindex(every_row).array
         n_most = 1 if isinstance(metric, PromptMatch) else places.max(initial=0) + 1
         for place in range(n_most if n_most > 1 else 0):
@@ -453,8 +453,8 @@ def _measured(
                 measured[subject.pair, metric.name] if subject and subject.pair else _without_pair(subject)
                 for subject in subjects
             ]
-            of_pairs = [one for (_, name), one in measured.items() if name == metric.name]
-            if failed := [one.problem for one in of_pairs if one.failed == "metric"]:
+            of_pairs = [value for (_, name), value in measured.items() if name == metric.name]
+            if failed := [value.problem for value in of_pairs if value.failed == "metric"]:
                 # Once; each row says why in its own column.
                 warn(f"{failed[0]} ({len(failed)} of {len(of_pairs)} pictures)")
         yield metric, found
@@ -463,8 +463,8 @@ def _measured(
 def _with_references(subjects: Iterable[Subject | None]) -> list[Subject]:
     """Return the pictures that have a reference, and the references."""
     paired = [subject for subject in subjects if subject and subject.pair]
-    references = {one.reference: one.run_dir for one in paired}
-    return paired + [Subject(at, one.path, one.sha256) for one, at in references.items() if one and one.path]
+    references = {subject.reference: subject.run_dir for subject in paired}
+    return paired + [Subject(at, ref.path, ref.sha256) for ref, at in references.items() if ref and ref.path]
 
 
 def _without_pair(subject: Subject | None) -> Measured:
@@ -567,8 +567,8 @@ def _embed(sent: Any, read: Callable[[Item], Image.Image | str], items: Sequence
     pictures = [read(item) for item in items]
     with _embedding:
         metric: VectorMetric = unpacked(sent)
-        vectors = iter(metric.embed([one for one in pictures if not isinstance(one, str)]))
-    return [one if isinstance(one, str) else next(vectors) for one in pictures]
+        vectors = iter(metric.embed([picture for picture in pictures if not isinstance(picture, str)]))
+    return [picture if isinstance(picture, str) else next(vectors) for picture in pictures]
 
 
 def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[tuple[_Pair, str], Measured]:
@@ -595,11 +595,11 @@ def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[
             work = functools.partial(_measure_several, sent)
             n = 32 if sent is not here or any(metric.is_batched for metric in here) else 1
             for (pair, copies), found in each(several, work, what="measuring", is_portable=True, n_batch=n):
-                for metric, one in zip(here, found, strict=True):
-                    measured[pair, metric.name] = one
-                    if metric.version and one.failed is None:  # what failed may be repaired
+                for metric, value in zip(here, found, strict=True):
+                    measured[pair, metric.name] = value
+                    if metric.version and value.failed is None:  # what failed may be repaired
                         key = Key(*pair, metric.name, metric.version)
-                        cache.put(copies[0].run_dir, key, Value(one.number))
+                        cache.put(copies[0].run_dir, key, Value(value.number))
     finally:
         cache.save()
         _read_reference.cache_clear()
@@ -610,14 +610,14 @@ def _measure_several(sent: Any, several: Sequence[tuple[_Pair, Sequence[Subject]
     """Measure pairs, each given with the pictures that have its bytes, in any process."""
     metrics: Sequence[Metric] = unpacked(sent)
     pictures = [_read_pair(copies) for _, copies in several]
-    read = [one for one in pictures if not isinstance(one, Measured)]
+    read = [picture for picture in pictures if not isinstance(picture, Measured)]
     values = [iter(_apply_batch(metric, read)) for metric in metrics]
     return [[one] * len(metrics) if isinstance(one, Measured) else [*map(next, values)] for one in pictures]
 
 
 def _read_pair(copies: Sequence[Subject]) -> tuple[Image.Image, Image.Image] | Measured:
     """Read reference and output of a pair, or return why they can't be read."""
-    subject = next((one for one in copies if one.path.is_file()), copies[0])
+    subject = next((copy for copy in copies if copy.path.is_file()), copies[0])
     assert subject.reference is not None  # noqa: S101 - it is one of a pair
     failed: Literal["file", "given"] = "file"
     try:
@@ -641,7 +641,7 @@ def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]
     """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
     if metric.is_batched and pairs:
         try:
-            copies = ([one.copy() for one in side] for side in zip(*pairs, strict=True))
+            copies = ([picture.copy() for picture in side] for side in zip(*pairs, strict=True))
             values = metric.measure_batch(*copies)
             return [_checked(value) for _, value in zip(pairs, values, strict=True)]
         except Exception as error:  # noqa: BLE001 - a metric is anybody's code

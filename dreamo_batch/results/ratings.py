@@ -142,7 +142,7 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.ratings(run_dir)[["row", "rater", "kind", "value", "stands"]].values.tolist()
     [['1', 'ann', 'rating', 3.0, True], ['1', 'ann', 'rating', 5.0, False], ['1', 'ann', 'undo', nan, False]]
     """
-    read = {os.fspath(one): _ratings_of(one) for one in as_paths(run_dir)}
+    read = {os.fspath(path): _ratings_of(path) for path in as_paths(run_dir)}
     if len(read) > 1:
         read = {name: lines.assign(**{columns.RUN_DIR: name}) for name, lines in read.items()}
     return pd.concat(read.values()).sort_values(columns.AT, kind="stable", ignore_index=True)

@@ -92,7 +92,7 @@ def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # most amounts are the same
     for (number, amount), n in counts.items():
         totals[number] = total((totals[number], times(n, money(amount) or ZERO)))
-    return pd.Series([exact_text(one) for one in totals], dtype=columns.STR)
+    return pd.Series([exact_text(amount) for amount in totals], dtype=columns.STR)
 
 
 def _is_usable(attempts: pd.DataFrame) -> pd.Series:
@@ -694,8 +694,8 @@ def failures(source: Source) -> pd.DataFrame:
     table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
     keys = zip(table[columns.ERROR_CLASS], codes, table[columns.EXAMPLE], strict=True)
     known = [meaning_of(*key) for key in keys]
-    table[columns.MEANING] = [one.meaning for one in known]
-    table[columns.ADVICE] = [one.advice for one in known]
+    table[columns.MEANING] = [meaning.meaning for meaning in known]
+    table[columns.ADVICE] = [meaning.advice for meaning in known]
     table[columns.CALL] = [_remedy_of(part, rows, one) for part, one in zip(groups, known, strict=True)]
     order = [columns.N_ROWS, columns.ATTEMPTS]
     table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)

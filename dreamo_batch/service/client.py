@@ -548,7 +548,7 @@ class Client:
             is_made = not has_reason if failures.is_success(answer.status) else is_bare and failure.is_outage
             failure = replace(failure, task_id=asked[0], is_task_in_doubt=answer.broken is None)
             return replace(failure, is_task_anyones=not is_made)
-        unnamed = named or [one for one in quoted if one not in (failure.message or "")]
+        unnamed = named or [task_id for task_id in quoted if task_id not in (failure.message or "")]
         message = f"{failure.message}; it names tasks {', '.join(unnamed[:5])}"
         return replace(failure, message=message) if unnamed else failure
 
@@ -557,7 +557,7 @@ class Client:
         headers = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
         named = messages.named_tasks_in(answer.body) or messages.tasks_in_words(headers)
         for found in (named, [] if named else messages.tasks_in_words(answer.body.decode(errors="replace"))):
-            yield [one for one in found if self._without_key(one) == one]
+            yield [task_id for task_id in found if self._without_key(task_id) == task_id]
 
     def _masked(self, value: Any, name: str = "") -> Any:
         """Replace the key in what the service said: in words wherever it shows, in links if they show all of it."""
@@ -567,11 +567,11 @@ class Client:
         if isinstance(value, str):
             return self._without_key(value) if name == "urls" else key.mask(value)
         if isinstance(value, tuple | list):
-            return type(value)(self._masked(one, name) for one in value)
+            return type(value)(self._masked(item, name) for item in value)
         if isinstance(value, dict):
-            return {self._without_key(word): self._masked(one) for word, one in value.items()}
+            return {self._without_key(word): self._masked(item) for word, item in value.items()}
         if is_dataclass(value):
-            masked = {one.name: self._masked(getattr(value, one.name), one.name) for one in fields(value)}
+            masked = {f.name: self._masked(getattr(value, f.name), f.name) for f in fields(value)}
             return replace(cast("Any", value), **masked)
         return value
 

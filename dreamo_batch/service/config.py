@@ -74,13 +74,13 @@ class Secret:
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
         readings = [_read(text, pattern) for pattern in _readings(text)]
-        return self._is_long and any(one in read for read in readings for one in self._spellings)
+        return self._is_long and any(spelling in read for read in readings for spelling in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
         """Replace the key in a file with as many asterisks, also in UTF-16; short ones are left, as in `is_in`."""
         wide = self._value.encode("utf-16-le")[:-1]  # without its last zero in either byte order
-        for one in (*map(str.encode, _spellings(self._value)), wide) if self._is_long else ():
-            content = content.replace(one, re.sub(rb"[^\0]", b"*", one))
+        for spelling in (*map(str.encode, _spellings(self._value)), wide) if self._is_long else ():
+            content = content.replace(spelling, re.sub(rb"[^\0]", b"*", spelling))
         return content
 
     def may_be_in(self, answer: bytes) -> bool:
@@ -90,7 +90,7 @@ class Secret:
 
     def _may_show(self, text: str, pattern: re.Pattern[str]) -> bool:
         read = _read(text, pattern)
-        return any(one[:_REVEALING_CHARACTERS] in read for one in self._spellings)
+        return any(spelling[:_REVEALING_CHARACTERS] in read for spelling in self._spellings)
 
     def _mask_read(self, text: str, pattern: re.Pattern[str]) -> str:
         """Replace what shows the key in the characters that a text is read as, and what its end cuts off of it."""
@@ -98,7 +98,7 @@ class Secret:
         plain = "".join(character for character, _, _ in read)
         shown: set[int] = set()
         for spelling in self._spellings:
-            spans = [one.span() for one in re.finditer(re.escape(spelling), plain)]
+            spans = [match.span() for match in re.finditer(re.escape(spelling), plain)]
             lengths = range(len(spelling) - 1, _REVEALING_CHARACTERS - 1, -1)
             spans += [(len(plain) - n, len(plain)) for n in lengths if plain.endswith(spelling[:n])][:1]
             shown.update(*(range(read[begin][1], read[end - 1][2]) for begin, end in spans))
@@ -131,9 +131,9 @@ def _spellings(key: str) -> Iterator[str]:
     for n_before in range(3):  # bytes that share its first group of three
         within = base64.b64encode(bytes(n_before) + key.encode()).decode()
         packed.append(within[-(-8 * n_before // 6) : 8 * (n_before + len(key)) // 6])
-    for one in packed:
-        if len(one) >= _REVEALING_IN_IDS_CHARACTERS:
-            yield from (one, one.replace("+", "-").replace("/", "_"))
+    for text in packed:
+        if len(text) >= _REVEALING_IN_IDS_CHARACTERS:
+            yield from (text, text.replace("+", "-").replace("/", "_"))
 
 
 def _readings(text: str) -> tuple[re.Pattern[str], ...]:
@@ -158,7 +158,7 @@ def _read_escape(escape: re.Match[str]) -> str:
 def _characters(text: str, escaped: re.Pattern[str]) -> Iterator[tuple[str, int, int]]:
     """Yield each character that `_read` returns, and where it begins and ends in the text."""
     for found in re.finditer(f"{escaped.pattern}|.", text, re.IGNORECASE | re.DOTALL):
-        yield from ((one, *found.span()) for one in _read(found[0], escaped))
+        yield from ((character, *found.span()) for character in _read(found[0], escaped))
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,7 +336,7 @@ def _says(what: re.Pattern[str], said: ServiceMessage) -> bool:
     """Return whether a code or its words mean something about the account, and not about the prompt they quote."""
     words = (said.code or "", _QUOTED.sub("", said.message or ""))
     is_documented = said.code in _REJECTIONS  # it may quote the prompt in any way
-    return not is_documented and any(what.search(messages.WORD_ENDS.sub(" ", one)) for one in words)
+    return not is_documented and any(what.search(messages.WORD_ENDS.sub(" ", text)) for text in words)
 
 
 def is_success(status: int) -> bool:
@@ -419,7 +419,7 @@ def from_exception(operation: Operation, exception: BaseException, *, was_sent: 
     """Classify a request that ended without an answer."""
     message = reason(exception)
     chain = list(_chain(exception))
-    is_unbuilt = any(isinstance(one, _NEVER_BUILT) for one in chain)
+    is_unbuilt = any(isinstance(cause, _NEVER_BUILT) for cause in chain)
     is_outage = isinstance(exception, _CONNECTION_ERRORS) and not is_unbuilt
     if was_sent:
         kind = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
@@ -483,4 +483,4 @@ def _chain(exception: BaseException) -> Iterator[BaseException]:
             current.__cause__,
             current.__context__,
         )
-        current = next((one for one in places if isinstance(one, BaseException)), None)
+        current = next((value for value in places if isinstance(value, BaseException)), None)

@@ -215,7 +215,7 @@ def _bare_message(value: Any) -> ServiceMessage | None:
     if code_number(code) is not None:
         return ServiceMessage(code, None) if code_number(code) else None
     words = _words(value)
-    items = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    items = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
     said = ServiceMessage(next(filter(None, map(_code_in, items)), None), words)
     return None if _says_nothing(said) else said
 
@@ -367,14 +367,14 @@ def read_task(body: bytes, task_id: str) -> Task:
     if ids and task_id not in ids:
         raise AboutAnother(excerpt(body), ids[0])
     request_id = None if ids else text(answer.get("request_id"))
-    other = next((one for one in (*ids, request_id) if one not in (None, task_id)), None)
+    other = next((found_id for found_id in (*ids, request_id) if found_id not in (None, task_id)), None)
     task = replace(_task(answer, task_id), other_id=other and other[:_ID_CHARACTERS_MAX])
     return task if _is_as_documented(answer, task) else replace(task, excerpt=excerpt(body))
 
 
 def task_id_in(answer: Any) -> str | None:
     """Find the id of a task; None if there is none that can be polled."""
-    return next((one for one in _ids(answer) if is_task_id(one)), None)
+    return next((found_id for found_id in _ids(answer) if is_task_id(found_id)), None)
 
 
 def is_task_id(value: str) -> bool:
@@ -422,7 +422,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
     if word == "completed" and not pictures and not echo:  # else links may be the references'
         places = answer | data if isinstance(data, dict) else answer
-        pictures = _pictures([one for name, one in places.items() if _PICTURES_KEY.fullmatch(name)])
+        pictures = _pictures([value for name, value in places.items() if _PICTURES_KEY.fullmatch(name)])
     if pictures and error is not None and _says_nothing(error):
         error = None  # such as 10000, "Success"
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
@@ -461,7 +461,7 @@ def _echo(answer: dict[str, Any]) -> dict[str, int | str]:
     # Beside the output, a size may be the picture's.
     places.append({name: answer.get(name) for name in ("seed", "prompt")})
     found: dict[str, int | str] = {}
-    for place in (one for one in places if isinstance(one, dict)):
+    for place in (place for place in places if isinstance(place, dict)):
         for name in _ECHOED:
             value = text(place.get(name)) if name == "prompt" else _whole(place.get(name))
             if value is not None:
@@ -525,7 +525,7 @@ def _usage(answer: dict[str, Any]) -> Any:
         return usage
     fields = fields_in(answer, but=_ECHO_KEYS)
     places = (value for name, value in fields if isinstance(value, dict) and not _NO_COST_KEY.match(name))
-    return next((one for one in places if one.get("cost") not in (None, "")), usage)
+    return next((place for place in places if place.get("cost") not in (None, "")), usage)
 
 
 def _usd(cost: Any) -> str | None:
@@ -536,7 +536,7 @@ def _usd(cost: Any) -> str | None:
 
 def _currency(about: dict[str, Any]) -> str | None:
     """Return what an amount is said to be in, in whatever shape."""
-    named = {name.lower(): one for name, one in about.items() if one not in (None, "", [], {})}
+    named = {name.lower(): value for name, value in about.items() if value not in (None, "", [], {})}
     keys = sorted(name for name in named if re.fullmatch("(.*(?<!con))?currency(_?code)?|unit", name))
     return (_written(named[keys[0]]) or str(named[keys[0]])[:_WORD_CHARACTERS_MAX]) if keys else None
 
@@ -574,9 +574,9 @@ def fields_in(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, 
     while waiting:
         name, value = waiting.pop()
         yield name, value
-        items = [("", one) for one in value] if isinstance(value, list) else []
+        items = [("", item) for item in value] if isinstance(value, list) else []
         fields = value.items() if isinstance(value, dict) else items
-        waiting += ((key, one) for key, one in fields if key not in but)
+        waiting += ((key, item) for key, item in fields if key not in but)
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
@@ -591,19 +591,19 @@ def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
                 value.strip(), (size if size > 0 else None, job_id and job_id[:_ID_CHARACTERS_MAX])
             )
         elif isinstance(value, list):
-            waiting.extend((one, beside) for one in reversed(value))
+            waiting.extend((item, beside) for item in reversed(value))
         elif isinstance(value, dict):
             links = {"url"} if "url" in value else set(filter(_LINK_KEY.fullmatch, value))
-            inside = [one for key, one in value.items() if key in links or not isinstance(one, str)]
-            waiting.extend((one, value) for one in reversed(inside))
+            inside = [item for key, item in value.items() if key in links or not isinstance(item, str)]
+            waiting.extend((item, value) for item in reversed(inside))
     return found
 
 
 def _metadata(value: Any) -> dict[str, float]:
     if not isinstance(value, dict):
         return {}
-    read = ((text(name), number(one)) for name, one in value.items())
-    times = [(name, one) for name, one in read if name is not None and one is not None]
+    read = ((text(name), number(seconds)) for name, seconds in value.items())
+    times = [(name, seconds) for name, seconds in read if name is not None and seconds is not None]
     return dict(times[:_N_METADATA_MAX])
 
 
@@ -757,7 +757,7 @@ def queue_id_in(body: bytes) -> str | None:
     answer = load_leniently(body)
     places = (answer, answer.get("data"))
     ids = (text(place.get("request_id")) for place in places if isinstance(place, dict))
-    return next((one[:_ID_CHARACTERS_MAX] for one in ids if one), None)
+    return next((found_id[:_ID_CHARACTERS_MAX] for found_id in ids if found_id), None)
 
 
 def read_description(body: bytes) -> dict[str, Any] | None:
@@ -791,7 +791,7 @@ def read_error(body: bytes) -> ServiceMessage:
         payload = parse(body)
         said = message_in(payload) or ServiceMessage(None, None)
         inside = (message_in(one) for _, one in fields_in(payload, but=_ECHO_KEYS) if isinstance(one, dict))
-        return said if said.message else next((one for one in inside if one and one.message), said)
+        return said if said.message else next((inner for inner in inside if inner and inner.message), said)
     except Unreadable as unreadable:
         page = unreadable.excerpt
         title = _TITLE.search(page)

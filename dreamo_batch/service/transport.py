@@ -197,7 +197,7 @@ class _Watched(HTTPConnection):
             raise urllib3.exceptions.NameResolutionError(
                 host, self, cast("socket.gaierror", error)
             ) from error
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
         for address in addresses:
             refusal = why_refused(address, allows_private=self._exchange.allows_private)
             if refusal is not None:
@@ -225,7 +225,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
     if known.is_loopback or known.is_link_local or known.is_unspecified or _is_own(known):
         return "the link leads to this machine; not followed"
     is_global = known.is_global or known in _FAKE
-    is_private = not is_global or known.is_multicast or any(known in one for one in _NOT_PUBLIC)
+    is_private = not is_global or known.is_multicast or any(known in network for network in _NOT_PUBLIC)
     if is_private and not allows_private:
         return "the link leads to a private address; not followed, unless private links are allowed"
     return None
@@ -502,7 +502,7 @@ class Transport:
         if lane is None and not self._is_closed:
             lane = self._here.lane = self._open_lane()
             with self._lock:
-                for thread in [one for one in self._lanes if not one.is_alive()]:
+                for thread in [thread for thread in self._lanes if not thread.is_alive()]:
                     self._lanes.pop(thread).close()
                 self._lanes[threading.current_thread()] = lane
         return None if self._is_closed else lane
