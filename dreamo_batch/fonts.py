@@ -148,11 +148,11 @@ def _has(file: Path | None, letter: str) -> bool:
 @functools.cache
 def machine_fonts() -> tuple[Path, ...]:
     """Find font files by well-known names; ask fontconfig where none of them has Chinese letters."""
-    there: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for folder in (Path(folder).expanduser() for folder in _KNOWN["folders"]):
-        there |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
+        found |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
     known = [path for path in map(Path, _KNOWN["paths"]) if path.is_file()]
-    known += [there[name] for name in _KNOWN["names"] if name in there]
+    known += [found[name] for name in _KNOWN["names"] if name in found]
     if not any(_has(path, _CHINESE) for path in known):
         known += [path for path in _fontconfig() if _has(path, _CHINESE)]
     return tuple(known)

@@ -581,11 +581,11 @@ def align(picture: Image.Image, landmarks: NDArray[np.float64]) -> Image.Image:
 def similarity(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return turn, scale and shift (2 x 3) that bring landmarks nearest to those of an aligned face (Umeyama, 1991)."""
     centre, aim = landmarks.mean(axis=0), _LANDMARKS.mean(axis=0)
-    here, there = landmarks - centre, _LANDMARKS - aim
-    left, strengths, right = np.linalg.svd(there.T @ here / len(here))
+    points, targets = landmarks - centre, _LANDMARKS - aim
+    left, strengths, right = np.linalg.svd(targets.T @ points / len(points))
     signs = np.array([1.0, -1.0 if np.linalg.det(left) * np.linalg.det(right) < 0 else 1.0])
     turn = left @ np.diag(signs) @ right
-    scale = float(strengths @ signs) / max(float(np.square(here).sum(axis=1).mean()), np.finfo(float).tiny)
+    scale = float(strengths @ signs) / max(float(np.square(points).sum(axis=1).mean()), np.finfo(float).tiny)
     return np.hstack([scale * turn, (aim - scale * turn @ centre)[:, None]])
 
 

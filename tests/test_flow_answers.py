@@ -228,7 +228,7 @@ def test_a_task_that_an_odd_answer_names_is_asked_for_and_never_bought_again(pla
         assert service.counts["create"] == 3
     assert status_of(results) == ["completed"] * 3
     assert results["task_id"].tolist()[1] == "oddly-told"
-    assert "took task oddly-told for its own" in caplog.text
+    assert "adopted task oddly-told" in caplog.text
 
 
 @pytest.mark.parametrize(

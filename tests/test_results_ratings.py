@@ -296,7 +296,7 @@ def test_page_report_and_export_tell_ratings(run_dir, tmp_path):
     dreamo.rate(run_dir, ["a"], "pick", rater="ann")
     dreamo.rate(run_dir, ["b"], "reject", rater="ann")
     page = dreamo.gallery(done).to_html(progress=False)
-    assert page.count('class="dg-said') == 2
+    assert page.count('class="dg-rating') == 2
     assert "✓ picked ★ 4" in page
     assert "✕ rejected" in page
     report = dreamo.report(run_dir, progress=False).read_text("utf-8")

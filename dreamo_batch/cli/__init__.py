@@ -123,10 +123,10 @@ def _print_usage(error: click.ClickException) -> None:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         argument = error.option_name.strip("-").replace("-", "_")  # as in Python, such as gateway for --local
         options = (parameter for parameter in error.ctx.command.params if isinstance(parameter, click.Option))
-        meant = next((option.opts[0] for option in options if option.name == argument), None)
-        if meant is not None:
-            said = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
-            error = click.UsageError(said, error.ctx)
+        flag = next((option.opts[0] for option in options if option.name == argument), None)
+        if flag is not None:
+            text = f"No such option '{error.option_name}'. Did you mean '{flag}'?"
+            error = click.UsageError(text, error.ctx)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         warn(error.ctx.get_usage())
         warn(f"See `{error.ctx.command_path} --help`.")

@@ -143,16 +143,16 @@ def should_begin(run_dir: str) -> bool:
 def sentence(run_dir: str) -> str:
     """Say which command works on a directory, and where its log is if the disk refused it; else nothing."""
     process = working_on(run_dir)
-    said = []
+    sentences = []
     if process is not None:
-        said = [
+        sentences = [
             f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
         ]
     with suppress(OSError):  # there is no log, or another user's
         log = _directory(run_dir).log
         for other in Path(tempfile.gettempdir()).glob(f"dreamo-batch-{_number_of(log.parent)}-*.log"):
-            said += [f"Its log continues in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
-    return " ".join(said)
+            sentences += [f"Its log continues in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
+    return " ".join(sentences)
 
 
 def _taken(run_dir: str) -> UsageError:

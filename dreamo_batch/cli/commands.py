@@ -518,8 +518,8 @@ def rate(words: Sequence[str], *, rater: str | None) -> None:
     if len(words) < 3:  # noqa: PLR2004 - a directory, rows and a value
         raise click.UsageError("name a run directory, rows and a value: RUN_DIR ROWS... VALUE")
     path, *rows, value = words
-    said = dreamo.rate(path, split(rows) or (), int(value) if value.isdecimal() else value, rater=rater)
-    show_frame(said)
+    rated = dreamo.rate(path, split(rows) or (), int(value) if value.isdecimal() else value, rater=rater)
+    show_frame(rated)
 
 
 @command(*RUN_DIRS, BY, FORMAT)

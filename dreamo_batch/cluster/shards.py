@@ -242,9 +242,9 @@ class _Parent:
             with parallel.bars(wanted=False):
                 self._replica.fetch(os.fspath(path) for path in kept if path.stem in wanted)
         at = partial(kept_at, self._folder)
-        here = {ref: replace(ref, sent_location=at(ref.sent_location, ref.sent_digest)) for ref in images}
+        moved = {ref: replace(ref, sent_location=at(ref.sent_location, ref.sent_digest)) for ref in images}
         jobs = {
-            job_id: job._replace(image=here[job.image], further=tuple(here[image] for image in job.further))
+            job_id: job._replace(image=moved[job.image], further=tuple(moved[image] for image in job.further))
             for job_id, job in prepared.jobs.items()
         }
         return user, replace(prepared, jobs=jobs)
@@ -326,7 +326,7 @@ class _ShardRunner(Runner):
         """Do what others ask."""
         self._take(0.0)
 
-    def _halt(self, meant: object) -> None:  # noqa: ARG002 - there is one call
+    def _halt(self, target: object) -> None:  # noqa: ARG002 - there is one call
         self._call.halt()
 
     def _close(self) -> None:
@@ -829,15 +829,15 @@ class ShardedCall(Call):
         if not self._short:
             return None
         whole, team = self.snapshot(), self._team
-        here = spent_so_far(whole, self.spending.price, counted(whole.by_status[columns.PENDING], "row"))
+        spent = spent_so_far(whole, self.spending.price, counted(whole.by_status[columns.PENDING], "row"))
         if self.spending.limit is None and team is not None:
             slices = slices_at(team.place)
             try:
                 slices.read()
             except OSError:  # what the last shard said is true, too
                 return list(self._short.values())[-1]
-            return BudgetReached(shared_budget.used_up(team, slices, self.directory.name, here))
-        return cap_reached(self.spending, here)
+            return BudgetReached(shared_budget.used_up(team, slices, self.directory.name, spent))
+        return cap_reached(self.spending, spent)
 
     def finish(self) -> None:
         """Tell all workers, even any that an engine restarts, that the call is over, and put the results together."""

@@ -162,10 +162,10 @@ class Budget:
 
     def _refuse_place(self) -> None:
         """Refuse to begin where something else is, or where two could be granted the same."""
-        there = {path.name for path in Path(self.place).glob("*")}
+        files = {path.name for path in Path(self.place).glob("*")}
         if store.is_url(self.place):
             store.refuse_unsafe(store.ObjectStore(self.place), self.place)
-        elif Path(self.place).is_file() or there - {store.SLICES[:-1]}:
+        elif Path(self.place).is_file() or files - {store.SLICES[:-1]}:
             raise errors.UsageError(f"{self.place} exists but isn't a budget. Choose a new folder.")
 
     def _limit(
@@ -275,9 +275,9 @@ class BudgetShare:
             about = self._about(spending, state)
             self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
 
-    def used_up(self, here: str) -> str:
+    def used_up(self, summary: str) -> str:
         """Say that nothing is left for this run, and what was spent here."""
-        return used_up(self._budget, self._slices, self._directory, here)
+        return used_up(self._budget, self._slices, self._directory, summary)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
         cells = state.cells(columns.COST, columns.COMPLETED_AT, columns.ANSWERED_AT, columns.SENT_AT)
@@ -319,7 +319,7 @@ def return_unspent(ledger: Ledger, at: float) -> None:
         logger.warning("%s is given back by the next call only: %s", terms.budget, error)
 
 
-def used_up(budget: Budget, slices: Slices, directory: str, here: str) -> str:
+def used_up(budget: Budget, slices: Slices, directory: str, summary: str) -> str:
     """Say that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
     shares = list(slices.shares.values())
     others = [share for share in shares if not _is_of(share, directory)]
@@ -336,7 +336,7 @@ def used_up(budget: Budget, slices: Slices, directory: str, here: str) -> str:
         f"`dreamo-batch budget {budget.place} --{name.replace('_', '-')} USD`",
     )
     return (
-        f"{whose} shared budget {budget.place}, {dollars(limit or ZERO)}, is used up: {here}"
+        f"{whose} shared budget {budget.place}, {dollars(limit or ZERO)}, is used up: {summary}"
         f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
         + (f", or run {same_call()} again once others have given something back." if holders else ".")
     )

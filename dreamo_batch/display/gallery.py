@@ -303,7 +303,7 @@ class Gallery:
         """
         with bars(progress):
             return self._html(
-                self.grid, bytes_max, heading=self.title, said=self._current_ratings(), has_style=True
+                self.grid, bytes_max, heading=self.title, ratings=self._current_ratings(), has_style=True
             )
 
     @overload
@@ -341,9 +341,9 @@ class Gallery:
         """
         target = None if path is None else errors.as_new_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
-            said = self._current_ratings()
+            ratings = self._current_ratings()
             fragment = self._html(
-                self._whole, _PAGE_BYTES_MAX, heading="", said=said, has_style=True, page=target
+                self._whole, _PAGE_BYTES_MAX, heading="", ratings=ratings, has_style=True, page=target
             )
         title = self.title or ", ".join(dict.fromkeys(path.name for path in [self.run_dir, *self._folders]))
         page = page_with_script(
@@ -375,7 +375,7 @@ class Gallery:
     def _content(self) -> dict[str, Any]:
         """Return what the widget shows: the page as HTML, and what its buttons need."""
         with bars(wanted=False):
-            html = self._html(self.grid, _DISPLAY_BYTES_MAX, heading=self.title, said={}, has_style=False)
+            html = self._html(self.grid, _DISPLAY_BYTES_MAX, heading=self.title, ratings={}, has_style=False)
         return {
             "html": html,
             "number": self._number,
@@ -412,7 +412,7 @@ class Gallery:
             widget.send({"type": "problem", "text": str(error)})
 
     def _marks(self) -> dict[str, list[float | bool | None]]:
-        return {str(position): list(said) for position, said in self._current_ratings(self.rater).items()}
+        return {str(position): list(rated) for position, rated in self._current_ratings(self.rater).items()}
 
     def _current_ratings(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
         """Return rating and pick of each row that has one, as they are now, by all raters or one."""
@@ -420,8 +420,8 @@ class Gallery:
         if not all(name in rated for name in names.RATED):
             return {}
         cells = zip(*(rated[name].astype(object) for name in names.RATED), strict=True)
-        said = (tuple(None if is_missing(cell) else cell for cell in pair) for pair in cells)
-        return {position: pair for position, pair in enumerate(said) if pair != (None, None)}
+        rated = (tuple(None if is_missing(cell) else cell for cell in pair) for pair in cells)
+        return {position: pair for position, pair in enumerate(rated) if pair != (None, None)}
 
     def _html(self, grid: Grid, bytes_max: int, *, page: Path | None = None, **shown: Any) -> str:
         """Fill in the template; with a page that is written there, pictures link to the full ones."""

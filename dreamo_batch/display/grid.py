@@ -340,9 +340,9 @@ def _distinct_columns(
     """Name the columns besides the seed that tell apart what shares a cell."""
     crowded = [
         (number, position)
-        for number, there in enumerate(places.values())
-        if len(there) > 1
-        for position in there
+        for number, rows in enumerate(places.values())
+        if len(rows) > 1
+        for position in rows
     ][:_ROWS_COMPARED_MAX]
     if not crowded:
         return []

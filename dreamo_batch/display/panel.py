@@ -145,7 +145,7 @@ class ButtonRow:
         self._report = report
         self._under_way: set[str] = set()
         words = {"pause": "Pause", "resume": "Resume", "stop": "Stop", "retry": "Retry failed"}
-        self._buttons = {name: self._button(said, getattr(batch, name)) for name, said in words.items()}
+        self._buttons = {name: self._button(caption, getattr(batch, name)) for name, caption in words.items()}
         self._cap = ipywidgets.Text(description="New cap, USD", style={"description_width": "initial"})
         self._raise = self._button("Raise cap", self._raise_cap)
         self._raise.tooltip = "Set a new cap on everything ever submitted in this directory."

@@ -422,26 +422,26 @@ class Coordinator:
 
     def _own_task(self, answer: effects.CreateAnswer, sent_at: float) -> str | Failure:
         """Accept a task id unless another attempt has it; one that a refusal names may be anyone's, so it is held."""
-        said, named, job_id = answer.result, answer.named, answer.key[0]
-        task_id = said if named is None else named.task_id
+        result, named, job_id = answer.result, answer.named, answer.key[0]
+        task_id = result if named is None else named.task_id
         if isinstance(task_id, Failure):
             return task_id
         owner = self._job_of.setdefault(hash(("task_id", task_id)), job_id)
         known = next((a for a in self.ledger.state.of(owner) if a.task_id == task_id), None)
         is_anothers = known is not None and (known.job_id, known.attempt) != answer.key
-        if named is None or isinstance(said, str):
+        if named is None or isinstance(result, str):
             message = f"the service answered with task {task_id}, which already belongs to job {owner}"
             return Failure(_HELD, failures.OTHER_TASK, 200, message=message) if is_anothers else task_id
         if is_anothers or self._named_at.setdefault(task_id, self._clock.wall()) < sent_at:
-            return said
+            return result
         if differs := self._contradiction(answer.key, named):
-            message = f"{said.message} (task {task_id}, which it names, is about {differs})"
-            return replace(said, message=message)
-        is_own = not said.is_task_anyones or {"seed", "prompt"} <= named.echo.keys()
-        if not is_own or self._contradiction(answer.key, named, is_exact=said.is_task_anyones):
-            message = f"{said.message}; task {task_id}, which it names, exists and may be this one's"
-            return replace(said, kind=_HELD, message=message)
-        message = f"took task {task_id} for its own, which the reply to its submission names ({said.message})"
+            message = f"{result.message} (task {task_id}, which it names, is about {differs})"
+            return replace(result, message=message)
+        is_own = not result.is_task_anyones or {"seed", "prompt"} <= named.echo.keys()
+        if not is_own or self._contradiction(answer.key, named, is_exact=result.is_task_anyones):
+            message = f"{result.message}; task {task_id}, which it names, exists and may be this one's"
+            return replace(result, kind=_HELD, message=message)
+        message = f"adopted task {task_id}, which the error reply to its submission names ({result.message})"
         self._notice("own", f"{message}. Check its picture.", job_id)
         return task_id
 
@@ -468,8 +468,8 @@ class Coordinator:
             return
         asked, asked_too = (_asked_for(sent) for sent in (self.ledger.state.deciding(other), attempt))
         if asked is None or asked != asked_too:  # else one picture for both is no surprise
-            said = f"different jobs, but {_SAME[name]}. Check both before you use them."
-            self._notice(name, said, attempt.job_id, other)
+            text = f"different jobs, but {_SAME[name]}. Check both before you use them."
+            self._notice(name, text, attempt.job_id, other)
 
     def _named(self, job_id: str) -> str:
         """Name a job by its row, if this call's table has it: an earlier table's rows may be other ones here."""
@@ -484,9 +484,9 @@ class Coordinator:
         self._noticed.add((kind, once_for))
         self._n_notices[kind] += 1
         if self._n_notices[kind] <= _N_NOTICES_MAX:
-            said = f"{' and '.join(map(self._named, job_ids))}: {text}" if job_ids else text
+            notice = f"{' and '.join(map(self._named, job_ids))}: {text}" if job_ids else text
             is_last = self._n_notices[kind] == _N_NOTICES_MAX
-            self.notices.append(f"{said} (More of these are not shown.)" if is_last else said)
+            self.notices.append(f"{notice} (More of these are not shown.)" if is_last else notice)
 
     def _row_or_account(self) -> None:
         """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
@@ -559,8 +559,8 @@ class Coordinator:
             return
         task_id, word = answer.result.task_id, answer.result.unlisted_status
         if (other := answer.result.other_id) is not None:
-            said = f"the answer about task {task_id} also names {other}. Check its picture."
-            self._notice("other_id", said, key[0], once_for=key)
+            text = f"the answer about task {task_id} also names {other}. Check its picture."
+            self._notice("other_id", text, key[0], once_for=key)
         if answer.result.status == "in_progress":
             if word is not None:
                 self._notice(
@@ -602,8 +602,8 @@ class Coordinator:
         """Ask again for a task whose answer describes another; its picture is never used."""
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
-        said = f"{about}. Its picture isn't used; the task may have been mixed up."
-        self._notice("echo", said, key[0], once_for=key)
+        text = f"{about}. Its picture isn't used; the task may have been mixed up."
+        self._notice("echo", text, key[0], once_for=key)
         if task.status == "in_progress" or self._n_contradictions[key] < _CONTRADICTIONS_MAX:
             self._unless(self.schedule.poll_failed(key, now), key, about)
             return
@@ -637,8 +637,8 @@ class Coordinator:
                 self.record(effects.lost(key, self._clock.wall(), n_polls))
             return
         if failure.error_class == failures.OTHER_TASK:
-            said = f"{failure.message}. Ignored that answer; asking for the task again."
-            self._notice(failures.OTHER_TASK, said, key[0], once_for=key)
+            text = f"{failure.message}. Ignored that answer; asking for the task again."
+            self._notice(failures.OTHER_TASK, text, key[0], once_for=key)
         is_refused = failure.error_class == failures.RATE_LIMITED
         self._unless(self.schedule.poll_failed(key, now, is_refused=is_refused), key, failure.message)
         self._note(failure, now)
@@ -709,8 +709,8 @@ class Coordinator:
         schedule = self.schedule
         if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._standstill:
             reason, asked_s = _reason(self._limited), max(1.0, schedule.cool_down_left_s(now))
-            said = f"Rate limited (429){reason}; next request in {asked_s:.0f} s. No rows are lost."
-            self._standstill = self._told(said)
+            text = f"Rate limited (429){reason}; next request in {asked_s:.0f} s. No rows are lost."
+            self._standstill = self._told(text)
         elif self._standstill and schedule.standstill.since is None:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
@@ -773,14 +773,14 @@ class Coordinator:
                 f"{option('pilot', self.spending.n_pilots + 1)} or more, which counts all attempts of this directory "
                 "sent without a price and isn't limited by the cap."
             )
-        here = spent_so_far(self.snapshot(), self.spending.price, counted(self.schedule.n_waiting, "job"))
+        spent = spent_so_far(self.snapshot(), self.spending.price, counted(self.schedule.n_waiting, "job"))
         if self.spending.is_slice_used_up:
             if self.shared is None:
                 place = self.ledger.state.terms.budget
-                return errors.BudgetReached(f"The shared budget {place} can't be asked for more: {here}")
-            return errors.BudgetReached(self.shared.used_up(here))
+                return errors.BudgetReached(f"The shared budget {place} can't be asked for more: {spent}")
+            return errors.BudgetReached(self.shared.used_up(spent))
         why = " because attempts in flight cost more than was reserved" if self._n_notices["excess"] else ""
-        return cap_reached(self.spending, here, why)
+        return cap_reached(self.spending, spent, why)
 
     def _attempt(self, key: Key) -> Attempt:
         attempt = self.ledger.state.find(*key)
@@ -800,13 +800,13 @@ def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
     )
 
 
-def cap_reached(spending: Spending, here: str, why: str = "") -> errors.BudgetReached:
+def cap_reached(spending: Spending, spent: str, why: str = "") -> errors.BudgetReached:
     """Return the error of a cap, or of the limit of a call, that leaves no room for the next attempt."""
     limit = spending.limit or ZERO
     what, keyword = ("cap", "max_cost") if limit == spending.cap else ("limit for this call", "max_new_cost")
     over = f" and exceeded by {dollars(spending.excess)}{why}" if spending.excess else ""
     return errors.BudgetReached(
-        f"The {what} of {dollars(limit)} is reached{over}: {here} To continue, run again with a higher "
+        f"The {what} of {dollars(limit)} is reached{over}: {spent} To continue, run again with a higher "
         f"{option(keyword)}."
     )
 

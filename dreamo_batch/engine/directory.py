@@ -199,9 +199,9 @@ class RunDirectory:
         names = [f"{SHARDS}/{number:02x}" for number in range(N_SHARDS)]
         if self.replica is None or not is_url(self.given):
             return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
-        there = [name for name in self.replica.folders(SHARDS) if name in names]
+        stored = [name for name in self.replica.folders(SHARDS) if name in names]
         with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each asks the store
-            opened = zip(there, pool.map(self.shard, there), strict=True)
+            opened = zip(stored, pool.map(self.shard, stored), strict=True)
             return {name: shard for name, shard in opened if shard.exists()}
 
     def make(self) -> None:

@@ -389,30 +389,30 @@ class Effects:
         """Return how a create failed, with the task that it names; one that an error names is noted and asked for."""
         if failure.task_id is None or not failure.is_task_in_doubt:
             return CreateAnswer(key, failure.task_id or failure)
-        since, wait_s, said = time.monotonic(), 0.0, failure
+        since, wait_s, last = time.monotonic(), 0.0, failure
         refusal, is_noted = (failure.error_class, failure.http_status), self.note(key, failure)
         while is_noted:
             answer = self.fetch(Do.POLL, key, failure.task_id).result
             if not isinstance(answer, Failure):
                 self._n_unfound[refusal] = -inf
                 return CreateAnswer(key, failure, answer)
-            said, asked_for_s = answer, time.monotonic() - since
+            last, asked_for_s = answer, time.monotonic() - since
             patience_s = _UNKNOWN_AFTER_S if self._n_unfound[refusal] < _UNFOUND_MAX else 0.0
-            is_unknown = said.error_class == failures.TASK_NOT_FOUND and asked_for_s >= patience_s
+            is_unknown = last.error_class == failures.TASK_NOT_FOUND and asked_for_s >= patience_s
             # A key that is refused itself buys nothing.
-            is_unknown |= failure.http_status == said.http_status == HTTPStatus.UNAUTHORIZED
+            is_unknown |= failure.http_status == last.http_status == HTTPStatus.UNAUTHORIZED
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 self._n_unfound[refusal] += 1
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
                 message = f"{failure.message} (no task {failure.task_id}, which it names)"
                 return CreateAnswer(key, replace(failure, message=message))
-            wait_s = max(2 * wait_s, said.retry_after_s or _ASK_AGAIN_S)
+            wait_s = max(2 * wait_s, last.retry_after_s or _ASK_AGAIN_S)
             # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
-            is_open = said.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
+            is_open = last.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
             # Once halted it is held with the id: the process gives up waiting for this answer.
             if not is_open or asked_for_s + wait_s > _ASK_FOR_S or self.is_halted.wait(wait_s):
                 break
-        message = f"{failure.message}; but it names task {failure.task_id}: {said.message}"
+        message = f"{failure.message}; but it names task {failure.task_id}: {last.message}"
         return CreateAnswer(key, replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED, message=message))
 
     def fetch(self, do: Do, key: Key, task_id: str) -> PollAnswer:

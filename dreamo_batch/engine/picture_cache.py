@@ -125,7 +125,7 @@ def try_merge(run_dir: Path) -> None:
 
 def read_thumbnails(pictures: Sequence[PictureFile]) -> list[Thumbnail | None]:
     """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
-    known = {run_dir: _read(run_dir, here.keys(), _SHOWN) for run_dir, here in _by_dir(pictures).items()}
+    known = {run_dir: _read(run_dir, group.keys(), _SHOWN) for run_dir, group in _by_dir(pictures).items()}
     kept = [known.get(picture.run_dir, {}).get(picture.sha256, (0, 0, 0, 0, b"")) for picture in pictures]
     return [
         Thumbnail(jpeg, *size) if _is_unchanged(picture, n_bytes, modified_ns) else None
@@ -161,18 +161,18 @@ def read_fingerprints(pictures: Iterable[PictureFile]) -> dict[str, bytes]:
     """Return the kept fingerprints, by digest, of pictures that are there and were not changed."""
     return {
         sha256: fingerprint
-        for run_dir, here in _by_dir(pictures).items()
-        for sha256, (*state, fingerprint) in _read(run_dir, here.keys(), _COMPARED).items()
-        if _is_unchanged(here[sha256], *state)
+        for run_dir, group in _by_dir(pictures).items()
+        for sha256, (*state, fingerprint) in _read(run_dir, group.keys(), _COMPARED).items()
+        if _is_unchanged(group[sha256], *state)
     }
 
 
 def complete(pictures: Iterable[PictureFile]) -> None:
     """Make the summaries that aren't kept of pictures that are there; warn of those that changed since saved."""
     wanted, changed = list[PictureFile](), list[PictureFile]()
-    for run_dir, here in _by_dir(pictures).items():
-        kept = _read(run_dir, here.keys(), _STATE)
-        for sha256, picture in here.items():
+    for run_dir, group in _by_dir(pictures).items():
+        kept = _read(run_dir, group.keys(), _STATE)
+        for sha256, picture in group.items():
             if _state_of(picture.path)[0] and not _is_unchanged(picture, *kept.get(sha256, (0, 0))):
                 (changed if sha256 in kept else wanted).append(picture)
     for _ in summarise_pictures(wanted, what="making thumbnails"):

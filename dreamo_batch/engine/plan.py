@@ -141,8 +141,7 @@ def table(
     prices = (min(seen), max(seen)) if (cost := money(options.unit_cost)) is None else (float(cost),) * 2
     cells = prepared.rows[[columns.JOB_ID, columns.DUPLICATE_OF, columns.ERROR_MESSAGE]]
     rows = [_row(decisions, prices, *row) for row in cells.itertuples(index=False, name=None)]
-    frame = pd.DataFrame(rows, columns=list(columns.PLAN), index=index)
-    return columns.typed(frame, columns.PLAN)
+    return columns.typed(pd.DataFrame(rows, columns=list(columns.PLAN), index=index), columns.PLAN)
 
 
 def planned(
@@ -173,8 +172,8 @@ def planned(
 
 def warnings_of(prepared: Prepared, nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Return what to know before these jobs are submitted, one line per kind of problem."""
-    said = _row_warnings(prepared, job_ids) if job_ids else ()
-    return (*said, *_nearly_bought_warnings(nearly, job_ids))
+    about_rows = _row_warnings(prepared, job_ids) if job_ids else ()
+    return (*about_rows, *_nearly_bought_warnings(nearly, job_ids))
 
 
 def _row_warnings(
@@ -309,10 +308,10 @@ def _parts_of(job: Job, drawn: Collection[str], picture: str) -> tuple[object, .
 def _differs(job: Job, other: Job) -> str:
     in_prompt = difference(job.prompt, other.prompt)
     in_images = map(_image_difference, job.images, other.images)
-    said = [f"the {in_prompt} of its prompt"] if in_prompt else []
-    said += dict.fromkeys(filter(None, in_images))
+    differences = [f"the {in_prompt} of its prompt"] if in_prompt else []
+    differences += dict.fromkeys(filter(None, in_images))
     # Two signed links are one picture now; they were two jobs in directories of earlier versions.
-    return " and ".join(said) or "the signature of its link"
+    return " and ".join(differences) or "the signature of its link"
 
 
 def _image_difference(image: ImageSource, other: ImageSource) -> str:
@@ -492,11 +491,11 @@ def _cost_sentence(low: Decimal | None, high: Decimal | None) -> str:
 
 
 def _cap_sentences(cap: Decimal | None, spent: Decimal, high: Decimal | None) -> list[str]:
-    said = [f"{dollars(spent)} was spent here before."] if spent else []
+    sentences = [f"{dollars(spent)} was spent here before."] if spent else []
     if cap is None:
-        return said
+        return sentences
     over = f" and exceeded by {dollars(minus(spent, cap))}" if spent > cap else ""
-    said.append(f"The cap is {dollars(cap)}{over}.")
+    sentences.append(f"The cap is {dollars(cap)}{over}.")
     if high and total((spent, high)) > cap:
-        said.append("It may stop at the cap.")
-    return said
+        sentences.append("It may stop at the cap.")
+    return sentences

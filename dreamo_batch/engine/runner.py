@@ -421,10 +421,10 @@ class Runner:
             if isinstance(message, effects.CreateAnswer):
                 self._taken.pop(message.key, None)
 
-    def _halt(self, meant: Coordinator | None) -> None:
+    def _halt(self, target: Coordinator | None) -> None:
         """Stop a call, or for None the current one."""
         coordinator = self.coordinator
-        if coordinator is None or meant not in (None, coordinator):
+        if coordinator is None or target not in (None, coordinator):
             return
         coordinator.halt()
         self._take_back(coordinator)

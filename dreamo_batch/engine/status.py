@@ -200,8 +200,8 @@ class Tally:
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
         self.rows, self._run_dir = rows, run_dir
         self._kinds = state.kinds()
-        told = state.completed(columns.JOB_ID, columns.OUTPUT_ERROR)
-        is_whole = {job_id for job_id, error in told if error is None}
+        completed = state.completed(columns.JOB_ID, columns.OUTPUT_ERROR)
+        is_whole = {job_id for job_id, error in completed if error is None}
         # All but the bulk of the jobs, of which nothing more is to be told.
         left = {job_id: state.deciding(job_id) for job_id in rows.weights if job_id not in is_whole}
         elsewhere = {attempt.job_id for attempt in state.open() if attempt.job_id not in rows.weights}

@@ -763,10 +763,10 @@ class Replica:
                 self._write(log.open())
             self._log, self._slots = log, {}
             for folder in _FOLDERS:
-                here = sorted((self.path / folder).glob("[!.]*"))
-                there = set(self.names(f"{folder}/") if here else ())
-                for path in here:
-                    if path.relative_to(self.path).as_posix() not in there:
+                local = sorted((self.path / folder).glob("[!.]*"))
+                stored = set(self.names(f"{folder}/") if local else ())
+                for path in local:
+                    if path.relative_to(self.path).as_posix() not in stored:
                         self._publish(path)
         files.publish(self.path, self._publish)
         self._beating.clear()

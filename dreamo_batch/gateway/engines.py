@@ -387,7 +387,7 @@ _WORDS: Final = [
     for value, words in values.items()
     for word in words.split()
 ]
-_MEANINGS: Final = {word: [meant for kind, meant in _WORDS if kind == word] for word, _ in _WORDS}
+_MEANINGS: Final = {word: [meaning for kind, meaning in _WORDS if kind == word] for word, _ in _WORDS}
 
 
 def _pattern() -> re.Pattern[str]:

@@ -540,15 +540,15 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
     is_named = named[0].is_given | named[0].is_faulty
     has_side = [side.is_given | side.is_faulty for side in sides]
     of_size = {"width": named[0].numbers, "height": named[1].numbers}
-    for name, meant, side in zip(_SIDES, named, sides, strict=True):
-        differs = meant.is_given & side.is_given & (meant.numbers != side.numbers)
+    for name, from_size, side in zip(_SIDES, named, sides, strict=True):
+        differs = from_size.is_given & side.is_given & (from_size.numbers != side.numbers)
         findings.add("size-contradiction", columns.SIZE, differs, side=name, n=side.numbers, **of_size)
     default = models.take("side_default_px")
     for name, has, has_other in zip(_SIDES, has_side, reversed(has_side), strict=True):
         findings.add("one-side-only", name, has & ~has_other & ~is_named, default=default)
     widths, heights = (
-        np.where(meant.is_given, meant.numbers, np.where(side.is_given, side.numbers, default))
-        for meant, side in zip(named, sides, strict=True)
+        np.where(from_size.is_given, from_size.numbers, np.where(side.is_given, side.numbers, default))
+        for from_size, side in zip(named, sides, strict=True)
     )
     is_readable = ~np.logical_or.reduce([read.is_faulty for read in (*named, *sides)])
     has_size = named[0].is_given

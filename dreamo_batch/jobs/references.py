@@ -319,8 +319,8 @@ def judge_url(url: str) -> Finding | None:
 
 def _told(kind: str, text: str) -> Any:
     """Return what `links.toml` tells about a text; None if nothing."""
-    told = _LINKS[kind].items()
-    return next((what for pattern, what in told if re.search(pattern, text, re.IGNORECASE)), None)
+    entries = _LINKS[kind].items()
+    return next((what for pattern, what in entries if re.search(pattern, text, re.IGNORECASE)), None)
 
 
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
@@ -778,15 +778,15 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
-        told = _told("no_path", location)
-        hint = f" {told}" if told else ""
+        reason = _told("no_path", location)
+        hint = f" {reason}" if reason else ""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             reason = f"{getattr(error, 'strerror', None) or error}.{hint}".rstrip(".")
             return Finding.of("image-unreadable", reason=reason)
-        there = nearest(location) or nearest(unquote(location))
-        if there is not None and same_name(there, location):
-            return _load_file(there, base_dir)
-        hint = f" But there is {there}; did you mean that?" if there else hint
+        other = nearest(location) or nearest(unquote(location))
+        if other is not None and same_name(other, location):
+            return _load_file(other, base_dir)
+        hint = f" But there is {other}; did you mean that?" if other else hint
         return Finding.of("image-not-found", path=location, base=base_dir, hint=hint)
     return _Loaded(content, sha256(content), BYTES, location)
 

@@ -373,13 +373,13 @@ def sweep(
 def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[str]) -> None:
     """Refuse an axis that is named and filled like an argument that isn't passed, unless a template has it."""
     sides = {columns.SIZE, columns.WIDTH, columns.HEIGHT}
-    meant = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
+    slips = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
     if columns.SEED not in axes:
-        meant = dict.fromkeys(difflib.get_close_matches("n_seeds", user_axes, cutoff=0.85), "n_seeds") | meant
+        slips = dict.fromkeys(difflib.get_close_matches("n_seeds", user_axes, cutoff=0.85), "n_seeds") | slips
     named = {part for template in axes.get(_TEMPLATE, ()) for _, part in _template_parts(str(template))}
     for name in user_axes:
-        if name in meant and name not in named:
-            argument = columns.IMAGE if meant[name] in columns.IMAGE_NUMBERED else meant[name]
+        if name in slips and name not in named:
+            argument = columns.IMAGE if slips[name] in columns.IMAGE_NUMBERED else slips[name]
             reader = _reader_of(columns.SEED if argument == "n_seeds" else argument)
             if reader is None or None not in map(reader[0], axes[name]):
                 raise UsageError(

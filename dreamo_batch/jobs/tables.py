@@ -750,14 +750,14 @@ def _hidden(xml: bytes, sheet: Any, rows: list[list[Any]]) -> list[str]:
             hidden_columns += rows[first - 1][ends.get(b"min", 1) - 1 : ends.get(b"max", 0)]
     hidden_rows = [number for number in hidden_rows if _has_text(rows[number - 1])]
     names = [str(name) for name in hidden_columns if name is not None]
-    said = [f"the sheet {sheet.title!r}"] if sheet.sheet_state != "visible" else []
+    hidden = [f"the sheet {sheet.title!r}"] if sheet.sheet_state != "visible" else []
     if hidden_rows:
-        said.append(
+        hidden.append(
             f"{counted(len(hidden_rows), 'row')} ({which_rows(list(map(str, hidden_rows)), hidden_rows)})"
         )
     if names:
-        said.append(f"{counted(len(names), 'column')} ({', '.join(names)})")
-    return said
+        hidden.append(f"{counted(len(names), 'column')} ({', '.join(names)})")
+    return hidden
 
 
 def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) -> Any:

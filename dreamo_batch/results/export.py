@@ -474,8 +474,8 @@ def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) 
 
 
 def _refuse_foreign(folder: Path, names: set[str], mine: dict[str, str], pending: set[str]) -> None:
-    there = [name for name in sorted(names - pending) if (folder / name).exists()]
-    if foreign := [name for name in there if sha256((folder / name).read_bytes()) != mine.get(name)]:
+    existing = [name for name in sorted(names - pending) if (folder / name).exists()]
+    if foreign := [name for name in existing if sha256((folder / name).read_bytes()) != mine.get(name)]:
         raise UsageError(
             f"Files in {folder} would be replaced that don't come from an export, or were changed since: "
             f"{listed(foreign, _NAMED_MAX)}. Nothing was written. Move them, or pass another folder."

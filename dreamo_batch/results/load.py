@@ -291,8 +291,8 @@ def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
     for run_dir in run_dirs:
         attempts = ledger_frame(existing(run_dir))
         saved = attempts.loc[attempts[columns.OUTPUT_PATH].notna(), columns.JOB_ID]
-        here = results.loc[results[columns.RUN_DIR] == os.fspath(run_dir), columns.JOB_ID]
-        n += int((~saved.isin(here)).sum())
+        current = results.loc[results[columns.RUN_DIR] == os.fspath(run_dir), columns.JOB_ID]
+        n += int((~saved.isin(current)).sum())
     return n
 
 
@@ -757,10 +757,10 @@ def _run_dirs(results: pd.DataFrame) -> dict[str, Path]:
     """Return the path of each run directory that the rows name; the path noted in the table, if it still exists."""
     found = {}
     for name in results[columns.RUN_DIR].dropna().unique() if columns.RUN_DIR in results.columns else ():
-        here = folder_of(name) if is_url(name) else Path(name).expanduser().absolute()
+        path = folder_of(name) if is_url(name) else Path(name).expanduser().absolute()
         noted = _places(results).get(str(name))
-        is_noted = noted is not None and (Path(noted).is_dir() or not here.is_dir())
-        found[name] = Path(noted) if noted is not None and is_noted else here
+        is_noted = noted is not None and (Path(noted).is_dir() or not path.is_dir())
+        found[name] = Path(noted) if noted is not None and is_noted else path
     return found
 
 
@@ -1051,9 +1051,9 @@ def sentence(counts: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) 
     """Write the reconciliation as one line, and how many pictures have no cost in USD."""
     states = ", ".join(f"{n} {PALETTE[status].word}" for status, n in counts["by_status"].items()) or "none"
     n_in, n_out = counts["rows_in"], counts["rows_accounted_for"]
-    said = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {states}; {dollars(spent_usd)} spent"
+    text = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {states}; {dollars(spent_usd)} spent"
     n = _n_unpriced(results)
-    return f"{said}, {n:,} more of unknown cost" if n else said
+    return f"{text}, {n:,} more of unknown cost" if n else text
 
 
 def _n_unpriced(results: pd.DataFrame) -> int:

@@ -590,12 +590,12 @@ def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[
     wanted.pop((), None)
     try:
         for names, several in wanted.items():
-            here = [metric for metric in own if metric.name in names]
-            sent = portable(here)
+            needed = [metric for metric in own if metric.name in names]
+            sent = portable(needed)
             work = functools.partial(_measure_several, sent)
-            n = 32 if sent is not here or any(metric.is_batched for metric in here) else 1
+            n = 32 if sent is not needed or any(metric.is_batched for metric in needed) else 1
             for (pair, copies), found in each(several, work, what="measuring", is_portable=True, n_batch=n):
-                for metric, value in zip(here, found, strict=True):
+                for metric, value in zip(needed, found, strict=True):
                     measured[pair, metric.name] = value
                     if metric.version and value.failed is None:  # what failed may be repaired
                         key = Key(*pair, metric.name, metric.version)

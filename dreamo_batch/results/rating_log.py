@@ -133,12 +133,12 @@ def stands(log: pd.DataFrame) -> list[int]:
 def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
     """Return the columns `rating` and `picked` of each picture that was rated, by all raters or one, by job."""
     log = rating_table(run_dir).frame()
-    said = log.iloc[stands(log)]
+    current = log.iloc[stands(log)]
     if rater is not None:
-        said = said[said[columns.RATER] == rater]
-    is_rating = said[columns.KIND] == RATING
-    rating = said[is_rating].groupby(columns.JOB_ID)[columns.VALUE].mean()
-    words = said[~is_rating]
+        current = current[current[columns.RATER] == rater]
+    is_rating = current[columns.KIND] == RATING
+    rating = current[is_rating].groupby(columns.JOB_ID)[columns.VALUE].mean()
+    words = current[~is_rating]
     balance = words[columns.KIND].map({PICK: 1, REJECT: -1}).astype(int).groupby(words[columns.JOB_ID]).sum()
     picked = (balance > 0).astype(columns.BOOL).mask(balance == 0)
     found = pd.DataFrame({columns.RATING: rating, columns.PICKED: picked})

@@ -72,8 +72,8 @@ def rate(
     positions = np.flatnonzero(row_mask(results.index, rows, results[columns.JOB_ID])).tolist()
     rate_positions(results, positions, value, folders=places_of(results), rater=rater)
     chosen = labelled(results).iloc[positions].drop_duplicates(columns.JOB_ID)[[LABEL, columns.JOB_ID]]
-    said = rating_log.by_job(existing(run_dir).path, rating_log.rater_named(rater))
-    return chosen.join(said, on=columns.JOB_ID).rename(columns={LABEL: columns.ROW}).reset_index(drop=True)
+    current = rating_log.by_job(existing(run_dir).path, rating_log.rater_named(rater))
+    return chosen.join(current, on=columns.JOB_ID).rename(columns={LABEL: columns.ROW}).reset_index(drop=True)
 
 
 def rate_positions(

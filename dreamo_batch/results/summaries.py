@@ -223,13 +223,13 @@ def _planned(plan: pd.DataFrame, history: load.History, groups: load.Groups) -> 
     """Add up what the plan said of each row; duplicates were planned at nothing."""
     if absent := [name for name in columns.PLAN if name not in getattr(plan, "columns", ())]:
         raise UsageError(f"plan= isn't a plan (no {absent[0]!r} column). Pass what plan() returned.")
-    said = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
-    said = said.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)
+    rows = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
+    rows = rows.drop_duplicates(columns.JOB_ID).set_index(columns.JOB_ID)
     is_first = history.rows[columns.DUPLICATE_OF].isna().to_numpy()
     jobs, numbers = history.rows.loc[is_first, columns.JOB_ID], groups.of_rows[is_first]
     sources = {columns.PLANNED_LOW_USD: columns.COST_LOW_USD, columns.PLANNED_HIGH_USD: columns.COST_HIGH_USD}
     planned = {
-        name: jobs.map(said[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
+        name: jobs.map(rows[source]).groupby(numbers).sum(min_count=1) for name, source in sources.items()
     }
     return columns.typed(pd.DataFrame(planned, index=groups.keys.index), columns.COSTS_PLANNED)
 
@@ -634,8 +634,8 @@ def _lines(kind: Mapping[str, Any], *, is_held: bool) -> list[str]:
         calls = [f"{call}  # may be paid twice" for call in calls]
         calls = [f"{begin}{how}{spelled(')', '')}  # {when}" for how, when in settled] + calls
     counts = rows, counted(kind[columns.ATTEMPTS], "attempt"), *(billed or ["not billed"])
-    said = f"{name}: {', '.join(counts)}", message, meaning, kind[columns.ADVICE]
-    return [*filter(None, said), *(f"  {call}" for call in calls)]
+    parts = f"{name}: {', '.join(counts)}", message, meaning, kind[columns.ADVICE]
+    return [*filter(None, parts), *(f"  {call}" for call in calls)]
 
 
 def failures(source: Source) -> pd.DataFrame:
@@ -756,8 +756,8 @@ def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | 
         return remedy(place)
     is_held = status == columns.AMBIGUOUS
     name, word = (columns.STATUS, status) if is_held else (columns.ERROR_CLASS, error_class)
-    here = rows if place is None else rows[rows[columns.RUN_DIR] == place]
-    of_class = here[(here[name] == word) & here[columns.STATUS].isin(_RETRIED)]
+    of_dir = rows if place is None else rows[rows[columns.RUN_DIR] == place]
+    of_class = of_dir[(of_dir[name] == word) & of_dir[columns.STATUS].isin(_RETRIED)]
     if len(part) == len(of_class):
         return remedy(place, word)
     is_labelled = of_class[load.LABEL].isin(part[load.LABEL]).sum() == len(part)

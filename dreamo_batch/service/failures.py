@@ -181,18 +181,18 @@ def from_response(
     operation: Operation, status: int, headers: Mapping[str, str], body: bytes, *, now: float = 0.0
 ) -> Failure:
     """Classify an answer that isn't what was requested."""
-    said = messages.read_error(body)
-    kind, error_class = _judge(operation, status, said, body)
+    error = messages.read_error(body)
+    kind, error_class = _judge(operation, status, error, body)
     is_sure, target = kind in (FailureKind.STOP, FailureKind.PERMANENT), _target(headers)
     # Nothing else may name the task that a create made.
     where = f"; its Location is {target.path[:200]}" if operation == "create" and target.path else ""
     redirect = f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
-    message = redirect if error_class == REDIRECTED else said.message or _phrase(status, body)
+    message = redirect if error_class == REDIRECTED else error.message or _phrase(status, body)
     return Failure(
         kind=kind,
         error_class=error_class,
         http_status=status,
-        code=said.code,
+        code=error.code,
         message=message + where,
         retry_after_s=read_wait(headers, body, now=now),
         excerpt=messages.excerpt(body) or None,
@@ -203,17 +203,17 @@ def from_response(
 
 def from_task(task: Task) -> Failure:
     """Classify a task that failed."""
-    said = task.error or ServiceMessage(None, None)
+    error = task.error or ServiceMessage(None, None)
     if task.is_completed_with_error:
         error_class = COMPLETED_WITH_ERROR
     else:
-        error_class = NO_CREDIT if _says_no_credit(said) else _class_of(said, SERVICE_ERROR)
-    known = contract.ERROR_CODES.get(said.code or "")
+        error_class = NO_CREDIT if _says_no_credit(error) else _class_of(error, SERVICE_ERROR)
+    known = contract.ERROR_CODES.get(error.code or "")
     return Failure(
         FailureKind.PERMANENT,
         error_class,
-        code=said.code,
-        message=said.message or (known.meaning if known else "the service gave no reason"),
+        code=error.code,
+        message=error.message or (known.meaning if known else "the service gave no reason"),
         excerpt=task.excerpt,
     )
 
@@ -234,61 +234,61 @@ def upstream_may_pass(message: str | None) -> bool | None:
     return None if status is None else status[0] == "429" or status[0].startswith("5")
 
 
-def _judge(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> _Verdict:
+def _judge(operation: Operation, status: int, error: ServiceMessage, body: bytes) -> _Verdict:
     is_ok = is_success(status)
-    is_no_credit = _says_no_credit(said)
+    is_no_credit = _says_no_credit(error)
     if operation != "download" and not is_ok and is_no_credit:
         return FailureKind.STOP, NO_CREDIT
     if operation == "create" and is_ok:
-        is_refusal = (is_no_credit or _is_rejection(said)) and b'"id"' not in body  # else it may name a task
-        refusal = messages.refusal_in(messages.load_leniently(body)) or (said if is_refusal else None)
+        is_refusal = (is_no_credit or _is_rejection(error)) and b'"id"' not in body  # else it may name a task
+        refusal = messages.refusal_in(messages.load_leniently(body)) or (error if is_refusal else None)
         if refusal is not None:
             return _judge_refusal(refusal)
-    says_missing = status < HTTPStatus.INTERNAL_SERVER_ERROR and messages.says_missing(said)
+    says_missing = status < HTTPStatus.INTERNAL_SERVER_ERROR and messages.says_missing(error)
     if operation == "fetch" and (status == HTTPStatus.NOT_FOUND or says_missing):
         return FailureKind.PERMANENT, TASK_NOT_FOUND
     if status in _CLEAR:
         return _CLEAR[status]
-    if operation in ("create", "precharge") and not is_ok and _is_rejection(said):
+    if operation in ("create", "precharge") and not is_ok and _is_rejection(error):
         return FailureKind.PERMANENT, REJECTED
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_if_unclear(status)
-    if status not in contract.STOP_STATUSES.value and messages.says_unclear(said):
+    if status not in contract.STOP_STATUSES.value and messages.says_unclear(error):
         error_class = error_class or SERVER_ERROR  # a gateway's 400 for what failed behind it
-    return (unclear, error_class) if error_class else _judge_4xx(operation, status, said, body)
+    return (unclear, error_class) if error_class else _judge_4xx(operation, status, error, body)
 
 
-def _judge_refusal(said: ServiceMessage) -> _Verdict:
+def _judge_refusal(error: ServiceMessage) -> _Verdict:
     """Judge an error sent with HTTP 200; one about the key or the account concerns every row."""
-    if _says_no_credit(said):
+    if _says_no_credit(error):
         return FailureKind.STOP, NO_CREDIT
-    if (number := messages.code_number(said.code)) in contract.STOP_STATUSES.value:
+    if (number := messages.code_number(error.code)) in contract.STOP_STATUSES.value:
         return FailureKind.STOP, FORBIDDEN if number == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
-    if messages.says_unclear(said):
+    if messages.says_unclear(error):
         return FailureKind.MAY_HAVE_ARRIVED, SERVER_ERROR
-    return _judge_rejection("create", said)
+    return _judge_rejection("create", error)
 
 
-def _judge_rejection(operation: Operation, said: ServiceMessage) -> _Verdict:
+def _judge_rejection(operation: Operation, error: ServiceMessage) -> _Verdict:
     """Judge the refusal of a request that may only have come too early."""
-    is_busy = said.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", said.message or ""))
-    if operation == "create" and (is_busy or messages.says_busy(said)):
+    is_busy = error.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", error.message or ""))
+    if operation == "create" and (is_busy or messages.says_busy(error)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
     if operation != "download":
-        code = messages.WORD_ENDS.sub(" ", said.code or "").lower()
-        if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or _says(_ACCESS_REFUSED, said):
+        code = messages.WORD_ENDS.sub(" ", error.code or "").lower()
+        if re.fullmatch(contract.ACCESS_REFUSED_CODES, code) or _says(_ACCESS_REFUSED, error):
             return FailureKind.STOP, ACCESS_REFUSED
-        if re.fullmatch(contract.NOT_OFFERED_CODES, code) or _says(_NEEDS_HTTPS, said):
+        if re.fullmatch(contract.NOT_OFFERED_CODES, code) or _says(_NEEDS_HTTPS, error):
             return FailureKind.STOP, NOT_OFFERED
-    return FailureKind.PERMANENT, _class_of(said, REJECTED)
+    return FailureKind.PERMANENT, _class_of(error, REJECTED)
 
 
-def _judge_4xx(operation: Operation, status: int, said: ServiceMessage, body: bytes) -> _Verdict:
+def _judge_4xx(operation: Operation, status: int, error: ServiceMessage, body: bytes) -> _Verdict:
     if status in contract.STOP_STATUSES.value:
         if operation == "download":
             return FailureKind.PERMANENT, ACCESS_REFUSED
         is_own = operation == "create" and status == HTTPStatus.FORBIDDEN and messages.load_leniently(body)
-        moderated = _class_of(said, FORBIDDEN) if is_own and not _says(_ACCESS_REFUSED, said) else FORBIDDEN
+        moderated = _class_of(error, FORBIDDEN) if is_own and not _says(_ACCESS_REFUSED, error) else FORBIDDEN
         if moderated in (MODERATION, OUTPUT_REJECTED):  # not of a page, whose footer may speak of copyright
             return FailureKind.PERMANENT, moderated
         return FailureKind.STOP, FORBIDDEN if status == HTTPStatus.FORBIDDEN else ACCESS_REFUSED
@@ -296,7 +296,7 @@ def _judge_4xx(operation: Operation, status: int, said: ServiceMessage, body: by
         return FailureKind.TRANSIENT, REJECTED
     if operation == "create" and status in NOT_HERE:
         return FailureKind.STOP, NOT_OFFERED
-    return _judge_rejection(operation, said)
+    return _judge_rejection(operation, error)
 
 
 def _class_if_unclear(status: int) -> str | None:
@@ -310,32 +310,31 @@ def _class_if_unclear(status: int) -> str | None:
     return REDIRECTED if status < HTTPStatus.BAD_REQUEST else None
 
 
-def _class_of(said: ServiceMessage, otherwise: str) -> str:
-    known = contract.ERROR_CODES.get(said.code or "")
+def _class_of(error: ServiceMessage, otherwise: str) -> str:
+    known = contract.ERROR_CODES.get(error.code or "")
     error_class = known.error_class if known else otherwise
     is_clear = known is not None and error_class not in _VAGUE_CLASSES
-    code, words = said.code or "", _HARMLESS.sub("", (said.message or "").lower())
+    code, words = error.code or "", _HARMLESS.sub("", (error.message or "").lower())
     is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
     if is_clear or not (is_code or any(word in words for word in contract.MODERATION_WORDS)):
         return error_class
-    return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{said.code} {said.message}") else MODERATION
+    return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{error.code} {error.message}") else MODERATION
 
 
-def _is_rejection(said: ServiceMessage) -> bool:
+def _is_rejection(error: ServiceMessage) -> bool:
     """Return whether a documented code, also within words, says that nothing was submitted."""
-    is_told = said.code not in contract.ERROR_CODES and _REJECTION.search(said.message or "")
-    return said.code in _REJECTIONS or bool(is_told)
+    is_told = error.code not in contract.ERROR_CODES and _REJECTION.search(error.message or "")
+    return error.code in _REJECTIONS or bool(is_told)
 
 
-def _says_no_credit(said: ServiceMessage) -> bool:
-    is_code = messages.code_number(said.code) in contract.NO_CREDIT_CODES.value
-    return is_code or _says(_NO_CREDIT, said)
+def _says_no_credit(error: ServiceMessage) -> bool:
+    return messages.code_number(error.code) in contract.NO_CREDIT_CODES.value or _says(_NO_CREDIT, error)
 
 
-def _says(what: re.Pattern[str], said: ServiceMessage) -> bool:
+def _says(what: re.Pattern[str], error: ServiceMessage) -> bool:
     """Return whether a code or its words mean something about the account, and not about the prompt they quote."""
-    words = (said.code or "", _QUOTED.sub("", said.message or ""))
-    is_documented = said.code in _REJECTIONS  # it may quote the prompt in any way
+    words = (error.code or "", _QUOTED.sub("", error.message or ""))
+    is_documented = error.code in _REJECTIONS  # it may quote the prompt in any way
     return not is_documented and any(what.search(messages.WORD_ENDS.sub(" ", text)) for text in words)
 
 
@@ -355,9 +354,9 @@ def _target(headers: Mapping[str, str]) -> SplitResult:
 def _phrase(status: int, body: bytes) -> str:
     """Return the standard words for a status, and the beginning of a body in which no words were found."""
     phrase = http.client.responses.get(status, "unknown HTTP status")
-    said = "the answer can't be read" if is_success(status) else phrase
+    text = "the answer can't be read" if is_success(status) else phrase
     start = messages.excerpt(body)[:REASON_CHARACTERS_MAX].removeprefix("{}")
-    return without_query(f"{said}: {start}").rstrip(": ")
+    return without_query(f"{text}: {start}").rstrip(": ")
 
 
 # How long to wait

@@ -216,14 +216,15 @@ def _bare_message(value: Any) -> ServiceMessage | None:
         return ServiceMessage(code, None) if code_number(code) else None
     words = _words(value)
     items = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-    said = ServiceMessage(next(filter(None, map(_code_in, items)), None), words)
-    return None if _says_nothing(said) else said
+    error = ServiceMessage(next(filter(None, map(_code_in, items)), None), words)
+    return None if _says_nothing(error) else error
 
 
-def _says_nothing(said: ServiceMessage) -> bool:
+def _says_nothing(error: ServiceMessage) -> bool:
     """Return whether an error says that there is none, by its words and without a code of the service's table."""
-    words = (said.message or "").lower().rstrip(".!。")
-    return words in _NO_ERROR_WORDS and said.code not in contract.ERROR_CODES if words else said.code is None
+    words = (error.message or "").lower().rstrip(".!。")
+    is_known = error.code in contract.ERROR_CODES
+    return words in _NO_ERROR_WORDS and not is_known if words else error.code is None
 
 
 def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -271,24 +272,24 @@ def _words_of_leaf(value: Any) -> str | None:
     return text(value)
 
 
-def says_missing(said: ServiceMessage | None) -> bool:
+def says_missing(error: ServiceMessage | None) -> bool:
     """Return whether words say that the service doesn't know a task."""
-    words = "" if said is None else f"{said.code} {said.message}".replace("_", " ")
+    words = "" if error is None else f"{error.code} {error.message}".replace("_", " ")
     return _TASK_MISSING.search(words) is not None
 
 
-def says_busy(said: ServiceMessage | None) -> bool:
+def says_busy(error: ServiceMessage | None) -> bool:
     """Return whether a code says that a request came too early."""
-    return _RATE_LIMIT.fullmatch(_bare_code(said)) is not None
+    return _RATE_LIMIT.fullmatch(_bare_code(error)) is not None
 
 
-def says_unclear(said: ServiceMessage | None) -> bool:
+def says_unclear(error: ServiceMessage | None) -> bool:
     """Return whether a code says that the service failed, which leaves open what became of a request."""
-    return _UNCLEAR.fullmatch(_bare_code(said)) is not None
+    return _UNCLEAR.fullmatch(_bare_code(error)) is not None
 
 
-def _bare_code(said: ServiceMessage | None) -> str:
-    return "" if said is None else WORD_ENDS.sub(" ", said.code or "").lstrip("0")
+def _bare_code(error: ServiceMessage | None) -> str:
+    return "" if error is None else WORD_ENDS.sub(" ", error.code or "").lstrip("0")
 
 
 Status = Literal["in_progress", "completed", "failed"]
@@ -402,12 +403,12 @@ def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
 
 def _mentions_task(answer: dict[str, Any]) -> bool:
     """Return whether an answer is about a task, unlike a gateway's `{"status": "error", "error": "try again"}`."""
-    said, status = message_in(answer.get("error")), _status(answer)
-    is_documented = said is not None and said.code in contract.ERROR_CODES
-    if says_missing(said) and not is_documented and status != "completed":
+    error, status = message_in(answer.get("error")), _status(answer)
+    is_documented = error is not None and error.code in contract.ERROR_CODES
+    if says_missing(error) and not is_documented and status != "completed":
         return False
     if task_id_in(answer) is not None:
-        if answer.get("status") is None and (says_unclear(said) or says_busy(said)):
+        if answer.get("status") is None and (says_unclear(error) or says_busy(error)):
             return False  # the gateway's own
         return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
@@ -486,12 +487,12 @@ def contradiction(
         is_compared = name in echo and isinstance(asked, int) and 0 < asked < _SIZE_MAX
         if is_compared and echo[name] != asked:
             return f"{name} {echo[name]}, not {asked}"
-    said, asked = _comparable(echo.get("prompt")), _comparable(sent.get("prompt"))
-    if not said or not asked or said == asked or (len(said) >= _CUT_FROM and asked.startswith(said)):
+    echoed, asked = _comparable(echo.get("prompt")), _comparable(sent.get("prompt"))
+    if not echoed or not asked or echoed == asked or (len(echoed) >= _CUT_FROM and asked.startswith(echoed)):
         return None
-    if sent.get("use_rephraser") and said not in map(_comparable, other_prompts()):
+    if sent.get("use_rephraser") and echoed not in map(_comparable, other_prompts()):
         return None
-    return f"the prompt {said[:_WORD_CHARACTERS_MAX]!r}"
+    return f"the prompt {echoed[:_WORD_CHARACTERS_MAX]!r}"
 
 
 def _comparable(prompt: Any) -> str:
@@ -771,7 +772,7 @@ def read_price(body: bytes) -> Price:
     """Read the answer to a precharge."""
     answer = load(body)
     data = answer["data"] if isinstance(answer.get("data"), dict) else answer
-    said = message_in(answer)
+    error = message_in(answer)
     currency, price = _currency(data) or _currency(answer), _written(data.get("cost"))
     if not is_usd(currency):
         return Price(None, None, currency, f"the price is in {currency!r}, not in USD")
@@ -781,7 +782,7 @@ def read_price(body: bytes) -> Price:
         cost=cost,
         discount=_written(data.get("discount")),
         currency=currency,
-        reason=text(data.get("reason")) or (said.message if said is not None else unread),
+        reason=text(data.get("reason")) or (error.message if error is not None else unread),
     )
 
 
@@ -789,9 +790,9 @@ def read_error(body: bytes) -> ServiceMessage:
     """Read the body of an HTTP error: JSON of any known shape, HTML, text, or nothing."""
     try:
         payload = parse(body)
-        said = message_in(payload) or ServiceMessage(None, None)
+        error = message_in(payload) or ServiceMessage(None, None)
         inside = (message_in(one) for _, one in fields_in(payload, but=_ECHO_KEYS) if isinstance(one, dict))
-        return said if said.message else next((inner for inner in inside if inner and inner.message), said)
+        return error if error.message else next((inner for inner in inside if inner and inner.message), error)
     except Unreadable as unreadable:
         page = unreadable.excerpt
         title = _TITLE.search(page)
@@ -801,7 +802,7 @@ def read_error(body: bytes) -> ServiceMessage:
 
 def refusal_in(answer: dict[str, Any]) -> ServiceMessage | None:
     """Read an error from an answer with HTTP 200; words alone aren't one, they may say "ok"."""
-    said = message_in(answer)
-    if said is None or message_in(answer.get("error")):
-        return said
-    return said if (code_number(said.code) or 0) >= _REFUSED_FROM else None
+    error = message_in(answer)
+    if error is None or message_in(answer.get("error")):
+        return error
+    return error if (code_number(error.code) or 0) >= _REFUSED_FROM else None

@@ -99,8 +99,8 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
         broken = replace(broken, http_status=response.status)
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
-    told = broken if is_success else None  # what else an error says is only its explanation
-    return Answer(response.status, dict(response.headers.items()), b"".join(pieces), told), broken is None
+    problem = broken if is_success else None  # what else an error says is only its explanation
+    return Answer(response.status, dict(response.headers.items()), b"".join(pieces), problem), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:

@@ -19,7 +19,7 @@ def rate_and_choose(tab, shop):
     # Jupyter has commands on x and u, which it looks for before a page's own listeners hear of a key.
     for key, text in (("4", "★ 4"), ("x", "✕ rejected ★ 4"), ("u", "★ 4")):
         tab.keyboard.press(key)
-        expect(gallery.locator(".dg-said")).to_have_text(text)
+        expect(gallery.locator(".dg-rating")).to_have_text(text)
     pairs.focus()
     for key, count in (("ArrowLeft", "1 of"), ("u", "0 of"), ("ArrowDown", "1 of")):
         tab.keyboard.press(key)
@@ -28,7 +28,7 @@ def rate_and_choose(tab, shop):
     enlarged = gallery.get_by_role("dialog")
     expect(enlarged.locator("img[data-full]")).to_be_visible()
     tab.keyboard.press("x")
-    expect(enlarged.locator(".dg-said")).to_have_text("✕ rejected ★ 4")
+    expect(enlarged.locator(".dg-rating")).to_have_text("✕ rejected ★ 4")
     tab.keyboard.press("Escape")
     assert dreamo.ratings(shop.run_dir)["kind"].tolist() == ["rating", "reject", "undo", "reject"]
     assert dreamo.ratings(shop.run_dir)["value"].tolist()[0] == 4

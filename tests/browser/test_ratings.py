@@ -32,7 +32,7 @@ def test_keys_rate_pick_reject_and_undo(shop, notebook, screen):
     book, gallery = opened(notebook, shop, "dreamo.load(done['run_dir'].iloc[0])['rating'].tolist()")
     entries = gallery.locator("td .dg-entry")
     entries.nth(0).locator("summary").focus()
-    said = entries.nth(0).locator(".dg-said")
+    said = entries.nth(0).locator(".dg-rating")
     for _ in range(3):  # held down: the browser repeats it
         book.page.keyboard.down("4")
     book.page.keyboard.up("4")
@@ -41,19 +41,19 @@ def test_keys_rate_pick_reject_and_undo(shop, notebook, screen):
         expect(said).to_have_text(text)
     book.page.keyboard.press("ArrowRight")
     book.page.keyboard.press("Shift+X")
-    expect(entries.nth(1).locator(".dg-said")).to_have_text("✕ rejected")
+    expect(entries.nth(1).locator(".dg-rating")).to_have_text("✕ rejected")
     book.page.keyboard.press("ArrowRight")
     book.page.keyboard.press("P")
-    expect(entries.nth(2).locator(".dg-said")).to_have_text("✓ picked")
+    expect(entries.nth(2).locator(".dg-rating")).to_have_text("✓ picked")
     screen.take_all("gallery-rated", gallery)
     entries.nth(2).locator("summary").click()
     dialog = gallery.get_by_role("dialog")
     expect(dialog).to_be_visible()
     book.page.keyboard.press("3")
-    expect(dialog.locator(".dg-said")).to_have_text("✓ picked ★ 3")
+    expect(dialog.locator(".dg-rating")).to_have_text("✓ picked ★ 3")
     screen.take_all("gallery-rated-enlarged", None)
     book.page.keyboard.press("Escape")
-    expect(entries.nth(2).locator(".dg-said")).to_have_text("✓ picked ★ 3")
+    expect(entries.nth(2).locator(".dg-rating")).to_have_text("✓ picked ★ 3")
     log = dreamo.ratings(shop.run_dir)
     assert log["kind"].tolist() == ["rating", "rating", "pick", "undo", "undo", "reject", "pick", "rating"]
     assert set(log["rater"]) == {"ann"}
@@ -105,8 +105,8 @@ def test_what_another_rater_said_is_not_shown_before_one_has_spoken(shop, notebo
     book.run(AFTER)
     other = book.output(AFTER).locator(".dreamo-gallery").first
     expect(other.locator("td img")).to_have_count(6)
-    expect(other.locator(".dg-said")).to_have_count(0)
+    expect(other.locator(".dg-rating")).to_have_count(0)
     other.locator("td summary").nth(0).focus()
     book.page.keyboard.press("4")
-    expect(other.locator(".dg-said")).to_have_text("★ 4")
+    expect(other.locator(".dg-rating")).to_have_text("★ 4")
     assert sorted(dreamo.load(shop.run_dir)["rating"].dropna()) == [2.0, 3.0]

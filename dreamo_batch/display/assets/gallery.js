@@ -180,11 +180,11 @@ class Gallery {
     if (full && this.current) this.showMark(full, marks[this.current.dataset.position]);
   }
   showMark(parent, mark) {
-    parent.querySelector(".dg-said")?.remove();
+    parent.querySelector(".dg-rating")?.remove();
     const [rating, picked] = mark || [null, null];
     const words = picked === null ? "" : picked ? "\u2713 picked" : "\u2715 rejected";
     const text = [words, rating === null ? "" : `\u2605 ${rating}`].filter(Boolean).join(" ");
-    if (text) create("span", parent, picked === false ? "dg-said dg-rejected" : "dg-said", text);
+    if (text) create("span", parent, picked === false ? "dg-rating dg-rejected" : "dg-rating", text);
     return text;
   }
   send(message) {
