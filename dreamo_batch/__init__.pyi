@@ -1,11 +1,11 @@
 from . import metrics
-from .cluster.shared_budget import Budget
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
 from .display.sheet import contact_sheet
 from .engine.notify import RunEvent
 from .engine.plan import Plan
+from .engine.shared_budget import Budget
 from .engine.status import Status
 from .errors import (
     AccessRefused,

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from dreamo_batch import columns, errors, text
-from dreamo_batch.cluster.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
@@ -24,6 +23,7 @@ from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
+from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.importing import load_module
 from dreamo_batch.money import dollars, exact_text, money

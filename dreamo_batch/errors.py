@@ -49,16 +49,19 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamo_batch.money import Amount, money
 from dreamo_batch.text import meant, quoted, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from decimal import Decimal
 
     import pandas as pd
 
     from dreamo_batch.service.failures import Failure
 
 _PACKAGE: Final = __file__.removesuffix("errors.py")
+_INFINITE: Final = frozenset({"inf", "infinity"})
 _handled: Final[set[int]] = set()  # signals that end this process no longer
 
 
@@ -464,6 +467,15 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 def is_number(value: Any) -> bool:
     """Whether an argument is a real number, which True and False are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def as_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
+    """Return an amount in USD; None if there is none, or for infinity where that means `unless`."""
+    amount = money(value)
+    if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
+        or_inf = unless and f", or inf for {unless}"
+        raise UsageError(f"{name} must be an amount in USD of at least 0{or_inf}, not {quoted(value)}")
+    return amount
 
 
 def check_seconds(name: str, value: Any) -> None:

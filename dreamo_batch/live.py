@@ -29,9 +29,8 @@ from dreamo_batch.engine.attempts import highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.plan import as_amount
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
-from dreamo_batch.money import dollars, exact_text
+from dreamo_batch.money import Amount, dollars, exact_text
 from dreamo_batch.results.load import existing, load, open_lines, read_state
 from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, spelled
 
@@ -443,7 +442,7 @@ class Batch:
         self._is_stop_asked = True
         call.stop()
 
-    def raise_budget(self, max_cost: float | str | Decimal) -> None:
+    def raise_budget(self, max_cost: Amount) -> None:
         """Set a higher cap; a run that the old cap stopped resumes.
 
         Parameters
@@ -459,7 +458,7 @@ class Batch:
         with self._changing:
             call = self._own("raise_budget")
             before = call.spending.cap
-            cap = as_amount("max_cost", str(max_cost), unless="no cap")  # as text: None is no amount here
+            cap = errors.as_amount("max_cost", str(max_cost), unless="no cap")  # None is no amount here
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
                 raise errors.UsageError(

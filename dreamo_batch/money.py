@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+Amount = float | str | Decimal
 ZERO: Final = Decimal(0)
 _DIGITS: Final = 60  # enough that sums of amounts are exact
 # Amounts are calculated in this context, whatever the user's own context rounds or traps.

@@ -16,12 +16,11 @@ from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
-from dreamo_batch.engine.plan import Amount, as_amount
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
 from dreamo_batch.jobs.references import Check, Inputs
-from dreamo_batch.money import dollars, money, times, total, total_if_known
+from dreamo_batch.money import Amount, dollars, money, times, total, total_if_known
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
 from dreamo_batch.service import contract
@@ -111,7 +110,7 @@ def probe_seeds(
     [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
     given = all_arguments(probe_seeds, locals())
-    cap = as_amount("max_cost", max_cost)
+    cap = errors.as_amount("max_cost", max_cost)
     if cap is None:
         raise errors.UsageError(f"probe_seeds needs a cap: pass {option('max_cost')} in USD.")
     directory = RunDirectory(run_dir)

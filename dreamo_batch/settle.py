@@ -9,10 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamo_batch import columns, live
+from dreamo_batch import columns, live, shards
 from dreamo_batch.call import Call, Gateway, Service, stored_table
-from dreamo_batch.cluster import shards
-from dreamo_batch.cluster.shared_budget import return_unspent
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
 from dreamo_batch.engine.directory import (
@@ -26,6 +24,7 @@ from dreamo_batch.engine.directory import (
     unknown_purchases,
 )
 from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.shared_budget import return_unspent
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
 from dreamo_batch.jobs.cells import text_of

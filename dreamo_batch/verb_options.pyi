@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 from .call import Gateway
-from .cluster.shared_budget import Budget
 from .engine.notify import RunEvent
-from .engine.plan import Amount
+from .engine.shared_budget import Budget
+from .money import Amount
 from .parallel import Cluster
 from .service.client import Client
 

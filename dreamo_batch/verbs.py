@@ -20,17 +20,16 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
-from dreamo_batch import columns
+from dreamo_batch import columns, shards
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, jobs_to_retry, stored_table
-from dreamo_batch.cluster import shards
-from dreamo_batch.cluster.shared_budget import Budget, budget_of
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import OtherSeeds, peek_entropy
 from dreamo_batch.engine.notify import Listeners, RunEvent
-from dreamo_batch.engine.plan import Amount, Plan, RunOptions, planned, taken_over
+from dreamo_batch.engine.plan import Plan, RunOptions, planned, taken_over
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
+from dreamo_batch.engine.shared_budget import Budget, budget_of
 from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dreamo_batch.money import Amount
     from dreamo_batch.service.client import Client
     from dreamo_batch.verb_options import PlanOptions, StartOptions, StoredOptions
 

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.cluster import shards
+from dreamo_batch import shards
 from dreamo_batch.engine import store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from tests.cli_sweep import call, signals_kept

@@ -532,7 +532,7 @@ def costs(run_dirs: Sequence[str], *, by: list[str] | None) -> None:
     _show_rounded(dreamo.costs(run_dirs, by=by))
 
 
-@command(click.Argument(["place"]), FORMAT, keywords=of("cluster.shared_budget.Budget", "cap", "per_user"))
+@command(click.Argument(["place"]), FORMAT, keywords=of("engine.shared_budget.Budget", "cap", "per_user"))
 def budget(place: str, **amounts: str | None) -> None:
     """Print what was spent from a shared budget, or set its cap.
 

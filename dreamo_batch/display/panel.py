@@ -11,7 +11,7 @@ import threading
 import weakref
 from decimal import ROUND_UP, Decimal
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import ON_LIGHT, PALETTE, can_show_widgets, is_only_run
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dreamo_batch.engine.status import Picture, Status
-    from dreamo_batch.live import Batch
+    from dreamo_batch.money import Amount
 
 logger = logger_named(__name__)
 
@@ -41,19 +41,29 @@ _SELDOM_S: Final = 5.0
 _displayed: dict[int, Panel] = {}
 
 
-def panel(batch: Batch) -> Any:
+class Controllable(Protocol):
+    """What a panel shows and its buttons act on: a `Batch`, which can also pause, resume, stop and retry."""
+
+    @property
+    def status(self) -> Status: ...  # noqa: D102 - as of `Batch`
+    @property
+    def can_control(self) -> bool: ...  # noqa: D102
+    def raise_budget(self, max_cost: Amount) -> None: ...  # noqa: D102
+
+
+def panel(batch: Controllable) -> Any:
     """Build a panel of a run: progress, money, errors, newest pictures, and buttons."""
     return _build(batch).box
 
 
-def mimebundle(batch: Batch) -> dict[str, Any]:
+def mimebundle(batch: Controllable) -> dict[str, Any]:
     """Return what a notebook displays of a run: the panel, and the same as static HTML and as text."""
     if can_show_widgets():
         return _panel_of(batch).bundle()
     return static_bundle(batch.status, is_ours=batch.can_control)
 
 
-def show(batch: Batch) -> None:
+def show(batch: Controllable) -> None:
     """Display a run in the output of the current cell, and leave its last state there when it is over."""
     if can_show_widgets():
         _panel_of(batch).display()
@@ -120,7 +130,7 @@ def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
         panel.close()
 
 
-def _build(batch: Batch) -> Panel:
+def _build(batch: Controllable) -> Panel:
     if is_in_marimo():
         raise UsageError("marimo shows no ipywidgets.")
     built = Panel(batch)
@@ -128,7 +138,7 @@ def _build(batch: Batch) -> Panel:
     return built
 
 
-def _panel_of(batch: Batch) -> Panel:
+def _panel_of(batch: Controllable) -> Panel:
     for key in [key for key, displayed in _displayed.items() if displayed.is_closed]:
         del _displayed[key]
     # A panel keeps its run, so no other one can have the same id meanwhile.
@@ -138,7 +148,7 @@ def _panel_of(batch: Batch) -> Panel:
 class ButtonRow:
     """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
 
-    def __init__(self, batch: Batch, report: Callable[[str], None]) -> None:
+    def __init__(self, batch: Controllable, report: Callable[[str], None]) -> None:
         import ipywidgets
 
         self._batch = batch
@@ -242,14 +252,13 @@ class PictureRow:
 class Panel:
     """The widgets of one panel, and the outputs that show them."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Controllable) -> None:
         import ipywidgets
 
         self.batch = batch
         self.wake = threading.Event()
-        self.changing = (
-            threading.Lock()
-        )  # widgets that one thread closes can't be painted, or closed, by another
+        # Widgets that one thread closes can't be painted, or closed, by another.
+        self.changing = threading.Lock()
         self._trouble = ""
         self._outputs: list[Any] = []
         self._kept: dict[str, Any] | None = None
@@ -295,8 +304,7 @@ class Panel:
         The static form is returned alone where nobody can click: in a notebook that is only run, and once a run is
         over. A notebook that is opened again without its kernel shows it, where it would not show the widget.
         """
-        status = self.batch.status
-        is_ours = self.batch.can_control
+        status, is_ours = self.batch.status, self.batch.can_control
         controls = view_of(status, can_control=is_ours).controls
         bundle = static_bundle(status, is_ours=is_ours)
         if self._is_only_run or self.is_closed or (status.is_over and not controls.has_any):

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
 
-    from dreamo_batch.cluster.shared_budget import BudgetShare
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
     from dreamo_batch.engine.directory import Saved
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.notify import Kind
+    from dreamo_batch.engine.shared_budget import BudgetShare
     from dreamo_batch.jobs.prepare import Job
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
-from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -13,23 +12,23 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns
+from dreamo_batch import columns, errors
 from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Spending, Stage, deciding, next_number, price_of, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
-from dreamo_batch.errors import DirectoryError, UsageError, check_choice, check_count, check_flag, is_number
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL, canonical, place
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
-from dreamo_batch.money import dollars, minus, money, total, total_if_known
+from dreamo_batch.money import Amount, dollars, minus, money, total, total_if_known
 from dreamo_batch.text import aligned, counted, option, quoted, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from decimal import Decimal
     from pathlib import Path
 
     from dreamo_batch.engine.attempts import Attempt, Key, State
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 NEW, REUSE, DUPLICATE, IN_FLIGHT, AMBIGUOUS, INVALID, FAILED = columns.ACTIONS
 _CHOSEN: Final = "submitted again, as asked"
-_INFINITE: Final = frozenset({"inf", "infinity"})
 _NEARLY: Final = "nearly equals a bought row; differs only in "
 
 
@@ -200,7 +198,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         return {}
     try:
         last = checkpoint.read_jobs(jobs_path)
-    except DirectoryError:
+    except errors.DirectoryError:
         return {}
     gone = [job for one, job in last.prepared.jobs.items() if one in state and one not in prepared.jobs]
     found: dict[str, str] = {}
@@ -233,7 +231,7 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
     """Say how many paid rows of the last call's table are not in this one."""
     try:
         last = checkpoint.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
-    except DirectoryError:
+    except errors.DirectoryError:
         return ()
     n = sum(
         any(attempt.stage is Stage.COMPLETED or money(attempt.cost) for attempt in state.of(job_id))
@@ -327,7 +325,6 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
     return f"the {'query' if is_query else 'spelling'} of its link"
 
 
-Amount = float | str | Decimal
 _AMOUNTS: Final = ("max_cost", "max_new_cost", "unit_cost")
 # Options that a later call doesn't take over: caps and budget are in the ledger, the others are passed each time.
 _OF_ONE_CALL: Final = frozenset(
@@ -366,17 +363,17 @@ class RunOptions:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if hint is bool:
-                value = check_flag(name, value)
+                value = errors.check_flag(name, value)
             elif hint is float:
-                if not is_number(value) or not float(value) > 0:  # nor is NaN
-                    raise UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
+                if not errors.is_number(value) or not float(value) > 0:  # nor is NaN
+                    raise errors.UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
                 value = float(value)
             elif get_origin(hint) is Literal:
-                check_choice(name, value, get_args(hint))
+                errors.check_choice(name, value, get_args(hint))
             elif hint == Amount | None:
-                as_amount(name, value, unless="no cap" if name == "max_cost" else "")
+                errors.as_amount(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):
-                check_count(name, value)
+                errors.check_count(name, value)
                 value = int(value)
             object.__setattr__(self, name, value)  # run.json takes no number of NumPy
 
@@ -394,15 +391,6 @@ def taken_over(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options among settings that a later call takes over, whoever wrote them into `run.json`."""
     names = {field.name for field in fields(RunOptions)} - _OF_ONE_CALL
     return {name: value for name, value in settings.items() if name in names}
-
-
-def as_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
-    """Return an amount in USD; None if there is none, or for infinity where that means `unless`."""
-    amount = money(value)
-    if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
-        or_inf = unless and f", or inf for {unless}"
-        raise UsageError(f"{name} must be an amount in USD of at least 0{or_inf}, not {quoted(value)}")
-    return amount
 
 
 # What is bought is like what is in progress, a duplicate waits like what is pending; others are statuses, too.

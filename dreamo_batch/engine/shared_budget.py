@@ -34,8 +34,7 @@ from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
-from dreamo_batch.engine.plan import as_amount
-from dreamo_batch.money import EXACT, ZERO, dollars, exact_text, minus, money, times, total
+from dreamo_batch.money import EXACT, ZERO, Amount, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, spelled, user_name
 
 if TYPE_CHECKING:
@@ -106,15 +105,16 @@ class Budget:
         self,
         place: str | os.PathLike[str],
         *,
-        cap: float | str | Decimal | None = None,
-        per_user: float | str | Decimal | None = None,
+        cap: Amount | None = None,
+        per_user: Amount | None = None,
         user: str | None = None,
     ) -> None:
         self.place = _place(place)
         self.user = user_name() if user is None else harmless(user.strip()) if isinstance(user, str) else ""
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
-        new_cap, new_share = as_amount("cap", cap), as_amount("per_user", per_user, unless="no limit")
+        new_cap = errors.as_amount("cap", cap)
+        new_share = errors.as_amount("per_user", per_user, unless="no limit")
         with budget_errors(self.place):
             slices = slices_at(self.place)
             is_known = slices.read()

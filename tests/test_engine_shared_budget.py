@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.cluster.shared_budget import BudgetShare
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.shared_budget import BudgetShare
 from dreamo_batch.engine.store import FolderStore
 from dreamo_batch.results.load import read_state
 from tests.flows import IS_LONG, Flow, Slow

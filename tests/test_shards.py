@@ -22,10 +22,8 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch import parallel
+from dreamo_batch import parallel, shards
 from dreamo_batch.call import Call
-from dreamo_batch.cluster import shards
-from dreamo_batch.cluster.shards import SIGNAL, Pulse, ShardedCall
 from dreamo_batch.engine import directory, store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from dreamo_batch.engine.status import Snapshot
@@ -39,6 +37,7 @@ from dreamo_batch.errors import (
 )
 from dreamo_batch.gateway.tasks import size_price
 from dreamo_batch.service.client import Client
+from dreamo_batch.shards import SIGNAL, Pulse, ShardedCall
 from tests.flows import PATIENCE_S, Slow, until
 
 QUIET = {"progress": False}
@@ -71,7 +70,7 @@ class Here(Executor):
 
 @pytest.fixture(autouse=True)
 def _quick_beat(monkeypatch):
-    monkeypatch.setattr("dreamo_batch.cluster.shards._BEAT_S", 0.1)
+    monkeypatch.setattr("dreamo_batch.shards._BEAT_S", 0.1)
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def test_the_disk_is_waited_for_only_where_a_promise_depends_on_it(jobs, gateway
 
 def test_what_stops_one_shard_stops_the_next_of_its_worker(jobs, tmp_path, monkeypatch):
     """Before the worker says so, which it does once it has gone through all that it was given."""
-    monkeypatch.setattr("dreamo_batch.cluster.shards._SHARE", 1)
+    monkeypatch.setattr("dreamo_batch.shards._SHARE", 1)
     with dreamo.LocalGateway(engine="flat", faults={"script": {"create": ["http_402"]}}) as gateway:
         with pytest.raises(dreamo.AccessRefused):
             run(jobs, tmp_path / "run", gateway, cluster=Here(), max_in_flight=1)
@@ -493,7 +492,7 @@ def test_a_worker_that_is_told_to_end_more_than_once_ends(monkeypatch):
 
 def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):
     """Over all shards."""
-    monkeypatch.setattr("dreamo_batch.cluster.shards._AT_ONCE", 1)
+    monkeypatch.setattr("dreamo_batch.shards._AT_ONCE", 1)
     faults, events = {"script": {"create": ["drop_before_accept"] * 8}}, []
     with dreamo.LocalGateway(engine="flat", latency="fixed:0.01", faults=faults) as gateway:
         run(jobs.head(8), tmp_path / "run", gateway, cluster=Here(), on_event=events.append, max_in_flight=3)
@@ -532,9 +531,7 @@ def test_an_outage_is_told_of_once_while_it_lasts(jobs, gateway, tmp_path):
     assert "The service is away." in batch.status.notices
 
 
-@pytest.mark.parametrize(
-    "torn", ["cluster.shards.write_jobs", "engine.directory.RunDirectory.write_manifest"]
-)
+@pytest.mark.parametrize("torn", ["shards.write_jobs", "engine.directory.RunDirectory.write_manifest"])
 def test_a_call_that_ended_while_it_began_may_be_made_again(jobs, gateway, tmp_path, torn):
     with mock.patch(f"dreamo_batch.{torn}", side_effect=OSError), pytest.raises(StorageFailed):
         run(jobs, tmp_path / "run", gateway, cluster=Here())

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.cluster.shared_budget import Slices, StaleHolder
+from dreamo_batch.engine.shared_budget import Slices, StaleHolder
 from dreamo_batch.engine.store import FIRST_SLICE, Fenced, FolderStore, Taken
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from tests.simulated_store import SimulatedStore, Unconditional, World

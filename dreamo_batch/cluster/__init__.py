@@ -1,1 +1,0 @@
-"""One run, or one cap, over many ledgers, processes and machines."""
