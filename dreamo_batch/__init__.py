@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
         return uninterrupted(_attribute, name)
 
 
-accessor.register_when_pandas_is_there()
+accessor.register_when_pandas_is_there(__getattr__)

@@ -6,7 +6,6 @@ found when it is first used. So signatures and docstrings are those of the funct
 
 from __future__ import annotations
 
-import importlib
 import sys
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
@@ -14,23 +13,22 @@ from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
 
     import pandas as pd
 
 
-_PACKAGE: Final = __name__.partition(".")[0]
-
-
 class Verb:
     """A public function that takes a table first, as a method of the table."""
+
+    find: Callable[[str], Any]  # a public name of the package
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, accessor: Dreamo | None, owner: type | None = None) -> Any:
-        function = getattr(importlib.import_module(_PACKAGE), self.name)
+        function = Verb.find(self.name)
         return function if accessor is None else MethodType(function, accessor._frame)  # noqa: SLF001 - its own
 
 
@@ -66,8 +64,9 @@ NAME: Final = "dreamo"
 _PANDAS: Final = "pandas"
 
 
-def register_when_pandas_is_there() -> None:
-    """Register the accessor now, or once pandas has been imported."""
+def register_when_pandas_is_there(find: Callable[[str], Any]) -> None:
+    """Register the accessor now, or once pandas has been imported; `find` returns a public name of the package."""
+    Verb.find = find
     if _PANDAS in sys.modules:
         register()
     elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):

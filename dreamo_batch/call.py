@@ -25,7 +25,6 @@ from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine.store import refuse_young
-from dreamo_batch.importing import load_module
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import load as reading
@@ -146,9 +145,10 @@ def _usable(use: Callable[[], object]) -> None:
 
 
 def _local_gateway() -> Gateway:
-    local: Any = load_module("dreamo_batch.gateway")  # only where it is asked for: it is an extra
     try:
-        gateway: Gateway = local.LocalGateway()
+        from dreamo_batch.gateway import LocalGateway  # only where it is asked for: it is an extra
+
+        gateway: Gateway = LocalGateway()
     except ModuleNotFoundError as error:
         raise errors.UsageError(f"{text.local_option()}: {error}") from None
     return gateway

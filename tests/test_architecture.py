@@ -102,6 +102,15 @@ def test_no_import_goes_in_a_circle():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_of_the_package_is_imported_by_its_name_as_text(path):
+    """The checks of layers and circles would not see it."""
+    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call) and node.args]
+    loads = {"import_module", "load_module", "load_extra", "__import__"}
+    loaded = [call.args[0] for call in calls if ast.unparse(call.func).rpartition(".")[2] in loads]
+    assert [ast.unparse(name) for name in loaded if PACKAGE.name in ast.unparse(name)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_says_in_a_sentence_what_lives_there(path):
     """It begins with a docstring of one line."""
     docstring = ast.get_docstring(parsed(path))

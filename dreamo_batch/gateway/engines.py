@@ -25,10 +25,6 @@ from dreamo_batch.text import quoted
 
 Rgb: TypeAlias = tuple[int, ...]
 
-ENGINES: Final = {
-    "flat": "dreamo_batch.gateway.engines:Flat",
-    "preview": "dreamo_batch.gateway.engines:Preview",
-}
 DESCRIPTION: Final = "Local preview, not a real DreamO result"
 # A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
 _PROMPT_CHARACTERS: Final = 5000
@@ -79,9 +75,11 @@ class Engine(Protocol):
 
 def engine_named(name: str) -> Engine:
     """Make the engine of this name, or that of a class of the user's, `package.module:Class`."""
-    module, colon, attribute = ENGINES.get(name, name).partition(":")
+    if name in _ENGINES:
+        return _ENGINES[name]()
+    module, colon, attribute = name.partition(":")
     if not colon:
-        choices = ", ".join(ENGINES)
+        choices = ", ".join(_ENGINES)
         raise ValueError(f"No engine is named {name!r}; choose one of {choices}, or package.module:Class.")
     try:
         found = getattr(import_module(module), attribute)
@@ -177,6 +175,9 @@ class Preview:
         return labelled(self.name, _as_jpeg(self.name, image, _JPEG_QUALITY), request, reference, *further)
 
 
+_ENGINES: Final[dict[str, type[Engine]]] = {one.name: one for one in (Flat, Preview)}
+
+
 def banner(seed: int) -> str:
     """Return the words written into the picture."""
     return f"local preview - not a real DreamO result · seed {seed}"
@@ -196,7 +197,7 @@ def load_reference(reference: bytes, side_px: int) -> Image.Image:
     try:
         with images.opened(io.BytesIO(reference), pixels_max=_REFERENCE_PX_MAX) as file:
             file.draft("RGB", (side_px, side_px))
-            picture = images.in_eight_bits(ImageOps.exif_transpose(file)).convert("RGBA")
+            picture = images.turned(images.in_eight_bits(file), images.orientation(file)).convert("RGBA")
     except Exception as error:  # Pillow raises almost anything for damaged files
         raise ValueError(
             f"The reference picture can't be read: {error}. Send a whole JPEG or PNG file."
