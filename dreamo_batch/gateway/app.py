@@ -293,11 +293,10 @@ class Endpoints:
             case Effect.ANSWER:
                 path = request.scope["raw_path"].decode("ascii")
                 return faulty_response(strike, stage, path, self.tasks.clock())
-            case Effect.MANGLE if fault.name.startswith("truncated_"):
+            case Effect.MANGLE if fault.word == "half":
                 return halved(response)
             case Effect.MANGLE:
-                is_too_long = fault.name == "content_length_too_long"
-                return HangUp(transport, miscounted(response, promises_too_much=is_too_long))
+                return HangUp(transport, miscounted(response, promises_too_much=fault.word == "too long"))
         return response
 
     def _is_expired(self, expires: str | None) -> bool:

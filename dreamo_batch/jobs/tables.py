@@ -8,6 +8,7 @@ import contextlib
 import csv
 import datetime as dt
 import functools
+import inspect
 import io
 import json
 import math
@@ -450,7 +451,8 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    source = (one for one in io.StringIO(text, newline=""))
+    lines = csv.reader(source, delimiter=separator, strict=True)
     begun, names = line, list[str]()
     try:
         for row in lines:
@@ -461,10 +463,12 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
                 )
             yield begun, row
             begun = last + 1
-    except csv.Error as error:
+    except csv.Error:
         last = line + lines.line_num - 1
         where = f"line {begun}" if last == begun else f"lines {begun} to {last}"
-        is_open = "end of data" in str(error)
+        is_open = (
+            inspect.getgeneratorstate(source) == inspect.GEN_CLOSED
+        )  # the reader went on to look for a line after the last
         what = "a quote is opened but never closed" if is_open else "text follows a closing quote"
         raise TableError(f"{path}, {where}: {what}. {_QUOTING}") from None
 
