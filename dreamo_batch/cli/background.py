@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from dreamo_batch import files
 from dreamo_batch.cli.output import hint, warn
 from dreamo_batch.errors import UsageError
 
@@ -65,11 +66,12 @@ class Process:
 
     def write(self) -> None:
         """Leave its number where `stop` looks for it; called in the process itself."""
-        beside = self.path.with_suffix(f".{self.pid}")
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # closed when this process ends
+        files.replace(self.path, self._lock_and_fill, is_durable=False)
+
+    def _lock_and_fill(self, path: Path) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # closed when this process ends
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, f"{self.pid}\n{self.host}\n{self.until}\n".encode())
-        beside.replace(self.path)
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
