@@ -235,7 +235,7 @@ class PairedComparison:
             "columns": _SAVED,
         }
         return write_page(
-            target, page_with_script("compare_page.html.j2", ["compare.js", "compare_page.js"], pairs=content)
+            target, page_with_script("compare_page.html.j2", ["compare", "compare_page"], pairs=content)
         )
 
     def add_choices(self, path: str | os.PathLike[str]) -> int:
@@ -448,8 +448,7 @@ class PairedComparison:
     def _shared(self, pair: Pair) -> list[str]:
         """Return the references of both pictures, each once."""
         shared = self._references.of_rows([pair.left, pair.right]).values()
-        encoded = (_jpeg(reference.image(_REFERENCE_PX)) for reference in shared)
-        return [jpeg for jpeg in encoded if jpeg]
+        return list(filter(None, (_jpeg(reference.image(_REFERENCE_PX)) for reference in shared)))
 
     def _prompt(self, pair: Pair) -> str:
         """Return the prompt, if both pictures have the same."""
@@ -487,9 +486,7 @@ def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int],
 
 def _jpeg(picture: Image.Image | None) -> str:
     """Re-encode a picture, so that nothing in the file shows what it is; empty if it can't be read."""
-    if picture is None:
-        return ""
-    return Thumbnail(encoded(picture.convert("RGB"), quality=88), *picture.size).data_uri
+    return "" if picture is None else Thumbnail(encoded(picture, quality=88), *picture.size).data_uri
 
 
 # Which pairs are shown, and how strong each group is by the choices (Bradley-Terry).

@@ -347,7 +347,7 @@ class Gallery:
             )
         title = self.title or ", ".join(dict.fromkeys(path.name for path in [self.run_dir, *self._folders]))
         page = page_with_script(
-            "gallery_page.html.j2", ["gallery.js"], title=title, page_size=self._page_size, fragment=fragment
+            "gallery_page.html.j2", ["gallery"], title=title, page_size=self._page_size, fragment=fragment
         )
         return page if target is None else write_page(target, page)
 
@@ -479,10 +479,9 @@ class Gallery:
 
     def _repr_html_(self) -> str:
         """Show the page in a notebook without a widget, and say where the others are."""
-        if self.n_pages == 1:
-            return self.fragment()
-        hint = f"page {self._number} of {self.n_pages}; .page(n) turns to another, .to_html(path) writes them all"
-        return f"{self.fragment()}<p><small>{hint}</small></p>"
+        return fill_template(
+            "gallery_paged.html.j2", fragment=self.fragment(), number=self._number, n_pages=self.n_pages
+        )
 
 
 class Pictures:
@@ -526,9 +525,14 @@ def full_picture(path: Path) -> tuple[str, bytes] | None:
 
 def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> str:
     """Return a standalone page whose policy lets just its own scripts run."""
-    script = "".join((_ASSETS / name).read_text(encoding="utf-8") for name in scripts)
+    script = _script_of(*scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return fill_template(template, script=script, digest=digest, **values)
+
+
+def _script_of(*names: str) -> str:
+    """Return scripts as one, with what they share before them."""
+    return "".join((_ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("elements", *names))
 
 
 def write_page(path: Path, page: str) -> Path:
@@ -544,7 +548,7 @@ def widget_class(name: str) -> Any:
     import traitlets
 
     class DreamoWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]  # an extra has no types here
-        _esm = _ASSETS / f"{name}.js"
+        _esm = _script_of(name)
         _css = _ASSETS / f"{name}.css"
         content = traitlets.Dict().tag(sync=True)
         chosen: Any = traitlets.List().tag(sync=True)

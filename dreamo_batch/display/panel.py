@@ -320,7 +320,7 @@ class Panel:
     def _assemble(self) -> Any:
         import ipywidgets
 
-        style = ipywidgets.HTML(f"<style>{fill_template('panel.css')}</style>", layout={"display": "none"})
+        style = ipywidgets.HTML(html_blocks().style(), layout={"display": "none"})
         above = [self._blocks[name] for name in (*_ABOVE_BUTTONS, "trouble")]
         below = [self._blocks["errors"], self._pictures.box, self._blocks["notices"]]
         box = ipywidgets.VBox([style, *above, self._buttons.box, *below])

@@ -279,13 +279,11 @@ class _Pen:
         return len(lines) * line_px(size_px)
 
     def lines(self, at: tuple[int, int], lines: Iterable[tuple[str, Font]], step: int, **style: Any) -> None:
-        """Write lines below each other."""
         style = {"fill": ON_LIGHT.ink, **style}
         for number, (line, font) in enumerate(lines):
             self._draw.text((at[0], at[1] + number * step), line, font=font, **style)
 
     def box(self, at: tuple[int, int], size: tuple[int, int], fill: str | tuple[int, ...], line: str) -> None:
-        """Draw a box."""
         corner = (at[0] + size[0] - 1, at[1] + size[1] - 1)
         self._draw.rounded_rectangle((*at, *corner), radius=8, fill=fill, outline=line, width=2)
 
@@ -658,7 +656,6 @@ class _PlainSheet:
         return page
 
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
-        """Return the lines below a picture."""
         shown = ((before, row[name], name in self._pictures) for name, before in self.labels.items())
         texts = (f"{before}{label_of(value, is_picture=is_picture)}" for before, value, is_picture in shown)
         seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]

@@ -1,12 +1,5 @@
 // Blind choices between two pictures. Python, or the page, keeps each choice and sends the next pair.
 
-const create = (tag, parent, className = "", text = "") => {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  if (parent) parent.append(element);
-  return element;
-};
 const CHOICES = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 
 function render({ model, el }) {
@@ -27,13 +20,6 @@ function render({ model, el }) {
     if (model.get("content").left) send({ type: "choose", choice });
   };
   const undo = () => send({ type: "undo" });
-  const button = (parent, text, label, onClick) => {
-    const element = create("button", parent, "", text);
-    element.type = "button";
-    element.setAttribute("aria-label", label);
-    element.addEventListener("click", onClick);
-    return element;
-  };
   const picture = (parent, source, side) => {
     const place = button(parent, "", `choose ${side}`, () => choose(side));
     place.className = "dc-side";

@@ -1,22 +1,6 @@
 // The gallery on the page that to_html() writes and in the notebook's widget. Python renders the same HTML for both;
 // this script adds keys, the enlarged view, and paging: a filter on the page, choosing rows in the widget.
 
-const create = (tag, parent, className = "", text = "") => {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  if (parent) parent.append(element);
-  return element;
-};
-const button = (parent, text, label, onClick) => {
-  const element = create("button", parent, "", text);
-  element.type = "button";
-  element.setAttribute("aria-label", label);
-  element.title = label;
-  element.addEventListener("click", onClick);
-  return element;
-};
-
 // What a key says of a picture, in the widget.
 const SAYS = { 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, p: "pick", x: "reject", u: "undo" };
 
