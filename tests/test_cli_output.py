@@ -75,6 +75,16 @@ def test_a_table_far_wider_than_the_terminal_is_listed_and_no_amount_is_cut(
     assert ("a long name 8  80\n" in shown.getvalue()) == is_listed
 
 
+def test_values_stand_in_one_column_whatever_letters_their_names_have(capsys):
+    """Chinese names of columns are twice as wide as they have letters."""
+    output.show_summary({"提示词": "on a beach", "n": [1, 2], "missing": None})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [["提示词", "on", "a", "beach"], ["n", "1"], ["n", "2"]]
+    values = ("on a beach", "1", "2")
+    widths = {wcswidth(line.removesuffix(value)) for line, value in zip(lines, values, strict=True)}
+    assert widths == {8}
+
+
 def test_escape_sequences_are_shown_not_obeyed():
     """C0, C1 and direction marks become their names."""
     text = aligned(["prompt"], [["\x1b[2J\x9b31m\u202egnp.exe\r"]])

@@ -98,7 +98,6 @@ def _interrupt_once(number: int, _frame: object) -> NoReturn:
 
 
 def _print_error(error: BaseException) -> None:
-    """Print the error that ended the command."""
     match error:
         case click.exceptions.Exit():
             pass

@@ -26,7 +26,7 @@ from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, as_path
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
 
@@ -95,9 +95,7 @@ def show_frame(
         width = shutil.get_terminal_size().columns if is_terminal else None
         text = aligned(list(rows[0]), [list(row.values()) for row in rows], width=width) + "\n"
         if width is not None and len(rows) <= _LISTED_MAX and text.index("\n") > _TOO_WIDE * width:
-            text = "\n".join(
-                _listed([(name, cell) for name, cell in row.items() if cell is not None]) for row in rows
-            )
+            text = "\n".join(map(_listed, rows))
         emit(text)
     else:
         emit(f"{if_empty}\n")
@@ -117,18 +115,18 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         known = {
             name: _UNKNOWN.get(name) if value is None else value for name, value in _flat(summary).items()
         }
-        lines = [
-            (name, part)
-            for name, value in known.items()
-            if value is not None
-            for part in (value if isinstance(value, list) else [value])
-        ]
-        emit(_listed(lines))
+        emit(_listed(known))
 
 
-def _listed(lines: Sequence[tuple[str, object]]) -> str:
-    width = max((len(name) for name, _ in lines), default=0)
-    return "".join(f"{name:{width}}  {harmless(str(value))}\n" for name, value in lines)
+def _listed(values: Mapping[str, object]) -> str:
+    """Return each known value on a line behind its name, and each item of a list on its own."""
+    lines = [
+        (name, str(part))
+        for name, value in values.items()
+        if value is not None
+        for part in (value if isinstance(value, list) else [value])
+    ]
+    return aligned(lines[0], lines[1:]) + "\n" if lines else ""
 
 
 def _flat(summary: Mapping[str, Any], by_status: Mapping[str, int] | None = None) -> dict[str, Any]:
