@@ -10,7 +10,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
-from dreamo_batch import columns, errors, text
+from dreamo_batch import arguments, columns, errors, text
 from dreamo_batch.engine import plan as planning
 from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
@@ -77,7 +77,7 @@ class Service:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself or can't be a service."""
-        errors.check_flag("allow_private_links", self.allow_private_links)
+        arguments.check_flag("allow_private_links", self.allow_private_links)
         if self.client is not None:
             self._refuse_beside("client", "api_key", "base_url", "gateway")
             if self.allow_private_links:
@@ -722,7 +722,7 @@ def jobs_to_retry(
         known = sorted(
             {*summaries.known_classes(), columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         )
-        names = errors.as_names("classes", classes, known, "failure class", is_ordered=False)
+        names = arguments.as_names("classes", classes, known, "failure class", is_ordered=False)
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

@@ -21,7 +21,7 @@ from datetime import time as dt_time
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dreamo_batch import columns, errors
+from dreamo_batch import arguments, columns, errors
 from dreamo_batch.call import Call, jobs_to_retry
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
@@ -458,7 +458,7 @@ class Batch:
         with self._changing:
             call = self._own("raise_budget")
             before = call.spending.cap
-            cap = errors.as_amount("max_cost", str(max_cost), unless="no cap")  # None is no amount here
+            cap = arguments.as_amount("max_cost", str(max_cost), unless="no cap")  # None is no amount here
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
                 raise errors.UsageError(
@@ -515,7 +515,7 @@ class Batch:
             If `timeout_s` isn't a number.
         """
         timeout_s = inf if timeout_s is None else timeout_s
-        errors.check_seconds("timeout_s", timeout_s)
+        arguments.check_seconds("timeout_s", timeout_s)
         with in_foreground(), interrupts():
             bar = shown(self.status, show=progress)
             try:

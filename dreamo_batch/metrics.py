@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from PIL import Image
 
-from dreamo_batch.errors import UsageError, as_file, check_count, is_number
+from dreamo_batch.arguments import as_file, check_count, is_number
+from dreamo_batch.errors import UsageError
 from dreamo_batch.files import toml_beside
 from dreamo_batch.importing import load_extra
 from dreamo_batch.text import first_line, joined, one_line, quoted

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from dreamo_batch import errors, files
+from dreamo_batch import arguments, errors, files
 from dreamo_batch.importing import load_module, refuse_at_exit
 from dreamo_batch.text import first_line, quoted
 
@@ -64,7 +64,7 @@ def _inside(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 
 def bars(wanted: bool) -> AbstractContextManager[None]:
     """Show the progress bars of the work inside the block, or not."""
-    return _inside(_is_wanted, errors.check_flag("progress", wanted) and _is_wanted.get())
+    return _inside(_is_wanted, arguments.check_flag("progress", wanted) and _is_wanted.get())
 
 
 @contextmanager
@@ -74,14 +74,14 @@ def working(
     """Set who works on the pictures of a block: a cluster, or so many threads; and whether bars show it."""
     refuse_other(cluster)
     if n_workers is not None:
-        errors.check_count("n_workers", n_workers)
+        arguments.check_count("n_workers", n_workers)
     with _inside(_cluster, cluster), _inside(_n_threads, n_workers), bars(progress):
         yield
 
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Replace a file that the user named, and make its folder."""
-    with errors.file_errors(errors.UsageError, path, "written"):
+    with arguments.file_errors(errors.UsageError, path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, fill)
 

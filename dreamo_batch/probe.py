@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns, errors
+from dreamo_batch import arguments, columns, errors
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.attempts import Spending
@@ -110,7 +110,7 @@ def probe_seeds(
     [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
     given = all_arguments(probe_seeds, locals())
-    cap = errors.as_amount("max_cost", max_cost)
+    cap = arguments.as_amount("max_cost", max_cost)
     if cap is None:
         raise errors.UsageError(f"probe_seeds needs a cap: pass {option('max_cost')} in USD.")
     directory = RunDirectory(run_dir)
@@ -135,7 +135,7 @@ def probe_seeds(
 
 def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
-    errors.check_count("k", k)
+    arguments.check_count("k", k)
     table, _ = recognised(as_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
@@ -300,7 +300,7 @@ def check_service(
 
 def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
-    names = errors.as_names("models", models, contract.MODELS, "model", is_ordered=False)
+    names = arguments.as_names("models", models, contract.MODELS, "model", is_ordered=False)
     return tuple(dict.fromkeys(names or contract.MODELS))
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
+from dreamo_batch.arguments import as_names, check_count, is_function_of
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.notify import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
-from dreamo_batch.errors import TableError, UsageError, as_names, check_count, is_function_of
+from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamo_batch import columns, live, shards
+from dreamo_batch.arguments import check_count, check_flag
 from dreamo_batch.call import Call, Gateway, Service, stored_table
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
@@ -26,7 +27,7 @@ from dreamo_batch.engine.directory import (
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.engine.shared_budget import return_unspent
 from dreamo_batch.engine.store import refuse_young
-from dreamo_batch.errors import DirectoryError, UsageError, check_count, check_flag
+from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns, shards
+from dreamo_batch.arguments import check_flag
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, jobs_to_retry, stored_table
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
@@ -30,7 +31,7 @@ from dreamo_batch.engine.notify import Listeners, RunEvent
 from dreamo_batch.engine.plan import Plan, RunOptions, planned, taken_over
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.engine.shared_budget import Budget, budget_of
-from dreamo_batch.errors import InvalidTable, UsageError, check_flag, logger_named
+from dreamo_batch.errors import InvalidTable, UsageError, logger_named
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import Check, Inputs

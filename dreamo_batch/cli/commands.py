@@ -18,6 +18,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
+from dreamo_batch.arguments import as_file, as_new_file
 from dreamo_batch.cli import background
 from dreamo_batch.cli.options import (
     ABOUT_FILE,
@@ -56,7 +57,7 @@ from dreamo_batch.cli.output import (
     show_summary,
     warn,
 )
-from dreamo_batch.errors import RunStopped, UsageError, as_file, as_new_file
+from dreamo_batch.errors import RunStopped, UsageError
 from dreamo_batch.money import EXACT, dollars, money, total_if_known
 from dreamo_batch.text import counted, harmless
 

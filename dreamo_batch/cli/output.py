@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 
 from dreamo_batch import columns
-from dreamo_batch.errors import DreamoError, RunStopped, ServiceError, as_path
+from dreamo_batch.arguments import as_path
+from dreamo_batch.errors import DreamoError, RunStopped, ServiceError
 from dreamo_batch.text import aligned, harmless
 
 if TYPE_CHECKING:

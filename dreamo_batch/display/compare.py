@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dreamo_batch import arguments, errors
 from dreamo_batch import columns as names
-from dreamo_batch import errors
 from dreamo_batch.appearance import beside_widget
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
@@ -110,7 +110,7 @@ def compare(
     >>> seeds.scores()[["seed", "choices", "tied", "strength"]].values.tolist()
     [[1, 2, 2, 0.0], [2, 2, 2, 0.0]]
     """
-    errors.check_count("pairs", pairs)
+    arguments.check_count("pairs", pairs)
     return PairedComparison(source, by=by, pairs=pairs, within=within, run_dir=run_dir, rater=rater)
 
 
@@ -152,7 +152,7 @@ class PairedComparison:
         self.rater = rater_named(rater)
         results = read_results(source, names.PROMPT)
         known = [*results, names.SEED]
-        self._by, same = errors.as_names("by", by, known), errors.as_names("within", within, known)
+        self._by, same = arguments.as_names("by", by, known), arguments.as_names("within", within, known)
         if not self._by:
             raise errors.UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
@@ -211,7 +211,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = errors.as_new_file("path", path, PAGES)
+        target = arguments.as_new_file("path", path, PAGES)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))
@@ -281,7 +281,7 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        file = errors.as_file("path", path)
+        file = arguments.as_file("path", path)
         for number, line in enumerate(csv.reader(io.StringIO(decoded(file, file.read_bytes()))), start=1):
             if number == 1 and line == _SAVED:
                 continue
@@ -324,7 +324,7 @@ class PairedComparison:
         StorageFailed
             If it can't be written.
         """
-        errors.check_choice("choice", choice, CHOICES)
+        arguments.check_choice("choice", choice, CHOICES)
         waiting = self._open()
         if not waiting:
             more = "there are no more" if self._is_all else "pass a larger pairs= for more"

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from dreamo_batch import arguments, errors
 from dreamo_batch import columns as names
-from dreamo_batch import errors
 from dreamo_batch.appearance import GONE, PALETTE, PICTURE, beside_widget
 from dreamo_batch.display.grid import (
     THUMBNAIL_BYTES_MAX,
@@ -128,9 +128,9 @@ def gallery(
     >>> page.read_text().count("<img")  # six pictures, and the reference once
     7
     """
-    errors.check_count("page_rows", page_rows)
-    errors.check_count("page_columns", page_columns)
-    errors.check_text("title", title)
+    arguments.check_count("page_rows", page_rows)
+    arguments.check_count("page_columns", page_columns)
+    arguments.check_text("title", title)
     axes, page_size = (rows, columns), (page_rows, page_columns)
     with errors.interrupts_without_our_lines():
         return Gallery(source, axes=axes, run_dir=run_dir, page_size=page_size, title=title, rater=rater)
@@ -339,7 +339,7 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else errors.as_new_file("path", path, PAGES)
+        target = None if path is None else arguments.as_new_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
             ratings = self._current_ratings()
             fragment = self._html(

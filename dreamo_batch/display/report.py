@@ -16,13 +16,14 @@ import pandas as pd
 
 from dreamo_batch import __version__, columns
 from dreamo_batch.appearance import ON_DARK, ON_LIGHT, PALETTE
+from dreamo_batch.arguments import as_new_file
 from dreamo_batch.display.gallery import PAGES, gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.picture_cache import PictureFile
 from dreamo_batch.engine.plan import RunOptions, taken_over
-from dreamo_batch.errors import UsageError, as_new_file
+from dreamo_batch.errors import UsageError
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns

@@ -16,6 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from dreamo_batch import columns as names
 from dreamo_batch.appearance import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
+from dreamo_batch.arguments import as_file, as_names, as_new_file, check_choice, check_count, check_text
 from dreamo_batch.display.grid import (
     NUMBER,
     ReferencePlacement,
@@ -28,7 +29,6 @@ from dreamo_batch.display.grid import (
 )
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile
-from dreamo_batch.errors import as_file, as_names, as_new_file, check_choice, check_count, check_text
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame, image_columns

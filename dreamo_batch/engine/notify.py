@@ -24,8 +24,9 @@ from urllib.parse import urlsplit
 from requests import Request, RequestException
 from requests.utils import get_auth_from_url, urldefragauth
 
+from dreamo_batch.arguments import is_function_of
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.errors import DreamoError, RunStopped, UsageError, is_function_of, logger_named
+from dreamo_batch.errors import DreamoError, RunStopped, UsageError, logger_named
 from dreamo_batch.money import exact_text
 from dreamo_batch.service.failures import PASSING, Failure, is_success
 from dreamo_batch.service.transport import USER_AGENT, Transport, form_of

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from dreamo_batch import columns, errors
+from dreamo_batch import arguments, columns, errors
 from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.engine import checkpoint, directory
 from dreamo_batch.engine.attempts import Spending, Stage, deciding, next_number, price_of, without_attempts
@@ -363,17 +363,17 @@ class RunOptions:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if hint is bool:
-                value = errors.check_flag(name, value)
+                value = arguments.check_flag(name, value)
             elif hint is float:
-                if not errors.is_number(value) or not float(value) > 0:  # nor is NaN
+                if not arguments.is_number(value) or not float(value) > 0:  # nor is NaN
                     raise errors.UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
                 value = float(value)
             elif get_origin(hint) is Literal:
-                errors.check_choice(name, value, get_args(hint))
+                arguments.check_choice(name, value, get_args(hint))
             elif hint == Amount | None:
-                errors.as_amount(name, value, unless="no cap" if name == "max_cost" else "")
+                arguments.as_amount(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):
-                errors.check_count(name, value)
+                arguments.check_count(name, value)
                 value = int(value)
             object.__setattr__(self, name, value)  # run.json takes no number of NumPy
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from dreamo_batch import columns, errors
+from dreamo_batch import arguments, columns, errors
 from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.engine import store
 from dreamo_batch.engine.attempts import Spending, State, highest_price
@@ -113,8 +113,8 @@ class Budget:
         self.user = user_name() if user is None else harmless(user.strip()) if isinstance(user, str) else ""
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
-        new_cap = errors.as_amount("cap", cap)
-        new_share = errors.as_amount("per_user", per_user, unless="no limit")
+        new_cap = arguments.as_amount("cap", cap)
+        new_share = arguments.as_amount("per_user", per_user, unless="no limit")
         with budget_errors(self.place):
             slices = slices_at(self.place)
             is_known = slices.read()

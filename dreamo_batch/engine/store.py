@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import filelock
 
-from dreamo_batch import errors, files
+from dreamo_batch import arguments, errors, files
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.importing import load_extra, load_module
 from dreamo_batch.parallel import bars, each, threads
@@ -74,8 +74,8 @@ _ANSWER: Final = re.compile(
 
 def as_place(name: str, place: object) -> str:
     """Return a path or the URL of a store as text; raises an error that names the argument."""
-    text = errors.as_path(name, place, is_local=False)
-    if not errors.LIKE_URL.match(text):
+    text = arguments.as_path(name, place, is_local=False)
+    if not arguments.LIKE_URL.match(text):
         return text
     if _SECRET.search(text):
         raise UsageError(

@@ -26,7 +26,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import lines_of
-from dreamo_batch.errors import check_flag
+from dreamo_batch.arguments import check_flag
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import Distinct, distinct, show
 from dreamo_batch.jobs.references import OF_IMAGE, Check, Images, ImageSource, Inputs

@@ -28,7 +28,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
-from dreamo_batch.errors import StorageFailed, UsageError, as_file
+from dreamo_batch.arguments import as_file
+from dreamo_batch.errors import StorageFailed, UsageError
 from dreamo_batch.jobs.cells import distinct, is_blank, is_missing, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings

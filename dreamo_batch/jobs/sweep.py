@@ -22,7 +22,8 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import HeadedFrame, Headline
-from dreamo_batch.errors import TableError, UsageError, as_file, as_names, check_count, file_errors, warn
+from dreamo_batch.arguments import as_file, as_names, check_count, file_errors
+from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
 from dreamo_batch.jobs.references import matching

@@ -32,7 +32,8 @@ from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.appearance import TableOfFile
-from dreamo_batch.errors import TableError, UsageError, as_file, as_new_file, check_flag, file_errors, warn
+from dreamo_batch.arguments import as_file, as_new_file, check_flag, file_errors
+from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs import cells

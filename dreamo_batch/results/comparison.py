@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.errors import UsageError, as_file, as_names, check_count, is_number
+from dreamo_batch.arguments import as_file, as_names, check_count, is_number
+from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine

@@ -19,10 +19,11 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import PALETTE
+from dreamo_batch.arguments import as_file, as_names, check_choice
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.checkpoint import IMAGE, references_of
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.errors import UsageError, as_file, as_names, check_choice, warn
+from dreamo_batch.errors import UsageError, warn
 from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import PALETTE
+from dreamo_batch.arguments import as_names
 from dreamo_batch.engine import checkpoint, journal, ledger
 from dreamo_batch.engine.attempts import (
     ARROW,
@@ -42,7 +43,7 @@ from dreamo_batch.engine.attempts import (
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
 from dreamo_batch.engine.store import folder_of, is_url
-from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, as_names, logger_named, warn
+from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, warn
 from dreamo_batch.jobs.cells import groupable, is_missing, text_of, typed
 from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, rating_columns
 from dreamo_batch.jobs.tables import as_result

@@ -16,11 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, likeness
+from dreamo_batch.arguments import as_names
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.attempts import rows_as_table, schema_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import PictureFile
-from dreamo_batch.errors import UsageError, as_names, logger_named, warn
+from dreamo_batch.errors import UsageError, logger_named, warn
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine

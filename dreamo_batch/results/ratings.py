@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.errors import UsageError, is_number
+from dreamo_batch.arguments import is_number
+from dreamo_batch.errors import UsageError
 from dreamo_batch.results import rating_log
 from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, labelled, load, places_of, row_mask
 from dreamo_batch.text import quoted, spelled

@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
-from dreamo_batch import errors
+from dreamo_batch import arguments, errors
 from dreamo_batch.errors import logger_named
 from dreamo_batch.service import contract, failures, messages
 from dreamo_batch.service.config import Secret, Settings, is_loopback_host, key_missing, resolve
@@ -175,7 +175,7 @@ class Client:
             raise errors.UsageError(
                 f"settings must be Settings, not {type_of(settings)}; pass api_key= and base_url=."
             )
-        errors.check_flag("allow_private_links", allow_private_links)
+        arguments.check_flag("allow_private_links", allow_private_links)
         self.settings: Final = settings or resolve(
             api_key, base_url, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
         )
@@ -329,8 +329,8 @@ class Client:
         ...
         dreamo_batch.errors.RequestNotTaken: task_timeout (task cq0example): not finished after 0 s; ...
         """
-        errors.check_seconds("timeout_s", timeout_s)
-        errors.check_seconds("poll_every_s", poll_every_s)
+        arguments.check_seconds("timeout_s", timeout_s)
+        arguments.check_seconds("poll_every_s", poll_every_s)
         until = self._monotonic() + timeout_s
         while True:
             asked_s = 0.0

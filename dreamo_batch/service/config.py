@@ -15,7 +15,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import SplitResult, quote, urlsplit
 
-from dreamo_batch.errors import KeyMissing, SettingsError, is_number
+from dreamo_batch.arguments import is_number
+from dreamo_batch.errors import KeyMissing, SettingsError
 from dreamo_batch.service import contract
 from dreamo_batch.text import quoted, spelled, type_of
 
