@@ -48,7 +48,8 @@ from .results.comparison import (
     rank,
 )
 from .results.export import export
-from .results.load import attempts, load, scan, status
+from .results.history import attempts
+from .results.load import load, scan, status
 from .results.measure import Metric, measure
 from .results.plots import plot_costs, plot_failures, plot_latency, plot_spend, plot_throughput
 from .results.ratings import rate, ratings

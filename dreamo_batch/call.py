@@ -29,6 +29,7 @@ from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import load as reading
 from dreamo_batch.results import summaries
+from dreamo_batch.results.frame import assemble, mark, row_mask
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
@@ -371,7 +372,7 @@ class Call:
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the ledger knows."""
-        return reading.mark(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
+        return mark(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
 
     # In the runner's thread.
 
@@ -579,7 +580,7 @@ class Call:
             try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = reading.mark(results, self.directory)  # last: other threads look for it
+        self.results = mark(results, self.directory)  # last: other threads look for it
 
     def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
         """Leave the table in the directory, though nothing was submitted, and report its state."""
@@ -590,7 +591,7 @@ class Call:
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         refused.run_dir = self.directory.path
-        refused.results = reading.mark(_results_of(self.inputs, ledger.state), self.directory)
+        refused.results = mark(_results_of(self.inputs, ledger.state), self.directory)
 
     def report(self, kind: Kind, message: str) -> None:
         """Report an event to all listeners of this call."""
@@ -698,7 +699,7 @@ def _is_json(failure: Failure) -> bool:
 
 
 def _results_of(inputs: CallInputs, state: State) -> pd.DataFrame:
-    return reading.assemble(inputs.user, inputs.prepared.rows, to_arrow(state))
+    return assemble(inputs.user, inputs.prepared.rows, to_arrow(state))
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
@@ -726,5 +727,5 @@ def jobs_to_retry(
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:
-        wanted &= reading.row_mask(results.index, rows, results[columns.JOB_ID])
+        wanted &= row_mask(results.index, rows, results[columns.JOB_ID])
     return frozenset(results.loc[wanted.to_numpy(), columns.JOB_ID].dropna())

@@ -21,7 +21,7 @@ from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
 from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
 from dreamo_batch.parallel import working
-from dreamo_batch.results.load import folders_of
+from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.measure import Metric, load_model, measure_likeness, read_metric
 from dreamo_batch.text import counted, option, quoted
 from dreamo_batch.verbs import all_arguments, plan, run, takes_options_of_run

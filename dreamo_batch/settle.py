@@ -32,6 +32,8 @@ from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import load as reading
+from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, run_dir_of
+from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 from dreamo_batch.text import option, quoted, spelled
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dreamo_batch.engine.ledger import Recovered
-    from dreamo_batch.results.load import RunDir, Source
+    from dreamo_batch.results.load import RunDir
     from dreamo_batch.service.client import Client
 
 
@@ -135,7 +137,7 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    return reading.mark(reading.composed(directory, None if is_sharded else state), directory)
+    return mark(reading.composed(directory, None if is_sharded else state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
@@ -215,8 +217,8 @@ def download(
     ([True, True], [False])
     """
     service = Service.of(locals())
-    rows = reading.read_results(results)
-    folders = reading.folders_of(rows, run_dir) or [reading.run_dir_of(rows, run_dir)]
+    rows = read_results(results)
+    folders = folders_of(rows, run_dir) or [run_dir_of(rows, run_dir)]
     positions: dict[Path, list[int]] = {folder: [] for folder in folders}
     for position, folder in zip(range(len(rows)), folders, strict=False):
         positions[folder].append(position)
@@ -231,14 +233,14 @@ def download(
         _as_recorded(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)
     ]
-    return reading.interleaved(fresh, list(positions.values()))
+    return interleaved(fresh, list(positions.values()))
 
 
 def _as_recorded(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
     attempts = to_arrow(reading.read_state(directory))
-    fresh = reading.assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    fresh = reading.mark(fresh, directory)
+    fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
+    fresh = mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh

@@ -40,7 +40,8 @@ from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, Usage
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.live import begin_paused, interrupts
 from dreamo_batch.money import ZERO, exact_text, money, total
-from dreamo_batch.results.load import composed, joined, mark, read_ledger, read_state, reconcile, stored_terms
+from dreamo_batch.results.frame import mark
+from dreamo_batch.results.load import composed, joined, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, spelled
 

@@ -8,12 +8,12 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow, to_frame
-from dreamo_batch.results import load
+from dreamo_batch.results import frame, history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamo_batch.results.load import History
+    from dreamo_batch.results.history import History
 
 NOON = 1_795_435_200.0  # 2026-11-23 12:00 UTC
 
@@ -63,15 +63,15 @@ def results(
     """Lay attempts beside rows, one per job id; None is a row that can't be submitted."""
     frames = _rows(jobs)
     table = pd.DataFrame(user, index=pd.RangeIndex(len(jobs)) if index is None else index)
-    return load.assemble(table, frames, to_arrow(State(attempts)))
+    return frame.assemble(table, frames, to_arrow(State(attempts)))
 
 
 def history_of(
     jobs: Sequence[str | None], attempts: Sequence[Attempt], index: Any = None, **user: Any
 ) -> History:
     """Give what the ledger of one directory tells."""
-    part = load.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
-    return load.concatenated({"runs/a": part})
+    part = history.from_ledger(results(jobs, attempts, index, **user), ledger(attempts))
+    return history.concatenated({"runs/a": part})
 
 
 def ledger(attempts: Sequence[Attempt]) -> pd.DataFrame:

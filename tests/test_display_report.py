@@ -19,7 +19,7 @@ from dreamo_batch import columns
 from dreamo_batch.display.report import Facts, render, sections
 from dreamo_batch.engine.directory import Manifest, RunDirectory
 from dreamo_batch.money import dollars
-from dreamo_batch.results import load
+from dreamo_batch.results import history
 from tests import histories
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -405,7 +405,7 @@ def many(folder, n):
     prompts = [f"the fox walks through street number {number // 10}, in the rain" for number in range(n)]
     results = histories.results(jobs, attempts, prompt=prompts, seed=seeds)
     results[columns.SEED_SENT] = seeds
-    told = load.concatenated({"runs/many": load.from_ledger(results, histories.ledger(attempts))})
+    told = history.concatenated({"runs/many": history.from_ledger(results, histories.ledger(attempts))})
     decided = pd.DataFrame(
         {
             columns.JOB_ID: jobs,

@@ -11,13 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch.gateway.app import SHAPES
-from dreamo_batch.gateway.faults import (
-    FAULTS,
-    SECONDS_MAX,
-    STAGES,
-    Effect,
-    FaultPlan,
-)
+from dreamo_batch.gateway.faults import FAULTS, SECONDS_MAX, STAGES, Effect, FaultPlan
 from dreamo_batch.gateway.gateway import LocalGateway
 from dreamo_batch.service import contract
 from tests.local_client import CREATE, PRECHARGE, FakeEngine, LocalClient, body

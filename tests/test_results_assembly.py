@@ -14,7 +14,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED, Attempt, Stage, State
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text, total
-from dreamo_batch.results import load
+from dreamo_batch.results import frame
 from dreamo_batch.results.summaries import sums
 from tests.fakes import histories, prepared, with_pending
 from tests.histories import completed
@@ -92,7 +92,7 @@ def of_attempts(attempts: tuple[Attempt, ...]) -> dict:
 
 def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: list[Attempt], pending=()) -> pd.DataFrame:
     laid_out = with_pending(State(attempts), pending)
-    return load.assemble(user, rows, laid_out)
+    return frame.assemble(user, rows, laid_out)
 
 
 INDEXES = (
@@ -260,21 +260,21 @@ def test_statuses_are_categories_in_their_order():
 def test_rows_are_meant_by_label_text_or_mask(index, rows, expected):
     """As `retry` and `Gallery.select` take them; several rows may have one label."""
     table = pd.Index(index) if not isinstance(index[0], tuple) else pd.MultiIndex.from_tuples(index)
-    assert np.flatnonzero(load.row_mask(table, rows)).tolist() == expected
+    assert np.flatnonzero(frame.row_mask(table, rows)).tolist() == expected
 
 
 def test_rows_are_meant_by_job_unless_a_label_is_the_same():
     """A job may have several rows."""
     jobs = pd.Series(["x", "y", "x", None], index=["a", "b", "c", "y"])
-    assert np.flatnonzero(load.row_mask(jobs.index, ["x"], jobs)).tolist() == [0, 2]
-    assert np.flatnonzero(load.row_mask(jobs.index, ["y"], jobs)).tolist() == [3]
+    assert np.flatnonzero(frame.row_mask(jobs.index, ["x"], jobs)).tolist() == [0, 2]
+    assert np.flatnonzero(frame.row_mask(jobs.index, ["y"], jobs)).tolist() == [3]
 
 
 @pytest.mark.parametrize("rows", [["2-1"], ["1-7"], ["1-"], ["-"], pd.Series([True, False])])
 def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
     """Neither is guessed what was meant."""
     with pytest.raises(UsageError):
-        load.row_mask(pd.RangeIndex(3), rows)
+        frame.row_mask(pd.RangeIndex(3), rows)
 
 
 @pytest.mark.parametrize(
@@ -296,4 +296,4 @@ def test_ranges_and_masks_that_do_not_fit_are_refused(rows):
 def test_rows_that_are_not_in_the_table_are_refused(rows, words):
     """A mask of another length is no list of labels 1 and 0."""
     with pytest.raises(UsageError, match=words):
-        load.row_mask(pd.RangeIndex(3), rows)
+        frame.row_mask(pd.RangeIndex(3), rows)

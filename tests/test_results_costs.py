@@ -21,7 +21,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Spending, Stage, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text
-from dreamo_batch.results import load, summaries
+from dreamo_batch.results import history, summaries
 from tests.fakes import amounts as money_texts
 from tests.fakes import histories, maybe
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
@@ -209,7 +209,7 @@ def test_groups_by_columns_buckets_and_directories():
 def test_size_is_told_from_what_is_known():
     """Pictures received tell their size where no ledger tells what was submitted."""
     table = results(["a", "b"], [completed("a", output_width=512, output_height=768)])
-    sizes = dreamo.costs(load.from_results(table), "size")
+    sizes = dreamo.costs(history.from_results(table), "size")
     assert sizes["size"].tolist()[0] == "512x768"
     assert sizes["size"].isna().tolist() == [False, True]
 
@@ -239,7 +239,7 @@ def test_what_can_not_be_a_group_is_refused(by, message):
 def test_results_alone_tell_what_they_know():
     """A job's attempts are one line: waste and doubts of several can't be told apart, and stay unknown."""
     once = results(["a", "a", "b"], [completed("a"), failed("b", cost="0.01")], attempt=[1, 2, 3])
-    line = whole(load.from_results(once))
+    line = whole(history.from_results(once))
     assert line[["attempts", "spent", "waste", "saved", "possibly_billed"]].tolist() == [
         2,
         "0.0386",
@@ -248,7 +248,7 @@ def test_results_alone_tell_what_they_know():
         "0",
     ]
     again = results(["a", "a"], [ambiguous("a"), completed("a", 2)])
-    line = whole(load.from_results(again))
+    line = whole(history.from_results(again))
     assert line[["attempts", "spent", "unpriced"]].tolist() == [2, "0.0286", 1]
     assert line[["waste", "saved", "possibly_billed", "list_usd"]].isna().all()
 
@@ -266,11 +266,11 @@ def test_attempts_are_all_attempts_with_their_rows():
 
 def test_directories_stand_behind_each_other():
     """Positions are those of each directory's own table, and equal jobs stay apart."""
-    one = load.from_ledger(results(["a", "a"], [completed("a")]), ledger([completed("a")]))
-    two = load.from_ledger(
+    one = history.from_ledger(results(["a", "a"], [completed("a")]), ledger([completed("a")]))
+    two = history.from_ledger(
         results(["b", "a"], [completed("a", cost="1")]), ledger([completed("a", cost="1")])
     )
-    both = load.concatenated({"one": one, "two": two})
+    both = history.concatenated({"one": one, "two": two})
     assert dreamo.attempts(both)[["run_dir", "position"]].to_numpy().tolist() == [["one", 0], ["two", 1]]
     by_dir = dreamo.costs(both, "run_dir")
     assert by_dir[["run_dir", "spent", "saved"]].to_numpy().tolist() == [
@@ -286,7 +286,7 @@ def test_totals_are_those_of_the_budget(attempts):
     """Over any ledger and any grouping, sums agree with what the budget counts."""
     budget = Spending(attempts=attempts)
     jobs = list(dict.fromkeys(attempt.job_id for attempt in attempts))
-    line = whole(load.from_ledger(results(jobs, []), ledger(attempts)))
+    line = whole(history.from_ledger(results(jobs, []), ledger(attempts)))
     submitted = [attempt for attempt in attempts if attempt.stage in SUBMITTED]
     assert line["attempts"] == len(submitted)
     assert pd.isna(line["spent"]) or Decimal(line["spent"]) == budget.spent

@@ -10,7 +10,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Attempt, Stage
-from dreamo_batch.results import load
+from dreamo_batch.results import history
 from dreamo_batch.results.summaries import CLASSES, NOT_SAVED, meaning_of, pattern_of
 from dreamo_batch.service import failures
 from dreamo_batch.service.contract import ERROR_CODES
@@ -99,9 +99,9 @@ def test_attempts_made_again_are_history():
 
 def test_results_alone_name_a_directory_to_fill_in():
     """Without a directory the call says `run_dir`; nothing failed is an empty table."""
-    table = dreamo.failures(load.from_results(results(["a"], [failed("a")], note=["mine"])))
+    table = dreamo.failures(history.from_results(results(["a"], [failed("a")], note=["mine"])))
     assert table["call"].tolist() == ['dreamo.retry(run_dir, classes="generation_error")']
-    nothing = dreamo.failures(load.from_results(results(["a"], [completed("a")])))
+    nothing = dreamo.failures(history.from_results(results(["a"], [completed("a")])))
     assert len(nothing) == 0
     assert list(nothing.columns) == list(columns.FAILURES)
 
@@ -123,7 +123,7 @@ def test_no_call_stands_beside_advice_against_it(words, may_pass):
     refused = failed(
         "a", error_class="upstream_error", error_code="003011097", error_message=f"HTTP error{words}"
     )
-    (group,) = dreamo.failures(load.from_results(results(["a"], [refused]))).to_dict("records")
+    (group,) = dreamo.failures(history.from_results(results(["a"], [refused]))).to_dict("records")
     assert isinstance(group["call"], str) is may_pass
     assert ("fails again" in group["advice"]) is not may_pass
 

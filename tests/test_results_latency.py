@@ -15,12 +15,8 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
-from dreamo_batch.results import load
-from dreamo_batch.results.summaries import (
-    _covered_s,
-    _peak,
-    phases,
-)
+from dreamo_batch.results import history
+from dreamo_batch.results.summaries import _covered_s, _peak, phases
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
 
@@ -82,7 +78,7 @@ def test_quantiles_by_group():
 
 def test_results_alone_tell_the_time_in_all():
     """Without a ledger there is only the time from sending to the end."""
-    table = dreamo.latency(load.from_results(results(["a"], [completed("a")])))
+    table = dreamo.latency(history.from_results(results(["a"], [completed("a")])))
     assert table[["phase", "p50_s"]].to_numpy().tolist() == [["task", 4.0]]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
-from dreamo_batch.results import load
+from dreamo_batch.results import frame
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_results_of_run_and_load_and_parts_of_them_know_their_directory(done):
     """What run and load give back, and rows of it, lead to the pictures without being told where they are."""
     run_dir, results = done
     for table in (results, results.iloc[:1], dreamo.load(run_dir), results[results["status"] == "completed"]):
-        assert load.run_dir_of(table) == run_dir
+        assert frame.run_dir_of(table) == run_dir
 
 
 def test_a_moved_directory_is_where_it_is_now(done, tmp_path):
@@ -33,7 +33,7 @@ def test_a_moved_directory_is_where_it_is_now(done, tmp_path):
     run_dir, _ = done
     moved = run_dir.rename(tmp_path / "moved")
     try:
-        assert load.run_dir_of(dreamo.load(moved)) == moved
+        assert frame.run_dir_of(dreamo.load(moved)) == moved
     finally:
         moved.rename(run_dir)
 
@@ -61,8 +61,8 @@ def test_a_table_of_unknown_origin_needs_the_directory(done):
     unknown = results.drop(columns="run_dir")
     unknown.attrs = {}
     with pytest.raises(UsageError, match="run_dir="):
-        load.run_dir_of(unknown)
-    assert load.run_dir_of(unknown, run_dir) == run_dir
+        frame.run_dir_of(unknown)
+    assert frame.run_dir_of(unknown, run_dir) == run_dir
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def two(done, tmp_path_factory):
 
 def found(table, run_dir=None):
     """Say where the pictures of a table are."""
-    folders = load.folders_of(table, run_dir)
+    folders = frame.folders_of(table, run_dir)
     return [folder / path for folder, path in zip(folders, table["output_path"], strict=True)]
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
-from dreamo_batch.results import load
+from dreamo_batch.results import frame, load
 from tests.fakes import prepared
 
 LEDGER = [
@@ -22,7 +22,7 @@ LEDGER = [
 
 def results(*names: str | None, attempts=LEDGER) -> pd.DataFrame:
     laid_out = to_arrow(State(attempts))
-    return load.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
+    return frame.assemble(pd.DataFrame(index=range(len(names))), prepared(*names).rows, laid_out)
 
 
 def test_rows_and_money_are_summed_up():

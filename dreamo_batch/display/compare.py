@@ -25,7 +25,8 @@ from dreamo_batch.jobs.cells import distinct
 from dreamo_batch.jobs.fields import numbered
 from dreamo_batch.jobs.tables import decoded
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.results.load import Source, places_of, read_results, with_additions, with_pictures
+from dreamo_batch.results.frame import places_of, with_additions, with_pictures
+from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
 from dreamo_batch.text import counted, fill_template
 

@@ -30,6 +30,7 @@ from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.parallel import bars, working, write_file
 from dreamo_batch.results import load as reading
+from dreamo_batch.results.frame import places_of, row_mask, run_dir_of, with_additions, with_pictures
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import counted, fill_template
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from dreamo_batch.display.grid import Entry, Grid, Names
+    from dreamo_batch.results.history import Source
 
 
 PAGES: Final = (".html", ".htm")
@@ -62,7 +64,7 @@ _MEDIA_TYPES: Final = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (
 
 
 def gallery(
-    source: reading.Source,
+    source: Source,
     rows: Names = ...,
     columns: Names = ...,
     *,
@@ -183,7 +185,7 @@ class Gallery:
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         n_left = 0 if self._run_dirs is None else reading.pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
-        self._folders = reading.with_additions(reading.places_of(results, self._run_dir))
+        self._folders = with_additions(places_of(results, self._run_dir))
         self._references = References(results, self._folders)
 
     @property
@@ -194,7 +196,7 @@ class Gallery:
     @property
     def run_dir(self) -> Path:
         """The run directory, of the first row where there are several."""
-        return self._folders[0] if self._folders else reading.run_dir_of(self.results, self._run_dir)
+        return self._folders[0] if self._folders else run_dir_of(self.results, self._run_dir)
 
     @property
     def n_pages(self) -> int:
@@ -229,7 +231,7 @@ class Gallery:
         UsageError
             If a label is not in the table.
         """
-        is_meant = reading.row_mask(self.results.index, [] if rows is None else rows)
+        is_meant = row_mask(self.results.index, [] if rows is None else rows)
         self.choose(np.flatnonzero(is_meant).tolist())
         return self.selection
 
@@ -427,7 +429,7 @@ class Gallery:
         """Fill in the template; with a page that is written there, pictures link to the full ones."""
         entries = grid.shown()
         places = [entry.position for entry in entries]
-        reading.with_pictures(self.results.iloc[places], [self._folders[place] for place in places])
+        with_pictures(self.results.iloc[places], [self._folders[place] for place in places])
         references = ReferencePlacement(grid, self._references)
         pictures = Pictures(grid, references, self._folders, bytes_max)
         linked = grid.shown(n_max=UNFOLDED_MAX if page else 0)

@@ -31,7 +31,7 @@ from dreamo_batch.jobs.references import FILE, URL, Source, pictures_in, read_so
 from dreamo_batch.jobs.tables import as_input
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import threads, ticking
-from dreamo_batch.results.load import check_results
+from dreamo_batch.results.history import check_results
 from dreamo_batch.text import counted, harmless, shortened
 
 if TYPE_CHECKING:

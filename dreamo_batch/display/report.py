@@ -31,6 +31,7 @@ from dreamo_batch.money import ZERO, dollars, exact_text, minus, money, times, t
 from dreamo_batch.parallel import bars
 from dreamo_batch.results import comparison, load, plots
 from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
+from dreamo_batch.results.history import LABEL, attempts, read_history
 from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, duration, fill_template, harmless, one_line, shortened, spelled
@@ -140,7 +141,7 @@ class Facts:
         self.name, self.path = os.fspath(run_dir), directory.path
         self.manifest = directory.read_manifest()
         self.results = load.load(run_dir)
-        self.history = load.read_history(run_dir)
+        self.history = read_history(run_dir)
         self.decided = read_jobs(directory.jobs).decided
         self.summary = load.status(run_dir)
         self.is_live = directory.is_locked()
@@ -260,7 +261,7 @@ def _ambiguous(facts: Facts) -> dict[str, Any]:
     held = attempts.drop_duplicates(columns.JOB_ID, keep="last").set_index(columns.JOB_ID)[columns.RESERVED]
     found = _records(rows, _FAILURES_MAX)
     for row in found["lines"]:
-        row |= {"label": row[load.LABEL], "cost": held.get(row[columns.JOB_ID])}
+        row |= {"label": row[LABEL], "cost": held.get(row[columns.JOB_ID])}
     return found
 
 
@@ -360,7 +361,7 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
     # A cap far above the money spent would flatten its curve.
     shown_cap = exact_text(cap) if cap and spent and cap <= times(_CAP_TIMES_MAX, spent) else None
     charts: dict[str, Callable[[Axes], object]] = {
-        "spend": lambda ax: plots.plot_spend(load.attempts(facts.history), cap=shown_cap, ax=ax),
+        "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
         "latency": lambda ax: plots.plot_latency(latency(facts.history), ax=ax),
         "throughput": lambda ax: plots.plot_throughput(throughput(facts.history), ax=ax),
     }

@@ -33,7 +33,9 @@ from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
 from dreamo_batch.jobs.fields import as_frame, image_columns
 from dreamo_batch.parallel import Cluster, bars, threads, ticking, working, write_file
-from dreamo_batch.results.load import Source, as_paths, check_results, folders_of, load, pictures_left
+from dreamo_batch.results.frame import folders_of
+from dreamo_batch.results.history import Source, check_results
+from dreamo_batch.results.load import as_paths, load, pictures_left
 
 if TYPE_CHECKING:
     import os

@@ -21,6 +21,8 @@ from dreamo_batch.jobs.fields import as_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import Cluster, each, working
 from dreamo_batch.results import load, measure
+from dreamo_batch.results.frame import folders_of, places_of
+from dreamo_batch.results.history import LABEL, Source, from_results, group, labelled, read_results
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.text import counted, quoted
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamo_batch.likeness import Distances
-    from dreamo_batch.results.load import Source
     from dreamo_batch.results.measure import AnyMetric
 
     Picture = str | os.PathLike[str]
@@ -72,11 +73,11 @@ class PictureGroups:
     def __init__(
         self, source: Source, run_dir: load.RunDir | None, by: Any, threshold: Threshold, reserved: Any
     ) -> None:
-        results = load.read_results(source)
-        folders = load.folders_of(results, run_dir)
-        history = load.from_results(results)
+        results = read_results(source)
+        folders = folders_of(results, run_dir)
+        history = from_results(results)
         self.rows, self.threshold = history.rows, threshold
-        groups = load.group(history, by, reserved=reserved)
+        groups = group(history, by, reserved=reserved)
         self.keys = groups.keys
         subjects, _ = measure.find_subjects(results, folders)
         self.fingerprints, _ = measure.take_fingerprints(subjects)
@@ -296,16 +297,16 @@ def rank(
     {1: 1, 2: 2, 0: 3}
     """
     source = as_frame(source)
-    results = load.read_results(source)
+    results = read_results(source)
     is_by_rating = any(str(name).removeprefix(_LOWER) in columns.RATED for name in as_names("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
         with suppress(UsageError):  # where its directory isn't known, nor are ratings
-            results = with_ratings(results, load.places_of(results, run_dir), is_needed=is_by_rating)
+            results = with_ratings(results, places_of(results, run_dir), is_needed=is_by_rating)
     measures = read_measures(by, results)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
         values, problems = _values(results, measures, run_dir)
-    history = load.from_results(results)
-    groups = load.group(history, within, "within", reserved=(*columns.RANKS, *values.columns))
+    history = from_results(results)
+    groups = group(history, within, "within", reserved=(*columns.RANKS, *values.columns))
     kept = np.flatnonzero(history.rows[columns.DUPLICATE_OF].isna())
     numbers = groups.of_rows[kept]
     values, problems = values.iloc[kept].set_axis(kept), problems.iloc[kept].set_axis(kept)
@@ -329,7 +330,7 @@ def _values(
     metrics = [criterion.metric for criterion in measures if criterion.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
-        folders = load.folders_of(results, run_dir)
+        folders = folders_of(results, run_dir)
         measured = measure.measure_likeness(results, folders, measure.read_metrics(metrics))[0]
         problems = measured[columns.PROBLEM]
     values = results[[]].copy()
@@ -452,8 +453,8 @@ def compare_replicates(
     >>> dreamo.compare_replicates(done, progress=False)[["seed_sent", "is_same_pixels"]].to_dict("records")
     [{'seed_sent': 7, 'is_same_pixels': True}]
     """
-    results = load.read_results(source)
-    folders = load.folders_of(results, run_dir)
+    results = read_results(source)
+    folders = folders_of(results, run_dir)
     subjects, problems = measure.find_subjects(results, folders)
     jobs = _jobs(results, folders)
     first_of = jobs.sort_values(columns.REPLICATE, kind="stable").groupby(
@@ -469,7 +470,7 @@ def compare_replicates(
     table = compared.assign(
         **{name: one[name] for name in (columns.PROMPT, columns.SEED_SENT, columns.USE_REPHRASER)},
         **{columns.REPLICATE_A: one[columns.REPLICATE], columns.REPLICATE_B: other[columns.REPLICATE]},
-        **{columns.ROW_A: one[load.LABEL], columns.ROW_B: other[load.LABEL]},
+        **{columns.ROW_A: one[LABEL], columns.ROW_B: other[LABEL]},
     )
     return columns.typed(table, columns.REPLICATES)
 
@@ -496,7 +497,7 @@ def _summary(compared: PictureGroups, number: int) -> tuple[object, ...]:
         bits_min = min(bits_min, int(block.bits.min()))
         least = int(block.delta_e.argmin())
         closest = min(closest, (float(block.delta_e[least]), int(block.one[least]), int(block.other[least])))
-    labels = compared.rows[load.LABEL].iloc[places[list(closest[1:])]]
+    labels = compared.rows[LABEL].iloc[places[list(closest[1:])]]
     return (*counts, bits / n_pairs, bits_min, delta_e / n_pairs, closest[0], n_near, *labels)
 
 
@@ -526,8 +527,8 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     one, other = (rows.take(pairs[side].to_numpy(dtype=int)) for side in ("one", "other"))
     same = one[columns.OUTPUT_SHA256].to_numpy() == other[columns.OUTPUT_SHA256].to_numpy()
     table = {
-        columns.ROW_A: one[load.LABEL].array,
-        columns.ROW_B: other[load.LABEL].array,
+        columns.ROW_A: one[LABEL].array,
+        columns.ROW_B: other[LABEL].array,
         columns.POSITION_A: pairs["one"].array,
         columns.POSITION_B: pairs["other"].array,
         columns.SEED_A: one[columns.SEED_SENT].array,
@@ -601,10 +602,8 @@ def _scores(
 
 def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     """Return the jobs that were decided, each with the label of its first row, by position."""
-    rows = load.labelled(results)
-    jobs = load.decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(
-        **{load.LABEL: rows[load.LABEL]}
-    )
+    rows = labelled(results)
+    jobs = load.decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(**{LABEL: rows[LABEL]})
     is_out = rows[columns.JOB_ID].isna() | rows[columns.DUPLICATE_OF].notna() | jobs[columns.WIDTH].isna()
     return jobs[~is_out]
 

@@ -31,7 +31,9 @@ from dreamo_batch.jobs.references import sha256
 from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import Cluster, each, working, write_file
-from dreamo_batch.results.load import Source, decided_for, folders_of, read_results, run_dir_of
+from dreamo_batch.results.frame import folders_of, run_dir_of
+from dreamo_batch.results.history import Source, read_results
+from dreamo_batch.results.load import decided_for
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, fill_template, first_line, joined, listed, one_line, option, spelled

@@ -26,7 +26,8 @@ from dreamo_batch.jobs.references import URL
 from dreamo_batch.likeness import Fingerprint, UnreadablePicture
 from dreamo_batch.metrics import BY_NAME, Bounded, PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import Cluster, each, portable, unpacked, working
-from dreamo_batch.results.load import Source, check_results, folders_of, read_results
+from dreamo_batch.results.frame import folders_of
+from dreamo_batch.results.history import Source, check_results, read_results
 from dreamo_batch.results.rating_log import read_kept
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from dreamo_batch import columns
 from dreamo_batch.arguments import is_number
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import rating_log
-from dreamo_batch.results.load import LABEL, RunDir, as_paths, existing, labelled, load, places_of, row_mask
+from dreamo_batch.results.frame import places_of, row_mask
+from dreamo_batch.results.history import LABEL, labelled
+from dreamo_batch.results.load import RunDir, as_paths, existing, load
 from dreamo_batch.text import quoted, spelled
 
 if TYPE_CHECKING:

@@ -19,7 +19,20 @@ from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import ZERO, dollars, exact_text, money, times, total
-from dreamo_batch.results import load
+from dreamo_batch.results.frame import plausible
+from dreamo_batch.results.history import (
+    DIRECTORY,
+    LABEL,
+    Directories,
+    Groups,
+    History,
+    Source,
+    as_length,
+    group,
+    grouped,
+    read_directories,
+    read_history,
+)
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
 from dreamo_batch.text import counted, harmless, option, quoted, shortened, spelled
@@ -27,7 +40,6 @@ from dreamo_batch.text import counted, harmless, option, quoted, shortened, spel
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dreamo_batch.results.load import Directories, Source
 
 _USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
 _RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
@@ -79,8 +91,8 @@ def costs(
     >>> dreamo.costs(run_dir)["spent"].item()
     '0.008502366'
     """
-    history = load.read_history(source)
-    groups = load.group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
+    history = read_history(source)
+    groups = group(history, by, reserved=(*columns.COSTS, *columns.COSTS_PLANNED))
     shaped = columns.typed(_added(history, groups)[list(columns.COSTS)], columns.COSTS)
     planned = [] if plan is None else [_planned(plan, history, groups)]
     return pd.concat([groups.keys, shaped, *planned], axis=1)
@@ -110,7 +122,7 @@ def is_unpriced(attempts: pd.DataFrame) -> pd.Series:
     return (is_unknown | billed.fillna(value=False)).astype(bool)  # several on one line may be known in part
 
 
-def _added(history: load.History, groups: load.Groups) -> pd.DataFrame:
+def _added(history: History, groups: Groups) -> pd.DataFrame:
     """Count and add up everything that `costs` lists of a group."""
     attempts, status = history.attempts, history.rows[columns.STATUS]
     cost, reserved = attempts[columns.COST], attempts[columns.RESERVED]
@@ -152,33 +164,33 @@ def _added(history: load.History, groups: load.Groups) -> pd.DataFrame:
     )
 
 
-def _count(numbers: np.ndarray, groups: load.Groups, weights: np.ndarray | None = None) -> np.ndarray:
+def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(numbers, weights, minlength=len(groups.keys)).astype(np.int64)
 
 
-def _n_where(is_true: pd.Series, groups: load.Groups) -> np.ndarray:
+def _n_where(is_true: pd.Series, groups: Groups) -> np.ndarray:
     """Count the attempts of each group for which something is true."""
     return _count(groups.of_attempts[is_true.to_numpy(dtype=bool)], groups)
 
 
-def _sum(amounts: pd.Series, groups: load.Groups, chosen: pd.Series) -> pd.Series:
+def _sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
     is_chosen = chosen.to_numpy(dtype=bool)
     return sums(amounts[is_chosen], groups.of_attempts[is_chosen], len(groups.keys))
 
 
-def _known_sum(amounts: pd.Series, groups: load.Groups, chosen: pd.Series) -> pd.Series:
+def _known_sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
     """Sum the chosen; missing where any of them is unknown."""
     return _sum(amounts, groups, chosen).mask(_n_where(chosen & amounts.isna(), groups) > 0)
 
 
-def _saved(history: load.History, groups: load.Groups) -> pd.Series:
+def _saved(history: History, groups: Groups) -> pd.Series:
     """Add up what duplicates of completed jobs would have cost again."""
     rows, attempts = history.rows, history.attempts
     keys = _job_keys(attempts)
     usable = attempts.loc[_is_usable(attempts), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
     is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
-    saved = rows[is_saved].drop(columns=columns.RUN_DIR) if load.DIRECTORY in rows else rows[is_saved]
-    prices = saved.rename(columns={load.DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
+    saved = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
+    prices = saved.rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
     prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
     numbers = groups.of_rows[is_saved]
     n_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups)
@@ -189,7 +201,7 @@ def _job_keys(attempts: pd.DataFrame) -> list[str]:
     return [columns.JOB_ID] if columns.RUN_DIR not in attempts else [columns.RUN_DIR, columns.JOB_ID]
 
 
-def _n_kept(history: load.History, groups: load.Groups) -> pd.Series:
+def _n_kept(history: History, groups: Groups) -> pd.Series:
     """Count the pictures that were picked, each once; missing where none is rated."""
     rows = history.rows
     n_kept = pd.Series(pd.NA, index=groups.keys.index, dtype=columns.INT)
@@ -204,7 +216,7 @@ def _n_kept(history: load.History, groups: load.Groups) -> pd.Series:
     return n_kept
 
 
-def _prices(attempts: pd.DataFrame, groups: load.Groups) -> tuple[pd.Series, pd.Series]:
+def _prices(attempts: pd.DataFrame, groups: Groups) -> tuple[pd.Series, pd.Series]:
     """Return the discount rates, and the cost before them; a cost of nothing has no list price."""
     cost = pd.to_numeric(attempts[columns.COST]).astype(columns.FLOAT)
     rates = attempts[columns.DISCOUNT]
@@ -219,7 +231,7 @@ def _prices(attempts: pd.DataFrame, groups: load.Groups) -> tuple[pd.Series, pd.
     return named.reindex(groups.keys.index).astype(columns.STR), pd.Series(listed).where(is_known)
 
 
-def _planned(plan: pd.DataFrame, history: load.History, groups: load.Groups) -> pd.DataFrame:
+def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
     """Add up what the plan said of each row; duplicates were planned at nothing."""
     if absent := [name for name in columns.PLAN if name not in getattr(plan, "columns", ())]:
         raise UsageError(f"plan= isn't a plan (no {absent[0]!r} column). Pass what plan() returned.")
@@ -289,8 +301,8 @@ def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFra
     >>> dreamo.latency(run_dir, by="size")[["size", "phase", "attempts"]].tail(1).to_dict("records")
     [{'size': '512x512', 'phase': 'download', 'attempts': 2}]
     """
-    history = load.read_history(source)
-    groups = load.group(history, by, reserved=columns.LATENCY)
+    history = read_history(source)
+    groups = group(history, by, reserved=columns.LATENCY)
     parts = []
     for phase, seconds in phases(history.attempts).items():
         known = seconds.notna().to_numpy()
@@ -336,7 +348,7 @@ def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
     >>> int(dreamo.throughput(run_dir, every="1D")["completed"].sum())
     2
     """
-    history = load.read_history(source)
+    history = read_history(source)
     attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
     if not len(attempts):
         return pd.DataFrame(columns=list(columns.THROUGHPUT)).astype(columns.dtypes(columns.THROUGHPUT))
@@ -399,7 +411,7 @@ def pace(source: Directories) -> dict[str, Any]:
     >>> dreamo.pace(run_dir)["advice"]
     'Only 2 attempts have ended; advice needs at least 8.'
     """
-    history = load.read_directories(source)
+    history = read_directories(source)
     attempts = history.attempts[history.attempts[columns.SENT_AT].notna()]
     waited_s = attempts[columns.WAITED_S].astype(columns.FLOAT).fillna(0.0).to_numpy()
     taken, ended = _times(attempts)
@@ -435,7 +447,7 @@ def phases(attempts: pd.DataFrame) -> pd.DataFrame:
         columns.TASK: _between(attempts, columns.SENT_AT, columns.COMPLETED_AT),
         columns.DOWNLOAD: _between(attempts, columns.COMPLETED_AT, columns.SAVED_AT),
     }
-    return load.plausible(pd.DataFrame(measured, index=attempts.index))
+    return plausible(pd.DataFrame(measured, index=attempts.index))
 
 
 def _between(attempts: pd.DataFrame, begin: str, end: str) -> pd.Series:
@@ -450,7 +462,7 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     if every is None:
         steps = [pd.Timedelta(step) for step in _STEPS]
         return next((step for step in steps if span / step <= _N_BUCKETS), steps[-1])
-    step = load.as_length(every)
+    step = as_length(every)
     if step is None:
         raise UsageError(f'every={quoted(every)} isn\'t a length of time; write one such as "1min" or "1h".')
     if span / step > _N_BUCKETS_MAX:
@@ -672,14 +684,14 @@ def failures(source: Source) -> pd.DataFrame:
     >>> dreamo.failures(done)[["rows", "meaning", "call"]].to_dict("records")
     [{'rows': 1, 'meaning': 'Task creation error', 'call': 'dreamo.retry(run_dir, classes="creation_error")'}]
     """
-    history = load.read_history(source)
+    history = read_history(source)
     rows, attempts = history.rows, history.attempts
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
     is_bad = attempts[columns.STAGE].isin(_BAD) & attempts[columns.ERROR_CLASS].notna()
     attempts = _keyed(attempts[is_bad | (is_completed & attempts[columns.OUTPUT_ERROR].notna())])
-    rows = rows.assign(**{columns.RUN_DIR: rows.get(load.DIRECTORY)})
+    rows = rows.assign(**{columns.RUN_DIR: rows.get(DIRECTORY)})
     rows = _keyed(rows[rows[columns.ERROR_CLASS].notna() | rows[columns.OUTPUT_ERROR].notna()])
-    found = load.grouped(rows[_KEYS], attempts[_KEYS], sort=False)
+    found = grouped(rows[_KEYS], attempts[_KEYS], sort=False)
     table, of_rows, of_attempts = found.keys, found.of_rows, found.of_attempts
     n = len(table)
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False).to_numpy(bool)
@@ -690,7 +702,7 @@ def failures(source: Source) -> pd.DataFrame:
     codes = table[columns.ERROR_CODE].astype(object).where(table[columns.ERROR_CODE].notna(), None)
     parts = dict(iter(rows.groupby(of_rows)))
     groups = [parts.get(number, rows.iloc[:0]) for number in range(n)]
-    table[columns.EXAMPLE_ROWS] = [", ".join(part[load.LABEL].head(_N_EXAMPLES)) or None for part in groups]
+    table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in groups]
     table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
     keys = zip(table[columns.ERROR_CLASS], codes, table[columns.EXAMPLE], strict=True)
     known = [meaning_of(*key) for key in keys]
@@ -760,5 +772,5 @@ def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | 
     of_class = of_dir[(of_dir[name] == word) & of_dir[columns.STATUS].isin(_RETRIED)]
     if len(part) == len(of_class):
         return remedy(place, word)
-    is_labelled = of_class[load.LABEL].isin(part[load.LABEL]).sum() == len(part)
-    return remedy(place, word, part[load.LABEL if is_labelled else columns.JOB_ID].drop_duplicates().tolist())
+    is_labelled = of_class[LABEL].isin(part[LABEL]).sum() == len(part)
+    return remedy(place, word, part[LABEL if is_labelled else columns.JOB_ID].drop_duplicates().tolist())
