@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from dreamo_batch import arguments, columns, errors, text
 from dreamo_batch.engine import plan as planning
-from dreamo_batch.engine.attempts import Spending, Stage, State, highest_price, next_number, to_arrow
+from dreamo_batch.engine.attempts import Stage, State, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
@@ -24,6 +24,7 @@ from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
+from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import

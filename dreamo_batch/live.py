@@ -25,10 +25,10 @@ from dreamo_batch import arguments, columns, errors
 from dreamo_batch.call import Call, jobs_to_retry
 from dreamo_batch.display import panel as panels
 from dreamo_batch.display.progress import Progress, Silent, say, shown
-from dreamo_batch.engine.attempts import highest_price
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.spending import highest_price
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import Amount, dollars, exact_text
 from dreamo_batch.results.load import existing, load, open_lines, read_state

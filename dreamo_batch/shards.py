@@ -26,7 +26,7 @@ import numpy as np
 from dreamo_batch import columns, errors, files, parallel
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine import journal, shared_budget, store
-from dreamo_batch.engine.attempts import Spending, State, Terms, next_number
+from dreamo_batch.engine.attempts import State, Terms, next_number
 from dreamo_batch.engine.checkpoint import kept_at, read_outcomes, write_jobs
 from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_far
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
@@ -34,6 +34,7 @@ from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_servic
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.shared_budget import BudgetShare, Slices, budget_of, slices_at
+from dreamo_batch.engine.spending import Spending
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.engine.store import folder_of, is_url, reread
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named

@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.schedule import Action, Do, Schedule
+from dreamo_batch.engine.spending import Spending
 from dreamo_batch.gateway.tasks import Bucket, Slots
 from tests.fakes import limits_of
 

@@ -10,12 +10,13 @@ from decimal import Decimal
 import pytest
 
 from dreamo_batch.engine import effects, plan
-from dreamo_batch.engine.attempts import Event, EventKind, Spending, Stage
+from dreamo_batch.engine.attempts import Event, EventKind, Stage
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.engine.schedule import Do, Schedule
+from dreamo_batch.engine.spending import Spending
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dreamo_batch.engine.attempts import Spending
 from dreamo_batch.engine.schedule import Do, Schedule
+from dreamo_batch.engine.spending import Spending
 from tests.fakes import limits_of
 from tests.simulation import Run, Service
 

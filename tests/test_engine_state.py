@@ -21,9 +21,9 @@ from dreamo_batch.engine.attempts import (
     Stage,
     State,
     advance,
-    is_unresolved_cost,
     next_number,
 )
+from dreamo_batch.engine.spending import is_unresolved_cost
 from tests.fakes import event, histories, order_fields
 
 # Which stage each event leads to, by the stage it meets; what is not listed is refused.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dreamo_batch.engine.attempts import Spending
+    from dreamo_batch.engine.spending import Spending
 
 N_ROWS = 200
 LOWEST = Decimal("0.01")

@@ -21,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamo_batch.engine import effects, plan
-from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Spending, Stage, State, highest_price
+from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory, Saved
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import interrupted
 from dreamo_batch.engine.runner import Runner
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
 from dreamo_batch.money import money, total
 from dreamo_batch.service import failures

@@ -18,7 +18,8 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Spending, Stage, possibly_billed
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
+from dreamo_batch.engine.spending import Spending, possibly_billed
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import exact_text
 from dreamo_batch.results import history, summaries

@@ -36,11 +36,9 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from dreamo_batch import columns
-from dreamo_batch.money import ZERO, exact_text, minus, money, times, total, total_if_known
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from decimal import Decimal
 
     from numpy.typing import NDArray
 
@@ -390,152 +388,9 @@ def next_number(attempts: tuple[Attempt, ...]) -> int:
     return len(attempts) + 1 if last is None or is_answered_doubt else last.attempt
 
 
-def is_unresolved_cost(attempt: Attempt) -> bool:
-    """Whether money may be gone, or be about to go, without a cost being known."""
-    return attempt.stage in SUBMITTED and attempt.cost is None and not is_unbilled(attempt)
-
-
-def is_unbilled(attempt: Attempt) -> bool:
-    """Whether an attempt ended without a picture and is known to have cost nothing."""
-    return attempt.stage is Stage.FAILED and attempt.may_have_been_billed is False and attempt.cost is None
-
-
 def status_of(attempt: Attempt | None) -> str:
     """Return a job's status by its deciding attempt."""
     return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]
-
-
-class Spending:
-    """What was spent and is reserved in a run directory, against its cap and its slice of a shared one.
-
-    ``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what attempts
-    without a cost hold back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
-    A failure that is known to be unbilled holds nothing back.
-    """
-
-    def __init__(
-        self,
-        *,
-        cap: Decimal | None = None,
-        max_new: Decimal | None = None,
-        price: Decimal | None = None,
-        n_pilot: int = 0,
-        attempts: Iterable[Attempt] = (),
-    ) -> None:
-        self.cap = cap
-        self.slice: Decimal | None = None  # set once it is known
-        self.price = price
-        self.spent = ZERO
-        self._held = ZERO
-        self._n_unpriced = 0
-        self._n_pilot = n_pilot
-        self.n_pilots = 0
-        for attempt, n in Counter(attempts).items():
-            self._add(attempt, n)
-        self.call_limit = None if max_new is None else total((self.committed, max_new))
-
-    @property
-    def reserved(self) -> Decimal:
-        """USD held back; an attempt sent before any price was known counts at the price known now."""
-        return total((self._held, times(self._n_unpriced, self.price or ZERO)))
-
-    @property
-    def committed(self) -> Decimal:
-        """USD spent and reserved."""
-        return total((self.spent, self.reserved))
-
-    @property
-    def excess(self) -> Decimal:
-        """USD by which spent + reserved is over the cap; 0 within it."""
-        return ZERO if self.cap is None else max(minus(self.committed, self.cap), ZERO)
-
-    @property
-    def limit(self) -> Decimal | None:
-        """USD that spent + reserved may come to in this call: the least of cap, slice, and the sum agreed to for it."""
-        return min(
-            (limit for limit in (self.cap, self.slice, self.call_limit) if limit is not None), default=None
-        )
-
-    @property
-    def is_slice_used_up(self) -> bool:
-        """Whether only a larger slice of the shared cap lets the next create be sent."""
-        if self.slice is None or self.price is None:
-            return False
-        wanted = total((self.committed, self.price))
-        own = (limit for limit in (self.cap, self.call_limit) if limit is not None)
-        return wanted > self.slice and all(wanted <= limit for limit in own)
-
-    @property
-    def left(self) -> Decimal | None:
-        """USD that may still be added of the sum agreed to for this call; None where there is no such sum."""
-        return None if self.call_limit is None else max(minus(self.call_limit, self.committed), ZERO)
-
-    def wanted(self, n: int) -> Decimal:
-        """Return the slice of the shared cap that this many more creates need, as far as the other limits allow."""
-        needed = total((self.committed, times(n, self.price or ZERO)))
-        return min(limit for limit in (needed, self.cap, self.call_limit) if limit is not None)
-
-    def may_send(self) -> bool:
-        """Whether the next create may be sent, as long as nothing in flight turns out to cost less."""
-        limit = self.limit
-        if limit is None or self.price is None:
-            return limit is None or self.n_pilots < self._n_pilot
-        return total((self.committed, self.price)) <= limit
-
-    def reserve(self) -> str | None:
-        """Take the reservation of the next create, as exact text; None while no price is known."""
-        return None if self.price is None else exact_text(self.price)
-
-    def change(self, before: Attempt | None, after: Attempt) -> None:
-        """Follow an attempt from one state to the next."""
-        if before is not None:
-            is_open = before.stage in OPEN and after.stage in OPEN
-            if is_open and (before.cost, before.reserved) == (after.cost, after.reserved):
-                return  # it holds back the same
-            self._add(before, -1)
-        self._add(after, 1)
-        cost = price_of(after)
-        if cost is not None:  # above the reservation it raises it for what follows; a pilot's sets it
-            self.price = cost if self.price is None else max(self.price, cost)
-
-    def _add(self, attempt: Attempt, n: int) -> None:
-        if attempt.stage not in SUBMITTED:
-            return
-        self.n_pilots += n * (attempt.reserved is None)
-        cost, held = money(attempt.cost), money(attempt.reserved)
-        if cost is not None:
-            self.spent = total((self.spent, times(n, cost)))
-        elif is_unbilled(attempt):
-            return
-        elif held is not None:
-            self._held = total((self._held, times(n, held)))
-        else:
-            self._n_unpriced += n
-
-
-def price_of(attempt: Attempt) -> Decimal | None:
-    """Return what an attempt shows of the price: the cost of one that completed."""
-    return money(attempt.cost) if attempt.stage is Stage.COMPLETED else None
-
-
-def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) -> Decimal | None:
-    """Return the highest price seen, perhaps only above what was reserved; None if there is none."""
-    seen = ((price_of(attempt), money(attempt.reserved)) for attempt in attempts)
-    prices = (
-        price
-        for price, held in seen
-        if price is not None and (not above_reserved or (held is not None and price > held))
-    )
-    return max(prices, default=None)
-
-
-def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
-    """Add up what attempts that may have been billed without a known cost hold back; None if one has no price."""
-    return total_if_known(
-        None if (reserved := money(attempt.reserved)) is None else times(n, reserved)
-        for attempt, n in Counter(attempts).items()
-        if is_unresolved_cost(attempt) and attempt.may_have_been_billed
-    )
 
 
 ARROW: Final = {

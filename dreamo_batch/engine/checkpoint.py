@@ -27,8 +27,9 @@ from dreamo_batch.engine.store import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.fields import image_columns
+from dreamo_batch.jobs.links import canonical
 from dreamo_batch.jobs.prepare import Job, Prepared
-from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, canonical, kept_copy, pictures_in
+from dreamo_batch.jobs.references import OF_IMAGE, URL, ImageSource, kept_copy, pictures_in
 from dreamo_batch.jobs.tables import holds_text, storable
 
 if TYPE_CHECKING:

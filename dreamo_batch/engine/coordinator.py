@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
-from dreamo_batch.engine.attempts import OPEN, Owners, Spending, Stage, next_number, status_of
+from dreamo_batch.engine.attempts import OPEN, Owners, Stage, next_number, status_of
 from dreamo_batch.engine.directory import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
+from dreamo_batch.engine.spending import Spending
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.money import ZERO, dollars, exact_text, money
 from dreamo_batch.service import failures

@@ -26,7 +26,7 @@ from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.store import CREATE_WITHIN_S
 from dreamo_batch.errors import ServiceError, logger_named
 from dreamo_batch.images import overwritten
-from dreamo_batch.jobs.references import has_expired
+from dreamo_batch.jobs.links import has_expired
 from dreamo_batch.money import money
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind, from_exception

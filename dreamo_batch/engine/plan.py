@@ -15,13 +15,15 @@ import pandas as pd
 from dreamo_batch import arguments, columns, errors
 from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.engine import checkpoint, directory
-from dreamo_batch.engine.attempts import Spending, Stage, deciding, next_number, price_of, without_attempts
+from dreamo_batch.engine.attempts import Stage, deciding, next_number, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
+from dreamo_batch.engine.spending import Spending, price_of
 from dreamo_batch.jobs.cells import text_of
+from dreamo_batch.jobs.links import canonical, place
 from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
-from dreamo_batch.jobs.references import URL, canonical, place
+from dreamo_batch.jobs.references import URL
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
 from dreamo_batch.money import Amount, dollars, minus, money, total, total_if_known
 from dreamo_batch.text import aligned, counted, option, quoted, spelled

@@ -15,13 +15,14 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-from dreamo_batch.engine.attempts import Attempt, Key, Spending, Stage
+from dreamo_batch.engine.attempts import Attempt, Key, Stage
 from dreamo_batch.engine.pacing import POLLS_PER_S, BackOff, Outage, PollTimes, Quota, Standstill, TokenBucket
 from dreamo_batch.service.failures import FORBIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from dreamo_batch.engine.spending import Spending
     from dreamo_batch.jobs.prepare import Job
 
 

@@ -32,8 +32,8 @@ import pandas as pd
 from dreamo_batch import arguments, columns, errors
 from dreamo_batch.appearance import HeadedFrame, Headline
 from dreamo_batch.engine import store
-from dreamo_batch.engine.attempts import Spending, State, highest_price
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
+from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.money import EXACT, ZERO, Amount, dollars, exact_text, minus, money, times, total
 from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, spelled, user_name
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from decimal import Decimal
 
+    from dreamo_batch.engine.attempts import State
     from dreamo_batch.engine.ledger import Ledger
 
 logger = errors.logger_named(__name__)

@@ -9,7 +9,8 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import OPEN, Attempt, State, is_unresolved_cost, price_of, status_of
+from dreamo_batch.engine.attempts import OPEN, Attempt, State, status_of
+from dreamo_batch.engine.spending import is_unresolved_cost, price_of
 from dreamo_batch.money import ZERO, money, times, total
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import functools
 import glob
 import hashlib
 import io
-import ipaddress
 import json
 import numbers
 import os
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -30,146 +29,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from dreamo_batch import columns, files, images
 from dreamo_batch.arguments import as_file
 from dreamo_batch.errors import StorageFailed, UsageError
+from dreamo_batch.jobs import links
 from dreamo_batch.jobs.cells import distinct, is_blank, is_missing, items_of, printable, unwrapped
 from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
-from dreamo_batch.service.config import PORTS
-from dreamo_batch.service.messages import unix_time
 from dreamo_batch.text import option, spelled, type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
-
-
-_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
-_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
-_LEFT_ALONE: Final = "%:/?#[]@!$&'()*+,;="
-CLOCK_SKEW_S: Final = 300.0
-_YEAR_10000: Final = 253_402_300_800
-
-
-def canonical(url: str) -> str:
-    """Return the part of a URL that identifies the picture.
-
-    Without fragment, default port and signature; scheme and host in lower case; escapes in one spelling.
-    """
-    parts = urlsplit(url)
-    query = "&".join(_unsigned(url, parts.query.split("&"))) if parts.query else ""
-    path = _spelled(parts.path) or "/"
-    return f"{parts.scheme.lower()}://{_host(url)}{path}" + (f"?{_spelled(query)}" if query else "")
-
-
-def place(url: str) -> str:
-    """Return where a URL leads regardless of its query, to find links that may mean the same picture."""
-    path = unicodedata.normalize("NFC", unquote(urlsplit(url).path)).lstrip("/")
-    return _host(url) + os.path.normpath(f"/{path}")
-
-
-def expires_at(url: str) -> float | None:
-    """Return when a signed link expires; None if it doesn't say."""
-    given = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
-    for scheme in _SCHEMES:
-        if scheme.signs(url, given):
-            try:
-                seconds = scheme.expires(given)
-            except (ValueError, TypeError, KeyError, OverflowError, IndexError, AttributeError):
-                return None
-            return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
-    return None
-
-
-def has_expired(url: str, now: float) -> bool:
-    """Return whether a signed link has expired, also if the local clock is a few minutes wrong."""
-    end = expires_at(url)
-    return end is not None and end + CLOCK_SKEW_S <= now
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    host = f"[{host}]" if ":" in host else _ascii(host)
-    return host if parts.port in {None, PORTS.get(parts.scheme.lower())} else f"{host}:{parts.port}"
-
-
-def _ascii(host: str) -> str:
-    try:
-        return host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:
-        return host
-
-
-def _spelled(text: str) -> str:
-    return quote(_ESCAPE.sub(_escape, text), safe=_LEFT_ALONE)
-
-
-def _escape(found: re.Match[str]) -> str:
-    character = chr(int(found[1], 16))
-    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
-
-
-def _unsigned(url: str, parameters: list[str]) -> Iterable[str]:
-    names = [unquote(parameter.partition("=")[0]).lower() for parameter in parameters]
-    signed = [scheme for scheme in _SCHEMES if scheme.signs(url, names)]
-    for name, parameter in zip(names, parameters, strict=True):
-        if parameter and not any(scheme.names.fullmatch(name) for scheme in signed):
-            yield parameter
-
-
-class _Scheme:
-    """A way of signing links: the parameters that reveal it, all that belong to it, and how to read its expiry."""
-
-    def __init__(self, needs: str, others: str = "", url: str = "", ends: str = "never") -> None:
-        self.needs = frozenset(needs.split())
-        self.names = re.compile("|".join([*map(re.escape, needs.split()), *others.split()]))
-        self.url = re.compile(url, re.IGNORECASE)
-        kind, *arguments = ends.split(" ")
-        self.expires = functools.partial(_READERS[kind], *arguments)
-
-    def signs(self, url: str, names: Collection[str]) -> bool:
-        return self.needs <= {*names} and self.url.search(url) is not None
-
-
-def _lasting(prefix: str, given: Mapping[str, str]) -> float | None:
-    """Read a start and a duration in seconds."""
-    start = unix_time(given[f"{prefix}-date"])
-    return None if start is None else start + float(given[f"{prefix}-expires"])
-
-
-def _baidu(given: Mapping[str, str]) -> float | None:
-    _, _, start, seconds, *_ = given["authorization"].split("/")
-    return _lasting("", {"-date": start, "-expires": seconds})
-
-
-def _unpacked(packed: str) -> Any:
-    return json.loads(base64.b64decode(_padded(packed)))
-
-
-def _cloudfront(given: Mapping[str, str]) -> float | None:
-    if "expires" in given:
-        return unix_time(given["expires"])
-    policy = _unpacked(given["policy"].translate(str.maketrans("-_~", "+=/")))
-    statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
-    return min(float(statement["Condition"]["DateLessThan"]["AWS:EpochTime"]) for statement in statements)
-
-
-_READERS: Final[Mapping[str, Callable[..., float | None]]] = {
-    "never": lambda _: None,
-    "until": lambda name, given: unix_time(given.get(name)),
-    "lasting": _lasting,
-    "hex": lambda name, given: float(int(given[name], 16)),
-    "part": lambda name, pattern, given: float(re.findall(pattern, given[name])[0]),
-    "jwt": lambda name, given: float(
-        _unpacked(given[name].split(".")[1].translate(str.maketrans("-_", "+/")))["exp"]
-    ),
-    "cloudfront": _cloudfront,
-    "baidu": _baidu,
-}
-_LINKS: Final = files.toml_beside(__file__, "links.toml")
-_SCHEMES: Final = [_Scheme(**scheme) for scheme in _LINKS["signed"].values()]
 
 
 QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
@@ -302,28 +173,6 @@ def _source_in_memory(cell: Any) -> Source | Finding:
     return Finding.of("image-not-a-source", type=type_of(cell))
 
 
-def judge_url(url: str) -> Finding | None:
-    """Return a warning about a usable URL that the service may not reach."""
-    host = urlsplit(url).hostname or ""
-    try:
-        is_public = ipaddress.ip_address(host).is_global
-    except ValueError:
-        name = host.rstrip(".")
-        is_public = "." in name and not name.endswith(tuple(_LINKS["local"]))
-    if not is_public:
-        return Finding.of("image-url-not-public", host=host)
-    if page := _told("page", url.partition("://")[2]):
-        return Finding.of("image-url-of-page", site=page[0], instead=page[1])
-    other = re.search(_LINKS["other_format"], url)
-    return None if other is None else Finding.of("image-url-format", suffix=other[1])
-
-
-def _told(kind: str, text: str) -> Any:
-    """Return what `links.toml` tells about a text; None if nothing."""
-    entries = _LINKS[kind].items()
-    return next((what for pattern, what in entries if re.search(pattern, text, re.IGNORECASE)), None)
-
-
 def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     stripped = text.strip()
     if (bare := text.lstrip(AROUND + _DIRECTIONS)).startswith(_WHOLE):
@@ -333,28 +182,13 @@ def _source_of_text(text: str, base_dir: Path) -> Source | Finding:
     if scheme.startswith("data:"):
         return _source_of_data_uri(stripped)
     if scheme.startswith(("http:", "https:")):
-        reason = _why_unusable(stripped)
+        reason = links.why_unusable(stripped)
         return Finding.of("image-bad-url", reason=reason) if reason else Source(URL, stripped)
     if match := _FILE_URL.match(stripped):
         return _source_of_path(unquote(stripped[match.end() :]), base_dir)
     if match := _SCHEME.match(stripped):
         return Finding.of("image-bad-url", reason=f"{match[0]} is not http:// or https://")
     return _source_of_path(text, base_dir)
-
-
-def _why_unusable(url: str) -> str:
-    if reason := _told("unusable", url):
-        return str(reason)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        return str(error)
-    if not parts.hostname:
-        return "it has no host"
-    if parts.username is not None or parts.password is not None:
-        return "it contains a user name or password, which would be sent to the service"
-    return "port 0 doesn't exist" if port == 0 else ""
 
 
 def _source_of_path(path: str, base_dir: Path) -> Source | Finding:
@@ -376,14 +210,9 @@ def _source_of_data_uri(uri: str) -> Source | Finding:
     if not head.lower().endswith(";base64"):
         return Source(BYTES, content=unquote_to_bytes(body))
     try:
-        return Source(BYTES, content=base64.b64decode(_padded(body), validate=True))
+        return Source(BYTES, content=base64.b64decode(links.padded(body), validate=True))
     except (binascii.Error, ValueError) as error:
         return Finding.of("image-bad-data-uri", reason=str(error))
-
-
-def _padded(body: str) -> bytes:
-    packed = unquote_to_bytes("".join(body.split())).rstrip(b"=")
-    return packed + b"=" * (-len(packed) % 4)
 
 
 # Formats from which Pillow makes a corrected copy without outside programs; HEIF if pillow-heif is registered.
@@ -604,14 +433,16 @@ def _check_copy(loaded: _Loaded, location: str, findings: tuple[Finding, ...], i
 
 
 def _check_url(url: str, how: Check) -> Checked:
-    named = canonical(url)
-    findings = tuple(finding for finding in (judge_url(url), _expiry(url, named, how)) if finding is not None)
+    named = links.canonical(url)
+    findings = tuple(
+        finding for finding in (links.judge_url(url), _expiry(url, named, how)) if finding is not None
+    )
     image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
     return Checked(findings, image, _identity(URL, named))
 
 
 def _expiry(url: str, named: str, how: Check) -> Finding | None:
-    end, now = expires_at(url), time.time() if how.at is None else how.at
+    end, now = links.expires_at(url), time.time() if how.at is None else how.at
     if end is None or end > now + max(how.n_rows * _ROW_S, _SENT_IN_S):
         return None
     when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -619,7 +450,7 @@ def _expiry(url: str, named: str, how: Check) -> Finding | None:
         return None if named in how.known_images else Finding.of("image-link-expires-soon", when=when)
     finding = Finding.of(LINK_EXPIRED, when=when)
     # Rows that were submitted don't need it any more.
-    is_enough = named in how.known_images or not has_expired(url, now)
+    is_enough = named in how.known_images or not links.has_expired(url, now)
     return replace(finding, severity=WARNING) if is_enough else finding
 
 
@@ -779,7 +610,7 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
             return Finding.of("image-far-too-many-bytes", n_mb=status.st_size / 1e6)
         content = Path(location).read_bytes()
     except (OSError, UnicodeEncodeError) as error:  # the latter where the locale has no such names
-        reason = _told("no_path", location)
+        reason = links.advice_on("no_path", location)
         hint = f" {reason}" if reason else ""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             reason = f"{getattr(error, 'strerror', None) or error}.{hint}".rstrip(".")

@@ -24,17 +24,15 @@ from dreamo_batch.engine.attempts import (
     NO_TERMS,
     SCHEMA,
     SUBMITTED,
-    Spending,
     Stage,
     State,
     StoredAttempts,
     Terms,
-    highest_price,
-    possibly_billed,
     to_arrow,
     to_frame,
 )
 from dreamo_batch.engine.directory import SHARDS, UNREADABLE, RunDirectory
+from dreamo_batch.engine.spending import Spending, highest_price, possibly_billed
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, warn
 from dreamo_batch.jobs.fields import check_pandas
 from dreamo_batch.money import dollars, exact_text, money, total

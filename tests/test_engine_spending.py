@@ -1,4 +1,4 @@
-"""The budget: exact money, and what holds how much back."""
+"""Spending: exact money, and what holds how much back."""
 
 from __future__ import annotations
 
@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamo_batch import columns
-from dreamo_batch.engine.attempts import (
-    SUBMITTED,
-    Attempt,
-    Spending,
-    Stage,
-    highest_price,
-    possibly_billed,
-    price_of,
-)
+from dreamo_batch.engine.attempts import SUBMITTED, Attempt, Stage
 from dreamo_batch.engine.plan import Plan
+from dreamo_batch.engine.spending import Spending, highest_price, possibly_billed, price_of
 from dreamo_batch.money import dollars, exact_text, money, times, total
 from tests.fakes import amounts, histories
 
