@@ -40,8 +40,9 @@ _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
 _UNTOUCHED: Final = (str(Stage.UNSENT), str(Stage.REFUSED), _PENDING)  # no answer about money is due
-# What the results copy from the attempt that decides its job's status.
-_COPIED: Final = [name for name in columns.OUTPUTS if name in columns.LEDGER and name != columns.SEED_SENT]
+# What the results take from the attempt that decides its job's status: what they copy, and what more they need.
+_COPIED: Final = columns.OUTPUTS.keys() & columns.LEDGER.keys() - {columns.SEED_SENT}
+TAKEN: Final = [*sorted(_COPIED), columns.STAGE, columns.SENT_AT]
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
@@ -318,9 +319,7 @@ def plausible(seconds: Seconds) -> Seconds:
 def _one_each(attempts: pa.Table) -> pa.Table:
     """Return one row per job, whose attempts follow each other: the one that decides its status, with sums over all."""
     is_submitted = pc.is_in(attempts[columns.STAGE], pa.array(list(SUBMITTED), pa.string()))
-    attempts = attempts.select([*_COPIED, columns.STAGE, columns.SENT_AT]).append_column(
-        columns.ATTEMPTS, is_submitted.cast(pa.int64())
-    )
+    attempts = attempts.select(TAKEN).append_column(columns.ATTEMPTS, is_submitted.cast(pa.int64()))
     job_ids = attempts[columns.JOB_ID]
     is_again = pc.equal(job_ids.slice(1), job_ids.slice(0, max(len(job_ids) - 1, 0)))
     if not pc.any(is_again).as_py():

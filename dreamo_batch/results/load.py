@@ -36,7 +36,7 @@ from dreamo_batch.engine.spending import Spending, highest_price, possibly_bille
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, warn
 from dreamo_batch.jobs.fields import check_pandas
 from dreamo_batch.money import dollars, exact_text, money, total
-from dreamo_batch.results.frame import assemble, mark, stacked, with_jobs_left
+from dreamo_batch.results.frame import TAKEN, assemble, mark, stacked, with_jobs_left
 from dreamo_batch.text import counted, option, quoted, same_call, spelled
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ logger = logger_named(__name__)
 
 _SHARD: Final = pa.field("shard", pa.string())
 _BY_SHARD: Final = ds.partitioning(pa.schema([_SHARD]))
-# What results need; the long texts are left out.
-_NEEDED: Final = [name for name in SCHEMA.names if name not in (columns.ATTEMPT_INPUTS, columns.METADATA)]
+# What is read for results: not the long texts, unless they take something from these.
+_LONG: Final = {columns.ATTEMPT_INPUTS, columns.METADATA}.difference(TAKEN)
+_NEEDED: Final = [name for name in SCHEMA.names if name not in _LONG]
 RunDir = str | os.PathLike[str]
 """One run directory."""
 
