@@ -21,11 +21,11 @@ from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_servic
 from dreamo_batch.engine.notify import Kind, Listeners
 from dreamo_batch.engine.picture_cache import try_merge
 from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
+from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
 from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine.spending import Spending, highest_price
-from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import load as reading

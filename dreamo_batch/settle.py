@@ -25,8 +25,8 @@ from dreamo_batch.engine.directory import (
     unknown_purchases,
 )
 from dreamo_batch.engine.plan import RunOptions
+from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.shared_budget import return_unspent
-from dreamo_batch.engine.store import refuse_young
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns

@@ -32,11 +32,12 @@ from dreamo_batch.engine.coordinator import cap_reached, snapshot_of, spent_so_f
 from dreamo_batch.engine.directory import INPUTS, N_SHARDS, Manifest, RunDirectory, shard_of
 from dreamo_batch.engine.ledger import refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.picture_cache import try_merge
+from dreamo_batch.engine.replica import folder_of, reread
 from dreamo_batch.engine.runner import Runner, live, open_ledger, storing, wait_at_exit
 from dreamo_batch.engine.shared_budget import BudgetShare, Slices, budget_of, slices_at
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.engine.status import AMOUNTS, Snapshot
-from dreamo_batch.engine.store import folder_of, is_url, reread
+from dreamo_batch.engine.store import is_url
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.live import begin_paused, interrupts

@@ -23,7 +23,7 @@ import pandas as pd
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, columns, errors, metrics
-from dreamo_batch.engine import store
+from dreamo_batch.engine import replica
 from dreamo_batch.gateway import faults
 from dreamo_batch.jobs import rules
 from dreamo_batch.results import summaries
@@ -96,7 +96,7 @@ def _stand_ins() -> Iterator[None]:
 
         with (
             object_server() as server,
-            patch.dict(os.environ, server.environment | {store.CACHE_VARIABLE: folder}),
+            patch.dict(os.environ, server.environment | {replica.CACHE_VARIABLE: folder}),
             patch.object(metrics._Weights, "path", path),
         ):
             yield

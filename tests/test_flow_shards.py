@@ -20,7 +20,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import shards
-from dreamo_batch.engine import store
+from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.directory import RunDirectory, shard_of
 from tests.cli_sweep import call, signals_kept
 from tests.flows import PATIENCE_S, Flow, Slow, dask_client, until
@@ -243,13 +243,13 @@ def test_workers_that_are_never_heard_of_are_named(flow, monkeypatch, answer, sa
 def be_another_machine():
     """Begin a worker that shares nothing with the others but the store, and whose lease runs out soon."""
     store.STILL_S, store.BEAT_S, shards._BEAT_OF_STORE_S = 2.0, 0.5, 0.5
-    os.environ[store.CACHE_VARIABLE] += f"-{os.getpid()}"
+    os.environ[replica.CACHE_VARIABLE] += f"-{os.getpid()}"
 
 
 def test_the_shards_of_a_suspended_worker_go_to_another_one(flow, slow, tmp_path, monkeypatch):
     """Once awake, it finds its logs taken over, and can do nothing more."""
     flow.run_dir = "s3://bucket/exp"
-    monkeypatch.setenv(store.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(replica.CACHE_VARIABLE, str(tmp_path / "cache"))
     for module, name in ((store, "STILL_S"), (store, "BEAT_S"), (shards, "_BEAT_OF_STORE_S")):
         monkeypatch.setattr(module, name, getattr(module, name))
     be_another_machine()
@@ -318,7 +318,7 @@ def test_a_killed_driver_is_succeeded_and_a_live_one_is_not(flow, slow, tmp_path
 def test_stop_reaches_every_worker(flow, slow, tmp_path, monkeypatch, is_in_store):
     """Also a Ctrl-C, which the terminal sends to the workers, too."""
     with object_server() as server:
-        monkeypatch.setenv(store.CACHE_VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setenv(replica.CACHE_VARIABLE, str(tmp_path / "cache"))
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         run_dir, table = "s3://bucket/exp" if is_in_store else flow.run_dir, tmp_path / "table.csv"

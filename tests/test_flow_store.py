@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import store
+from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.journal import Strays
@@ -106,7 +106,7 @@ def machine(tmp_path, monkeypatch):
 
     def go():
         path = tmp_path / f"machine-{next(numbers)}"
-        monkeypatch.setenv(store.CACHE_VARIABLE, str(path))
+        monkeypatch.setenv(replica.CACHE_VARIABLE, str(path))
         return path
 
     go()
@@ -164,8 +164,8 @@ def test_what_a_slow_store_said_counts_for_the_whole_call(server, gateway, machi
     """Sixty-four shards take seconds to read, and each call opens them several times."""
     dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
     machine()
-    monkeypatch.setattr(store, "_PULLED_FOR_S", 0.0)
-    monkeypatch.setattr(store, "_PULLED_FOR_TIMES", 1e6)
+    monkeypatch.setattr(replica, "_PULLED_FOR_S", 0.0)
+    monkeypatch.setattr(replica, "_PULLED_FOR_TIMES", 1e6)
     read, get = [], ObjectStore.get
     monkeypatch.setattr(ObjectStore, "get", lambda *given: read.append(given[1]) or get(*given))
     assert dreamo.costs(URL)["attempts"].tolist() == [1]
@@ -399,9 +399,9 @@ def test_a_run_copied_into_a_store_or_out_of_it_is_not_bought_again(server, mach
 def test_a_copy_of_the_local_folder_is_the_run_in_the_store(server, machine, gateway, tmp_path):
     """Whatever is bought there is committed to the store, so the URL's next call knows it."""
     dreamo.run(sweep(2), URL, gateway=gateway, **QUIET)
-    shutil.copytree(store.folder_of(URL), tmp_path / "copy")
+    shutil.copytree(replica.folder_of(URL), tmp_path / "copy")
     dreamo.run(sweep(4), tmp_path / "copy", gateway=gateway, **QUIET)
-    store.reread(store.folder_of(URL))
+    replica.reread(replica.folder_of(URL))
     assert dreamo.status(URL)["by_status"] == {"completed": 4}
     done = dreamo.run(sweep(4), URL, gateway=gateway, **QUIET)
     assert set(done["status"]) == {"completed"}
@@ -413,7 +413,7 @@ def test_a_copy_of_the_local_folder_of_shards_is_refused(server, machine, gatewa
     """Workers would buy in the store, and the copy wouldn't know it."""
     with ThreadPoolExecutor(1) as pool:
         dreamo.run(sweep(1), URL, gateway=gateway, cluster=pool, **QUIET)
-    shutil.copytree(store.folder_of(URL), tmp_path / "copy")
+    shutil.copytree(replica.folder_of(URL), tmp_path / "copy")
     with pytest.raises(dreamo.UsageError, match=f"a copy of the local folder of {URL}.*: pass {URL}"):
         dreamo.run(sweep(2), tmp_path / "copy", gateway=gateway, **QUIET)
     assert list(bought(gateway).values()) == [1]
@@ -427,7 +427,7 @@ def test_a_ledger_outlives_a_store_that_lost_it(server, machine, gateway, option
         dreamo.run(sweep(2), URL, gateway=gateway, **options, **QUIET)
     kept = dict(server.objects)
     server.objects.clear()
-    store.reread(store.folder_of(URL))
+    replica.reread(replica.folder_of(URL))
     for verb in (dreamo.load, dreamo.resume, partial(dreamo.run, sweep(2), gateway=gateway)):
         with pytest.raises(
             dreamo.LedgerDamaged, match=f"{URL}: there is no run directory any more, although"
@@ -445,7 +445,7 @@ def started(server, gateway, cache, n, pool="None"):
         os.environ
         | server.environment
         | {
-            store.CACHE_VARIABLE: str(cache),
+            replica.CACHE_VARIABLE: str(cache),
             "DREAMO_BASE_URL": gateway.base_url,
             "DREAMO_API_KEY": gateway.api_key,
         }
@@ -702,7 +702,7 @@ def test_the_extra_is_named(machine, monkeypatch):
 def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch):
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(store, "open_store", lambda _url: Unreachable())
+    monkeypatch.setattr(replica, "open_store", lambda _url: Unreachable())
     with pytest.raises(dreamo.DirectoryError, match=r"^s3://bucket/exp can't be used \(no route\)"):
         dreamo.load(URL)
 
@@ -734,7 +734,7 @@ def test_check_finds_stores_that_are_not_safe(server, machine, monkeypatch):
     server.overwrites = True
     unsafe = call("check", "--store", URL)
     assert (unsafe.exit_code, "If-None-Match is ignored" in unsafe.stderr) == (2, True)
-    monkeypatch.setattr(store, "open_store", lambda _url: Racing())
+    monkeypatch.setattr(replica, "open_store", lambda _url: Racing())
     racing = call("check", "--store", URL)
     assert (racing.exit_code, "40 objects of 40 accepted more than one writer" in racing.stderr) == (1, True)
 
@@ -806,7 +806,7 @@ def test_shards_are_bought_and_read_from_any_machine(server, machine, gateway, t
     there = dreamo.load(URL)
     assert there["task_id"].equals(done["task_id"])
     assert dreamo.verify(URL, **QUIET) == []
-    here = store.folder_of(URL)
+    here = replica.folder_of(URL)
     assert all((here / path).is_file() for path in there["output_path"])
     machine()
     assert dreamo.export(URL, tmp_path / "out", **QUIET)["pictures"] == 4

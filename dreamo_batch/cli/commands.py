@@ -789,7 +789,8 @@ def check(*, live: bool, models: tuple[str, ...], base_url: str | None, store: s
 
 
 def _check_store(url: str) -> int:
-    from dreamo_batch.engine.store import N_RACERS, N_RACES, SCHEMES, is_url, open_store, races, refuse_unsafe
+    from dreamo_batch.engine.replica import open_store
+    from dreamo_batch.engine.store import N_RACERS, N_RACES, SCHEMES, is_url, races, refuse_unsafe
 
     if not is_url(url):
         raise click.UsageError(f"--store {url}: expected a URL such as {SCHEMES[0]}://bucket/folder")

@@ -19,7 +19,7 @@ from dreamo_batch.appearance import beside_widget
 from dreamo_batch.display.gallery import PAGES, page_with_script, widget_class, write_page
 from dreamo_batch.display.grid import References, key_of, label_of
 from dreamo_batch.engine.picture_cache import Thumbnail
-from dreamo_batch.engine.store import url_of
+from dreamo_batch.engine.replica import url_of
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import distinct
 from dreamo_batch.jobs.fields import numbered

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
 from dreamo_batch.engine.directory import INPUTS, MANIFEST, UNREADABLE
-from dreamo_batch.engine.store import url_of
+from dreamo_batch.engine.replica import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
 from dreamo_batch.jobs.cells import is_missing, items_of, read_integer, text_of
 from dreamo_batch.jobs.fields import image_columns

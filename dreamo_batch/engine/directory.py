@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.attempts import CAME_TO_NOTHING
-from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, Replica, as_place, folder_of, is_url, url_of
+from dreamo_batch.engine.replica import Replica, folder_of, url_of
+from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, as_place, is_url
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.money import money

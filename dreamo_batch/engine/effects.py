@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
+from dreamo_batch.engine.replica import CREATE_WITHIN_S
 from dreamo_batch.engine.schedule import Do
-from dreamo_batch.engine.store import CREATE_WITHIN_S
 from dreamo_batch.errors import ServiceError, logger_named
 from dreamo_batch.images import overwritten
 from dreamo_batch.jobs.links import has_expired

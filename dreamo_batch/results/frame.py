@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from dreamo_batch import columns
 from dreamo_batch.engine.attempts import ARROW, SCHEMA, STATUS_OF, SUBMITTED, WEIGHTS, Stage, to_frame
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.store import folder_of, is_url
+from dreamo_batch.engine.replica import folder_of
+from dreamo_batch.engine.store import is_url
 from dreamo_batch.errors import DirectoryError, UsageError, warn
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns

@@ -14,7 +14,7 @@ import obstore.store
 from report import Figure, show
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import store
+from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.journal import Journal
 from dreamo_batch.engine.store import ObjectStore
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
@@ -63,7 +63,7 @@ def _bought_in(place: str | Path, gateway: dreamo.LocalGateway, name: str, basel
 
     with (
         tempfile.TemporaryDirectory() as cache,
-        mock.patch.dict(os.environ, {store.CACHE_VARIABLE: cache}),
+        mock.patch.dict(os.environ, {replica.CACHE_VARIABLE: cache}),
         mock.patch.object(Journal, "_commit", timed),
     ):
         began_at = time.perf_counter()
