@@ -26,7 +26,7 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used."""
-    if name not in __all__:  # Python adds what was meant
+    if name not in __all__:  # Python suggests similar names
         module = sys.modules[__name__]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=module)
     with interrupts_without_our_lines():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Verb:
-    """A public function that takes a table first, as a method of the table."""
+    """A public function whose first argument is a table, as a method of the table."""
 
     find: Callable[[str], Any]  # a public name of the package
 
@@ -74,7 +74,7 @@ def register_when_pandas_is_there(find: Callable[[str], Any]) -> None:
 
 
 def register() -> None:
-    """Register the accessor, unless DataFrames have something of its name already."""
+    """Register the accessor unless DataFrames already have an attribute of its name."""
     import pandas as pd
 
     if not hasattr(pd.DataFrame, NAME):
@@ -82,7 +82,7 @@ def register() -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds pandas as the other finders do, and registers once it has been loaded."""
+    """Finds pandas like the other finders, and registers the accessor once it has been loaded."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -92,12 +92,12 @@ class _Waiting(MetaPathFinder):
         others = (finder.find_spec for finder in sys.meta_path if finder is not self)
         spec = next((found for find in others if (found := find(fullname, path, target)) is not None), None)
         if spec is not None and spec.loader is not None:
-            # On this one object, and undone before it is used: to everybody else the loader is what it always was.
+            # Only on this object, and undone before it is used, so that nobody else sees a changed loader.
             spec.loader.exec_module = partial(self._load, spec.loader)  # type: ignore[method-assign]  # of this object alone
         return spec
 
     def _load(self, loader: Loader, module: ModuleType) -> None:
-        del loader.exec_module  # the instance's own, so that its class's is there again
+        del loader.exec_module  # deletes the instance's attribute, so that the class's applies again
         loader.exec_module(module)
         if self in sys.meta_path:
             sys.meta_path.remove(self)

@@ -205,7 +205,7 @@ def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:
         return static
     try:
         live = widget()._repr_mimebundle_()
-    except Exception:  # noqa: BLE001 - anywidget is missing, or its installation broken
+    except Exception:  # noqa: BLE001 - anywidget is missing or broken
         return static
     data, metadata = live if isinstance(live, tuple) else (live or {}, {})
     bundle = {**data, **static}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _INFINITE: Final = frozenset({"inf", "infinity"})
-# What people mean as a URL; `a:/b` could be a folder, but nobody has one.
+# What people mean as a URL; `a:/b` could be a folder, but hardly ever is.
 LIKE_URL: Final = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.-]+:/|(?:s3|gs|az):)")
 _FILE_NAME_BYTES_MAX: Final = 255  # of nearly every file system
 
@@ -33,12 +33,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether an argument is a real number, which True and False are not."""
+    """Whether an argument is a real number; True and False aren't."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def as_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
-    """Return an amount in USD; None if there is none, or for infinity where that means `unless`."""
+    """Return an amount in USD; None if it isn't given, or infinite where `unless` says what that means."""
     amount = money(value)
     if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
         or_inf = unless and f", or inf for {unless}"
@@ -53,8 +53,8 @@ def check_seconds(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return an argument that is True or False, of Python or NumPy; raise for any other."""
-    if type(value).__name__ in ("bool", "bool_"):  # NumPy isn't imported for this
+    """Return an argument that is True or False (of Python or NumPy); raise for any other."""
+    if type(value).__name__ in ("bool", "bool_"):  # without importing NumPy
         return bool(value)
     raise UsageError(f"{name} must be True or False, not {quoted(value)}")
 
@@ -74,7 +74,7 @@ def check_text(name: str, value: Any) -> None:
 def as_names(
     argument: str, names: Any, known: Any = None, what: str = "column", *, is_ordered: bool = True
 ) -> list[Any]:
-    """Return the names that an argument lists, of columns or of anything else known: one, several or none."""
+    """Return the names that an argument lists (one, several or none); raise if one isn't known."""
     if names is None:
         return []
     try:
@@ -92,20 +92,20 @@ def as_names(
 
 
 def is_function_of(n_arguments: int, function: Any) -> bool:
-    """Whether it can be called with so many arguments, as far as it says, and then does something."""
+    """Whether an object can be called with so many arguments and isn't async, as far as its signature tells."""
     if not callable(function) or any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         return False
     try:
         inspect.signature(function).bind(*[None] * n_arguments)
     except TypeError:
         return False
-    except ValueError:  # some built-in functions don't say
+    except ValueError:  # some built-in functions have no signature
         return True
     return True
 
 
 def as_path(name: str, path: object, *, is_local: bool = True) -> str:
-    """Return a path argument as text; raises an error that names the argument, also for a URL if it is to be local."""
+    """Return a path argument as text; raise an error that names the argument, also for a URL if `is_local`."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
         hint = " The table comes first, then run_dir." if hasattr(path, "columns") else ""
@@ -114,21 +114,21 @@ def as_path(name: str, path: object, *, is_local: bool = True) -> str:
         raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
     problem = _path_problem(text)
     if problem is None and is_local and LIKE_URL.match(text):
-        raise UsageError(f"{name} must be a path of this machine, not a URL.")  # which may hold a secret
+        raise UsageError(f"{name} must be a path of this machine, not a URL.")  # it may hold a secret
     if problem is not None:
         raise UsageError(f"{name} {text!r} can't be used: {problem}")
     return text
 
 
 def as_file(name: str, path: object) -> Path:
-    """Return the path of a file or folder of this machine, with the home folder filled in for ~."""
+    """Return the path of a file or folder on this machine, with ~ expanded."""
     return Path(as_path(name, path)).expanduser()
 
 
 def as_new_file(
     name: str, path: object, suffixes: Collection[str], kind: type[UsageError] = UsageError
 ) -> Path:
-    """Return the path of a file to write, before the work that fills it; its folder must be there."""
+    """Return the path of a file to write, checked before the work that fills it; its folder must exist."""
     target = as_file(name, path)
     if target.suffix.lower() not in suffixes:
         raise kind(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
@@ -141,7 +141,7 @@ def as_new_file(
 
 @contextmanager
 def file_errors(kind: type[UsageError], path: Path, done: str) -> Iterator[None]:
-    """Raise an error of a kind for what the system says of a file that the user named."""
+    """Turn the system's error about a file that the user named into an error of a given class."""
     try:
         yield
     except OSError as error:
@@ -149,7 +149,7 @@ def file_errors(kind: type[UsageError], path: Path, done: str) -> Iterator[None]
 
 
 def _path_problem(text: str) -> str | None:
-    """Return why no file system can have such a path; None if one can."""
+    """Return why a path is impossible on any file system; None if it is possible."""
     try:
         path = Path(text).expanduser()
         parts = path.parts if LIKE_URL.match(text) else path.absolute().parts

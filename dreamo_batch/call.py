@@ -1,4 +1,4 @@
-"""One call on a run directory: which service it talks to, checked as a whole, then handed to the runner's thread."""
+"""One call on a run directory: its service and its options, checked as a whole, then handed to the runner's thread."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ _PRECHARGE_JOBS_MAX: Final = 4
 
 
 class Gateway(Protocol):
-    """What a gateway has to offer: `LocalGateway`, or anything like a running one."""
+    """What is needed of a gateway: a `LocalGateway`, or anything with the address and key of a running one."""
 
     @property
     def base_url(self) -> str:
-        """Where it is."""
+        """The URL of the service."""
 
     @property
     def api_key(self) -> str:
-        """The key that it wants."""
+        """The key for the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class Service:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Service:
-        """Pick the arguments of a call that are about the service, and check them."""
+        """Make it from the arguments of a call that concern the service, and check them."""
         return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself or can't be a service."""
+        """Refuse contradictory or unusable arguments."""
         arguments.check_flag("allow_private_links", self.allow_private_links)
         if self.client is not None:
             self._refuse_beside("client", "api_key", "base_url", "gateway")
@@ -97,7 +97,7 @@ class Service:
             resolve(self.api_key, self.base_url)
 
     def check(self) -> None:
-        """Raise what is known to keep it from being used, before anything is written."""
+        """Raise if the service is known to be unusable, before anything is written."""
         if isinstance(self.gateway, str):
             _local_gateway()
         elif self.gateway is None:
@@ -107,12 +107,12 @@ class Service:
             _usable(getattr(self.gateway, "check", lambda: None))
 
     def connect(self, resources: ExitStack, directory: RunDirectory) -> Client:
-        """Return the client of a call; what is opened for it is closed with `resources`."""
+        """Return the client of a call; whatever is opened for it is closed with `resources`."""
         if self.gateway is None:
             return self._reach(resources, self.api_key, self.base_url)
         running = _local_gateway() if isinstance(self.gateway, str) else self.gateway
         in_use: Any = getattr(running, "in_use", None)
-        # One that is started here is stopped when its last user closes its `resources`.
+        # A gateway started here is stopped when its last user closes its `resources`.
         if in_use is not None:
             directory.refuse_foreign_folder()
             _usable(lambda: resources.enter_context(in_use(directory.gateway)))
@@ -139,7 +139,7 @@ def with_key(client: Client, free: str = NO_KEY_NEEDED) -> Client:
 
 
 def _usable(use: Callable[[], object]) -> None:
-    """Use a gateway, or raise what keeps it from starting."""
+    """Turn the errors of a gateway that can't start into a UsageError."""
     try:
         use()
     except ValueError as error:
@@ -148,7 +148,7 @@ def _usable(use: Callable[[], object]) -> None:
 
 def _local_gateway() -> Gateway:
     try:
-        from dreamo_batch.gateway import LocalGateway  # only where it is asked for: it is an extra
+        from dreamo_batch.gateway import LocalGateway  # imported late, because it is an extra
 
         gateway: Gateway = LocalGateway()
     except ModuleNotFoundError as error:
@@ -175,19 +175,19 @@ class CallInputs:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read the budget, before anything is written."""
+        """Open the budget, before anything is written."""
         if self.options.budget is not None:
             object.__setattr__(self, "options", replace(self.options, budget=budget_of(self.options.budget)))
 
 
 class Call:
-    """A call on a run directory: checked, begun, and what it came to once its runner has closed."""
+    """A call on a run directory: checked, begun, and its outcome once its runner has closed."""
 
     client: Client
     runner: Runner
     coordinator: Coordinator
     ledger: Ledger
-    notices: list[str]  # to be said while it goes
+    notices: list[str]  # shown during the call
     spending: Spending  # what was spent and is reserved, against the cap
 
     def __init__(
@@ -208,7 +208,7 @@ class Call:
         self.reconciliation: dict[str, Any] = {}
         self.warnings: tuple[str, ...] = ()
         self.followed_by: object = None
-        self.not_before = not_before  # Unix seconds; whoever begins the call releases it then
+        self.not_before = not_before  # Unix seconds; whoever begins the call releases it at that time
         self.is_begun = False
         self.entropy = entropy
         self.service = service
@@ -229,11 +229,11 @@ class Call:
         fetched: frozenset[str] | None = None,
         listeners: Listeners | None = None,
     ) -> Self:
-        """Make a call on the table that the directory keeps."""
+        """Make a call on the table stored in the directory."""
         inputs = CallInputs(table.user, table.prepared, options, chosen, fetched)
         entropy = peek_entropy(directory) or new_entropy()
         is_named = any(setting is not None for setting in (service.client, service.base_url, service.gateway))
-        if not is_named and directory.gateway.is_dir():  # the state of a local one
+        if not is_named and directory.gateway.is_dir():  # the state of a local gateway
             service = replace(service, gateway="local")
         return cls(directory, inputs, entropy, service, listeners=listeners)
 
@@ -252,15 +252,15 @@ class Call:
                 if live(self.directory.path) is None:
                     ask(self.directory, partial(self._keep, refused))
                 raise
-            except BaseException:  # an interrupt, too: nothing may keep buying behind it
+            except BaseException:  # also for an interrupt: nothing may keep buying after it
                 self.stop()
                 raise
 
     def check(self) -> None:
-        """Raise what keeps the call from beginning, as far as it can be known; writes and submits nothing."""
+        """Raise whatever would keep the call from beginning, as far as that is known; write and submit nothing."""
         with ExitStack() as resources:
             place = self.directory
-            if not place.gateway.is_dir():  # a local gateway must not leave one
+            if not place.gateway.is_dir():  # a local gateway must not create one
                 place = RunDirectory(resources.enter_context(TemporaryDirectory()))
             self.client = self.service.connect(resources, place)
             price, state = self.price_to_reserve(), reading.read_state(self.directory)
@@ -268,17 +268,17 @@ class Call:
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
         self.spending_of(self._assignment(state, None), state, price)
-        # A run of our own is continued.
+        # A run of this process is continued.
         if live(self.directory.path) is None and self.directory.is_locked():
             raise errors.DirectoryLocked(f"{self.directory.owner} is writing to {self.directory.name}.")
 
     def release(self) -> None:
-        """Submit from now on; a call with warnings waits for this, so that they are shown before anything is sent."""
+        """Allow submissions; a call with warnings waits for this, so that they are shown before anything is sent."""
         if self.warnings or self.not_before is not None:
             self.runner.ask(lambda _: self.coordinator.pause(is_paused=False))
 
     def stop(self) -> None:
-        """Send nothing more for this call, begun or not; creates on the wire are still recorded."""
+        """Send nothing more for this call, whether it has begun or not; creates on the wire are still recorded."""
         self._is_stopped = True
         if self.is_begun:
             self.runner.interrupt(self.coordinator)
@@ -295,21 +295,21 @@ class Call:
 
     @property
     def stopped(self) -> BaseException | None:
-        """What stopped the call early."""
+        """The error that stopped the call early."""
         return self.runner.error or self.coordinator.stopped
 
     @property
     def is_paused(self) -> bool:
-        """Whether it submits nothing for now."""
+        """Whether submissions are paused."""
         return self.coordinator.schedule.is_paused
 
     @property
     def state(self) -> State:
-        """What the ledger knows."""
+        """The state of the ledger."""
         return self.ledger.state
 
     def waiting(self) -> frozenset[str]:
-        """Return the jobs that are still to be submitted."""
+        """Return the ids of the jobs still to be submitted."""
         return frozenset(key[0] for key in self.coordinator.schedule.waiting)
 
     def ask(self, do: Callable[[], object]) -> bool:
@@ -350,12 +350,12 @@ class Call:
         self.runner.refuse_own_thread()
         try:
             self.runner.is_closed.wait(seconds)
-        except RuntimeError as error:  # a second interrupt came while the first released the lock
+        except RuntimeError as error:  # a second interrupt arrived while the first was releasing the lock
             raise KeyboardInterrupt from error
 
     @property
     def ending(self) -> str:
-        """What the call came to, in one line, and how much the service's 429 answers slowed it."""
+        """Summarise the outcome in one line, and how much rate limits slowed the call."""
         now = self.snapshot()
         ending = reading.sentence(self.reconciliation, now.spent_usd, self.results)
         if not now.n_refused:
@@ -368,11 +368,11 @@ class Call:
         return Call(self.directory, inputs, self.entropy, self.service, listeners=self.listeners)
 
     def results_now(self) -> pd.DataFrame:
-        """Return the table as it stands, whoever works on the directory."""
+        """Return the table as it stands, whichever process works on the directory."""
         return self.compose() if self.results is None else self.results.copy()
 
     def compose(self) -> pd.DataFrame:
-        """Put the results together from what the ledger knows."""
+        """Assemble the results from the ledger."""
         return mark(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
 
     # In the runner's thread.
@@ -399,7 +399,7 @@ class Call:
         if spending.cap is not None and spending.excess and not assignment.to_submit:
             warnings += (f"the cap of {dollars(spending.cap)} is exceeded by {dollars(spending.excess)}",)
         if self._is_stopped:
-            raise errors.RunStopped("Stopped before it began.")  # no one waits for it any more
+            raise errors.RunStopped("Stopped before it began.")  # nobody is waiting for it any more
         with storing(self.directory):
             self._adopt(ledger)
             self._join(ledger, coordinator)
@@ -419,7 +419,7 @@ class Call:
             coordinator.halt()
 
     def _waits(self) -> bool:
-        """Whether nothing is sent before `release`; says until when."""
+        """Return whether nothing may be sent before `release`; if it waits for a time, note until when."""
         if self.not_before is not None:
             until = text.clock_time(self.not_before)
             self.notices.append(
@@ -448,14 +448,14 @@ class Call:
         return replace(assignment, describe=describer(inputs.user, inputs.prepared.rows))
 
     def planned(self, state: State, chosen: Collection[str]) -> Assignment:
-        """Return what there is to do, if these jobs are submitted again."""
+        """Return the work to do if these jobs are submitted again."""
         inputs = self.inputs
         return planning.assignment(
             inputs.prepared, state, inputs.options, self.directory.path, chosen, fetched=inputs.fetched
         )
 
     def _refuse_copy(self, assignment: Assignment, *, is_copy: bool) -> None:
-        """Refuse to submit from a copy of a run directory unless the user agreed: the original may submit the same."""
+        """Refuse to submit from a copy of a run directory unless the user agreed: the original may do so, too."""
         may_submit = assignment.to_submit or (assignment.max_attempts > 1 and assignment.to_poll)
         if is_copy and may_submit and not self.inputs.options.adopt_copy:
             raise errors.DirectoryError(
@@ -473,12 +473,12 @@ class Call:
         return warnings
 
     def warned_of(self, state: State, assignment: Assignment) -> tuple[str, ...]:
-        """Return what to know before anything is submitted."""
+        """Return the warnings to show before anything is submitted."""
         nearly = nearly_bought(self.inputs.prepared, state, self.directory.jobs)
         return warnings_of(self.inputs.prepared, nearly, {job_id for job_id, _ in assignment.to_submit})
 
     def spending_of(self, assignment: Assignment, state: State, price: Decimal | None) -> Spending:
-        """Return what may be spent; raises if that can't be enforced because no price is known."""
+        """Return the spending limits; raise if they can't be enforced because no price is known."""
         options = self.inputs.options
         cap = options.cap(state.terms.cap)
         agreed = self.inputs.before
@@ -486,7 +486,7 @@ class Call:
         shared = state.terms.budget if options.budget is None else options.budget
         is_limited = cap is not None or max_new is not None or shared is not None
         seen = state.kinds()
-        # A quote below what attempts then cost is not believed again.
+        # A quote below the actual cost of attempts isn't trusted again.
         higher = highest_price(seen, above_reserved=price is not None)
         price = higher if price is None else max(price, higher or price)
         n_pilot = options.pilot if shared is None else None
@@ -513,7 +513,7 @@ class Call:
         return spending
 
     def _join(self, ledger: Ledger, coordinator: Coordinator) -> None:
-        """Take a slice of the shared budget, if there is one, before anything is submitted."""
+        """Take a slice of the shared budget, if the directory has one, before anything is submitted."""
         terms, given = ledger.state.terms, self.inputs.options.budget
         place, spending = terms.budget if given is None else given.place, coordinator.spending
         n = len(coordinator.assignment.to_submit)
@@ -532,7 +532,7 @@ class Call:
             except errors.DreamoError:
                 if n or given is not None:
                     raise
-                return  # what is in flight is fetched all the same, and the slice stays held
+                return  # tasks in flight are still fetched, and the slice stays held
         coordinator.shared = share
 
     def _adopt(self, ledger: Ledger) -> None:
@@ -547,7 +547,7 @@ class Call:
         ledger.directory.update_manifest(table_id=self._table_id, **self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """Return how the table was sampled and what `resume` continues with; fetching alone leaves that unchanged."""
+        """Return the sampling and the options that run.json keeps for `resume`; a call that only fetches keeps both."""
         if self.inputs.fetched is not None:
             return {}
         user = self.inputs.user
@@ -556,7 +556,7 @@ class Call:
         return {"settings": self.inputs.options.as_settings(), "sample": sample if is_whole else {}}
 
     def _give_back(self, ledger: Ledger) -> None:
-        """Return what is left of the slice to the budget, now that the ledger has lowered it."""
+        """Return the rest of the slice to the budget, now that the ledger has lowered it."""
         coordinator = self.coordinator
         if coordinator.shared is None or not ledger.is_closed:
             return
@@ -568,23 +568,23 @@ class Call:
             )
 
     def _finish(self) -> None:
-        """Write the results, once the ledger is closed."""
+        """Write the results after the ledger has closed."""
         ledger = self.ledger
         self._give_back(ledger)
         results = _results_of(self.inputs, ledger.state)
         self.reconciliation = reading.reconcile(len(self.inputs.user), results)
         try:
-            ledger.directory.refuse_loss()  # another run may have written its own
+            ledger.directory.refuse_loss()  # another run may have written its own there
             meta = {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers}
             write_frame(ledger.directory.results, results, meta, self.inputs.prepared)
             ledger.directory.update_manifest(reconciliation=self.reconciliation)
             try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = mark(results, self.directory)  # last: other threads look for it
+        self.results = mark(results, self.directory)  # last, because other threads wait for it
 
     def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
-        """Leave the table in the directory, though nothing was submitted, and report its state."""
+        """Store the table in the directory although nothing was submitted, and attach its state to the error."""
         if at_work.coordinator is not None:
             return
         ledger = at_work.open(self.client.settings.service_name, self.entropy)
@@ -613,10 +613,10 @@ class Call:
         else:
             self.report("done", self.ending)
 
-    # What it may cost.
+    # What the call may cost.
 
     def price_to_reserve(self) -> Decimal | None:
-        """Return what an attempt reserves, before the call begins: the user's price, or under a limit the service's."""
+        """Return the price that an attempt reserves: the user's, or if there is a limit, the service's quote."""
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
@@ -633,7 +633,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The price of an attempt as the service names it, or why there is none; `failure` where nobody could be asked."""
+    """The price of an attempt as the service quotes it, or why there is none; `failure` if it couldn't be asked."""
 
     price: Decimal | None = None
     reason: str | None = None
@@ -667,7 +667,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
         else:
             return Quote(money(price.cost) or None, price.reason)
         if failure.error_class == FORBIDDEN and len(asked) < _PRECHARGE_JOBS_MAX:
-            # A firewall may block some prompts. Asking for others costs nothing.
+            # A firewall may block some prompts; asking about others costs nothing.
             other = most_unlike(asked, (job for job in by_size if job not in asked))
             if other is not None or len(asked) == 1:
                 asked.append(other or asked[0])
@@ -684,7 +684,7 @@ def _ask_price_of(client: Client, jobs: Collection[Job], *, is_known: bool) -> Q
 
 
 def _was_asked(client: Client, failure: Failure) -> bool:
-    """Return whether the service itself names no price; one without prices still answers about tasks, in JSON."""
+    """Return whether the service was reached but quotes no prices: it still answers about tasks, in JSON."""
     if _is_json(failure):
         return True
     if failure.http_status in NOT_HERE:
@@ -704,7 +704,7 @@ def _results_of(inputs: CallInputs, state: State) -> pd.DataFrame:
 
 
 def stored_table(directory: RunDirectory) -> StoredTable:
-    """Read the table of a directory to continue with it; from a store the references are fetched first."""
+    """Read the stored table of a directory, to continue with it; references in a store are fetched first."""
     if directory.replica is not None:
         directory.replica.fetch_additions()
     table, manifest = read_jobs(directory.jobs), directory.read_manifest()
@@ -715,7 +715,7 @@ def stored_table(directory: RunDirectory) -> StoredTable:
 def jobs_to_retry(
     directory: RunDirectory, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None
 ) -> frozenset[str]:
-    """Return the jobs that a retry is about."""
+    """Return the ids of the jobs to retry."""
     results = reading.composed(directory)
     is_failed = results[columns.STATUS] == columns.FAILED
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS

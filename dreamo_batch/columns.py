@@ -29,13 +29,13 @@ if TYPE_CHECKING:
         """Stand for the names that are made from the file, below."""
 
 
-# Names that the file lacks, or has in another sense.
+# Names that the file lacks, or uses in another sense.
 IMAGE_ALIASES = ("image_path", "image_url")
 IMAGE_NUMBERED = ("image_1", "image_2", "image_3", "image_4", "image_5")
 PROMPT_TEMPLATE, SEARCH_TRY = "prompt_template", "search_try"
 ATTEMPT_INPUTS, IN_TABLE = "inputs", "in_table"
 SAMPLE = "dreamo_sample"  # in a table's attrs: how sweep sampled it
-STORED_PREFIX = "dreamo:"  # of what `jobs.parquet` keeps beside the user's columns: a name that no user has
+STORED_PREFIX = "dreamo:"  # prefix of columns that `jobs.parquet` keeps beside the user's; reserved
 
 N_ROWS, N_USABLE, N_UNPRICED, N_PICTURES = "rows", "usable", "unpriced", "pictures"
 N_SENT, N_IN_FLIGHT = "sent", "in_flight"
@@ -50,7 +50,7 @@ TIME, CATEGORY = "datetime64[us, UTC]", "category"
 
 STATUSES = ("pending", "submitting", "in_progress", "completed", "failed", "invalid", "ambiguous")
 PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUSES
-# Rows that something more will happen to, and rows that nothing will happen to by itself.
+# Statuses of rows to which something more will happen, and of rows to which nothing will happen by itself.
 UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
 SETTLED = (COMPLETED, FAILED, AMBIGUOUS, INVALID)
 
@@ -74,7 +74,7 @@ def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
 
 
 def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    """Convert columns to their dtypes, or those of their descriptions; integers as `integers` does.
+    """Convert columns to their dtypes, or to those of their descriptions; integers as `integers` does.
 
     Categories are the fixed ones of the column, in their order, whichever of them the table has.
     """
@@ -87,7 +87,7 @@ def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def integers(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Convert to integers; NaN is missing, also where an option of pandas treats it as a value."""
+    """Convert to integers; NaN becomes missing, even if an option of pandas treats it as a value."""
     if values.dtype.kind == "f" or values.dtype == object:
         values = values.astype(object).where(lambda cells: cells.notna(), None)
     return values.astype(INT)

@@ -1,4 +1,4 @@
-"""The errors that stop a whole call, and loggers whose handlers' errors never do.
+"""The errors that stop a whole call, and loggers whose handlers' errors don't.
 
 A failed row is a value in the table, never an exception. These are for everything else::
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from dreamo_batch.service.failures import Failure
 
 _PACKAGE: Final = __file__.removesuffix("errors.py")
-_handled: Final[set[int]] = set()  # signals that end this process no longer
+_handled: Final[set[int]] = set()  # signals that no longer end this process
 
 
 class DreamoError(Exception):
@@ -74,7 +74,7 @@ class DreamoError(Exception):
         return _rendered(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go to another process with everything that is known, whatever the arguments of the class are."""
+        """Pickle the error with all its attributes, whatever the arguments of the class are."""
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -438,7 +438,7 @@ class RequestMayHaveArrived(ServiceError):
 
 
 def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]) -> DreamoError:
-    """Make an error that was pickled."""
+    """Rebuild a pickled error."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(known)
     return error
@@ -446,7 +446,7 @@ def _again(kind: type[DreamoError], args: tuple[Any, ...], known: dict[str, Any]
 
 @contextmanager
 def interrupts_without_our_lines() -> Iterator[None]:
-    """Show an interrupt in a notebook at the user's line, as the errors above."""
+    """Show an interrupt in a notebook at the user's line, like the errors above."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -455,7 +455,7 @@ def interrupts_without_our_lines() -> Iterator[None]:
 
 
 def take_signals(handle: Callable[[int, FrameType | None], object]) -> list[signal.Signals]:
-    """Handle SIGTERM and SIGHUP, unless other code does, until `leave_signals`; return which."""
+    """Handle SIGTERM and SIGHUP until `leave_signals`, unless other code does; return the signals taken."""
     is_main = threading.current_thread() is threading.main_thread()
     taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if is_main and signal.getsignal(n) is signal.SIG_DFL]
     for number in taken:
@@ -465,7 +465,7 @@ def take_signals(handle: Callable[[int, FrameType | None], object]) -> list[sign
 
 
 def leave_signals(numbers: Iterable[int]) -> None:
-    """End a process by these signals again."""
+    """Let these signals end the process again."""
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
     _handled.difference_update(numbers)
@@ -491,9 +491,9 @@ def users_lines(error: BaseException) -> TracebackType | None:
 
 @contextmanager
 def _alone(error: BaseException) -> Iterator[None]:
-    """Hide the cause of an error, which its message states."""
+    """Hide the cause of an error whose message already states it."""
     before = error.__cause__, error.__suppress_context__
-    error.__cause__ = None  # suppresses the context, too
+    error.__cause__ = None  # this suppresses the context, too
     try:
         yield
     finally:
@@ -532,7 +532,7 @@ sys.excepthook = _shown_at_the_users_line(sys.excepthook)
 
 
 class UnfailingLogger(logging.Logger):
-    """A logger that names a handler's exception once, on standard error, and continues."""
+    """A logger that reports a handler's exception once, on standard error, and continues."""
 
     _has_failed = False
 
@@ -548,23 +548,23 @@ class UnfailingLogger(logging.Logger):
 
 
 def logger_named(name: str) -> logging.Logger:
-    """Return the logger of that name, made unfailing unless somebody has replaced its class."""
+    """Return a logger by name, with errors of handlers caught unless somebody replaced its class."""
     logger = logging.getLogger(name)
     if type(logger) is logging.Logger:
         logger.__class__ = UnfailingLogger
     return logger
 
 
-# They log during paid work, to handlers that a user has set.
+# These log during paid work, to the user's handlers.
 for _name in ("asyncio", "filelock", "urllib3.connectionpool", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"):
     logger_named(_name)
 
 
 def warn(text: str) -> None:
-    """Warn, at the user's line, during work that continues: where warnings are errors log it, as it may be paid for."""
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_stack(sys._getframe())]  # noqa: SLF001 - one's own stack
+    """Warn at the user's line; if warnings are errors, log instead, because paid work must continue."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_stack(sys._getframe())]  # noqa: SLF001 - this thread's own stack
     outermost = max(n for n, name in enumerate(modules, 1) if name.startswith("dreamo_batch."))
-    # A thread that the user started with our function has none of the user's lines.
+    # A thread started directly with our function has no line of the user's.
     has_caller = [name.partition(".")[0] not in sys.stdlib_module_names for name in modules[outermost:][:1]]
     try:
         warnings.warn(text, stacklevel=outermost + any(has_caller))

@@ -1,4 +1,4 @@
-"""Replace a file so that a reader, or a crash, finds the old one or the new one; read the package's own TOML."""
+"""Replace a file so that readers and crashes see either the old or the new one; read the package's own TOML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _publishers: dict[Path, Callable[[Path], object]] = {}
 
 
 def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
-    """Call `put` with each file that is replaced in a folder, or in those within, from now on; None ends it."""
+    """Call `put` with each file replaced in a folder or its subfolders from now on; None ends that."""
     if put is None:
         _publishers.pop(folder, None)
     else:
@@ -33,7 +33,7 @@ def replace(
 
     What can be made again, or is soon out of date, need not be durable.
     """
-    # One name per thread, since two calls may save the same picture at once; writers read the format from the suffix.
+    # Unique per thread, as two calls may save the same picture; writers read the format from the suffix.
     stem = path.stem[:_STEM_MAX]
     temporary = path.with_name(f".partial-{threading.get_native_id()}-{stem}{path.suffix}")
     try:
@@ -44,12 +44,12 @@ def replace(
             path.replace(previous)
         temporary.replace(path)
     except OSError as error:
-        # Nobody knows the temporary file.
+        # Nobody else knows the temporary file.
         error.filename = str(path if previous is None or not previous.is_dir() else previous)
         del error.filename2
         raise
     finally:
-        with suppress(OSError):  # read-only, as the error says
+        with suppress(OSError):  # read-only, which the error says already
             temporary.unlink(missing_ok=True)
     if is_durable:
         fsync_folder(path.parent)
@@ -59,18 +59,18 @@ def replace(
 
 
 def fsync_file(path: Path) -> None:
-    """Wait until a file's content is on the disk."""
+    """Wait until a file's content is on disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Wait until renames and new names in a folder are on the disk."""
+    """Wait until renames and new names in a folder are on disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network drives, and folders that a virtual machine's host shares, can't.
+        # Some network drives and shared folders of virtual machines don't support it.
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -78,5 +78,5 @@ def fsync_folder(folder: Path) -> None:
 
 
 def toml_beside(module: str, name: str) -> dict[str, Any]:
-    """Read a file of the package's own data, which lies beside a module, given by its ``__file__``."""
+    """Read a TOML file that lies beside a module, which is given by its ``__file__``."""
     return tomllib.loads(Path(module).with_name(name).read_text(encoding="utf-8"))

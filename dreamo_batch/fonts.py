@@ -1,4 +1,4 @@
-"""Fonts for text in pictures, of this machine or the one that comes with Pillow, and text broken into lines."""
+"""Fonts for text in pictures (the machine's, or the one that comes with Pillow), and line breaking."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _CHINESE: Final = "\u96ea"
 _SAID_MAX: Final = 60
-_LACKING: Final = "\U0010fffe"  # no font has it, so it shows what a font draws for a letter that it lacks
+_LACKING: Final = "\U0010fffe"  # in no font, so it shows what a font draws for a missing letter
 _BEYOND_LATIN: Final = "\u0250"
 _KNOWN: Final = toml_beside(__file__, "fonts.toml")
 _logger: Final = logger_named(__name__)
-_said: Final[set[str]] = set()  # of this process
+_said: Final[set[str]] = set()  # letters already reported in this process
 
 
 class Fonts:
@@ -44,7 +44,7 @@ class Fonts:
             )
 
     def font_for(self, text: str, size_px: int) -> Font | None:
-        """Return the first font that has all letters of a text; None if none has."""
+        """Return the first font that has all letters of a text; None if there is none."""
         for file in self._files:
             font = _opened(file, size_px)
             if font is not None and all(_has(file, letter) for letter in dict.fromkeys(text)):
@@ -52,11 +52,11 @@ class Fonts:
         return None
 
     def font_or_default(self, text: str, size_px: int) -> Font:
-        """Return a font for a text, also where none has all its letters."""
+        """Return a font for a text, even if none has all its letters."""
         return self.font_for(text, size_px) or ImageFont.load_default(size_px)
 
     def missing_letters(self, text: str) -> set[str]:
-        """Return the letters of a text that no font has, and say so once."""
+        """Return the letters of a text that no font has; log them once."""
         letters = {letter for letter in text if self.font_for(letter, 20) is None}
         shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
         if shown and not _said:
@@ -69,7 +69,7 @@ class Fonts:
         return letters
 
     def drawable(self, text: str) -> str:
-        """Return a text without the letters that no font has, so that one font has the rest."""
+        """Return the part of a text that one font can draw."""
         lacking = self.missing_letters(text)
         known = "".join(letter for letter in text if letter not in lacking)
         latin = "".join(letter for letter in text if letter < _BEYOND_LATIN)
@@ -78,7 +78,7 @@ class Fonts:
 
 
 def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]:
-    """Break a text into lines that fit, between words where there are blanks, as there are none in Chinese."""
+    """Break a text into lines that fit: between words, or anywhere in scripts without spaces such as Chinese."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < n_lines_max:
@@ -96,7 +96,7 @@ def wrapped(text: str, font: Font, width_px: int, n_lines_max: int) -> list[str]
 
 
 def fitted(text: str, fonts: Fonts, room: tuple[int, int], sizes_px: Sequence[int]) -> tuple[int, list[str]]:
-    """Return the largest of some sizes in which a text fits a width and a height, and its lines; cut at the last."""
+    """Return the largest size at which a text fits a width and a height, and its lines; cut at the smallest size."""
     width, height = room
     for size_px in sizes_px:
         lines = wrapped(text, fonts.font_or_default(text, size_px), width, max(1, height // line_px(size_px)))
@@ -111,7 +111,7 @@ def line_px(size_px: int) -> int:
 
 
 def is_cut(lines: Sequence[str], text: str) -> bool:
-    """Return whether lines are less than the whole text."""
+    """Return whether lines lack part of the text."""
     return "".join("".join(lines).split()) != "".join(text.split())
 
 
@@ -125,7 +125,7 @@ def _n_fitting(text: str, font: Font, width_px: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _opened(file: Path | None, size_px: int) -> Font | None:
-    """Open a font; None for the one that comes with Pillow."""
+    """Open a font (None: the one that comes with Pillow); return None if it can't be read."""
     try:
         return ImageFont.load_default(size_px) if file is None else ImageFont.truetype(file, size_px)
     except OSError:
@@ -137,17 +137,17 @@ def _has(file: Path | None, letter: str) -> bool:
     font = _opened(file, 20)
     if font is None:
         return False
-    # A mark that stands alone is shaped onto a dotted circle, and then looks like no letter that the font lacks.
+    # A combining mark alone is drawn on a dotted circle, so it would never look like a missing letter.
     if unicodedata.category(letter) in {"Mn", "Mc"} and isinstance(font, ImageFont.FreeTypeFont):
         font = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
-    with pillow_settings:  # the user's limit of pixels would also limit letters
+    with pillow_settings:  # the user's limit on pixels would also limit letters
         mask, lacking = font.getmask(letter), font.getmask(_LACKING)
     return letter.isspace() or (mask.size, bytes(mask)) != (lacking.size, bytes(lacking))
 
 
 @functools.cache
 def machine_fonts() -> tuple[Path, ...]:
-    """Find font files by well-known names; ask fontconfig where none of them has Chinese letters."""
+    """Find font files by well-known names; ask fontconfig if none of them has Chinese letters."""
     found: dict[str, Path] = {}
     for folder in (Path(folder).expanduser() for folder in _KNOWN["folders"]):
         found |= {path.name: path for path in sorted(folder.rglob("*.[to]t[cf]"))} if folder.is_dir() else {}
@@ -159,7 +159,7 @@ def machine_fonts() -> tuple[Path, ...]:
 
 
 def _fontconfig() -> list[Path]:
-    """Ask fontconfig, where it is installed, for a Chinese font."""
+    """Ask fontconfig for a Chinese font, if it is installed."""
     program = shutil.which("fc-match")
     if program is None:
         return []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import ImageCms
 
-# Twice the size at which Pillow warns; above it, Pillow refuses to open.
+# Twice the size at which Pillow warns; above it, Pillow refuses to open a picture.
 PIXELS_MAX: Final = 178_956_970
 UPRIGHT: Final = (0, 1)
 _TURNS: Final = {
@@ -39,17 +39,17 @@ DEEP_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 """What a PNG file begins with."""
 _COMPRESSED_TEXT: Final = re.compile(rb"[iz]TXt([^\0]*\0(?:\0|\x01\0[^\0]*\0[^\0]*\0))(.*)", re.DOTALL)
-_TEXT_BYTES_MAX: Final = 2**24  # of all texts of a picture
+_TEXT_BYTES_MAX: Final = 2**24  # for all texts of a picture together
 SUFFIXES: Final = (".jpg", ".png", ".bin")
-_SEGMENT_MAX: Final = 0xFFFF  # bytes of a part of a JPEG, its length included
+_SEGMENT_MAX: Final = 0xFFFF  # bytes of a JPEG segment, including its length
 _PIXELS_AT_ONCE: Final = 64_000_000
-_TIMES_HELD: Final = {"WEBP": 3, "AVIF": 3}  # of the memory that other pictures take while they are decoded
+_TIMES_HELD: Final = {"WEBP": 3, "AVIF": 3}  # times the decoded memory that formats other than JPEG need
 _LARGE_PX: Final = 8_000_000
 _STRIP_PX: Final = 1_000_000
 _PROFILED_MODES: Final = ("P", "PA", "RGB", "RGBA", "CMYK")
 _SAMPLE: Final = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 85, dtype=np.uint8)]), axis=-1).reshape(8, 8, 3)
-_SAME_LEVELS: Final = 8  # of 255, by which profiles of sRGB differ
-_BEGINNINGS: Final = (  # in small letters
+_SAME_LEVELS: Final = 8  # of 255; profiles of sRGB differ by less
+_BEGINNINGS: Final = (  # in lower case
     (b"\xff\xd8", "a broken JPEG"),
     (b"\x89png", "a broken PNG"),
     (b"%pdf", "a PDF"),
@@ -75,7 +75,7 @@ def opened(
     source: Path | io.BytesIO, *, formats: tuple[str, ...] | None = None, pixels_max: int = PIXELS_MAX
 ) -> Iterator[Image.Image]:
     """Open a picture for decoding, independent of the user's Pillow settings and within bounded memory."""
-    if not isinstance(source, io.BytesIO) and not source.is_file():  # nobody may ever write to a pipe
+    if not isinstance(source, io.BytesIO) and not source.is_file():  # a pipe might block forever
         raise FileNotFoundError(source)
     with pillow_settings, Image.open(source, formats=formats) as image:
         n_pixels, n_times = image.width * image.height, _TIMES_HELD.get(image.format or "", 1)
@@ -88,7 +88,7 @@ def opened(
             try:
                 yield image
             finally:
-                image.close()  # frees its pixels before the next picture takes its share
+                image.close()  # frees the memory before the next picture is decoded
                 if n_pixels > _LARGE_PX:
                     _trim_heap()
 
@@ -104,15 +104,15 @@ def small_picture(
         if isinstance(source, Image.Image):
             return _shrunk(source, side_px, resample)
         with opened(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at a fraction of its size
+            image.draft("RGB", (2 * side_px, 2 * side_px))  # a JPEG is decoded at reduced size
             return _shrunk(image, side_px, resample)
     except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged files
         return None
 
 
 def reduced(image: Image.Image, side_px: int) -> Image.Image:
-    """Return a picture upright, RGB and on white, at the least whole fraction that is no smaller than `side_px`."""
-    image.draft("RGB", (side_px, side_px))  # a JPEG that isn't decoded yet is decoded at that fraction
+    """Return a picture upright, RGB and on white, reduced by the largest integer that keeps it at least `side_px`."""
+    image.draft("RGB", (side_px, side_px))  # a JPEG that isn't decoded yet is decoded at that size
     whole = upright_rgb(image)
     factor = min(whole.size) // side_px
     return whole.reduce(factor) if factor > 1 else whole
@@ -155,7 +155,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """Convert colours by the picture's profile where that isn't sRGB; return any other picture unchanged."""
+    """Convert colours by the picture's profile unless that is sRGB; return any other picture unchanged."""
     if (conversion := to_srgb(image)) is None:
         return image
     mode = conversion.input_mode
@@ -163,11 +163,11 @@ def in_srgb(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """Return how to convert a picture's colours to sRGB; None if they are, or if no profile says what they are."""
+    """Return the transform of a picture's colours to sRGB; None if they are sRGB or have no profile."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in _PROFILED_MODES:
         return None
-    in_colours = "RGBA" if image.has_transparency_data else "RGB"  # what a palette holds, too
+    in_colours = "RGBA" if image.has_transparency_data else "RGB"  # also the colours of a palette
     return _conversion(profile, "CMYK" if image.mode == "CMYK" else in_colours)
 
 
@@ -180,7 +180,7 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         srgb = ImageCms.createProfile("sRGB")
         found = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, target, intent)
     except (ImageCms.PyCMSError, OSError, ImportError):
-        return None  # a damaged profile, one of other colours, or a Pillow without LittleCMS
+        return None  # a damaged or unsuitable profile, or a Pillow without LittleCMS
     if mode == "CMYK":
         return found
     sample = Image.fromarray(_SAMPLE).convert(mode)
@@ -189,7 +189,7 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def turned(image: Image.Image, exif_orientation: int) -> Image.Image:
-    """Turn a picture stored with an EXIF orientation upright; return the picture itself where it is."""
+    """Turn a picture upright by its EXIF orientation; return it unchanged if it is upright already."""
     turn = _TURNS.get(exif_orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -213,7 +213,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def overwritten(content: bytes, overwrite: Callable[[bytes], bytes]) -> bytes:
-    """Overwrite what a file says; in a PNG also what its compressed texts say, with checksums that fit."""
+    """Overwrite texts in a file, in a PNG also in compressed texts, with correct checksums."""
     new = overwrite(content)
     if not content.startswith(PNG):
         return new
@@ -222,7 +222,7 @@ def overwritten(content: bytes, overwrite: Callable[[bytes], bytes]) -> bytes:
         end = at + 8 + int.from_bytes(new[at : at + 4])
         kind, body = new[at + 4 : at + 8], new[at + 8 : end]
         if n_left > 0 and (found := _COMPRESSED_TEXT.fullmatch(kind + body)):
-            with suppress(zlib.error):  # broken: nobody can read it
+            with suppress(zlib.error):  # damaged, so nobody can read it
                 text = zlib.decompressobj().decompress(found[2], n_left)
                 n_left -= len(text)
                 if text != overwrite(text):
@@ -238,7 +238,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    """Return the file of a picture; options are those of Pillow."""
+    """Return a picture as the bytes of a file; options are Pillow's."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -246,7 +246,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
     """Return the lowest and highest level of each band."""
-    if image.mode in DEEP_MODES:  # Pillow reads some of these in its own byte order only
+    if image.mode in DEEP_MODES:  # Pillow reads some of these only in native byte order
         ranges = [(int(levels.min()), int(levels.max())) for _, levels in _strips(image)]
         return ((min(low for low, _ in ranges), max(high for _, high in ranges)),)
     found: Any = image.getextrema()
@@ -254,19 +254,19 @@ def extremes(image: Image.Image) -> tuple[tuple[float, float], ...]:
 
 
 def is_jpeg(image: Image.Image) -> bool:
-    """Return whether a picture is stored as JPEG; MPO, written by many cameras, is a JPEG with a second picture."""
+    """Return whether a picture is stored as JPEG, or as MPO, a JPEG with a second picture that many cameras write."""
     return image.format in {"JPEG", "MPO"}
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none or a number without a meaning."""
-    # PNG's own getexif() would decode the whole picture to look for EXIF data behind it.
+    """Return the EXIF orientation; 1 if there is none or it is invalid."""
+    # getexif() would decode a whole PNG to look for EXIF data after the pixels.
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
 def with_comment(jpeg: bytes, comment: bytes) -> bytes | None:
-    """Put a comment before the pixels of a JPEG; None if it is too long, or others in the file are found by offset."""
+    """Insert a comment before the pixels of a JPEG; None if it is too long, or the file uses offsets (MPO)."""
     if len(comment) + 2 > _SEGMENT_MAX:
         return None
     at = 2
@@ -284,7 +284,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def looks_like(content: bytes) -> str:
-    """Return, as a remark, what a file seems to be that isn't what was expected."""
+    """Return a remark in brackets on what an unexpected file seems to be."""
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         return " (it looks like HEIC, the format of phone cameras, which Pillow opens with pillow-heif)"
     head = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -292,14 +292,14 @@ def looks_like(content: bytes) -> str:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the levels a few rows at a time: an array of a whole picture takes many times its memory."""
+    """Yield the levels a few rows at a time, because an array of a whole picture takes many times its memory."""
     n_rows = max(1, _STRIP_PX // max(1, image.width))
     for top in range(0, image.height, n_rows):
         yield top, np.asarray(image.crop((0, top, image.width, min(top + n_rows, image.height))))
 
 
 def _trim_heap() -> None:
-    """Return freed memory to the system: the C library keeps each thread's peak."""
+    """Return freed memory to the system, because the C library keeps each thread's peak."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # not glibc
@@ -327,7 +327,7 @@ class _PillowSettings:
     def __enter__(self) -> None:
         with self._lock:
             if not self._n_inside:
-                Image.init()  # loads the plugins here rather than in several threads at once
+                Image.init()  # loads the plugins once rather than in several threads at once
                 self._users = (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
                 self._filters = cast("list[Any]", warnings.filters)
                 self._filters.insert(0, self._FILTER)
@@ -342,7 +342,7 @@ class _PillowSettings:
             if self._n_inside:
                 return
             logging.getLogger("PIL").setLevel(self._level)
-            # What the user has set meanwhile stays.
+            # Keep what the user has set meanwhile.
             if (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == self._VALUES:
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self._users
             for filters in (self._filters, cast("list[Any]", warnings.filters)):

@@ -1,4 +1,4 @@
-"""How like two pictures are: perceptual hashes, colours in CIE L*a*b* (D65), and scores of colour and shape.
+"""How similar two pictures are: perceptual hashes, colours in CIE L*a*b* (D65), and scores of colour and shape.
 
 sRGB becomes linear light and XYZ by IEC 61966-2-1, and L*a*b* by CIE 15. Delta E is that of CIE 1976, the length of the
 line between two colours: about 2.3 is just noticeable, black and white are 100 apart.
@@ -37,7 +37,7 @@ _DELTA: Final = 6 / 29
 N_BITS: Final = 64
 _HASHED_PX: Final = 32
 _N_FREQUENCIES: Final = 8
-_NOISE: Final = 1e-6  # of the coefficients, which are sums of levels of 0 to 255
+_NOISE: Final = 1e-6  # in the coefficients, which are sums of levels from 0 to 255
 _COSINES: Final = np.cos(
     np.pi * np.arange(_N_FREQUENCIES)[:, None] * (2 * np.arange(_HASHED_PX) + 1) / (2 * _HASHED_PX)
 )
@@ -46,12 +46,12 @@ _WEIGHTS: Final = np.uint64(1) << np.arange(N_BITS - 1, -1, -1, dtype=np.uint64)
 # Scores of colour and shape.
 _SCORED_PX: Final = 64
 _N_LEVELS: Final = 128
-_FADE: Final = 25.0  # Delta E at which likeness of colour has fallen to 1/e
+_FADE: Final = 25.0  # Delta E at which the colour score has fallen to 1/e
 _N_CELLS: Final = 4
 _N_DIRECTIONS: Final = 8
-_FAINT: Final = 1.0  # L* from one pixel to the next but one: below is noise of compression
+_FAINT: Final = 1.0  # L* difference over two pixels; below it is compression noise
 
-# Blocks in which many pictures are compared.
+# Sizes of the blocks in which many pictures are compared.
 _BLOCK_BYTES: Final = 32 * 1024 * 1024
 _BLOCK_ROWS: Final = 16
 _TILE_BYTES: Final = 256 * 1024
@@ -60,12 +60,12 @@ _HASH_BYTES: Final = N_BITS // 8
 _PARTS: Final = np.cumsum([3 * _N_PLACES, 3 * _N_LEVELS])
 
 
-class UnreadablePicture(Exception):  # noqa: N818 - it names what became of the picture
+class UnreadablePicture(Exception):  # noqa: N818 - it names what happened to the picture
     """A picture that can't be read; the text says why."""
 
 
 class Distances(NamedTuple):
-    """Distances of pictures from `start` on to every one behind them: bits and Delta E, by pair of positions."""
+    """Distances between pairs of pictures, given by position: bits and Delta E."""
 
     one: NDArray[np.intp]
     other: NDArray[np.intp]
@@ -75,7 +75,7 @@ class Distances(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is compared of a picture: its hash, L*, a* and b* of 16 x 16 places, and what the scores compare.
+    """The features of a picture to compare: its hash, a 16 x 16 thumbnail in L*a*b*, and the features for scores.
 
     Those are the sorted levels of L*, a* and b* (3 x 128), and the histogram of edges (128).
     """
@@ -87,7 +87,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, picture: Image.Image) -> Fingerprint:
-        """Take the fingerprint of a picture of mode RGB."""
+        """Compute the fingerprint of a picture of mode RGB."""
         lab, scored = thumbnail(picture).reshape(_N_PLACES, 3), thumbnail(picture, _SCORED_PX)
         levels = np.sort(scored.reshape(-1, 3), axis=0).reshape(_N_LEVELS, -1, 3).mean(axis=1)
         edges = _edges(scored[..., 0]).astype(np.float32)
@@ -95,7 +95,7 @@ class Fingerprint:
         return cls(perceptual_hash(picture), lab, levels, edges)
 
     def to_bytes(self) -> bytes:
-        """Write it in half precision, whose errors are about a hundredth of what is visible."""
+        """Serialise in half precision, whose errors are about a hundredth of what is visible."""
         numbers = np.concatenate([self.lab.ravel(), self.levels.ravel(), self.edges])
         return self.bits.to_bytes(_HASH_BYTES, "big") + numbers.astype("<f2").tobytes()
 
@@ -127,9 +127,9 @@ def read(path: Path, sha256: str, *, side_px: int | None = None) -> Image.Image:
     try:
         with opened(io.BytesIO(content)) as picture:
             if side_px is not None:
-                picture.draft(None, (side_px, side_px))  # only JPEG can; others are decoded whole
+                picture.draft(None, (side_px, side_px))  # only JPEG supports it; others are decoded fully
             return upright_rgb(picture)
-    except Exception as error:  # noqa: BLE001 - decoders raise anything at all over damaged files
+    except Exception as error:  # noqa: BLE001 - decoders raise anything at all on damaged files
         raise UnreadablePicture(f"{path.name} can't be decoded ({error})") from None
 
 
@@ -157,7 +157,7 @@ def perceptual_hash(picture: Image.Image) -> int:
     """Return the perceptual hash of a picture, that of ImageHash."""
     grey = picture.convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.LANCZOS)
     low = _COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T
-    low[np.abs(low) < _NOISE] = 0.0  # rounding errors are not bits
+    low[np.abs(low) < _NOISE] = 0.0  # ignore rounding errors
     return int(_WEIGHTS[(low > np.median(low)).ravel()].sum(dtype=np.uint64))
 
 
@@ -167,7 +167,7 @@ def distance(one: int, other: int) -> int:
 
 
 def colour_likeness(one: Fingerprint, other: Fingerprint) -> float:
-    """Score which colours there are and how much of each, wherever they are, from 0 to 1.
+    """Score from 0 to 1 how similar the colours and their amounts are, wherever they are.
 
     The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
     length of the three, in units of Delta E, fades as exp(-distance / 25).
@@ -177,7 +177,7 @@ def colour_likeness(one: Fingerprint, other: Fingerprint) -> float:
 
 
 def shape_likeness(one: Fingerprint, other: Fingerprint) -> float:
-    """Score where edges are and which way they run, whatever the colours, from 0 to 1.
+    """Score from 0 to 1 how similar the position and direction of edges are, whatever the colours.
 
     A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
     the two (as in histograms of oriented gradients, Dalal and Triggs, 2005). Proportions are ignored.
@@ -197,7 +197,7 @@ def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:
     down, across = np.gradient(lightness.astype(np.float64))
     strength = np.hypot(down, across)
     strength[strength < _FAINT / 2] = 0.0
-    # Half a turn: a dark line on light ground runs the same way as a light one on dark.
+    # Directions modulo half a turn: a dark line on a light ground equals a light line on a dark one.
     angle = np.mod(np.arctan2(down, across), np.pi)
     direction = np.rint(angle / np.pi * _N_DIRECTIONS).astype(int) % _N_DIRECTIONS
     part = np.arange(_SCORED_PX) * _N_CELLS // _SCORED_PX
@@ -207,7 +207,7 @@ def _edges(lightness: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def distances(pictures: Sequence[Fingerprint]) -> Iterator[Distances]:
-    """Compare every two of many pictures, in blocks of bounded size."""
+    """Compare all pairs of pictures, in blocks of bounded size."""
     bits = np.array([picture.bits for picture in pictures], dtype=np.uint64)
     lab = np.stack([item.lab for item in pictures]) if pictures else np.empty((0, 3, _N_PLACES), np.float32)
     n_rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (_PAIR_BYTES * max(1, len(pictures)))))
@@ -220,7 +220,7 @@ def distances(pictures: Sequence[Fingerprint]) -> Iterator[Distances]:
 
 
 def _delta_e(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean Delta E of each of some to each of many, tile by tile of the size of the processor's cache."""
+    """Return the mean Delta E between all of two sets, in tiles of the size of the processor's cache."""
     mean = np.empty((len(ones), len(others)), dtype=np.float32)
     n_columns = max(1, _TILE_BYTES // (4 * _N_PLACES * max(1, len(ones))))
     for start in range(0, len(others), n_columns):

@@ -1,4 +1,4 @@
-"""A run in progress: a `Batch` of this process, a call in the foreground, or another process's, followed on disk."""
+"""A run in progress: a `Batch` of this process, a call in the foreground, or another process's run, read from disk."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 logger = errors.logger_named(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
-# How often the machine's clock is read while waiting: it may be set, or have slept.
+# How often the clock is read while waiting, because it may be set or the machine may sleep.
 _CLOCK_EVERY_S: Final = 10.0
 _REST_S: Final = 1.5
 _N_NOTICES: Final = 20
 _READ_EVERY_S: Final = 1.0
 _READING_SHARE: Final = 5.0  # reading takes at most a fifth of the time, however large the run
-_COUNTING_SHARE: Final = 20.0  # counting, of the time of a run that it holds up: a twentieth
+_COUNTING_SHARE: Final = 20.0  # counting, which holds up a run, takes at most a twentieth of the time
 
 _batches: Final[weakref.WeakValueDictionary[Any, Batch]] = weakref.WeakValueDictionary()
 _batches_lock: Final = threading.Lock()
@@ -70,7 +70,7 @@ os.register_at_fork(
 
 
 def begin(call: Call) -> Batch:
-    """Begin a call in the background, show its warnings in the log, and let it submit, at its time if it has one."""
+    """Begin a call in the background, log its warnings, and let it submit, at its start time if it has one."""
     batch = begin_paused(call)
     for warning in call.warnings:
         logger.warning("%s", warning)
@@ -87,7 +87,7 @@ def begin(call: Call) -> Batch:
 
 
 def begin_paused(call: Call) -> Batch:
-    """Begin a call that waits to be released if there are warnings; a batch on the directory continues with it."""
+    """Begin a call that waits to be released if it has warnings; a batch on the directory follows it from now on."""
     with _batches_lock:
         batch = _batches.setdefault(call.directory.path, Batch(call.directory))
     batch._begin(call)  # noqa: SLF001 - this module's own
@@ -128,11 +128,11 @@ def watch(run_dir: str | os.PathLike[str]) -> Batch:
 
 
 def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
-    """Run a call to its end in the foreground and return the table; raises what stopped it early."""
+    """Run a call to its end in the foreground and return the table; raise what stopped it early."""
     bar: Progress | None = None
     with interrupts():
         try:
-            batch = begin_paused(call)  # noqa: F841 - referred to for as long as the call runs
+            batch = begin_paused(call)  # noqa: F841 - kept alive as long as the call runs
             announce.get()("")
             bar = _bar(call, show=show)
             call.release()
@@ -153,7 +153,7 @@ def run_to_end(call: Call, *, show: bool) -> pd.DataFrame:
 def follow(
     source: Callable[[], Call | FollowedRun], bar: Progress, timeout_s: float = inf
 ) -> Call | FollowedRun | None:
-    """Show a run until it is over, and return it; None if the time is over first."""
+    """Show a run until it is over, and return it; None if the time is up first."""
     until, shown_call, n_said = time.monotonic() + timeout_s, None, 0
     while True:
         run = source()
@@ -172,7 +172,7 @@ def follow(
 
 
 def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
-    """Say how a call ended, and return its table; raises what stopped it in this process."""
+    """Report how a call ended, and return its table; raise what stopped it in this process."""
     if isinstance(call, FollowedRun):
         return call.results_now()
     if call.runner.error is not None:
@@ -192,7 +192,7 @@ def end(call: Call | FollowedRun, bar: Progress) -> pd.DataFrame:
 
 
 def _follow_successor(call: Call) -> pd.DataFrame:
-    """Return the table once the call that took over the run is over; raises what stopped that one."""
+    """Return the table once the call that took over the run is over; raise what stopped that call."""
     results = call.results_now()
     stopped = call.runner.coordinator.stopped if call.runner.coordinator is not None else None
     n_left = int(results[columns.STATUS].isin(columns.UNSETTLED).sum())
@@ -202,14 +202,14 @@ def _follow_successor(call: Call) -> pd.DataFrame:
         f"Another call of this process took over {call.directory.name} and left {counted(n_left, 'row')} of this "
         f"table unsettled. Run {same_call()} again to resume; nothing is bought twice."
     )
-    raised = left if stopped is None else copy.copy(stopped)  # each thread raises its own
+    raised = left if stopped is None else copy.copy(stopped)  # each thread needs its own exception object
     raised.results, raised.run_dir = results, call.directory.path
     raise raised
 
 
-# Called with the time that a call in the foreground waits for, if it does, and with "" once it has begun.
+# Called with the start time while a call in the foreground waits, and with "" once it has begun.
 announce: Final[ContextVar[Callable[[str], object]]] = ContextVar("announce", default=lambda _until: None)
-# Warnings that the caller has shown already, before it asked whether to buy.
+# Warnings that the caller already showed, before asking whether to buy.
 shown_before: Final = ContextVar("shown_before", default=frozenset[str]())
 
 
@@ -234,19 +234,19 @@ def _say_stopped(call: Call, bar: Progress) -> None:
     bar.say(f"Stopped.{waiting} Run {same_call()} again to resume ({call.directory.name}).", logging.WARNING)
 
 
-# Waiting for a time.
+# Waiting for a start time.
 
 
 def moment(not_before: Any, *, now: float) -> float | None:
-    """Read a time that a call is not to begin before, as Unix seconds: local, or with an offset; None if it has passed.
+    """Parse a start time (local, or with an offset) into Unix seconds; None if it has passed.
 
-    A time of day is its next one.
+    A time of day means the next one.
     """
     if not_before is None:
         return None
     try:
         at = _read_time(not_before, datetime.fromtimestamp(now)).timestamp()  # noqa: DTZ006 - local, as the user's clock shows it
-        clock_time(at)  # not every time can be
+        clock_time(at)  # not every time can be converted
     except (ValueError, OverflowError):
         raise errors.UsageError(
             f"{spelled(f'not_before={quoted(not_before)}', f'--not-before {not_before}')}: expected "
@@ -259,11 +259,11 @@ def moment(not_before: Any, *, now: float) -> float | None:
 
 
 def _read_time(given: Any, now: datetime) -> datetime:
-    if isinstance(given, datetime):  # a Timestamp of pandas without a zone counts as UTC unless converted
+    if isinstance(given, datetime):  # a pandas Timestamp without a zone would count as UTC
         return datetime.fromisoformat(given.isoformat()).replace(fold=given.fold)
     text = given.isoformat() if isinstance(given, date | dt_time) else given
     if not isinstance(text, str):
-        raise ValueError(text)  # noqa: TRY004 - reported as what can't be read
+        raise ValueError(text)  # noqa: TRY004 - reported like any unreadable time
     if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", text):
         hour, *rest = map(int, text.split(":"))
         at = now.replace(hour=hour, minute=rest[0], second=rest[1] if len(rest) > 1 else 0, microsecond=0)
@@ -284,7 +284,7 @@ def wait_until(seconds: float, directory: RunDirectory, *, show: bool) -> None:
 
 
 def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
-    """Wait until a time by the machine's clock, whatever is done to that meanwhile; False if it was over before."""
+    """Wait until a time by the system clock, even if that is changed; return False if `is_over` became true first."""
     while (left_s := seconds - time.time()) > 0:
         if is_over.wait(min(left_s, _CLOCK_EVERY_S)):
             return False
@@ -293,10 +293,10 @@ def _sleep_until(seconds: float, is_over: threading.Event) -> bool:
 
 @contextmanager
 def in_foreground() -> Iterator[None]:
-    """Show an interrupt at the user's line, and let no log or warning fail on a closed standard error."""
+    """Show an interrupt at the user's line, and keep logs and warnings from failing on a closed standard error."""
     try:
         is_closed = getattr(sys.stderr, "closed", False)
-    except ValueError:  # what it wrote to was detached
+    except ValueError:  # its stream was detached
         is_closed = True
     with errors.interrupts_without_our_lines(), redirect_stderr(None) if is_closed else nullcontext():
         yield
@@ -304,7 +304,7 @@ def in_foreground() -> Iterator[None]:
 
 @contextmanager
 def interrupts(handle: Callable[[int, Any], object] = signal.default_int_handler) -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as an interrupt, or as a function says, unless other code handles them."""
+    """Treat SIGTERM and SIGHUP as an interrupt, or call a function, unless other code handles them."""
     taken = errors.take_signals(handle)
     try:
         yield
@@ -337,11 +337,11 @@ class Batch:
 
     def __init__(self, directory: RunDirectory, followed: FollowedRun | None = None) -> None:
         self._directory = directory
-        # The one under way, or the last; None where another process works on the run.
+        # The current or last call; None if another process works on the run.
         self._call: Call | None = None
         self._followed = followed
         self._changing = threading.RLock()
-        # What was counted last: of which call, whether that was over, how long it will do, and the count.
+        # The last count: its call, whether that was over, until when it may be reused, and the tally.
         self._last: tuple[Call, bool, float, Tally] | None = None
         self._speed = Speed(0.0, 0)
         self._is_stop_asked = False
@@ -411,7 +411,7 @@ class Batch:
             If this process was forked from the one that works on it.
         """
         call = self._own("pause")
-        call.not_before = None  # now it waits for a word
+        call.not_before = None  # from now on it waits for resume()
         call.pause(is_paused=True)
 
     def resume(self) -> None:
@@ -529,7 +529,7 @@ class Batch:
             finally:
                 bar.close()
             if isinstance(ended, Call):
-                ended.listeners.wait()  # they may begin another call
+                ended.listeners.wait()  # because they may begin another call
             return self.results() if ended is None else end(ended, bar)
 
     def panel(self) -> Any:
@@ -540,7 +540,7 @@ class Batch:
         return self._shown(lambda: panels.panel(self), otherwise=self)
 
     def __enter__(self) -> Self:
-        """Use the run for as long as the block lasts."""
+        """Return the batch itself."""
         return self
 
     def __exit__(
@@ -555,7 +555,7 @@ class Batch:
             self.stop()
 
     def __await__(self) -> Generator[Any, None, pd.DataFrame]:
-        """Wait without blocking a notebook's buttons; returns the table."""
+        """Wait without blocking a notebook's buttons; return the table."""
         return self._until_over().__await__()
 
     def __repr__(self) -> str:
@@ -574,7 +574,7 @@ class Batch:
         self._shown(lambda: panels.show(self), otherwise=None)
 
     def _shown(self, show: Callable[[], Any], *, otherwise: Any) -> Any:
-        """Show the run; a cell that can't show it doesn't fail, since the run continues."""
+        """Show the run; a cell that can't show it doesn't fail, because the run continues."""
         try:
             return show()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the notebook
@@ -582,12 +582,12 @@ class Batch:
             return otherwise
 
     async def _until_over(self) -> pd.DataFrame:
-        while not (ended := self._state_source()).is_over:  # noqa: ASYNC110 - the end comes from a thread, not from this loop
+        while not (ended := self._state_source()).is_over:  # noqa: ASYNC110 - the run ends in a thread, not in this loop
             await asyncio.sleep(_LOOK_EVERY_S)
         return end(ended, Silent())
 
     def _state_source(self) -> Call | FollowedRun:
-        """Return what knows the state of the run: the call, or in another or a forked process the directory itself."""
+        """Return the source of the run's state: the call, or in other and forked processes the directory on disk."""
         if self._call is not None and not self._call.is_taken_over:
             return self._call
         if self._followed is None:
@@ -605,13 +605,13 @@ class Batch:
         )
 
     def _begin(self, call: Call) -> None:
-        """Begin a call, in place of the one under way; requests already sent are still recorded."""
+        """Begin a call in place of the current one; requests already sent are still recorded."""
         with self._changing:
             call.begin(self._continue_with)
 
     def _continue_with(self, call: Call) -> None:
         """Follow this call from now on; called in the runner's thread, before the first request."""
-        call.followed_by = self  # stays alive as long as its call
+        call.followed_by = self  # keeps the batch alive as long as its call
         if self._call is not None and not self._call.is_over and self._call.listeners is not call.listeners:
             self._call.report("stopped", "Another call of this process continues in this directory.")
         self._began_at, self._ended_at, self._is_stop_asked = time.monotonic(), None, False
@@ -619,7 +619,7 @@ class Batch:
         self._call = call
 
     def _begin_again(self, chosen: frozenset[str] = frozenset()) -> None:
-        """Continue with the same table and what is left to spend, without submitting anything a second time."""
+        """Continue with the same table and the rest of the limits, without submitting anything a second time."""
         call = self._own("resume")
         inputs = replace(
             call.inputs,
@@ -637,7 +637,7 @@ class Batch:
         return "finished" if is_whole and _problem(call) is None else "stopped"
 
     def _counted(self, call: Call) -> Tally:
-        """Return the tally, counted again at intervals that a large run can afford, and once more when it is over."""
+        """Return the tally, recounted at intervals that suit the size of the run, and once more when it is over."""
         began_at, is_over, last = time.monotonic(), call.is_over, self._last
         if last is None or last[0] is not call:
             rows = rows_of(call.inputs.user.index, call.inputs.prepared)
@@ -646,7 +646,7 @@ class Batch:
         else:
             rows = last[3].rows
         tally = Tally(rows, call.state.copy(), self.run_dir)
-        # Set at once and with its call, because another thread may just be continuing with the next one.
+        # Set together with its call, because another thread may be switching to the next call.
         self._last = call, is_over, began_at + (time.monotonic() - began_at) * _COUNTING_SHARE, tally
         return tally
 
@@ -672,11 +672,11 @@ def _status(
 
 
 class FollowedRun:
-    """A run directory that another process may work on, read again at intervals that suit its size."""
+    """A run directory that another process may work on, reread at intervals that suit its size."""
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.directory = existing(run_dir)
-        self._place = self.directory.name  # wherever the process moves to
+        self._place = self.directory.name  # absolute, in case the process changes its working directory
         self._began_at = time.monotonic()
         self._next_at = self._began_at
         self._table_id = ""
@@ -737,7 +737,7 @@ class FollowedRun:
         )
 
     def _read_table(self) -> None:
-        """Read the table, which takes a while, only if it is another one than before."""
+        """Read the table, which takes a while, only if it has changed."""
         if not self.directory.jobs.exists():
             raise errors.DirectoryError(f"{self.directory.name} has no {self.directory.jobs.name} any more.")
         table_id = str(read_table_meta(self.directory.jobs).get("table_id"))

@@ -47,13 +47,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# Change it whenever the same picture and model give another vector.
+# Change this whenever the same picture and model would give a different vector.
 _VERSION: Final = "1"
 _PROVIDERS: Final = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _EXTRA: Final = "identity"
 _DTYPES: Final = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(int32)": np.int32}
 _ANSWER_WITHIN_S: Final = 4.0
-_REASON_MAX: Final = 600  # a runtime names its own source first
+_REASON_MAX: Final = 600  # a runtime error begins with a position in the runtime's source
 
 # YuNet and SFace, as OpenCV's FaceDetectorYN and FaceRecognizerSF use them (modules/objdetect/src of OpenCV 4 and 5).
 _DETECTED_PX: Final = 640
@@ -95,16 +95,16 @@ class Criterion:
         object.__setattr__(self, "bound", number)
 
     def __call__(self, value: float | None) -> bool:
-        """Judge a value; a missing one is never good enough."""
+        """Return whether a value is good enough; a missing one never is."""
         return value is not None and not math.isnan(value) and _SIGNS[self.sign](value, self.bound)
 
     def __bool__(self) -> bool:
-        """Refuse `0.2 <= metric <= 0.8`, of which Python would keep the last part only."""
+        """Refuse `0.2 <= metric <= 0.8`, of which Python would keep only the second bound."""
         raise UsageError("Bounds on metrics can't be chained or combined. Pass one bound, or a function.")
 
 
 class Bounded:
-    """What makes `metric >= 0.8` a `Criterion`."""
+    """Makes comparisons such as `metric >= 0.8` return a `Criterion`."""
 
     __slots__ = ()
     nothing: ClassVar[str] = "nothing to measure"
@@ -123,11 +123,11 @@ class Bounded:
 
 
 def written(text: str) -> Criterion:
-    """Read a bound on a metric of a given name, such as "appearance >= 0.8"."""
+    """Parse a bound on a named metric, such as "appearance >= 0.8"."""
     match = _WRITTEN.fullmatch(text)
     if match is None:
         raise UsageError(f'Can\'t read {text!r}; write a metric, a sign and a number: "appearance >= 0.8".')
-    return Criterion(match[1], match[2], match[3])  # type: ignore[arg-type] # it reads its bound
+    return Criterion(match[1], match[2], match[3])  # type: ignore[arg-type] # Criterion parses the bound
 
 
 # Models.
@@ -136,7 +136,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = toml_beside(__file__, "metrics
 
 
 class _Weights:
-    """The files of a preset: in a folder of the user's, or fetched by revision and digest when first used."""
+    """The files of a preset: in the user's folder, or fetched by revision and digest at first use."""
 
     def __init__(self, preset: str, kind: str, folder: str | os.PathLike[str] | None) -> None:
         self.preset = _preset(preset, kind)
@@ -145,13 +145,13 @@ class _Weights:
         self._files: Mapping[str, Mapping[str, str]] = self.preset["files"]
 
     def digest(self, *names: str) -> str:
-        """Return the digest of these files: that of the preset, or of the bytes in the folder."""
+        """Return a digest of files: from the preset, or computed from the files in the user's folder."""
         is_preset = self._folder is None
         digests = (self._files[name]["sha256"] if is_preset else _digest(self._find(name)) for name in names)
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def path(self, name: str) -> Path:
-        """Return where a file is, after fetching it if need be."""
+        """Return the path of a file, fetching it first if necessary."""
         if self._folder is not None:
             return self._find(name)
         wanted = self._files[name]
@@ -175,7 +175,7 @@ class _Weights:
         return path
 
     def _find(self, name: str) -> Path:
-        assert self._folder is not None  # noqa: S101 - both callers know
+        assert self._folder is not None  # noqa: S101 - checked by both callers
         inner = Path(self._files[name]["path"])
         for path in (self._folder / inner, self._folder / inner.name):
             if path.is_file():
@@ -190,7 +190,7 @@ class _Weights:
 
 
 def _preset(name: str, kind: str) -> Mapping[str, Any]:
-    """Return a preset that has the kind of file that a metric needs."""
+    """Return a preset by name; refuse one without the kind of file that a metric needs."""
     able = [name for name, preset in PRESETS.items() if kind in preset["files"]]
     if name not in able:
         raise UsageError(f"{name!r} isn't a model for this. Pass one of {', '.join(map(repr, able))}.")
@@ -209,23 +209,23 @@ def _digest(path: Path) -> str:
 
 
 def _refuse_unreachable(url: str) -> None:
-    """Raise if nothing answers there: the hub's own library would try again for half a minute."""
+    """Raise if a host doesn't answer: the hub's library would retry for half a minute."""
     import requests
 
     try:
         requests.head(url, timeout=_ANSWER_WITHIN_S, allow_redirects=False)
     except requests.exceptions.SSLError:
-        return  # the library may know other certificates
+        return  # the library may trust other certificates
     except requests.RequestException as error:
         raise ConnectionError(f"can't connect to {url}") from error
 
 
 @contextmanager
 def _unusable(path: Path, how: str) -> Iterator[None]:
-    """Raise what a library says of a file in one line; its errors have no common class."""
+    """Turn any error of a library about a file into a one-line UsageError; they have no common class."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - as it says
+    except Exception as error:  # noqa: BLE001 - see above
         raise UsageError(f"{path} can't be {how} ({one_line(error, _REASON_MAX)}).") from None
 
 
@@ -238,7 +238,7 @@ class _Network:
         self._session: Any = None
 
     def run(self, outputs: Sequence[str], /, inputs: Mapping[str, Any] | NDArray[Any]) -> list[NDArray[Any]]:
-        """Run the model on named inputs, of which it gets those that it has, or on its only one."""
+        """Run the model on an array or on named inputs, ignoring names that it doesn't have."""
         session = self._loaded()
         dtypes = {argument.name: _DTYPES.get(argument.type) for argument in session.get_inputs()}
         with _unusable(self._path, f"run as the {self._file} model of {self._weights.name!r}"):
@@ -247,9 +247,9 @@ class _Network:
             return [np.asarray(array, np.float32) for array in session.run(list(outputs) or None, feed)]
 
     def vectors(self, output: str, inputs: Mapping[str, Any] | NDArray[Any], n: int) -> list[Vector]:
-        """Run the model, and return its vector of each of `n` inputs."""
+        """Run the model and return its vector for each of `n` inputs."""
         found = self.run([output] if output else [], inputs)[0]
-        # A transformer gives a vector for each patch; that of the whole picture comes first.
+        # A transformer returns a vector for each patch; the one for the whole picture comes first.
         found = found[:, 0] if found.ndim == 3 else found  # noqa: PLR2004 - pictures, patches, numbers
         if found.ndim != 2 or len(found) != n:  # noqa: PLR2004 - pictures, numbers
             raise UsageError(f"{self._path} gave an array of {found.shape} for {n}, not a vector for each.")
@@ -301,7 +301,7 @@ class VectorMetric(Bounded, ABC):
 
 
 def cosine(one: Vector, other: Vector) -> float:
-    """Return the cosine of the angle between two vectors, NaN if one has no finite length."""
+    """Return the cosine of the angle between two vectors; NaN if either has no finite length."""
     if one.shape != other.shape:
         raise UsageError(f"Vectors of {one.size} and {other.size} numbers: are all files of one model?")
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
@@ -368,9 +368,9 @@ class Embedding(VectorMetric):
 
 
 def prepare(picture: Image.Image, how: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Scale the shorter side, cut the middle out and normalise, as the model's own processor does."""
+    """Scale by the shorter side, crop the centre and normalise, as the model's own processor does."""
     side, crop = how["resize_px"], how["crop_px"]
-    # The longer side is cut off, not rounded, as in transformers and torchvision.
+    # The longer side is truncated, not rounded, as in transformers and torchvision.
     width, height = (edge * side // min(picture.size) for edge in picture.size)
     scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - crop) // 2, (height - crop) // 2
@@ -535,7 +535,7 @@ class Face(VectorMetric):
 def decode_faces(
     found: Mapping[str, NDArray[Any]], min_score: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return scores (n), boxes (n x 4: left, top, width, height) and landmarks (n x 5 x 2) of what YuNet found."""
+    """Return scores (n), boxes (n x 4: left, top, width, height) and landmarks (n x 5 x 2) from YuNet's outputs."""
     scores, boxes, landmarks = [], [], []
     for stride in _STRIDES:
         n_columns = _DETECTED_PX // stride
@@ -553,7 +553,7 @@ def decode_faces(
 
 
 def _without_overlaps(scores: NDArray[np.float64], boxes: NDArray[np.float64]) -> list[int]:
-    """Keep the best of boxes that overlap (non-maximum suppression)."""
+    """Return the indices of the best of overlapping boxes (non-maximum suppression)."""
     kept: list[int] = []
     for box in np.argsort(-scores, kind="stable"):
         if all(_overlap(boxes[box], boxes[other]) <= _OVERLAP_MAX for other in kept):
@@ -569,10 +569,10 @@ def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def align(picture: Image.Image, landmarks: NDArray[np.float64]) -> Image.Image:
-    """Turn, scale and cut a face out so that its landmarks lie where the recogniser expects them."""
+    """Rotate, scale and crop a face so that its landmarks lie where the recogniser expects them."""
     matrix = similarity(landmarks)
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
-    # Pillow counts from the corner of a pixel, OpenCV from its middle.
+    # Pillow measures from the corner of a pixel, OpenCV from its centre.
     inverse[:2, 2] += 0.5 - inverse[:2, 0] / 2 - inverse[:2, 1] / 2
     return picture.transform(
         (_FACE_PX, _FACE_PX), Image.Transform.AFFINE, tuple(inverse[:2].ravel()), Image.Resampling.BILINEAR
@@ -580,7 +580,7 @@ def align(picture: Image.Image, landmarks: NDArray[np.float64]) -> Image.Image:
 
 
 def similarity(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return turn, scale and shift (2 x 3) that bring landmarks nearest to those of an aligned face (Umeyama, 1991)."""
+    """Return the similarity transform (2 x 3) that best maps landmarks to those of an aligned face (Umeyama, 1991)."""
     centre, aim = landmarks.mean(axis=0), _LANDMARKS.mean(axis=0)
     points, targets = landmarks - centre, _LANDMARKS - aim
     left, strengths, right = np.linalg.svd(targets.T @ points / len(points))

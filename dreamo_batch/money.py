@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 Amount = float | str | Decimal
 ZERO: Final = Decimal(0)
-_DIGITS: Final = 60  # enough that sums of amounts are exact
-# Amounts are calculated in this context, whatever the user's own context rounds or traps.
+_DIGITS: Final = 60  # enough for exact sums of amounts
+# The context for calculating amounts, independent of the rounding and traps of the user's context.
 EXACT: Final = Context(prec=_DIGITS)
 _CENTS: Final = Decimal("0.01")
 _FINEST: Final = Decimal("0.0001")
 
 
 def money(written: str | float | Decimal | None) -> Decimal | None:
-    """Parse an amount; None unless it is finite, at least zero, and of no more digits than money has."""
+    """Parse an amount; None unless it is finite, not negative, and has no more digits than money has."""
     return _parsed(str(written))
 
 
-@lru_cache(maxsize=1024)  # the attempts of a run cost the same few amounts
+@lru_cache(maxsize=1024)  # cached, as the attempts of a run have few different costs
 def _parsed(written: str) -> Decimal | None:
     try:
         amount = Decimal(written.strip())
     except InvalidOperation:
         return None
-    # Digits grouped as in Python may be a slip of the pen: 0_12 would be 12 dollars.
+    # Refuse digits grouped as in Python, which may be typos: 0_12 would be 12 dollars.
     if "_" in written or not amount.is_finite() or amount < 0:
         return None
     exponent = int(amount.as_tuple().exponent)  # written out, 1e999999999 would fill the memory
@@ -39,7 +39,7 @@ def _parsed(written: str) -> Decimal | None:
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
     """Add amounts exactly."""
-    return reduce(EXACT.add, amounts, ZERO) or ZERO  # not 0.0000
+    return reduce(EXACT.add, amounts, ZERO) or ZERO  # 0 rather than 0.0000
 
 
 def total_if_known(amounts: Iterable[Decimal | None]) -> Decimal | None:
@@ -60,7 +60,7 @@ def times(n: int, amount: Decimal) -> Decimal:
 
 
 def exact_text(amount: Decimal) -> str:
-    """Write an amount in its one exact form: no exponent, no zeros at the end, no negative zero."""
+    """Write an amount in its canonical form: no exponent, no trailing zeros, no negative zero."""
     written = format(amount, "f")
     if "." in written:
         written = written.rstrip("0").rstrip(".")
@@ -68,7 +68,7 @@ def exact_text(amount: Decimal) -> str:
 
 
 def dollars(amount: Decimal) -> str:
-    """Return an amount in USD for reading: in cents; below a dollar with four decimals where they say more."""
+    """Return an amount in USD for reading: in cents, or below a dollar with four decimals if cents aren't exact."""
     cents, fine = (amount.quantize(step, ROUND_HALF_UP, EXACT) for step in (_CENTS, _FINEST))
     if amount and not fine:
         return f"${Context(prec=2).plus(amount):f}"

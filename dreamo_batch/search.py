@@ -142,7 +142,7 @@ def search(
 
 @contextmanager
 def _listening_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> Iterator[None]:
-    """Report one end to the listeners, not the end of each round."""
+    """Report a single end to the listeners instead of one per round."""
     listeners = Listeners(
         RunDirectory(run_dir).name, options.pop("notify", None), options.pop("on_event", None)
     )
@@ -153,21 +153,21 @@ def _listening_once(run_dir: str | os.PathLike[str], options: SearchOptions) -> 
             ends.append(event)
             return
         if event.kind in ("stopped", "budget"):
-            listeners.begin(None)  # so that the error isn't reported again
+            listeners.begin(None)  # so that the error isn't reported twice
         listeners.emit(event)
 
     options["on_event"] = hear
     try:
         with listeners.report_refusal():
             yield
-        for event in ends[-1:]:  # none if the listener was not reached in time
+        for event in ends[-1:]:  # empty if the listener wasn't called in time
             listeners.emit(event)
     finally:
         listeners.wait()
 
 
 class _Tries(NamedTuple):
-    """Every try that a search may make: a row each, its group, and its number within the group."""
+    """All tries that a search may make: a row for each, its group, and its number within the group."""
 
     table: pd.DataFrame
     groups: np.ndarray
@@ -188,7 +188,7 @@ def _criterion(accept: Any) -> Criterion:
 
 
 def _yes_or_no(verdict: Any) -> float:
-    """Refuse what a function without a return or a bound says: it would buy every try, or take any picture."""
+    """Refuse a verdict that isn't True or False: None would buy every try, and a number might accept any picture."""
     if not isinstance(verdict, bool | np.bool_ | int) or verdict not in (True, False):
         raise TypeError(f"accept returned {quoted(verdict)}, not True or False")
     return float(verdict)
@@ -216,7 +216,7 @@ def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> 
     keys = table[per].astype(object).map(lambda cell: None if is_missing(cell) else str(cell))
     groups = keys.groupby(per, sort=False, dropna=False).ngroup().to_numpy()
     rows = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
-    # Try after try within a group, so that a shorter search draws the same seeds as a longer one.
+    # In order within a group, so that a shorter search draws the same seeds as a longer one.
     order = np.concatenate([of_group[np.arange(n_each) % len(of_group)] for of_group in rows])
     numbers = np.tile(np.arange(1, n_each + 1), len(rows))
     whole = table.iloc[order].assign(**{columns.SEARCH_TRY: pd.array(numbers, dtype=columns.INT)})
@@ -224,7 +224,7 @@ def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> 
 
 
 def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
-    """Refuse rows of the same job: the seeds drawn for one would depend on how many tries the other has made."""
+    """Refuse rows of the same job, because one row's seeds would depend on how many tries the other has made."""
     actions = plan(as_frame(jobs).assign(**{columns.SEED: 1}), **options)[columns.ACTION]
     if (actions == DUPLICATE).any():
         label = actions.index[(actions == DUPLICATE).to_numpy().argmax()]
@@ -234,7 +234,7 @@ def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
 
 
 def _n_known(planned: pd.DataFrame, tries: _Tries) -> np.ndarray:
-    """Return how many tries of each group earlier calls made."""
+    """Return how many tries earlier calls made in each group."""
     is_known = ~planned[columns.ACTION].isin([NEW, INVALID, DUPLICATE]).to_numpy()
     n_known = np.zeros(int(tries.groups.max()) + 1, int)
     np.maximum.at(n_known, tries.groups[is_known], tries.numbers[is_known])
@@ -248,7 +248,7 @@ def _judge(done: pd.DataFrame, wanted: Criterion, *, progress: bool) -> pd.DataF
     is_made = (done[columns.STATUS] == columns.COMPLETED).to_numpy()
     unjudged = np.flatnonzero(is_made & measured[name].isna().to_numpy())
     kinds = [set(failed[[row]]) for row in unjudged]
-    # Another seed may show what this one doesn't, but more pictures that can't be judged are bought for nothing.
+    # Another seed may show what this one doesn't, but pictures that can't be judged are bought in vain.
     given = next((row for row, kind in zip(unjudged, kinds, strict=True) if kind == {"given"}), None)
     if given is not None or (0 < is_made.sum() == len(kinds) and not any(None in kind for kind in kinds)):
         row = unjudged[0] if given is None else given

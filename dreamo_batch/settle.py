@@ -1,4 +1,4 @@
-"""What is settled without buying: ambiguous rows, pictures that are missing, and what is damaged."""
+"""Everything that can be settled without buying: ambiguous rows, missing pictures, and damage."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def resolve(
         opened, now = at_work.open(service), time.time()
         settled = _ambiguous(opened.state.of(job_id), row, attempt)
         for other in chain(opened.state, elsewhere) if task_id is not None else ():
-            if other.task_id == task_id and other != settled:  # its cost would count twice
+            if other.task_id == task_id and other != settled:  # else its cost would count twice
                 raise UsageError(
                     f"Task {task_id} already belongs to attempt {other.attempt} of job {other.job_id}."
                 )
@@ -141,7 +141,7 @@ def resolve(
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
-    """Return the job of a row, named by its label or job id."""
+    """Return the job id of a row, given by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
     label = text_of(row)
     found = jobs[(table.user.index.map(str) == label) | (jobs == label).to_numpy()].dropna().unique()
@@ -237,7 +237,7 @@ def download(
 
 
 def _as_recorded(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Lay what the ledger knows now beside the rows, also those that the directory's table no longer has."""
+    """Update rows with what the ledger knows now, including rows that have left the directory's table."""
     attempts = to_arrow(reading.read_state(directory))
     fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
     fresh = mark(fresh, directory)
@@ -295,7 +295,7 @@ def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[
         for line in _damage(shard.given, progress=progress, is_shard=True)
     ]
     checks: tuple[Callable[[RunDirectory], Iterator[str]], ...] = (_ledger, _manifest, _tables, _inputs)
-    # A directory of shards has the table, and they have the ledgers.
+    # A sharded directory has the table; its shards have the ledgers.
     for check in checks[:2] if is_shard else checks[directory.is_sharded :]:
         try:
             with bars(progress):
@@ -314,7 +314,7 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     attempts = list(state)
     saved = [attempt.output_path for attempt in attempts if attempt.output_path is not None]
     replica, stored = directory.replica, set[str]()
-    if replica is None:  # a store keeps the checkpoint before in its log
+    if replica is None:  # in a store, the log keeps the previous checkpoint
         yield from _reserve(directory, recovered)
     else:
         stored.update(replica.names())
@@ -326,7 +326,7 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
     with ticking(len(attempts), "verifying", unit="attempt") as tick:
         for attempt in attempts:
             found = list(_picture(directory, attempt))
-            if found and replica is not None and attempt.output_path in stored:  # changed here, maybe
+            if found and replica is not None and attempt.output_path in stored:  # maybe changed here
                 (directory.path / attempt.output_path).unlink(missing_ok=True)
                 replica.fetch([attempt.output_path])
                 found = list(_picture(directory, attempt))
@@ -337,7 +337,7 @@ def _ledger(directory: RunDirectory) -> Iterator[str]:
 
 
 def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
-    """Check the checkpoint that is only read when the newest one is damaged."""
+    """Check the previous checkpoint, which is read only if the newest one is damaged."""
     path = directory.path / checkpoint.PREVIOUS
     try:
         checkpoint.read_table(path)
@@ -404,12 +404,12 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
 
 
 def _inputs(directory: RunDirectory) -> Iterator[str]:
-    """Check the reference pictures that are kept here; those elsewhere are the user's."""
+    """Check the reference pictures stored in the directory; others are the user's."""
     known = checkpoint.references_of(checkpoint.read_jobs(directory.jobs).decided)
     rows, digests = known[[columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]], {*known[columns.IMAGE_DIGEST]}
     for location, digest in rows.dropna().drop_duplicates().itertuples(index=False):
         path = Path(location)
-        # Before the directory was moved.
+        # Recorded before the directory was moved.
         was_here = path.stem.partition("-")[0] in digests and not path.exists()
         if path.parent != directory.inputs and not was_here:
             continue

@@ -190,7 +190,7 @@ def _work_on_shard(is_ending: threading.Event, task: ShardTask) -> ShardOutcome:
 
 
 def _work(call: Call, parent: _Parent) -> ShardOutcome:
-    batch = begin_paused(call)  # noqa: F841 - referred to for as long as the call runs
+    batch = begin_paused(call)  # noqa: F841 - kept alive as long as the call runs
     try:
         while True:
             parent.report(call.directory, call.snapshot())
@@ -428,12 +428,12 @@ class ShardedCall(Call):
 
     @property
     def stopped(self) -> BaseException | None:
-        """What stopped the call early."""
+        """The error that stopped the call early."""
         return self.runner.error or self._stopped
 
     @property
     def is_paused(self) -> bool:
-        """Whether it submits nothing for now."""
+        """Whether submissions are paused."""
         return self._is_paused
 
     @property
@@ -854,7 +854,7 @@ class ShardedCall(Call):
         self.reconciliation = reconcile(len(self.inputs.user), results)
         if not isinstance(self._stopped, StorageFailed):
             self.directory.update_manifest(reconciliation=self.reconciliation)
-        self.results = results  # last: other threads look for it
+        self.results = results  # last, because other threads wait for it
 
 
 def _lanes(n_shards: int, in_flight: int) -> tuple[int, int]:

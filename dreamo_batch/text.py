@@ -1,4 +1,4 @@
-"""Text for people: words made safe, counts and times, options as their user spells them, and HTML templates."""
+"""Text for people: harmless text, counts and times, options as their user writes them, and HTML templates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Control characters (C0, C1, DEL), marks that turn the direction of writing, line separators, half characters.
 _HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PATH: Final = re.compile(r".*[/\\][^/\\]+\.\w{1,5}", re.DOTALL)
-_AMOUNT: Final = re.compile(r"\d{1,4}\.\d{1,12}", re.ASCII)  # would be another one if it were cut
+_AMOUNT: Final = re.compile(r"\d{1,4}\.\d{1,12}", re.ASCII)  # would be a different amount if it were cut
 _MINUTE_S: Final = 60
 _UNITS: Final = ((86_400, "d", 3600, "h"), (3600, "h", _MINUTE_S, "min"), (_MINUTE_S, "min", 1, "s"))
 _FOLDER: Final = Path(__file__).parent / "display"
@@ -33,29 +33,29 @@ _CELL_MIN: Final = 10
 _LAST_MIN: Final = 24
 _GAP: Final = 2
 
-# Classes of HTML in which a notebook looks for no formulas: it would set two amounts with a dollar sign as one.
+# HTML classes in which notebooks don't look for formulas: they would typeset what is between two dollar signs.
 NO_FORMULAS: Final = "mathjax_ignore tex2jax_ignore"
 
 
 def harmless(text: str) -> str:
-    """Escape characters that a terminal or a page would act on instead of showing."""
+    """Escape characters that a terminal or a page would act on instead of showing them."""
     return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def one_line(words: object, n_max: int) -> str:
-    """Return anybody's words as one harmless line of limited length."""
+    """Return text from outside as one harmless line of limited length."""
     return shortened(harmless(" ".join(str(words).split())), n_max)
 
 
 def shortened(text: str, n_max: int) -> str:
-    """Cut a text to a length, with an ellipsis where it was cut; the end of a path says most."""
+    """Cut a text to a length with an ellipsis; a path is cut at the beginning, because its end says most."""
     if len(text) <= n_max:
         return text
     return "…" + text[1 - n_max :].lstrip() if _PATH.fullmatch(text) else text[: n_max - 1].rstrip() + "…"
 
 
 def user_name() -> str:
-    """Return the name of the user who runs this process, or a number: a container may have no name for it."""
+    """Return the name of the user who runs this process, or the user id if it has no name, as in a container."""
     try:
         return harmless(getpass.getuser())
     except (KeyError, OSError):
@@ -69,13 +69,13 @@ def type_of(value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return how a message names a value: as Python writes it if that is one short line, else by its type."""
+    """Return a value as messages show it: its repr if that is one short line, else its type."""
     text = repr(value)
     return text if len(text) <= _CELL_MAX and text.isprintable() else type_of(value)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says; those of some libraries continue with a dump of the request."""
+    """Return the first line of an error's message; some libraries append a dump of the request."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -85,26 +85,26 @@ def counted(n: int, noun: str) -> str:
 
 
 def listed(names: Iterable[object], n_max: int = 20) -> str:
-    """Return names in a row, and how many more there are than `n_max`."""
+    """Return names as a list in a sentence, and how many more there are than `n_max`."""
     shown = list(map(str, names))
     n_more = len(shown) - n_max
     return ", ".join(shown[:n_max]) + (f" and {n_more:,} more" if n_more > 0 else "")
 
 
 def meant(name: object, known: Iterable[object]) -> str:
-    """Ask whether a name much like one that isn't known was meant; if none is, list those that are."""
+    """Return "did you mean ...?" with the known name most like an unknown one, or else the known names."""
     names = list(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
 
 
 def clock_time(seconds: float) -> str:
-    """Return a time as a clock here shows it, with its offset."""
+    """Return a time in the local time zone, with its offset."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units."""
+    """Return a duration in its two largest units."""
     whole = max(0, round(seconds))
     for unit_s, unit, part_s, part in _UNITS:
         if whole >= unit_s:
@@ -113,13 +113,13 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-_is_shell = False  # one for all threads, since a run has several
+_is_shell = False  # one setting for all threads, since a run has several
 
 
 @contextmanager
 def shell_words() -> Iterator[None]:
-    """Name options and calls as the command line does, inside the block."""
-    global _is_shell  # noqa: PLW0603 - see there
+    """Name options and calls as on the command line, inside the block."""
+    global _is_shell  # noqa: PLW0603 - see above
     before, _is_shell = _is_shell, True
     try:
         yield
@@ -128,12 +128,12 @@ def shell_words() -> Iterator[None]:
 
 
 def spelled(python: str, shell: str) -> str:
-    """Return the words for Python, or for a shell."""
+    """Return the text for Python users or for users of the command line."""
     return shell if _is_shell else python
 
 
 def option(keyword: str, value: object = None) -> str:
-    """Return an option as its user writes it, such as `fix_images=True` and `--fix-images`; None: without a value."""
+    """Return an option as its user writes it, such as `fix_images=True` or `--fix-images`; None means no value."""
     shown = "" if value is None else exact_text(value) if isinstance(value, Decimal) else str(value)
     quoted = f'"{value}"' if isinstance(value, str) else shown
     flag = f"--{keyword.replace('_', '-')}"
@@ -141,12 +141,12 @@ def option(keyword: str, value: object = None) -> str:
 
 
 def local_option() -> str:
-    """Return the option that uses the local gateway."""
+    """Return the option for using the local gateway."""
     return spelled('gateway="local"', "--local")
 
 
 def same_call() -> str:
-    """Return what is to be repeated: the call or the command."""
+    """Return "the same call" or "the same command"."""
     return spelled("the same call", "the same command")
 
 
@@ -173,7 +173,7 @@ def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: in
 
     cut_cells = [[*map(cut, row[:-1]), row[-1]] for row in cells]
     is_number = [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(names)
-    return tabulate(  # names as a row, since it widens headers
+    return tabulate(  # names are passed as a row, because tabulate widens headers
         cut_cells,
         tablefmt="plain",
         disable_numparse=True,
@@ -209,5 +209,5 @@ def fill_template(template: str, **values: Any) -> str:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """Join parts as a sentence does."""
+    """Join parts with commas and "and"."""
     return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])

@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# What users of Python look for.
+# Python verbs that users may try as commands.
 _IN_THE_SHELL: Final = {"load": "results RUN_DIR", "resume": "run TABLE", "start": "run TABLE --detach"}
 
 
 class CommandGroup(click.Group):
-    """The group of all commands; runs one and exits with its code."""
+    """The group of all commands; runs a command and exits with its code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """List the commands in the order they were added."""
         return list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; refuse a verb that is a command under another name."""
+        """Return a command; for a Python verb, name the command that does the same."""
         if here := _IN_THE_SHELL.get(cmd_name):
             ctx.fail(f"No such command {cmd_name!r}; use `dreamo-batch {here}`.")
         return super().get_command(ctx, cmd_name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command; the options for how much is shown may come before or after its name."""
+        """Add a command, with the verbosity options, which may come before or after its name."""
         cmd.params = [*cmd.params, *options.verbosity(is_hidden=True)]
         super().add_command(cmd, name)
 
@@ -55,8 +55,8 @@ class CommandGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and exit with its code."""
-        atexit.register(gc.freeze)  # else the end waits 0.1 s for a search for garbage in all of pandas
-        with shell_words():  # in its own context, so that nothing is remembered once it is over
+        atexit.register(gc.freeze)  # else garbage collection of all of pandas delays the exit by 0.1 s
+        with shell_words():  # in its own context, so that no state is left afterwards
             sys.exit(copy_context().run(self._run, args, prog_name, **extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
@@ -69,7 +69,7 @@ class CommandGroup(click.Group):
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = lambda message, *_where, **_more: warn(f"warning: {message}")
                 code = self.invoke(context) or DONE
-        except BaseException as error:  # noqa: BLE001 - printed here, and turned into a code
+        except BaseException as error:  # noqa: BLE001 - printed here, and turned into an exit code
             _print_error(error)
             code = code_of_error(error)
         return int(code)
@@ -83,16 +83,16 @@ def _escape_unencodable() -> None:
 
 
 def _open_missing_files() -> None:
-    """Open standard files that are missing, so that no other file takes their number."""
+    """Open missing standard streams, so that no other file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
 def _interrupt_once(number: int, _frame: object) -> NoReturn:
-    """Interrupt once: a terminal and its shell both send SIGHUP, and `stop` may be said twice."""
+    """Interrupt only once, because a terminal and its shell both send SIGHUP, and `stop` may be repeated."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -112,7 +112,7 @@ def _print_error(error: BaseException) -> None:
             _print_usage(error)
         case OSError(strerror=str(reason)):
             _print_line(reason if error.filename is None else f"{error.filename}: {reason}")
-        case DreamoError() | OSError() | ModuleNotFoundError():  # the last names the extra
+        case DreamoError() | OSError() | ModuleNotFoundError():  # the last line names the extra
             _print_line(str(error))
         case _:
             warn(_without_key("".join(traceback.format_exception(error))))

@@ -1,4 +1,4 @@
-"""Commands in the background: started, found again and stopped."""
+"""Commands in the background: start, find and stop them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is still there, on this machine."""
+        """Whether the process is still running on this machine."""
         try:
             with self.path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -65,7 +65,7 @@ class Process:
         return False
 
     def write(self) -> None:
-        """Leave its number where `stop` looks for it; called in the process itself."""
+        """Write its process id where `stop` looks for it; called in the process itself."""
         files.replace(self.path, self._lock_and_fill, is_durable=False)
 
     def _lock_and_fill(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Process:
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
-        """Read what the last command left; None if it has ended properly."""
+        """Read what the last command wrote; None if it ended properly."""
         try:
             pid, host, until = path.read_text(encoding="utf-8").split("\n")[:3]
             return cls(path, int(pid), host, until)
@@ -84,7 +84,7 @@ class Process:
 
 
 def _directory(run_dir: str) -> RunDirectory:
-    """Open a run directory; what that needs is loaded only now, since `--help` needs nothing of it."""
+    """Open a run directory, importing what that needs only now, because `--help` doesn't need it."""
     from dreamo_batch.engine.directory import RunDirectory
 
     return RunDirectory(run_dir)
@@ -95,7 +95,7 @@ def _number_of(folder: Path) -> str:
 
 
 def here() -> str:
-    """Name the place where a process id counts: a container may have its host's name, but has ids of its own."""
+    """Return the scope of process ids: host and PID namespace, as a container may share its host's name."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -104,7 +104,7 @@ def here() -> str:
 
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
-    """Leave this process's number in the directory from when its call has begun, or waits, until it ends."""
+    """Keep this process's id in the directory from when its call begins or waits until it ends."""
     from dreamo_batch.live import announce
 
     directory, number = _directory(run_dir), os.getpid()
@@ -126,7 +126,7 @@ def findable(run_dir: str) -> Iterator[None]:
         if left is not None and left.pid == number:
             path.unlink(missing_ok=True)
         if is_new:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # the folder isn't empty
                 directory.path.rmdir()
 
 
@@ -137,20 +137,20 @@ def working_on(run_dir: str) -> Process | None:
 
 
 def should_begin(run_dir: str) -> bool:
-    """Whether a command waits for its time where no call has ever begun."""
+    """Whether a command waits for its start time in a directory where no call has begun yet."""
     process = working_on(run_dir)
     return process is not None and bool(process.until) and not _directory(run_dir).exists()
 
 
 def sentence(run_dir: str) -> str:
-    """Say which command works on a directory, and where its log is if the disk refused it; else nothing."""
+    """Say which command works on a directory, and where its log is if the disk refused it; else return ""."""
     process = working_on(run_dir)
     sentences = []
     if process is not None:
         sentences = [
             f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
         ]
-    with suppress(OSError):  # there is no log, or another user's
+    with suppress(OSError):  # there is no log, or it belongs to another user
         log = _directory(run_dir).log
         for other in Path(tempfile.gettempdir()).glob(f"dreamo-batch-{_number_of(log.parent)}-*.log"):
             sentences += [f"Its log continues in {other}."] * (other.stat().st_mtime >= log.stat().st_mtime)
@@ -174,7 +174,7 @@ def stop(run_dir: str) -> Process:
         with process.path.open("rb") as file:
             os.kill(process.pid, signal.SIGTERM)
             hint(f"Asked {process.pid} to stop; waiting for answers to requests already sent.")
-            fcntl.flock(file, fcntl.LOCK_SH)  # free once it has ended
+            fcntl.flock(file, fcntl.LOCK_SH)  # unlocked once the process has ended
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has just ended
     except PermissionError:
@@ -218,18 +218,18 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
         begins_at = written.tell()
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
-            child = subprocess.Popen(  # noqa: S603 - ourselves
+            child = subprocess.Popen(  # noqa: S603 - runs this program
                 command, stdin=subprocess.PIPE, stdout=written, stderr=written, start_new_session=True
             )
         finally:
             signal.signal(signal.SIGHUP, before)
-    assert child.stdin is not None  # noqa: S101 - a pipe
+    assert child.stdin is not None  # noqa: S101 - it is a pipe
     try:
-        with suppress(BrokenPipeError), child.stdin:  # its end is noticed below
+        with suppress(BrokenPipeError), child.stdin:  # its exit is noticed below
             child.stdin.write(json.dumps(given).encode())
         while child.poll() is None and getattr(Process.read(path), "pid", None) != child.pid:
             time.sleep(_LOOK_EVERY_S)
-    except BaseException:  # an interrupt, as a rule; whatever it is, nothing may buy behind it
+    except BaseException:  # usually an interrupt; whatever it is, nothing may keep buying
         child.terminate()
         warn(f"Stopped process {child.pid}; its log is {log}.")
         raise
@@ -237,12 +237,12 @@ def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tupl
         with log.open("rb") as written:
             written.seek(begins_at)
             warn(written.read().decode("utf-8", "replace"))
-    code, child.returncode = child.returncode, 0  # it is not waited for any more
+    code, child.returncode = child.returncode, 0  # this process no longer waits for it
     return child.pid, log, code
 
 
 def take_over(run_dir: str) -> dict[str, Any]:
-    """Return what this process is to continue; from now on its output is dated."""
+    """Read what this process is to continue, and date its output from now on."""
     given: dict[str, Any] = json.load(sys.stdin)
     beside = f"dreamo-batch-{_number_of(_directory(run_dir).path)}-"
     sys.stdout, sys.stderr = _DatedLines(sys.stdout, beside), _DatedLines(sys.stderr, beside)
@@ -250,7 +250,7 @@ def take_over(run_dir: str) -> dict[str, Any]:
 
 
 class _DatedLines(io.TextIOBase):
-    """Puts the date before each line that has none; once the log can't be written, in a temporary file."""
+    """Puts a date before each line without one; writes to a temporary file once the log can't be written."""
 
     def __init__(self, stream: TextIO, beside: str) -> None:
         self._stream, self._beside = stream, beside
@@ -265,14 +265,14 @@ class _DatedLines(io.TextIOBase):
         try:
             self._stream.write(dated)
             self._stream.flush()
-        except OSError:  # on the disk of the run, which may refuse what was bought, too
+        except OSError:  # the log is on the run's disk, which may also refuse records of purchases
             number, _ = tempfile.mkstemp(".log", self._beside, text=True)
-            self._stream = open(number, "a", 1, "utf-8")  # noqa: PTH123, SIM115 - for as long as this process
+            self._stream = open(number, "a", 1, "utf-8")  # noqa: PTH123, SIM115 - open until this process ends
             self._stream.write(dated)
         return len(text)
 
     def flush(self) -> None:
-        if not self._stream.closed:  # as at the end of the interpreter
+        if not self._stream.closed:  # as when the interpreter exits
             self._stream.flush()
 
     def fileno(self) -> int:
@@ -280,7 +280,7 @@ class _DatedLines(io.TextIOBase):
 
 
 def wait_for_begin(run_dir: str) -> None:
-    """Wait for as long as the command that works on a directory waits itself."""
+    """Wait until the command on a directory no longer waits for its start time."""
     hint(sentence(run_dir))
     while (process := working_on(run_dir)) is not None and process.until:
         time.sleep(1.0)

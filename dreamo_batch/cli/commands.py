@@ -72,27 +72,27 @@ if TYPE_CHECKING:
 
 NEW, _, _, IN_FLIGHT, _, INVALID, _ = columns.ACTIONS
 _MARGIN: Final = Decimal("1.25")
-_STEPS_USD: Final = (Decimal("0.01"), Decimal("0.0001"))  # from a dollar on, and below
+_STEPS_USD: Final = (Decimal("0.01"), Decimal("0.0001"))  # from a dollar up, and below
 
 
-# Consent.
+# Asking for consent.
 
 
 class Offer(NamedTuple):
-    """How many attempts would be bought, and the most they can cost in USD; None where no price is known."""
+    """The number of attempts that would be bought, and the most they can cost in USD; None if no price is known."""
 
     n_attempts: int
     cost_usd: Decimal | None
 
     def sentence(self, service: str, *, max_cost: str | None = None) -> str:
-        """Return what would be bought, where, and for how much."""
+        """Say what would be bought, where, and for how much."""
         most, cap = self.most(), money(max_cost)
         cost = "at a price not known yet" if most is None else f"for up to {dollars(Decimal(most))}"
         capped = "" if cap is None else f"; capped at {dollars(cap)} in all"
         return f"{counted(self.n_attempts, 'new attempt')} at {service}, {cost}{capped}."
 
     def most(self, margin: Decimal = Decimal(1)) -> str | None:
-        """Return the cost times a margin, as USD text rounded up; None without a price."""
+        """Return the cost times a margin, rounded up, as text in USD; None without a price."""
         if self.cost_usd is None:
             return None
         exact = EXACT.multiply(self.cost_usd, margin)
@@ -102,7 +102,7 @@ class Offer(NamedTuple):
 def agree(
     plan: Callable[[], Any], run_dir: str, options: Mapping[str, Any], *, is_agreed: bool, no_cap: bool
 ) -> str | None:
-    """Get consent for what a call may spend, and return the sum in USD at which it stops."""
+    """Get consent to what a call may spend; return the sum in USD at which it stops."""
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import refuse_other_service
     from dreamo_batch.results.load import stored_terms
@@ -120,14 +120,14 @@ def agree(
     if is_agreed and is_limited:
         return limit
     planned = plan()
-    if settings.api_key is None:  # asked for only now: a table can be corrected without one
+    if settings.api_key is None:  # checked only now, because a table can be corrected without a key
         raise key_missing(settings, "use --local")
     agreed = consent(planned, settings, options, is_agreed=is_agreed)
     return limit or agreed
 
 
 def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is_agreed: bool) -> str | None:
-    """Ask whether to buy what is planned, unless that is agreed; return the sum in USD that the call stops at.
+    """Ask whether to buy what is planned, unless agreed already; return the sum in USD at which the call stops.
 
     Raises if the call would refuse invalid rows anyway.
     """
@@ -138,7 +138,7 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
             f"{invalid[columns.REASON].iloc[0]} `dreamo-batch validate TABLE` lists every problem; "
             "--on-invalid skip leaves these rows out."
         )
-    may_repeat = options["max_attempts"] > 1  # then what is in flight, too
+    may_repeat = options["max_attempts"] > 1  # then also tasks in flight
     bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
     offer = Offer(len(bought), total_if_known(map(money, bought[columns.COST_HIGH_USD])))
     if not offer.n_attempts:
@@ -168,7 +168,7 @@ def _show_warnings(planned: Plan) -> None:
 
 
 def _ask(sentence: str, *, instead: str = "") -> None:
-    """Ask on the terminal; raises unless the answer is yes."""
+    """Ask on the terminal; raise unless the answer is yes."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.ClickException(
             f"{sentence} Nothing was sent: there's no terminal to ask on. Pass --yes to agree{instead}."
@@ -194,7 +194,7 @@ _DETACH: Final = option(
     help="Check and ask, then continue in the background: process id and log are in RUN_DIR, for `watch` and `stop`.",
 )
 _ABOUT_CALL: Final = (LOCAL, _DRY_RUN, ROWS, YES, NO_CAP, _DETACH, FORMAT)
-# The reason is the last column, which is never cut.
+# The reason comes last, because the last column is never cut.
 _PLAN_COLUMNS: Final = [
     columns.ACTION,
     columns.JOB_ID,
@@ -247,7 +247,7 @@ def plan(table: str, run_dir: str | None, *, rows: bool, **options: Any) -> int:
     Rows with the same action and reason share a line; --rows lists each. Sends nothing. Takes every option of `run`,
     so that a command line can be planned before it is run.
     """
-    for name in ("dry_run", "yes", "no_cap", "detach"):  # a plan has no use for them
+    for name in ("dry_run", "yes", "no_cap", "detach"):  # a plan doesn't need them
         del options[name]
     frame = read_table(table, options)
     planned = dreamo.plan(frame, run_dir, **_with_base_dir(options, table))
@@ -280,7 +280,7 @@ def run(
     if dry_run:
         return _show_plan(planned(), rows=rows, on_invalid=options["on_invalid"])
     at = moment(options["not_before"], now=time.time())
-    # The same time for a process in the background.
+    # Pass an absolute time to a process in the background.
     options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
     options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)
     if not detach:
@@ -395,9 +395,9 @@ def _finish(verb: Callable[..., pd.DataFrame], given: tuple[Any, ...], options: 
     return code_of_results(results, with_pictures=with_pictures)
 
 
-# What a run came to.
+# The outcome of a run.
 
-# What tells one row from another, and how it went; the last column is never cut.
+# What distinguishes rows, and how they went; the last column is never cut.
 _RESULT_COLUMNS: Final = (
     columns.STATUS,
     columns.DUPLICATE_OF,
@@ -446,7 +446,7 @@ def watch(run_dir: str) -> int:
     """
     background.wait_for_begin(run_dir)
     results = dreamo.watch(run_dir).wait(progress=not is_quiet())
-    hint(background.sentence(run_dir))  # where its log continued
+    hint(background.sentence(run_dir))  # where its log continues
     show_summary(dreamo.status(run_dir))
     return code_of_results(results)
 

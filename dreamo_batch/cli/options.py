@@ -1,4 +1,4 @@
-"""The options that several commands share; those of `run` come from its signature and docstring."""
+"""Options shared by several commands; those of `run` are made from its signature and docstring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def option(*flags: str, **attributes: Any) -> click.Option:
 
 
 class VerbCommand(click.Command):
-    """A command with options of public functions, which are made once they are needed."""
+    """A command with options of public functions, which are made on demand."""
 
     def __init__(
         self, *args: Any, keywords: Callable[[], Mapping[str, click.Option]], **attributes: Any
@@ -35,7 +35,7 @@ class VerbCommand(click.Command):
         self._keywords = keywords
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with its options for how much is shown."""
+        """Run the command with its verbosity options."""
         with output.logging_to(**ctx.meta.get(_VERBOSITY, {})):
             return super().invoke(ctx)
 
@@ -48,11 +48,11 @@ class VerbCommand(click.Command):
 def command(
     *params: click.Parameter, keywords: Callable[[], Mapping[str, click.Option]] = dict
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Declare a command; `keywords` makes options of a verb's."""
+    """Declare a command; `keywords` returns options made from a verb's keywords."""
     return click.command(cls=VerbCommand, params=list(params), keywords=keywords)
 
 
-# What metavar a keyword has: by its name, else by the first of these words that is in its annotation.
+# The metavar of a keyword: by its name, or else by the first of these words in its annotation.
 _METAVAR_OF: Final = {
     "attempt": "N",
     "base_url": "URL",
@@ -67,26 +67,26 @@ _METAVAR_OF: Final = {
 }
 _METAVARS: Final = {"PathLike": "DIR", "Amount": "USD", "Decimal": "USD", "int": "N", "float": "SECONDS"}
 _TYPES: Final = {"N": click.IntRange(min=1), "SECONDS": click.FloatRange(min=0, min_open=True)}
-# Keywords of `run` that are no options here.
+# Keywords of `run` that aren't options here.
 NOT_OPTIONS: Final = ("api_key", "client", "gateway", "progress", "on_event")
 _WORKERS: Final = (
     "Buy in N processes at once, in shards of a run directory that is new or has them already; --max-in-flight counts "
     "over all of them."
 )
-# Whose value may be a secret, and is better not seen in a list of processes.
+# Options whose value may be a secret that shouldn't be visible in a list of processes.
 _FROM_ENVIRONMENT: Final = {"notify": "DREAMO_NOTIFY_URL"}
-# `retry` uses the stored table, so these are not for it.
+# Not for `retry`, which uses the stored table.
 ABOUT_TABLE: Final = ("fix_images", "keep_references", "on_invalid", "random_seed", "base_dir")
 
 
 def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[[], dict[str, click.Option]]:
-    """Return what makes options of a function's keywords, of these or all, from its source: loading it takes long."""
+    """Return a function that makes options of keywords from a function's source, because importing it takes long."""
 
     @functools.cache
     def made() -> dict[str, click.Option]:
         signature, docstring = _written(place)
         texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", docstring, re.MULTILINE))
-        defaults = [*signature.defaults, *signature.kw_defaults]  # of the last parameters
+        defaults = [*signature.defaults, *signature.kw_defaults]  # the names of the last parameter entry
         keywords = [*signature.args, *signature.kwonlyargs][-len(defaults) :]
         return {
             arg.arg: _of_keyword(arg, default, " ".join(texts.get(arg.arg, "").replace("`", "").split()))
@@ -98,7 +98,7 @@ def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[
 
 
 def _written(place: str) -> tuple[ast.arguments, str]:
-    """Return the parameters and the docstring of a function or class as they stand in its module."""
+    """Return the parameters and the docstring of a function or class from its source file."""
     *module, name = place.split(".")
     source = Path(__file__).parents[1].joinpath(*module).with_suffix(".py").read_text("utf-8")
     kinds = ast.FunctionDef | ast.ClassDef
@@ -108,7 +108,7 @@ def _written(place: str) -> tuple[ast.arguments, str]:
 
 
 def _of_keyword(keyword: ast.arg, written: ast.expr, text: str) -> click.Option:
-    """Declare a switch, a choice of words, a number, text, or a list of names."""
+    """Declare an option of the right kind: a switch, a choice, a number, text, or a list of names."""
     (name, _, kind), default = ast.unparse(keyword).partition(": "), ast.literal_eval(written)
     flag = f"--{name.replace('_', '-')}"
     if name == "cluster":
@@ -128,13 +128,13 @@ def _of_keyword(keyword: ast.arg, written: ast.expr, text: str) -> click.Option:
 
 
 def names_option(flag: str, **attributes: Any) -> click.Option:
-    """Declare an option that takes names, comma-separated or said again."""
+    """Declare an option that takes names, comma-separated or repeated."""
     attributes.setdefault("metavar", flag.strip("-").upper())
     return option(flag, multiple=True, callback=lambda _, __, given: split(given), **attributes)
 
 
 TABLE: Final = click.Argument(["table"])
-# How to read TABLE, where detection fails.
+# How to read TABLE where detection fails.
 ABOUT_FILE: Final = (
     option("--delimiter", metavar="CHARACTER", help="Delimiter of CSV, or tab; default: detected."),
     option("--decimal", type=click.Choice([".", ","]), help="Decimal mark in CSV; default: detected."),
@@ -145,12 +145,12 @@ _OF_OPTION: Final = "dreamo_batch.run_dirs"
 
 
 def _note_run_dirs(context: click.Context, _: click.Parameter, given: Sequence[str]) -> None:
-    """Note what `--run-dir` names, for the argument that comes after it."""
+    """Record the value of `--run-dir` for the argument, which is processed later."""
     context.meta[_OF_OPTION] = given
 
 
 def _named(context: click.Context, argument: click.Parameter, given: Any) -> str | list[str]:
-    """Return what `--run-dir` names and, behind it, what the argument does."""
+    """Return the value of `--run-dir` followed by those of the argument."""
     named = [*context.meta[_OF_OPTION], *([given] if isinstance(given, str) else given or ())]
     if not named or (argument.nargs == 1 and len(named) > 1):
         raise click.UsageError("name the run directory once, as RUN_DIR or with --run-dir RUN_DIR")
@@ -158,7 +158,7 @@ def _named(context: click.Context, argument: click.Parameter, given: Any) -> str
 
 
 def run_dir_and(name: str, **attributes: Any) -> tuple[click.Parameter, ...]:
-    """Declare an argument that begins with a run directory, and the option that names it as well."""
+    """Declare an argument that begins with a run directory, and the option that may replace it."""
     given: dict[str, Any] = {
         "multiple": True,
         "expose_value": False,
@@ -209,7 +209,7 @@ _VERBOSITY: Final = "dreamo_batch.verbosity"
 
 
 def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
-    """Declare the options for how much is shown."""
+    """Declare the verbosity options."""
     common: dict[str, Any] = {"expose_value": False, "callback": _note_verbosity, "hidden": is_hidden}
     return [
         option("-v", "--verbose", count=True, help="Show the log; twice: with details.", **common),
@@ -219,20 +219,20 @@ def verbosity(*, is_hidden: bool = False) -> list[click.Option]:
 
 
 def verbosity_words() -> list[str]:
-    """Return the options for how much is shown as this command was given them."""
+    """Return the verbosity options as passed to this command."""
     asked = click.get_current_context().meta.get(_VERBOSITY, {})
     words = ["--verbose"] * asked.get("verbose", 0) + ["--quiet"] * asked.get("quiet", False)
     return words + (["--log-file", asked["log_file"]] if asked.get("log_file") else [])
 
 
 def _note_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Note an option for how much is shown, wherever it comes."""
+    """Record a verbosity option, wherever it is given."""
     if value:
         context.meta.setdefault(_VERBOSITY, {})[parameter.name] = value
 
 
 def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
-    """Read the table of a command; removes the options about its file from the others."""
+    """Read the table of a command, and remove the options about its file from the others."""
     delimiter, rename = options.pop("delimiter"), options.pop("rename")
     further = {name: options.pop(name) for name in ("decimal", "encoding")}
     pairs = [pair.partition("=") for pair in rename]
@@ -244,9 +244,9 @@ def read_table(path: str, options: dict[str, Any]) -> pd.DataFrame:
 
 
 def split(given: Sequence[str]) -> list[str] | None:
-    """Split comma-separated words as CSV does, so that a quoted label may contain a comma; None if nothing is given."""
+    """Split comma-separated words like CSV, so that quoted labels may contain commas; None if nothing is given."""
     words = [word.strip() for line in csv.reader(given, skipinitialspace=True) for word in line]
     found = [word for word in words if word]
-    if given and not found:  # an unset variable of a script must not mean everything
+    if given and not found:  # an unset variable in a script mustn't mean everything
         raise click.UsageError("a list of names is empty; write some, such as a,b, or leave the option out.")
     return found or None

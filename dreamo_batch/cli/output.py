@@ -1,4 +1,4 @@
-"""What commands print, and the exit code that errors and results become.
+"""What commands print, and the exit codes for errors and results.
 
 Data goes to standard output as a table, JSON or CSV, hints and the log to standard error. Exit code 0: every row
 completed and its picture saved. 1: finished, but not all of them. 2: nothing was done, because of the command line, the
@@ -36,12 +36,12 @@ NOT_ALL: Final = 1
 UNUSABLE: Final = 2
 STOPPED: Final = 3
 
-# The disk or the terminal is gone; nothing is wrong with the arguments.
+# The disk or the terminal is gone; the arguments are fine.
 _GONE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
 _BY_STATUS: Final = "by_status"
-_UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # where a missing value isn't "none"
+_UNKNOWN: Final = {"possibly_billed_usd": "unknown"}  # keys for which None means unknown rather than none
 _LISTED_MAX: Final = 12  # rows, of a table that would break every line; more would fill several screens
-_TOO_WIDE: Final = 1.25  # of the terminal's width
+_TOO_WIDE: Final = 1.25  # times the terminal's width
 _LOGGER: Final = "dreamo_batch"
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _PROGRESS_LOGGER: Final = "dreamo_batch.display.progress"  # it shows what it logs
@@ -51,7 +51,7 @@ shown_as: ContextVar[str] = ContextVar("shown_as", default=TABLE)
 
 
 def code_of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int:
-    """Return the code of a run that has ended."""
+    """Return the exit code of a run that has ended."""
     status = results[columns.STATUS]
     if status.isin(columns.UNSETTLED).any():
         return STOPPED
@@ -62,7 +62,7 @@ def code_of_results(results: pd.DataFrame, *, with_pictures: bool = True) -> int
 
 
 def code_of_error(error: BaseException) -> int:
-    """Return the code of a command that ended with an exception."""
+    """Return the exit code of a command that ended with an exception."""
     match error:
         case click.exceptions.Exit(exit_code=code):
             return code
@@ -72,19 +72,19 @@ def code_of_error(error: BaseException) -> int:
             return UNUSABLE
         case OSError(errno=number):
             return STOPPED if number in _GONE else UNUSABLE
-        case _:  # an interrupt or a bug: what was bought is on disk
+        case _:  # an interrupt or a bug; what was bought is on disk
             return STOPPED
 
 
 def is_for_people() -> bool:
-    """Whether data is shown as text for a terminal, the default of `--format`."""
+    """Whether data is printed as text for a terminal, the default of `--format`."""
     return shown_as.get() == TABLE
 
 
 def show_frame(
     frame: pd.DataFrame, *, with_labels: bool = False, if_empty: str = "No rows.", excel_safe: bool = False
 ) -> None:
-    """Print a table; as text with its row labels if wanted, and an empty one as a sentence."""
+    """Print a table, as text with row labels if wanted, or a sentence if it is empty."""
     if shown_as.get() == CSV:
         emit(_csv(frame, excel_safe=excel_safe))
     elif shown_as.get() == JSON:
@@ -138,7 +138,7 @@ def _flat(summary: Mapping[str, Any], by_status: Mapping[str, int] | None = None
 
 
 def records(frame: pd.DataFrame, *, with_labels: bool = False) -> list[dict[str, Any]]:
-    """Return each row as a dictionary of plain values, index levels first unless they only count."""
+    """Return each row as a dictionary of plain values; index levels come first unless they are row numbers."""
     from dreamo_batch.jobs.tables import is_counting, plain, with_index_as_columns
 
     if not is_counting(frame.index) or (with_labels and columns.ROW not in frame):
@@ -154,14 +154,14 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _csv(frame: pd.DataFrame, *, excel_safe: bool) -> str:
-    """Return what a CSV file of the frame would contain."""
+    """Return the frame as the content of a CSV file."""
     from dreamo_batch.jobs.tables import content_of
 
     return content_of(frame, "table.csv", excel_safe=excel_safe).decode()
 
 
 def emit(text: str) -> None:
-    """Write data to standard output; a reader that has gone is no error."""
+    """Write data to standard output; a closed pipe is no error."""
     if sys.stdout is None:
         return
     try:
@@ -175,7 +175,7 @@ def emit(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Write advice to standard error, if there is any, unless `--quiet` was passed."""
+    """Write advice, if any, to standard error unless `--quiet` was passed."""
     if text and not _is_quiet.get():
         warn(text)
 
@@ -197,7 +197,7 @@ def is_quiet() -> bool:
 
 
 def silence(stream: TextIO) -> None:
-    """Discard whatever is written to a stream from now on."""
+    """Discard everything written to a stream from now on."""
     try:
         number = stream.fileno()
     except (OSError, ValueError):  # closed, or not a file
@@ -209,7 +209,7 @@ def silence(stream: TextIO) -> None:
 
 @contextmanager
 def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = None) -> Iterator[None]:
-    """Set how much is shown, and write the log to a file, inside the block."""
+    """Set the verbosity, and write the log to a file, inside the block."""
     logger, level = logging.getLogger(_LOGGER), logging.DEBUG if verbose > 1 else logging.INFO
     with ExitStack() as undo:
         token = _is_quiet.set(quiet)
@@ -218,7 +218,7 @@ def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = 
         handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
             path = Path(as_path("--log-file", log_file))
-            path.parent.mkdir(parents=True, exist_ok=True)  # that of a run directory to come
+            path.parent.mkdir(parents=True, exist_ok=True)  # the folder of a run directory yet to be created
             handlers.append(_LogFile(path, encoding="utf-8"))
         for handler in handlers:
             handler.setFormatter(_HarmlessFormatter(_LOG_FORMAT))
@@ -237,14 +237,14 @@ class _HarmlessFormatter(logging.Formatter):
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """Appends to a file, or a new one where that was moved away, as logrotate does; says once if it fails."""
+    """Appends to a file, or to a new one after logrotate moved it away; reports a failure once."""
 
     _is_full = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        except OSError:  # a new one could not be started
+        except OSError:  # a new file couldn't be opened
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the name is logging's
@@ -255,12 +255,12 @@ class _LogFile(logging.handlers.WatchedFileHandler):
     def close(self) -> None:
         try:
             super().close()
-        except OSError:  # what can't be flushed was told above
+        except OSError:  # what can't be flushed was reported above
             self.stream = None
 
 
 class _StderrHandler(logging.Handler):
-    """Writes the log above a progress bar, without what progress shows anyway."""
+    """Writes the log above a progress bar, without records that progress shows anyway."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == _PROGRESS_LOGGER and record.levelno < logging.WARNING:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NAME: Final = "comparisons.parquet"
 LEFT, RIGHT, TIE = "left", "right", "tie"
 CHOICES: Final = (LEFT, RIGHT, TIE)
-# A weak belief that groups differ little keeps a group that won every time from an infinite strength.
+# A weak prior keeps the strength of a group that won every time finite.
 _PRIOR_SD: Final = 2.0
 _Z_95: Final = 1.959964
 _PICTURES_MAX: Final = 500
@@ -172,7 +172,7 @@ class PairedComparison:
         ]
         is_whole = False
         while not is_whole:
-            # What a store has lost shows where it is fetched, and only pictures that come up are.
+            # Pictures missing in a store show only when fetched, and only those that come up are fetched.
             self._pairs = draw_pairs(self._jobs, self._groups, strata, references, pairs)
             drawn = sorted({place for pair in self._pairs for place in pair})
             with_pictures(self._results.iloc[drawn], [self._folders[place] for place in drawn])
@@ -389,17 +389,17 @@ class PairedComparison:
         return self._jobs[pair.left], self._jobs[pair.right]
 
     def _open(self) -> list[Pair]:
-        """Return the pairs that the rater has not judged."""
+        """Return the pairs that the rater has not judged yet."""
         done = set(self._decided())
         return [pair for pair in self._pairs if frozenset(self._jobs_of(pair)) not in done]
 
     def _decided(self) -> list[frozenset[str]]:
-        """Return the jobs of each pair that the rater has judged, the last one last."""
+        """Return the jobs of each pair that the rater has judged, in order."""
         mine = self._choices(self.rater)
         return [frozenset(jobs) for jobs in zip(mine[names.JOB_ID_A], mine[names.JOB_ID_B], strict=True)]
 
     def _choices(self, rater: str | None) -> pd.DataFrame:
-        """Return the choices that count, of one person or everybody: the last of each rater on a pair."""
+        """Return the last choice of each rater on each pair, of one rater or of all."""
         logs = [comparison_table(folder).frame() for folder in dict.fromkeys(self._folders)]
         log = pd.concat(logs, ignore_index=True).sort_values(names.AT, kind="stable")
         log = log if rater is None else log[log[names.RATER] == rater]
@@ -414,10 +414,10 @@ class PairedComparison:
             self._widget.content = self._content()
 
     def _answer(self, widget: Any, message: Any, _: Any) -> None:
-        """Take a choice from the front end; ignore what isn't one of its messages."""
+        """Handle a choice from the front end; ignore other messages."""
         try:
             match message:
-                # A key that is pressed twice means the pair that was seen: the second has an old number.
+                # A key pressed twice refers to the pair on screen: the second message has an old number.
                 case {"type": "choose", "choice": str(choice), "number": self.n_chosen}:
                     self.choose(choice)
                 case {"type": "undo", "number": self.n_chosen}:
@@ -426,7 +426,7 @@ class PairedComparison:
             widget.send({"type": "problem", "text": str(error)})
 
     def _content(self) -> dict[str, Any]:
-        """Return what is shown: the pair, or the scores once every pair is judged."""
+        """Return the content of the widget: a pair, or the scores once every pair is judged."""
         waiting = self._open()
         content = {"number": self.n_pairs - len(waiting), "total": self.n_pairs, "scores": ""}
         if not waiting:
@@ -457,14 +457,14 @@ class PairedComparison:
         return prompts.pop() if len(prompts) == 1 else ""
 
     def __repr__(self) -> str:
-        """Say how far it is, and nothing of the pictures."""
+        """Show the progress, but nothing about the pictures."""
         return (
             f"<comparison of {len(self._labels)} groups by {' and '.join(self._by)}: {self.n_chosen} of "
             f"{counted(self.n_pairs, 'pair')} judged by {self.rater}>"
         )
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
-        """Show the widget, or without it the pair and how to choose."""
+        """Show the widget, or without one the pair and how to choose."""
         page = fill_template("compare.html.j2", content=self._content())
         return beside_widget({"text/plain": repr(self), "text/html": page}, self.widget)
 
@@ -474,19 +474,19 @@ def _column(results: pd.DataFrame, name: str) -> pd.Series:
 
 
 def comparison_table(run_dir: Path) -> GrowingTable:
-    """Return the choices that were made in a run directory."""
+    """Return the choices stored in a run directory."""
     return GrowingTable(run_dir / NAME, names.COMPARISONS)
 
 
 def _numbered(results: pd.DataFrame, columns: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Number the combinations of some columns; returns each row's number, and the first row of each number."""
+    """Number the combinations of some columns; return each row's number, and the first row of each number."""
     codes = [distinct(_column(results, name).map(key_of)).codes for name in columns]
     numbers = numbered([np.zeros(len(results), np.int64), *codes])
     return numbers.tolist(), np.unique(numbers, return_index=True)[1].tolist()
 
 
 def _jpeg(picture: Image.Image | None) -> str:
-    """Re-encode a picture, so that nothing in the file shows what it is; empty if it can't be read."""
+    """Re-encode a picture, so that its metadata reveals nothing; empty if it can't be read."""
     return "" if picture is None else Thumbnail(encoded(picture, quality=88), *picture.size).data_uri
 
 
@@ -516,7 +516,7 @@ def draw_pairs(
     for key, found in possible.items():
         possible[key] = [pair for pair in found if references[pair[1]] == references[pair[2]]] or found
     order = sorted(possible, key=lambda key: min(possible[key])[0])
-    # How often each pair of groups, and its two groups, came up; only the next is counted anew: there may be 100,000.
+    # How often each pair of groups and each group came up; only the next is recounted, as there may be 100,000.
     waiting = [((0, 0), place, key) for place, key in enumerate(order)]
     n_of: Counter[object] = Counter()
     chosen: list[Pair] = []
@@ -532,7 +532,7 @@ def draw_pairs(
         possible[key].remove((hashed, one, other))
         if not possible[key]:
             heapq.heappop(waiting)
-        # Left is the group that was left less often, of these two and then of all; where equal, as the hash falls.
+        # On the left is the group that was there less often, first between these two, then overall, else by the hash.
         sides = groups[one], groups[other]
         lead = n_of["left", key, sides[0]] - n_of["left", key, sides[1]]
         lead = lead or n_of["left", sides[0]] - n_of["left", sides[1]]
@@ -544,7 +544,7 @@ def draw_pairs(
 
 
 def _few_of_each(jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int]) -> list[int]:
-    """Return the places of pictures to choose from: each job once, and not so many that all pairs can't be listed."""
+    """Return the indices of pictures to choose from: each job once, and few enough that all pairs can be listed."""
     cells: dict[tuple[int, int], dict[str, int]] = {}
     for place, cell in enumerate(zip(strata, groups, strict=True)):
         cells.setdefault(cell, {}).setdefault(jobs[place], place)
@@ -580,7 +580,7 @@ def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def strength_table(labels: pd.DataFrame, groups_of: dict[str, int], choices: pd.DataFrame) -> pd.DataFrame:
-    """Return one line per group: what was chosen, and how strong that makes it."""
+    """Return one line per group, with its choices and its strength."""
     n = len(labels)
     wins, ties = np.zeros((n, n)), np.zeros(n, int)
     shown: list[set[str]] = [set() for _ in range(n)]

@@ -181,7 +181,7 @@ class Gallery:
     def _read(self, results: pd.DataFrame) -> None:
         self._whole = lay_out(results, *self._axes)
         n_rows, n_columns = self._page_most
-        # As many pictures where only the rows vary, which then stand side by side.
+        # If only the rows vary they stand side by side, so a page takes as many pictures.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
         n_left = 0 if self._run_dirs is None else reading.pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
@@ -375,7 +375,7 @@ class Gallery:
         return self._widget
 
     def _content(self) -> dict[str, Any]:
-        """Return what the widget shows: the page as HTML, and what its buttons need."""
+        """Return the widget's content: the page as HTML, and the state of its buttons."""
         with bars(wanted=False):
             html = self._html(self.grid, _DISPLAY_BYTES_MAX, heading=self.title, ratings={}, has_style=False)
         return {
@@ -389,7 +389,7 @@ class Gallery:
         self.choose([position for position in change["new"] if isinstance(position, int)])
 
     def _answer(self, widget: Any, message: Any, _: Any) -> None:
-        """Answer the front end; ignore what isn't one of its messages."""
+        """Handle a message from the front end; ignore unknown ones."""
         match message:
             case {"type": "turn", "number": int(number)} if 1 <= number <= self.n_pages:
                 self.page(number)
@@ -406,7 +406,7 @@ class Gallery:
                 widget.send({"type": "full", "position": position, **media}, content)
 
     def _rate(self, widget: Any, position: int, value: int | str) -> None:
-        """Keep what a key said; what is shown is what is kept."""
+        """Store a rating given by a key, and show it as stored."""
         try:
             rate_positions(self.results, [position], value, folders=self._folders, rater=self.rater)
             widget.marks = self._marks()
@@ -417,7 +417,7 @@ class Gallery:
         return {str(position): list(rated) for position, rated in self._current_ratings(self.rater).items()}
 
     def _current_ratings(self, rater: str | None = None) -> dict[int, tuple[Any, ...]]:
-        """Return rating and pick of each row that has one, as they are now, by all raters or one."""
+        """Return the current rating and pick of each row that has one, by all raters or one."""
         rated = with_ratings(self.results, self._folders, rater)
         if not all(name in rated for name in names.RATED):
             return {}
@@ -426,7 +426,7 @@ class Gallery:
         return {position: pair for position, pair in enumerate(rated) if pair != (None, None)}
 
     def _html(self, grid: Grid, bytes_max: int, *, page: Path | None = None, **shown: Any) -> str:
-        """Fill in the template; with a page that is written there, pictures link to the full ones."""
+        """Fill in the template; if a file is written, its pictures link to the full ones."""
         entries = grid.shown()
         places = [entry.position for entry in entries]
         with_pictures(self.results.iloc[places], [self._folders[place] for place in places])
@@ -451,14 +451,14 @@ class Gallery:
         )
 
     def _link(self, page: Path, entry: Entry) -> str | None:
-        """Return the address of the full picture relative to a page that moves with it; None for another page."""
+        """Return the link to the full picture from a page in the run directory; None for a page elsewhere."""
         folder, root = os.path.abspath(page.parent), os.path.abspath(self._folders[entry.position])  # noqa: PTH100 - resolve() would follow symlinks
         if entry.kind != PICTURE or entry.path is None or os.path.commonpath([folder, root]) != root:
             return None
         return quote(os.path.relpath(os.path.join(root, entry.path), folder).replace(os.sep, "/"))  # noqa: PTH118
 
     def __repr__(self) -> str:
-        """Say what it shows, without a picture."""
+        """Describe the grid in one line."""
         n_rows, n_columns = self._whole.shape
         down, across = (
             " and ".join(axis.names) or "one line" for axis in (self._whole.rows, self._whole.columns)
@@ -467,27 +467,27 @@ class Gallery:
         return f"<gallery of {what}: {n_rows} x {n_columns} cells, {down} by {across}, {where}>"
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
-        """Show the widget, and the static page where there is none, as in a notebook opened without a kernel."""
+        """Show the widget, with the static page for notebooks without a kernel or widgets."""
         return beside_widget({"text/plain": repr(self), "text/html": self._repr_html_()}, self.widget)
 
     def _display_(self) -> Any:
-        """Show the widget in marimo, which would rather have the static page."""
+        """Show the widget in marimo, which would otherwise prefer the static page."""
         try:
             return self.widget()
-        except Exception:  # noqa: BLE001 - anywidget is missing, or its installation broken
+        except Exception:  # noqa: BLE001 - anywidget is missing or broken
             import marimo
 
             return marimo.Html(self._repr_html_())
 
     def _repr_html_(self) -> str:
-        """Show the page in a notebook without a widget, and say where the others are."""
+        """Show the page in a notebook without widgets, and say how to get the other pages."""
         return fill_template(
             "gallery_paged.html.j2", fragment=self.fragment(), number=self._number, n_pages=self.n_pages
         )
 
 
 class Pictures:
-    """The thumbnails of a page, by position and by key of the reference, within a limit for all of them together."""
+    """The thumbnails of a page, by position and by reference key, within a limit on their total size."""
 
     def __init__(
         self, grid: Grid, placement: ReferencePlacement, folders: Sequence[Path], bytes_max: int
@@ -507,13 +507,13 @@ class Pictures:
         self._not_embedded = {one.position for one in others if os.path.isfile(one.file_in(folders).path)}  # noqa: PTH113 - an impossible name has none
 
     def kind_of(self, entry: Entry) -> str:
-        """Return how a row is drawn: as its kind, or as one whose file is missing."""
+        """Return how a row is drawn: by its kind, or as a missing file."""
         is_there = entry.position in self.thumbnails or entry.position in self._not_embedded
         return entry.kind if entry.kind != PICTURE or is_there else GONE
 
 
 def full_picture(path: Path) -> tuple[str, bytes] | None:
-    """Read a picture for a browser, as it is, or as a smaller JPEG where it is too heavy or of another format."""
+    """Read a picture for a browser; too large or unknown formats become a smaller JPEG."""
     try:
         content = path.read_bytes() if path.stat().st_size <= FULL_BYTES_MAX else b""
     except (OSError, ValueError):
@@ -526,7 +526,7 @@ def full_picture(path: Path) -> tuple[str, bytes] | None:
 
 
 def page_with_script(template: str, scripts: Iterable[str], **values: Any) -> str:
-    """Return a standalone page whose policy lets just its own scripts run."""
+    """Return a standalone page whose content security policy allows only its own scripts."""
     script = _script_of(*scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return fill_template(template, script=script, digest=digest, **values)
@@ -545,11 +545,11 @@ def write_page(path: Path, page: str) -> Path:
 
 @functools.cache
 def widget_class(name: str) -> Any:
-    """Return the widget whose script and styles have a name: it shows content, chosen rows and marks of rows."""
+    """Return the widget class with the script and styles of a name; it shows content, chosen rows and marks."""
     anywidget = load_extra("anywidget", "The widget needs", "gallery")
     import traitlets
 
-    class DreamoWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]  # an extra has no types here
+    class DreamoWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]  # an extra without types
         _esm = _script_of(name)
         _css = _ASSETS / f"{name}.css"
         content = traitlets.Dict().tag(sync=True)

@@ -1,4 +1,4 @@
-"""The one model of a grid: which row of a table is in which cell, its texts, and its thumbnail."""
+"""The model of every grid: which row of a table is in which cell, its texts, and its thumbnail."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ THUMBNAIL_BYTES_MAX: Final = 40_000
 _PANEL_PX: Final = 160
 _SIDE_MIN: Final = 40
 _QUALITY_MIN: Final = 40
-_BYTES_PER_PIXEL: Final = 0.06  # of photographs, about
-_AT_ONCE: Final = 512  # of which the kept thumbnails are in memory
+_BYTES_PER_PIXEL: Final = 0.06  # of photographs, roughly
+_AT_ONCE: Final = 512  # whose stored thumbnails are in memory at once
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 1)
 _CELLS_MAX: Final = 2  # per row of the table; with more, a grid is mostly gaps
 _ROWS_COMPARED_MAX: Final = 2_000
@@ -79,7 +79,7 @@ _SIZES: Final = ((columns.WIDTH, columns.HEIGHT), (columns.OUTPUT_WIDTH, columns
 
 
 def label_of(value: Any, *, is_picture: bool = False) -> str:
-    """Return any value as one line of text; of a picture's location its last part."""
+    """Return any value as one line of text; for a picture's location, its last part."""
     if is_picture and (items := items_of(value)):
         return " + ".join(label_of(item, is_picture=True) for item in items)
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)):
@@ -103,7 +103,7 @@ def _file_name(location: str) -> str:
 
 
 def key_of(value: Any) -> str | None:
-    """Return what distinguishes a value from others; None for a missing one."""
+    """Return a key that distinguishes a value from others; None for a missing value."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Image.Image):
@@ -115,7 +115,7 @@ def key_of(value: Any) -> str | None:
 
 
 def removed_rows_notice(n: int) -> str:
-    """Say how many pictures belong to rows that were removed from the table; empty if none do."""
+    """Return a notice of how many pictures belong to removed rows; empty if there are none."""
     where = "it is" if n == 1 else "they are"
     return (
         f"not shown: {counted(n, 'picture')} of rows no longer in the table; {where} in images/" if n else ""
@@ -123,7 +123,7 @@ def removed_rows_notice(n: int) -> str:
 
 
 class Entry:
-    """What a grid says about one row of the results."""
+    """What a grid shows about one row of the results."""
 
     def __init__(self, position: int, label: Any, row: dict[Any, Any], shown: Entries) -> None:
         seed = _text(row, columns.SEED_SENT)
@@ -151,18 +151,18 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The text that a pointer resting on it shows."""
+        """The tooltip."""
         parts = (self.alt, self.caption, self.note or self.kind, self.cost)
         return ", ".join(part for part in parts if part)
 
     def file_in(self, folders: Sequence[Path]) -> PictureFile:
-        """Return its picture, which may be missing; `folders` are the run directories of all rows."""
+        """Return its picture file, which may not exist; `folders` are the run directories of all rows."""
         folder = folders[self.position]
         return PictureFile(folder, folder / (self.path or ""), self.digest)
 
 
 class Entries:
-    """Reads rows of a table as entries, when they are asked for."""
+    """Reads rows of a table as entries, on demand."""
 
     def __init__(
         self, results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
@@ -177,7 +177,7 @@ class Entries:
         self._known: dict[int, Entry] = {}
 
     def read(self, positions: Sequence[int]) -> list[Entry]:
-        """Read rows, all at once, which costs far less than one by one."""
+        """Read several rows at once, which is much cheaper than one by one."""
         if len(self._known) > _ENTRIES_KEPT_MAX:
             self._known.clear()
         if unread := [position for position in positions if position not in self._known]:
@@ -216,7 +216,7 @@ def _text(row: dict[Any, Any], name: str) -> str | None:
 
 
 class Axis:
-    """One axis: its columns, a label in parts for each line, and the line of each row of the table."""
+    """One axis: its columns, the parts of each line's label, and the line of each row of the table."""
 
     def __init__(self, n_rows: int, parts: dict[Any, _AxisColumn], *, is_named: bool = False) -> None:
         self.names, self.parts = tuple(map(str, parts)), parts
@@ -252,37 +252,37 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of rows and columns of the whole grid."""
+        """The number of rows and columns of the whole grid."""
         return len(self.rows), len(self.columns)
 
     @property
     def is_one_column(self) -> bool:
-        """Whether only its rows vary; they are shown side by side then, each with its label below."""
+        """Whether only the rows vary; they are then shown side by side, with their labels below."""
         return len(self.columns) == 1 < len(self.rows)
 
     @property
     def extent(self) -> str:
-        """Which part of the whole this page is; empty if it is the whole."""
+        """Which part of the grid this page shows; empty if it shows all of it."""
         axes = (("rows", self.shown_rows, len(self.rows)), ("columns", self.shown_columns, len(self.columns)))
         return ", ".join(
             f"{name} {shown.start + 1} to {shown.stop} of {n}" for name, shown, n in axes if len(shown) < n
         )
 
     def positions(self, row: int, column: int) -> list[int]:
-        """Return the positions in the table of the rows in a cell; none for a combination that it lacks."""
+        """Return the positions in the table of a cell's rows; none for a combination that the table lacks."""
         return self._places.get((row, column), [])
 
     def entries(self, row: int, column: int, *, n_max: int | None = None) -> list[Entry]:
-        """Read what is in a cell, at most `n_max` of it."""
+        """Read at most `n_max` rows of a cell."""
         return self._entries.read(self.positions(row, column)[:n_max])
 
     def shown(self, *, n_max: int | None = None, n_first: int = 0) -> list[Entry]:
-        """Read what this page shows, row by row: of each cell what comes after its first, up to `n_max`."""
+        """Read the rows that this page shows: of each cell those from `n_first` up to `n_max`."""
         cells = ((row, column) for row in self.shown_rows for column in self.shown_columns)
         return self._entries.read([place for cell in cells for place in self.positions(*cell)[n_first:n_max]])
 
     def entry(self, position: int) -> Entry:
-        """Read the row of the table at a position."""
+        """Read the row at a position of the table."""
         return self._entries.read([position])[0]
 
     def page(self, number: int, n_rows: int, n_columns: int) -> Grid:
@@ -318,7 +318,7 @@ def lay_out(
     check_results(results, columns.STATUS)
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
-    shared = along if names[1] else Axis(len(results), {})  # a number tells nothing apart
+    shared = along if names[1] else Axis(len(results), {})  # a number distinguishes nothing
     entries = Entries(results, _places(down, shared), [*names[0], *names[1]])
     if is_spread:
         down, along = _read_axes(results, *names, is_spread=True)
@@ -338,7 +338,7 @@ def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:
 def _distinct_columns(
     results: pd.DataFrame, places: dict[tuple[int, int], list[int]], on_axes: list[Any]
 ) -> list[Any]:
-    """Name the columns besides the seed that tell apart what shares a cell."""
+    """Return the columns besides the seed that distinguish rows sharing a cell."""
     crowded = [
         (number, position)
         for number, rows in enumerate(places.values())
@@ -354,14 +354,14 @@ def _distinct_columns(
 
 
 def telling_apart(results: pd.DataFrame) -> dict[Any, str]:
-    """Name the prompt, and what tells apart rows of the same prompt and seed; with what to write before its values."""
+    """Return the prompt and the columns that distinguish rows of the same prompt and seed, with prefixes for values."""
     down, along = (_available(results, [name]) for name in (columns.PROMPT, columns.SEED))
     distinct = _distinct_columns(results, _places(*_read_axes(results, down, along)), [*down, *along])
     return dict.fromkeys(down, "") | {name: f"{name} " for name in distinct}
 
 
 def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
-    """Return of each row whether the axes leave open which seed it has."""
+    """Return for each row whether the axes don't show its seed."""
     if columns.SEED_SENT not in results.columns:
         return [False] * len(results)
     if columns.SEED not in on_axes:
@@ -438,7 +438,7 @@ def _is_seed(results: pd.DataFrame, name: Any) -> bool:
 
 
 def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisColumn:
-    """Read the seeds: those that the table names by number, those that were drawn counted."""
+    """Read the seeds: given seeds by number, drawn seeds counted."""
     named = _named_seeds(results)
     is_asked = named.notna().to_numpy()
     asked, numbers = np.unique(named[is_asked].to_numpy(dtype=np.int64), return_inverse=True)
@@ -451,7 +451,7 @@ def _seeds(results: pd.DataFrame, others: Sequence[NDArray[np.intp]]) -> _AxisCo
 
 
 def _named_seeds(results: pd.DataFrame) -> pd.Series:
-    """Return the seeds that the table names; where it has no such column, one that recurs was hardly drawn."""
+    """Return the seeds given in the table; without such a column, a seed that recurs counts as given."""
     sent = columns.integers(results[columns.SEED_SENT])
     if columns.SEED not in results.columns:
         return sent.where((sent >= 0) & sent.duplicated(keep=False).any())
@@ -460,7 +460,7 @@ def _named_seeds(results: pd.DataFrame) -> pd.Series:
 
 
 def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Count the jobs of each cell; rows of the same job have the same number."""
+    """Number the jobs within each cell; rows of the same job have the same number."""
     keys = pd.Series(range(len(results))).astype(columns.STR)
     if columns.JOB_ID in results.columns:
         names = [name for name in (columns.RUN_DIR, columns.JOB_ID) if name in results.columns]
@@ -483,7 +483,7 @@ def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[lis
     if across is ... and n_numbers < n_seeds and _is_sparse(results, down, along):
         along.clear()
         if rows is ... and len(down) > 1 and _is_sparse(results, down, along):
-            down.append(columns.SEED)  # a line for each job: they stand side by side
+            down.append(columns.SEED)  # one line per job, which stand side by side
     elif across is not None:
         _join_others(results, down, along, open_axes[0])
     return down, along
@@ -499,7 +499,7 @@ def _available(results: pd.DataFrame, names: Sequence[Any]) -> list[Any]:
 def _join_inputs(
     results: pd.DataFrame, down: list[Any], along: list[Any], open_axes: list[list[Any]]
 ) -> None:
-    """Join the inputs that vary within a cell, where all drawn seeds count as one."""
+    """Add inputs that vary within a cell to the axes, counting all drawn seeds as one."""
     cells = numbered([np.zeros(len(results), int), *(_codes(results, name) for name in (*down, *along))])
     wanted = [columns.RUN_DIR, columns.PROMPT, *image_columns(results), *_SIZED, *columns.INPUTS_OF_SOME]
     for name in _available(results, [*wanted, columns.USE_REPHRASER, columns.SEED, columns.REPLICATE]):
@@ -513,7 +513,7 @@ def _join_inputs(
 
 
 def _join_others(results: pd.DataFrame, down: list[Any], along: list[Any], axis: list[Any]) -> None:
-    """Join the user's own columns that tell apart rows of one cell."""
+    """Add the user's own columns that distinguish rows of a cell to the axes."""
     for name in results.columns:
         if name in columns.OUTPUTS or name in columns.INPUTS or name in columns.RATED:
             continue
@@ -532,7 +532,7 @@ def _codes(results: pd.DataFrame, name: Any) -> NDArray[np.intp]:
 
 
 def _differ(values: Any, cells: NDArray[np.intp]) -> bool:
-    """Return whether there are different values within any cell."""
+    """Return whether any cell contains different values."""
     different = pd.DataFrame({"cell": cells, "value": np.asarray(values)}).drop_duplicates()
     return bool(different["cell"].duplicated().any())
 
@@ -542,19 +542,19 @@ def _is_sparse(results: pd.DataFrame, down: list[Any], along: list[Any]) -> bool
     return len(lines[0]) * len(lines[1]) > _CELLS_MAX * len(results)
 
 
-# The reference pictures of results, found without the network: in the run directory, else in the table's cells.
+# The reference pictures of results, found without network: in the run directory, or else in the table's cells.
 
 
 @dataclass(frozen=True, slots=True)
 class ReferencePicture:
-    """A reference picture: its key, its name, and its path or content; None for a URL."""
+    """A reference picture: its key, its name, and its path or content (None for a URL)."""
 
     key: str
     label: str
     content: Any
 
     def image(self, side_px: int) -> Image.Image | None:
-        """Read it, at most so large; None for a URL or a missing file."""
+        """Read it, at most `side_px` a side; None for a URL or a missing file."""
         return None if self.content is None else small_picture(self.content, side_px)
 
     def thumbnail(self, bytes_max: int) -> Thumbnail | None:
@@ -578,7 +578,7 @@ class References:
         self._known: dict[str, ReferencePicture] = {}
 
     def of_rows(self, positions: Iterable[int]) -> dict[str, ReferencePicture]:
-        """Return those of some rows by key, in order."""
+        """Return the references of some rows by key, in order."""
         return {reference.key: reference for position in positions for reference in self._of_row(position)}
 
     def _of_row(self, position: int) -> Iterator[ReferencePicture]:
@@ -600,7 +600,7 @@ class References:
 
 
 class ReferencePlacement:
-    """Where a page of a grid shows its reference pictures: once, beside its rows, or above its columns, by number."""
+    """Where a page of a grid shows its reference pictures: once, beside rows or above columns (by number)."""
 
     def __init__(self, grid: Grid, references: References) -> None:
         by_row: dict[int, dict[str, ReferencePicture]] = {row: {} for row in grid.shown_rows}
@@ -626,7 +626,7 @@ class ReferencePlacement:
 
 
 def _content(cell: Any, sent: str) -> Any:
-    """Return a path, or a picture in memory; None for a URL, and for what is no picture."""
+    """Return a path, or a picture in memory; None for a URL or anything else."""
     if not is_missing(sent) and Path(str(sent)).is_absolute() and Path(str(sent)).is_file():
         return Path(str(sent))
     source = None if is_missing(cell) else read_source(cell, Path.cwd())
@@ -636,7 +636,7 @@ def _content(cell: Any, sent: str) -> Any:
 
 
 def thumbnails_of(pictures: Sequence[PictureFile], bytes_max: int) -> list[Thumbnail | None]:
-    """Make thumbnails of files, or take those that their run directories keep; None for a missing or damaged file."""
+    """Return thumbnails of files, stored or new; None for a missing or damaged file."""
     picture_cache.complete(pictures)
     found: list[Thumbnail | None] = []
     with threads(_WORKERS) as pool, ticking(len(pictures), "thumbnails") as tick:
@@ -657,7 +657,7 @@ def panel_jpeg(path: Path) -> bytes:
 
 
 def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int) -> Thumbnail | None:
-    """Return a file's thumbnail, made once while it stays the same; None for a missing one, whatever is kept of it."""
+    """Return a file's thumbnail, made once while the file is unchanged; None if the file is missing."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -676,7 +676,7 @@ def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int
 
 
 def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
-    """Read pictures for drawing, from what run directories keep of them where large enough; None for others."""
+    """Read pictures for drawing, from stored thumbnails if large enough; None for unreadable ones."""
     kept = read_thumbnails(pictures) if side_px <= THUMBNAIL_PX else [None] * len(pictures)
 
     def read(picture: PictureFile, thumbnail: Thumbnail | None) -> Image.Image | None:
@@ -688,12 +688,12 @@ def small_pictures(pictures: Sequence[PictureFile], side_px: int) -> list[Image.
 
 
 def _resample(source: object) -> Image.Resampling:
-    """Shrink a thumbnail in a third of the time that a whole picture takes: there is less to lose."""
+    """Choose a filter: thumbnails are shrunk with a faster one, since there is less to lose."""
     return Image.Resampling.HAMMING if isinstance(source, bytes) else Image.Resampling.LANCZOS
 
 
 def make_thumbnail(picture: Any, bytes_max: int, side_px: int = THUMBNAIL_PX) -> Thumbnail | None:
-    """Make the thumbnail of a file or a picture in memory, as large as its bytes allow; None if it can't be read."""
+    """Make a thumbnail as large as a limit of bytes allows; None if the picture can't be read."""
     # Sizes far above the limit aren't worth encoding.
     side = max(_SIDE_MIN, min(side_px, math.isqrt(int(4 * bytes_max / _BYTES_PER_PIXEL))))
     quality, resample = picture_cache.THUMBNAIL_QUALITY, _resample(picture)
@@ -702,6 +702,6 @@ def make_thumbnail(picture: Any, bytes_max: int, side_px: int = THUMBNAIL_PX) ->
         return None
     while len(jpeg := encoded(small, quality=quality, optimize=True)) > bytes_max and side > _SIDE_MIN:
         side = max(_SIDE_MIN, int(side * min(0.9, 1.1 * math.sqrt(bytes_max / len(jpeg)))))
-        quality = _QUALITY_MIN + side // 10  # what is small may be coarse
+        quality = _QUALITY_MIN + side // 10  # a small picture may have a low quality
         small.thumbnail((side, side), resample)
     return Thumbnail(jpeg, *small.size)

@@ -31,13 +31,13 @@ logger = logger_named(__name__)
 
 VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
 _N_PLACES: Final = 12
-_N_NEW: Final = 3  # thumbnails a round, so that numbers never wait long for pictures
+_N_NEW: Final = 3  # thumbnails per update, so that numbers never wait long for pictures
 _ABOVE_BUTTONS: Final = ("heading", "progress", "money", "problem")
 _BAR_CHARACTERS: Final = 40
 _EVERY_S: Final = 0.25
 _SELDOM_S: Final = 5.0
 
-# One panel for every display of the same run: showing it again adds a view, not another painter.
+# One panel for all displays of a run: showing it again adds a view, not another thread.
 _displayed: dict[int, Panel] = {}
 
 
@@ -57,14 +57,14 @@ def panel(batch: Controllable) -> Any:
 
 
 def mimebundle(batch: Controllable) -> dict[str, Any]:
-    """Return what a notebook displays of a run: the panel, and the same as static HTML and as text."""
+    """Return what a notebook displays for a run: the panel, and the same as static HTML and text."""
     if can_show_widgets():
         return _panel_of(batch).bundle()
     return static_bundle(batch.status, is_ours=batch.can_control)
 
 
 def show(batch: Controllable) -> None:
-    """Display a run in the output of the current cell, and leave its last state there when it is over."""
+    """Display a run in the output of the current cell; its last state stays there."""
     if can_show_widgets():
         _panel_of(batch).display()
     else:
@@ -82,7 +82,7 @@ def static_bundle(status: Status, *, is_ours: bool) -> dict[str, str]:
 
 
 def status_html(status: Status, *, is_ours: bool = True) -> str:
-    """Return a run at one moment as HTML that needs no scripts and no network."""
+    """Return the state of a run as HTML without scripts and network."""
     view = view_of(status, can_control=is_ours)
     thumbnails = {picture.path: panel_jpeg(picture.path) for picture in view.pictures}
     return fill_template("panel.html.j2", view=view, blocks=html_blocks(), thumbnails=thumbnails)
@@ -90,7 +90,7 @@ def status_html(status: Status, *, is_ours: bool = True) -> str:
 
 @functools.cache
 def html_blocks() -> Any:
-    """Return the blocks of a panel: functions of a view (or of a picture) that return HTML."""
+    """Return the blocks of a panel: functions of a view (or a picture) that return HTML."""
     template = templates().get_template("panel_blocks.html.j2")
     return template.make_module(
         {"palette": PALETTE, "counted": counted, "dollars": dollars, "one_line": one_line}
@@ -98,7 +98,7 @@ def html_blocks() -> Any:
 
 
 def status_text(status: Status, *, is_ours: bool = True) -> str:
-    """Return a run at one moment as lines of text, harmless to a terminal."""
+    """Return the state of a run as lines of text, harmless to a terminal."""
     view = view_of(status, can_control=is_ours)
     bar = "".join(part.style.sign * round(part.share * _BAR_CHARACTERS) for part in view.segments)
     bar = bar and f"{bar[:_BAR_CHARACTERS]:{view.segments[-1].style.sign}<{_BAR_CHARACTERS}}"
@@ -106,7 +106,7 @@ def status_text(status: Status, *, is_ours: bool = True) -> str:
 
 
 def start(panel: Panel) -> threading.Thread:
-    """Paint a panel until it is closed or forgotten, in a thread that doesn't keep the process alive."""
+    """Paint a panel in a daemon thread until it is closed or garbage collected."""
     thread = threading.Thread(
         target=_paint, args=(weakref.ref(panel), panel.wake), name="dreamo-panel", daemon=True
     )
@@ -116,14 +116,14 @@ def start(panel: Panel) -> threading.Thread:
 
 
 def _paint(panel_or_none: weakref.ref[Panel], wake: threading.Event) -> None:
-    """Paint four times a second, and ever less often once the run is over, though a call may resume it."""
+    """Paint four times a second, and less and less often once the run is over (it may be resumed)."""
     wait_s = _EVERY_S
     while (panel := panel_or_none()) is not None and not panel.is_closed:
         wake.clear()
         with panel.changing:
             is_whole = panel.is_closed or panel.paint()
         wait_s = min(_SELDOM_S, 2 * wait_s) if is_whole else _EVERY_S
-        del panel  # it may be forgotten while this thread waits
+        del panel  # it may be garbage collected while this thread waits
         if wake.wait(wait_s):
             wait_s = _EVERY_S
     if panel is not None:
@@ -141,12 +141,12 @@ def _build(batch: Controllable) -> Panel:
 def _panel_of(batch: Controllable) -> Panel:
     for key in [key for key, displayed in _displayed.items() if displayed.is_closed]:
         del _displayed[key]
-    # A panel keeps its run, so no other one can have the same id meanwhile.
+    # A panel references its run, so no other run can have the same id meanwhile.
     return _displayed.get(id(batch)) or _displayed.setdefault(id(batch), _build(batch))
 
 
 class ButtonRow:
-    """Pause, Resume, Stop, Retry failed, and a field for a new cap where one is needed."""
+    """The buttons Pause, Resume, Stop and Retry failed, and a field for a new cap when one is needed."""
 
     def __init__(self, batch: Controllable, report: Callable[[str], None]) -> None:
         import ipywidgets
@@ -170,7 +170,7 @@ class ButtonRow:
             widget.description, widget.tooltip = button.words, button.tooltip
             widget.disabled = not button.is_enabled
         if controls.suggested_cap and self._cap.layout.display != "":
-            self._cap.value = controls.suggested_cap  # but never over what somebody is typing
+            self._cap.value = controls.suggested_cap  # but never overwrite what somebody is typing
         _reveal(self._cap, is_shown=bool(controls.suggested_cap))
         _reveal(self._raise, is_shown=bool(controls.suggested_cap))
         self._why_not.value = controls.why_not
@@ -190,7 +190,7 @@ class ButtonRow:
         return button
 
     def _click(self, words: str, action: Callable[[], None]) -> None:
-        """Act in another thread: resuming may ask the service for its price first, which takes a while."""
+        """Act in another thread, because resuming may ask the service for its price first."""
         if words not in self._under_way:
             self._under_way.add(words)
             threading.Thread(target=self._act, args=(words, action), name="dreamo-click", daemon=True).start()
@@ -199,7 +199,7 @@ class ButtonRow:
         trouble = ""
         try:
             action()
-        except Exception as error:  # raised in a callback, it would be seen by nobody
+        except Exception as error:  # nobody would see an exception raised in a callback
             logger.debug("%s", words, exc_info=True)
             trouble = f"{words}: {str(error) or type(error).__name__}"
         self._under_way.discard(words)
@@ -237,7 +237,7 @@ class PictureRow:
         self._jpegs = {picture: self._jpegs[picture] for picture in shown if picture in self._jpegs}
         for picture in [picture for picture in shown if picture not in self._jpegs][:n_new]:
             self._jpegs[picture] = panel_jpeg(picture.path)
-        # Pictures that stay keep their widget, so that only new ones are sent.
+        # Pictures that stay keep their widgets, so that only new ones are sent.
         kept = {picture: self._taken[picture] for picture in shown if picture in self._taken}
         used = {place.model_id for place in kept.values()}
         free = iter([place for place in self.places if place.model_id not in used])
@@ -267,7 +267,7 @@ class Panel:
         self._buttons = ButtonRow(batch, self._report)
         self._pictures = PictureRow()
         self.box = self._assemble()
-        self.paint(n_new=0)  # the thread that asks for a panel does not wait for pictures
+        self.paint(n_new=0)  # the thread that asks for a panel doesn't wait for pictures
 
     @property
     def is_closed(self) -> bool:
@@ -275,7 +275,7 @@ class Panel:
         return self.box.comm is None
 
     def paint(self, *, n_new: int = _N_NEW) -> bool:
-        """Show the run as it is now, sending only what has changed; return whether it is over and shown whole."""
+        """Show the current state, sending only changes; return whether the run is over and fully shown."""
         blocks = html_blocks()
         try:
             view = view_of(self.batch.status, can_control=self.batch.can_control)
@@ -337,12 +337,12 @@ class Panel:
         _reveal(self._blocks[name], is_shown=bool(html))
 
     def _report(self, trouble: str) -> None:
-        """Store what a click led to, from any thread; the painter shows it."""
+        """Store the outcome of a click, from any thread, for the painter to show."""
         self._trouble = message(trouble)
         self.wake.set()
 
     def _keep(self, view: SimpleNamespace | None) -> None:
-        """Write the last state into the outputs, where a saved notebook keeps it; after a resume, the buttons again."""
+        """Replace the outputs by the last state, for a saved notebook; after a resume, show the buttons again."""
         last = None if view is None else {**vars(view), "at": ""}
         is_gone = self._kept is not None and not self._kept["controls"].has_any
         if last != self._kept and (last is not None or is_gone):
@@ -351,7 +351,7 @@ class Panel:
         self._kept = last
 
 
-# What a panel shows, decided without any widget: texts, shares of bars, and which buttons can be clicked.
+# What a panel shows, independent of widgets: texts, lengths of bars, and which buttons can be clicked.
 
 _MESSAGE_CHARACTERS: Final = 300
 _PROBLEM_CHARACTERS: Final = 2000
@@ -360,7 +360,7 @@ _RATES: Final = ((1, "s"), (_MINUTE_S, "min"), (3600, "h"))
 _STEP_S: Final = 5
 _TEN: Final = 10
 
-# In the order of the bar: what is settled, what is under way, what is to come.
+# In the order of the bar: settled, in progress, to come.
 _ORDER: Final = (*columns.SETTLED, *reversed(columns.UNSETTLED))
 _COLOURS: Final = {
     "running": PALETTE[columns.IN_PROGRESS].colour,
@@ -371,7 +371,7 @@ _NOT_RUNNING: Final = "The run is not running."
 
 
 def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
-    """Return what is shown of a run, by the names that the templates use; shares are of a bar's length, 0 to 1."""
+    """Return the data for the templates; shares are fractions of a bar's length, 0 to 1."""
     segments = tuple(
         SimpleNamespace(status=name, style=PALETTE[name], n_rows=n_rows, share=n_rows / status.n_rows)
         for name in _ORDER
@@ -400,12 +400,12 @@ def view_of(status: Status, *, can_control: bool = True) -> SimpleNamespace:
 
 
 def message(words: str) -> str:
-    """Return a message of several lines, without characters that could do harm."""
+    """Return a message of several lines without harmful characters."""
     return "\n".join(harmless(line.rstrip()) for line in words[:_PROBLEM_CHARACTERS].strip().split("\n"))
 
 
 def rate(rows_per_s: float) -> str:
-    """Return a rate per second, minute or hour, whichever is the first to reach one."""
+    """Return a rate per second, minute or hour: the first of these that is at least one."""
     per_s, unit = next((pair for pair in _RATES if rows_per_s * pair[0] >= 1), _RATES[-1])
     number = rows_per_s * per_s
     shown = f"{number:.1f}".removesuffix(".0") if number < _TEN else f"{number:,.0f}"
@@ -413,7 +413,7 @@ def rate(rows_per_s: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Return an estimated length of time, no finer than it can be known."""
+    """Return an estimated duration, no more precise than the estimate."""
     step_s = _STEP_S if seconds < _MINUTE_S else _MINUTE_S
     return duration(math.ceil(seconds / step_s) * step_s)
 
@@ -426,7 +426,7 @@ def _progress(status: Status) -> str:
 
 
 def _pace(status: Status, *, is_ours: bool) -> str:
-    """Return time and speed; nobody knows for how long another process has been working."""
+    """Return elapsed time and speed; the elapsed time of another process is unknown."""
     parts = []
     if is_ours and (status.elapsed_s or not status.is_over):
         time = duration(status.elapsed_s)
@@ -461,8 +461,8 @@ def _detail(status: Status) -> str:
 
 
 def _money(status: Status) -> SimpleNamespace:
-    """Return amounts as text, and shares of a bar that ends at the cap, or without one at the highest projection."""
-    cap = status.max_cost_usd  # what is settled costs nothing more
+    """Return amounts as text, and shares of a bar that ends at the cap, or else at the highest projection."""
+    cap = status.max_cost_usd  # settled rows cost nothing more
     projected = None if status.n_settled == status.n_rows else status.projected_usd
     low, likely, high = projected or [total((status.spent_usd, status.reserved_usd))] * 3
     end = max(high, total((status.spent_usd, status.reserved_usd))) if cap is None else cap
@@ -488,13 +488,13 @@ def _money(status: Status) -> SimpleNamespace:
 
 
 def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
-    """Return all buttons; `suggested_cap` is empty where no new cap is needed."""
+    """Return all buttons; `suggested_cap` is empty if no new cap is needed."""
     phase, n_failed = status.phase, status.by_status.get(columns.FAILED, 0)
     resumes = "Continue with the rows that are not settled. Nothing is paid twice."
     elsewhere = "" if can_control else _ELSEWHERE
 
     def button(words: str, tooltip: str, why_not: str) -> SimpleNamespace:
-        why_not = elsewhere or why_not  # empty if it can be clicked now
+        why_not = elsewhere or why_not  # empty if it can be clicked
         return SimpleNamespace(words=words, is_enabled=not why_not, tooltip=why_not or tooltip)
 
     buttons = {
@@ -528,7 +528,7 @@ def _controls(status: Status, *, can_control: bool) -> SimpleNamespace:
 
 
 def _suggested_cap(status: Status) -> str:
-    """Return a cap that would last, in whole cents, where the present one stopped the run or may do so."""
+    """Return a sufficient cap in whole cents if the present one stopped the run or may do so."""
     cap = status.max_cost_usd
     if cap is None:
         return ""

@@ -28,11 +28,11 @@ logger = logger_named(__name__)
 _PAINT_EVERY_S: Final = 0.2
 _LINE_EVERY_S: Final = 30.0
 _BAR_FORMAT: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
-_TICK_S: Final = 1.0  # the first row of a service may take a minute; a bar that doesn't move looks broken
+_TICK_S: Final = 1.0  # the first row may take a minute, and a bar that doesn't move looks broken
 
 
 class Silent:
-    """Shows nothing; lines go to the log, and how far the run is: at most every 30 s, or when rows first go wrong."""
+    """Shows nothing; logs lines, and progress at most every 30 s or when rows first fail."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -45,7 +45,7 @@ class Silent:
         logger.log(level, "%s", text)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Say how far it is, if that is due."""
+        """Log the progress if that is due."""
         self._now = f"{snapshot.n_settled} of {snapshot.n_rows} rows settled, {postfix(snapshot)}"
         is_bad = (snapshot.n_failed > 0, snapshot.by_status.get(columns.AMBIGUOUS, 0) > 0)
         if self._clock() >= self._next_at or not is_bad <= self._is_bad:
@@ -53,7 +53,7 @@ class Silent:
             self.close()
 
     def close(self) -> None:
-        """Say how far it came, unless that was said."""
+        """Log the final progress, unless it was logged."""
         if self._now != self._said:
             self._next_at = self._clock() + _LINE_EVERY_S
             self._said = self._now
@@ -61,7 +61,7 @@ class Silent:
 
 
 class Lines(Silent):
-    """Says the same on standard error, with dates, for a file or a journal."""
+    """Writes the same to standard error, with dates, for a file or a system journal."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class Lines(Silent):
         self._stream = _usable(sys.stderr)
         self._date = now
 
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the text shows the level
         """Write the line."""
         self._stream.write(f"{self._date():%Y-%m-%d %H:%M:%S%z} dreamo: {harmless(text)}\n")
         self._stream.flush()
 
 
 class Bar:
-    """A tqdm bar of rows, with what was spent and what failed; on a terminal or as a notebook widget.
+    """A tqdm bar of rows, with money spent and failures; on a terminal or as a notebook widget.
 
     Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
     gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
@@ -100,7 +100,7 @@ class Bar:
             options["display"] = False
         else:
             _usable(options.get("file", sys.stderr))
-            # A narrow terminal cuts off the pace rather than what failed.
+            # A narrow terminal cuts off the rate rather than the failures.
             options["bar_format"] = _BAR_FORMAT
         self._clock = clock
         self._ticks_at = clock()
@@ -110,18 +110,18 @@ class Bar:
             initial=first.n_settled - n_before,
             unit="row",
             desc="dreamo",
-            dynamic_ncols=True,  # as wide as the terminal or the notebook's window is, also after it has changed
+            dynamic_ncols=True,  # as wide as the terminal or the notebook window, even after it was resized
             mininterval=_PAINT_EVERY_S,
             **options,
         )
-        # A saved notebook keeps the text of what is displayed under an id, once brought up to date.
+        # A saved notebook keeps the text of a display id as it was last updated.
         self._output = None
         if is_widget and not self._bar.disable:
             self._output = load_module("IPython.display").display(self._bar.container, display_id=True)
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show rows settled, money and failures; every second too, where a person sees time pass."""
+        """Show rows settled, money and failures; also every second, if a person is watching."""
         n_settled = snapshot.n_settled - self._n_before
         self._bar.set_postfix_str(postfix(snapshot), refresh=False)
         if n_settled > self._bar.n:
@@ -133,21 +133,21 @@ class Bar:
             self._ticks_at = self._clock() + _TICK_S
             self._bar.refresh()
 
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
-        """Write a line above the bar; labels and the service's words can't do anything to the terminal."""
-        # With widgets, tqdm would only draw all bars again, which fails for one that an interrupt left half made.
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the text shows the level
+        """Write a line above the bar, without characters that a terminal would act on."""
+        # With widgets, tqdm would redraw all bars, which fails for one that an interrupt left half built.
         write = print if hasattr(self._bar, "container") else self._tqdm.write
         write(harmless(text), file=sys.stdout if is_in_notebook() else _usable(sys.stderr))
 
     def close(self) -> None:
-        """Leave the bar as it is; in a notebook also in the file that is saved."""
+        """Leave the bar as it is, in a notebook also in the saved file."""
         self._bar.refresh()
         self._bar.close()
         if self._output is not None:
             self._output.update(self._bar.container)
 
     def abandon(self) -> None:
-        """Draw no more, whatever happens."""
+        """Stop drawing, whatever happens."""
         self._bar.disable = True
 
 
@@ -167,7 +167,7 @@ class MarimoBar:
         self._n += n_more
         self._bar.update(n_more, subtitle=postfix(snapshot))
 
-    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the words say it
+    def say(self, text: str, level: int = logging.INFO) -> None:  # noqa: ARG002 - the text shows the level
         """Write a line."""
         sys.stdout.write(f"{harmless(text)}\n")
 
@@ -180,7 +180,7 @@ _Way: TypeAlias = Bar | MarimoBar | Lines
 
 
 class Shown:
-    """Shows a run in the best way that works, and never fails: as a bar, else as lines, else in the log alone."""
+    """Shows a run in the best way that works, and never fails: as a bar, as lines, or only in the log."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
         def bar() -> _Way:
@@ -192,28 +192,28 @@ class Shown:
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self._show(lambda shown: shown.update(snapshot))
         _safely(lambda: self._log.update(snapshot))
 
     def say(self, text: str, level: int = logging.INFO) -> None:
-        """Show a line, and log it: as it is where it could not be shown, else without alarm."""
+        """Show a line and log it, at its own level only if it couldn't be shown."""
         is_shown = self._show(lambda shown: shown.say(text, level))
         _safely(lambda: self._log.say(text, logging.INFO if is_shown else level))
 
     def close(self) -> None:
-        """Show no more."""
+        """Stop showing the run."""
         self._show(lambda shown: shown.close())
         _safely(self._log.close)
 
     def _show(self, do: Callable[[_Way], None]) -> bool:
-        """Show something in the first way that works; False if none does."""
+        """Show something in the first way that works; return False if none does."""
         while self._ways:
             try:
                 if self._shown is None:
                     self._shown = self._ways[0]()
                 do(self._shown)
-            except Exception as error:  # noqa: BLE001 - a run that buys does not end because it can't be shown
+            except Exception as error:  # noqa: BLE001 - a run must not end because it can't be shown
                 self._fall_back(error)
             else:
                 return True
@@ -231,12 +231,12 @@ Progress: TypeAlias = Shown | Silent
 
 
 def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
-    """Show a run from now on, or only log it."""
+    """Start to show a run, or only log it."""
     return Shown(first, n_before=n_before) if show else Silent()
 
 
 def say(text: str, *, show: bool) -> None:
-    """Show a line where no run is shown yet, and log it."""
+    """Show and log a line while no run is being shown."""
     _safely(lambda: logger.info("%s", text))
     if show and not is_watched():
         _safely(lambda: Lines().say(text))
@@ -248,12 +248,12 @@ def say(text: str, *, show: bool) -> None:
 def _safely(do: Callable[[], None]) -> None:
     try:
         do()
-    except Exception:  # noqa: BLE001 - a log that fails can't be reported anywhere
+    except Exception:  # noqa: BLE001 - a failing log can't be reported anywhere
         return
 
 
 def _usable(stream: Any) -> Any:
-    """Return a stream that takes text now; raises if there is none, or it is closed."""
+    """Return a stream that can be written to; raise if there is none, or it is closed."""
     if stream is None:
         raise OSError("there is no standard error")
     stream.write("")
@@ -262,7 +262,7 @@ def _usable(stream: Any) -> Any:
 
 
 def postfix(snapshot: Snapshot) -> str:
-    """Sum up money, failures and what is in flight in a few words."""
+    """Summarise money, failures and tasks in flight in a few words."""
     cap = "" if snapshot.max_cost_usd is None else f"/{dollars(snapshot.max_cost_usd)}"
     parts = [f"spent={dollars(snapshot.spent_usd)}{cap}", f"failed={snapshot.n_failed}"]
     if snapshot.by_status.get(columns.AMBIGUOUS):

@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 NAME: Final = "report.html"
 N_ROWS_MAX: Final = 1_000
 """Rows whose pictures a report shows; a gallery shows all."""
-_BYTES_MAX: Final = 2_100_000  # of pictures as JPEG; as text of the page they take a third more
+_BYTES_MAX: Final = 2_100_000  # of pictures as JPEG; base64 adds a third
 _PAIR_BYTES_MAX: Final = 6_000
-_COLUMNS_MAX: Final = 7  # fit side by side on a desktop or a sheet of paper
+_COLUMNS_MAX: Final = 7  # that fit side by side on a screen or a sheet of paper
 _GROUPS_MAX: Final = 40
 _FAILURES_MAX: Final = 100
 _PAIRS_MAX: Final = 24
 _UNLIMITED: Final = 10**9
-_WORDS_MAX: Final = 1_000  # a prompt of the longest kind that the service accepts is shown whole
+_WORDS_MAX: Final = 1_000  # shows the longest prompts that the service accepts in full
 _CODE_MAX: Final = 4_000
 _MINUTE_S: Final = 60
 _GROUPED: Final = (columns.PROMPT, columns.SIZE, columns.USE_REPHRASER)
@@ -134,7 +134,7 @@ def report(
 
 
 class Facts:
-    """A run directory at one moment: what a report is made from."""
+    """A run directory at one moment, as the data of a report."""
 
     def __init__(self, run_dir: RunDir) -> None:
         directory = load.existing(run_dir)
@@ -155,18 +155,18 @@ class Facts:
 
     @cached_property
     def jobs(self) -> pd.DataFrame:
-        """The distinct jobs of the table."""
+        """The rows of distinct jobs."""
         return self.decided[self.decided[columns.JOB_ID].notna()].drop_duplicates(columns.JOB_ID)
 
     @cached_property
     def n_drawn(self) -> int:
-        """How many rows left their seed open."""
+        """How many rows had no seed of their own."""
         asked = self.results.get(columns.SEED, pd.Series(_DRAWN, self.results.index))
         return int((asked.isna() | (asked == _DRAWN)).sum())
 
 
 def render(facts: Sequence[Facts]) -> str:
-    """Return the page."""
+    """Render the page."""
     runs = [
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
         for number, run in enumerate(facts, 1)
@@ -184,7 +184,7 @@ def render(facts: Sequence[Facts]) -> str:
 
 
 def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, Any]:
-    """Return what the template shows of a run."""
+    """Return the data of a run that the template shows."""
     by_status = facts.summary["by_status"]
     return {
         "facts": facts,
@@ -224,12 +224,12 @@ def _money(facts: Facts) -> dict[str, Any]:
 
 
 def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
-    """Return the cost of each group, the most expensive first; None unless there are several, of several rows."""
+    """Return the cost of each group, the most expensive first; None if grouping says nothing new."""
     try:
         table = costs(facts.history, by)
     except UsageError:  # no such column, or cells that can't be compared
         return None
-    if not 1 < len(table) < table[columns.N_ROWS].sum():  # the whole, or each row
+    if not 1 < len(table) < table[columns.N_ROWS].sum():  # a single group, or one per row
         return None
     table = table.sort_values(columns.SPENT_USD, ascending=False, kind="stable")
     shares = (100 * table[columns.SPENT_USD] / table[columns.SPENT_USD].max()).fillna(0.0)
@@ -241,7 +241,7 @@ def _timing(facts: Facts) -> dict[str, Any]:
     phases = latency(facts.history)
     try:
         sizes = latency(facts.history, columns.SIZE)
-    except UsageError:  # sizes of the user's own that can't be compared
+    except UsageError:  # the user's own sizes, which can't be compared
         sizes = phases.iloc[:0]
     sizes = sizes[sizes[columns.PHASE] == columns.TASK]
     return {
@@ -266,7 +266,7 @@ def _ambiguous(facts: Facts) -> dict[str, Any]:
 
 
 def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
-    """Draw prompts against seeds, with what failed or is missing drawn as such."""
+    """Return prompts against seeds as HTML, with boxes for rows that failed or have no picture."""
     shown = facts.results.iloc[:N_ROWS_MAX]
     grid = gallery(shown, run_dir=facts.path, page_rows=_UNLIMITED, page_columns=_UNLIMITED)
     is_left = facts.history.attempts[columns.OUTPUT_PATH].notna() & (facts.history.places < 0)
@@ -279,7 +279,7 @@ def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
 
 
 def _likeness(facts: Facts) -> dict[str, Any]:
-    """Return how much the pictures of each prompt differ, and the pairs that hardly do."""
+    """Return how much the pictures of each prompt differ, and the pairs that hardly differ."""
     bounds = comparison.Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
     compared = comparison.PictureGroups(facts.results, facts.path, columns.PROMPT, bounds, reserved)
@@ -296,7 +296,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
 
 
 def _ratings(facts: Facts) -> dict[str, Any] | None:
-    """Return what people said of the pictures; None if nobody did."""
+    """Return the ratings of the pictures; None if there are none."""
     rows = facts.first_rows
     if not rating_columns(rows):
         return None
@@ -326,7 +326,7 @@ def _methods(facts: Facts) -> dict[str, Any]:
 
 
 def _options(facts: Facts) -> dict[str, Any]:
-    """Return what a call needs to do the same again: where the service is, and options that are not the defaults."""
+    """Return the arguments that repeat the call: the service, and the options that differ from the defaults."""
     manifest, cap, defaults = facts.manifest, facts.summary["max_cost_usd"], asdict(RunOptions())
     service = manifest.service if manifest else _DEFAULT_SERVICE
     options: dict[str, Any] = {"gateway": "local"} if service == LOOPBACK else {}
@@ -358,7 +358,7 @@ def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
     if facts.history.attempts[columns.COMPLETED_AT].isna().all():
         return {}
     cap, spent = (money(facts.summary[name]) for name in ("max_cost_usd", "spent_usd"))
-    # A cap far above the money spent would flatten its curve.
+    # A cap far above the money spent would flatten the curve.
     shown_cap = exact_text(cap) if cap and spent and cap <= times(_CAP_TIMES_MAX, spent) else None
     charts: dict[str, Callable[[Axes], object]] = {
         "spend": lambda ax: plots.plot_spend(attempts(facts.history), cap=shown_cap, ax=ax),
@@ -374,7 +374,7 @@ def _svg(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
 
     buffer = io.StringIO()
     unsigned: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # The page looks alike for everybody, whatever a style or `text.usetex` says elsewhere.
+    # The page looks the same for everybody, whatever style or `text.usetex` is set.
     ours = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
     with mpl.rc_context(mpl.rcParamsDefault.copy() | ours):
         figure = Figure(figsize=_CHART_SIZE_IN, layout="constrained")
@@ -387,7 +387,7 @@ def _svg(prefix: str, name: str, draw: Callable[[Axes], object]) -> str:
 
 
 def _fitted(drawing: str, prefix: str, name: str) -> str:
-    """Fit a drawing into a page: no addresses, unique ids, any width, and the page's colours."""
+    """Prepare a drawing for the page: no URLs, unique ids, any width, and the page's colours."""
     drawing = _SVG_SIZE.sub(r"\1 ", _SVG_HEAD.sub("", drawing))
     drawing = _SVG_ID.sub(rf"\g<1>{prefix}{name}-", drawing.replace("xlink:href", "href"))
     for part, colour in asdict(ON_LIGHT).items():
@@ -396,17 +396,17 @@ def _fitted(drawing: str, prefix: str, name: str) -> str:
 
 
 def words(value: object, n_max: int = _WORDS_MAX) -> str:
-    """Return anybody's words on one harmless line."""
+    """Return text from outside as one harmless line."""
     return "(none)" if is_missing(value) else one_line(value, n_max)
 
 
 def code(line: str) -> str:
-    """Return a line of code, harmless."""
+    """Return a line of code without harmful characters."""
     return shortened(harmless(line), _CODE_MAX)
 
 
 def usd(amount: object) -> str:
-    """Return an amount that is exact decimal text, whole."""
+    """Return an exact amount in full."""
     return UNKNOWN if not isinstance(amount, str) or money(amount) is None else amount
 
 
@@ -417,7 +417,7 @@ def short(amount: Any) -> str:
 
 
 def _sum(amounts: Iterable[str | float | None]) -> str:
-    """Add up amounts that are exact decimal text; unknown if one of them is."""
+    """Add up exact amounts; the sum is unknown if any of them is."""
     whole = total_if_known(map(money, amounts))
     return UNKNOWN if whole is None else exact_text(whole)
 

@@ -53,7 +53,7 @@ _DOTS_PER_METRE: Final = round(_DPI / 0.0254)
 _WRITERS: Final = 2
 _QUALITY: Final = 90
 _LEGEND: Final = ".legend.csv"
-_WASH: Final = 0.1  # how much of its status's colour a box has
+_WASH: Final = 0.1  # the share of its status's colour in a box
 
 # A grid, in pixels at 300 dpi.
 PAPERS: Final = {"a4": (2480, 3508), "letter": (2550, 3300)}
@@ -76,14 +76,14 @@ _CAPTION_MAX: Final = 180
 _TITLE_ROOM: Final = 190
 _NO_TITLE_ROOM: Final = 50
 _LEGEND_LINES: Final = 60
-# Sizes that a text is tried in until it fits.
+# Sizes to try until a text fits.
 _TITLE_PX: Final = (54, 44, 36, 28)
 _LABEL_PX: Final = (34, 30, 26, 22, 18, 15)
 _SMALL_PX: Final = (28, 24, 20, 16)
 _REFERENCE_LABEL_PX: Final = (24, 20, 16, 13)
 
 # Pictures one after the other, in pixels.
-_PLAIN_CELL: Final = THUMBNAIL_PX  # so that the thumbnails that runs keep are drawn as they are
+_PLAIN_CELL: Final = THUMBNAIL_PX  # so that stored thumbnails are drawn unscaled
 _PLAIN_GAP: Final = 12
 _PLAIN_LABEL: Final = 40
 _PLAIN_TEXT_PX: Final = 15
@@ -177,7 +177,7 @@ def contact_sheet(
     check_results(source, names.OUTPUT_PATH)
     shown = telling_apart(source) if labels is None else dict.fromkeys(as_names("labels", labels, source), "")
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
-    # Within the package's settings of Pillow: the user's limit of pixels would also limit text.
+    # With the package's Pillow settings, because the user's limit on pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:
             plain = _PlainSheet(source, folders, shown, fonts, n_across=n_across, notice=notice)
@@ -195,7 +195,7 @@ def contact_sheet(
 
 
 def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str) -> None:
-    """Write pages while the next are drawn: into one PDF, or into pictures that are numbered from the second on."""
+    """Write pages while the next are drawn: into one PDF, or into pictures numbered from the second on."""
     if kind == _PDF:
 
         def write(temporary: Path) -> None:
@@ -211,14 +211,14 @@ def _write_pages(pages: Iterable[Image.Image], path: Path, kind: str, title: str
             save = functools.partial(page.save, format=kind, dpi=(_DPI, _DPI), quality=_QUALITY)
             save = functools.partial(_save_png, page) if kind == "PNG" else save
             writing.append(pool.submit(write_file, target, save))
-            if len(writing) > _WRITERS:  # few pages are in memory at once
+            if len(writing) > _WRITERS:  # only a few pages are in memory at once
                 writing.pop(0).result()
         for written in writing:
             written.result()
 
 
 def _save_png(page: Image.Image, path: Path) -> None:
-    # Pillow tries five filters on every line, which takes longer than compressing it; one is nearly as small.
+    # Pillow tries five filters on every line, which takes longer than compression; one filter is nearly as small.
     lines = np.asarray(page).reshape(page.height, -1)
     filtered = np.full((page.height, 1 + lines.shape[1]), 2, np.uint8)  # each byte less the one above it
     filtered[0, 1:] = lines[0]
@@ -234,7 +234,7 @@ def _save_png(page: Image.Image, path: Path) -> None:
 
 
 def _write_legend(path: Path, codes: dict[str, str]) -> None:
-    """Write what the codes stand for beside the sheet; remove the legend of an earlier one."""
+    """Write the meaning of the codes beside the sheet; remove the legend of an earlier sheet."""
     target = path.with_name(path.name + _LEGEND)
     if not codes:
         target.unlink(missing_ok=True)
@@ -245,8 +245,8 @@ def _write_legend(path: Path, codes: dict[str, str]) -> None:
 
 
 def _read(pictures: Sequence[PictureFile], side_px: int) -> list[Image.Image | None]:
-    """Read pictures for drawing; what isn't kept of them is made first."""
-    with bars(wanted=False):  # the sheet has one
+    """Read pictures for drawing, after making missing thumbnails."""
+    with bars(wanted=False):  # the sheet has its own bar
         picture_cache.complete(pictures)
     return small_pictures(pictures, side_px)
 
@@ -269,7 +269,7 @@ class _Pen:
         align: str = "left",
         is_above: bool = False,
     ) -> int:
-        """Write a text as large as it fits a room; return its height."""
+        """Write a text as large as fits the room; return its height."""
         if not text:
             return 0
         size_px, lines = fitted(text, self._fonts, room, sizes_px)
@@ -292,7 +292,7 @@ class _Pen:
     def status(
         self, at: tuple[int, int], size: tuple[int, int], kind: str, note: str, sizes_px: Sequence[int]
     ) -> None:
-        """Draw a box in place of a picture: what became of it, and why."""
+        """Draw a box with a row's status and the reason in place of its picture."""
         style = PALETTE[kind]
         colour = ImageColor.getrgb(style.colour)
         self.box(at, size, tuple(round(255 - _WASH * (255 - level)) for level in colour), style.colour)
@@ -304,7 +304,7 @@ class _Pen:
     def picture(
         self, at: tuple[int, int], size: tuple[int, int], picture: Image.Image, *, is_low: bool = False
     ) -> None:
-        """Paste a picture into the middle of a room, or at its bottom."""
+        """Paste a picture into the middle or at the bottom of a room."""
         fitting = ImageOps.contain(picture, size, Image.Resampling.LANCZOS)
         down = size[1] - fitting.height
         self.page.paste(
@@ -313,7 +313,7 @@ class _Pen:
 
 
 class Layout:
-    """A grid on paper, in pixels: how large its cells are, and how many a page takes."""
+    """The layout of a grid on paper, in pixels: the size of cells, and how many fit on a page."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class Layout:
         is_cut: bool = False,
     ) -> None:
         check_choice("paper", paper, PAPERS)
-        if is_one_column:  # its rows stand side by side, so that they fill the paper
+        if is_one_column:  # rows stand side by side to fill the paper
             n_columns = _per_page(n_rows, _UPRIGHT_MAX)
             n_rows = -(-n_rows // n_columns)
         is_upright = n_columns <= _UPRIGHT_MAX
@@ -342,25 +342,25 @@ class Layout:
         if is_cut:
             self.width = self.left(self.n_columns) - _GAP + MARGIN
         self.cell_height = round(self.cell_width * min(max(aspect, _ASPECTS[0]), _ASPECTS[1]))
-        # Where the first row begins, and how far it is to the next.
+        # The top of the first row, and the distance to the next.
         self.top = MARGIN + head + _LABELS + (_REFERENCE + _GAP if has_references_over else 0)
         self.row_step = self.cell_height + caption + (2 * _GAP if is_one_column else _GAP)
         self.n_rows = _per_page(n_rows, max(1, (self.height - MARGIN - self.top - _FOOT) // self.row_step))
 
     def left(self, place: int) -> int:
-        """Where a column begins."""
+        """Return the left edge of a column."""
         return self.start + place * (self.cell_width + _GAP)
 
 
 def _per_page(n: int, n_max: int) -> int:
-    """Return how many lines a page takes, so that the last one is not nearly empty."""
+    """Return the lines per page, distributed so that the last page isn't nearly empty."""
     n_pages = max(1, -(-n // n_max))
     return max(1, -(-n // n_pages))
 
 
 @dataclass(eq=False)
 class _GridSheet:
-    """Draws the pages of a grid. Labels that no font has the letters for, or that have no room, become codes."""
+    """Draws the pages of a grid; labels that can't be drawn or don't fit become codes."""
 
     grid: Grid
     folders: Sequence[Path]
@@ -392,7 +392,7 @@ class _GridSheet:
         width = plan().cell_width
         captions = set()
         for row in grid.shown_rows:
-            replace(grid, shown_rows=range(row, row + 1)).shown(n_max=1)  # reads a line at once
+            replace(grid, shown_rows=range(row, row + 1)).shown(n_max=1)  # draws a line at once
             captions |= {_caption(grid, (row, column)) for column in grid.shown_columns}
         found = (fitted(text, fonts, (width, _CAPTION_MAX), _SMALL_PX) for text in captions - {""})
         caption = max((_CAPTION_GAP + len(lines) * line_px(size_px) for size_px, lines in found), default=0)
@@ -403,7 +403,7 @@ class _GridSheet:
         return len(self.grid.results)
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
-        """Draw one page after the other, and count each row of the table."""
+        """Draw the pages in turn, calling `tick` for each row of the table."""
         n_across = self.layout.n_columns if self.grid.is_one_column else 1
         size = self.layout.n_rows * n_across, self.layout.n_columns
         n_pages = self.grid.page(1, *size).n_pages
@@ -426,7 +426,7 @@ class _GridSheet:
             yield self._with_foot(page, self.layout.top + n_lines * self.layout.row_step, foot)
 
     def _with_foot(self, page: Image.Image, bottom: int, foot: Sequence[str]) -> Image.Image:
-        """Write lines below the grid; the page gets longer for them, and a picture is cut below the last."""
+        """Write lines below the grid; the page gets longer if necessary, or is cut below the last line."""
         size_px, width = _SMALL_PX[0], self.layout.width - 2 * MARGIN
         lines = _broken(foot, self.fonts, size_px, width, _LEGEND_LINES)
         end = bottom + MARGIN // 2 + len(lines) * line_px(size_px)
@@ -449,7 +449,7 @@ class _GridSheet:
 
     def _columns(self, pen: _Pen, grid: Grid) -> None:
         below = self.layout.top - _GAP
-        if grid.is_one_column:  # what they have in common
+        if grid.is_one_column:  # the parts that all share
             room = self.layout.width - 2 * MARGIN, _LABELS - _GAP
             common = [*grid.columns.names, *grid.columns.labels[0]] * (NUMBER not in grid.columns.names)
             text = self._label(" ".join(common), "C", room)
@@ -494,7 +494,7 @@ class _GridSheet:
     def _row_labels(
         self, pen: _Pen, parts: Sequence[str], corner: tuple[int, int], room: tuple[int, int]
     ) -> None:
-        """Write the parts of a row's label below each other; the first has the room that the others leave."""
+        """Write the parts of a row's label below each other; the first gets the room that the others leave."""
         top, rest = corner[1], room[1]
         for number, part in enumerate(parts):
             n_after = len(parts) - number - 1
@@ -504,10 +504,10 @@ class _GridSheet:
             top, rest = top + used, rest - used
 
     def _cell(self, pen: _Pen, grid: Grid, cell: tuple[int, int], corner: tuple[int, int]) -> None:
-        """Draw what is in a cell: on a sheet one job at most."""
+        """Draw a cell, which on a sheet has at most one job."""
         size = width, height = self.layout.cell_width, self.layout.cell_height
         entries = grid.entries(*cell, n_max=1)
-        if not entries and NUMBER in grid.columns.names:  # counted cells end where they end; none is missing
+        if not entries and NUMBER in grid.columns.names:  # a row of counted cells simply ends
             return
         if not entries:
             pen.box(corner, size, "white", ON_LIGHT.faint)
@@ -532,7 +532,7 @@ class _GridSheet:
     def _references(
         self, pen: _Pen, corner: tuple[int, int], found: Sequence[ReferencePicture], size: tuple[int, int]
     ) -> int:
-        """Draw the reference pictures of a line side by side, and their names below; return the height of it all."""
+        """Draw the reference pictures of a line side by side, with their names below; return the total height."""
         names_px = line_px(_REFERENCE_LABEL_PX[0]) + 4
         side_px = min(_REFERENCE, size[1] - names_px, (size[0] + _GAP) // max(1, len(found)) - _GAP)
         height = 0
@@ -561,7 +561,7 @@ class _GridSheet:
         return f"{self.fonts.drawable(text)} (complete in the legend beside this file)".strip()
 
     def _label(self, text: str, prefix: str, room: tuple[int, int] | None = None) -> str:
-        """Return a text if it can be drawn, and within a room if there is one, otherwise a code for it."""
+        """Return a text if it can be drawn (in the room, if given), otherwise a code for it."""
         has_letters = self.fonts.font_for(text, _LABEL_PX[0]) is not None
         shown = [text] if room is None else fitted(text, self.fonts, room, _LABEL_PX[-1:])[1]
         if not text or (has_letters and not is_cut(shown, text)):
@@ -572,13 +572,13 @@ class _GridSheet:
 
 
 def _aspect(results: pd.DataFrame) -> float:
-    """Return height by width of most pictures."""
+    """Return the most common ratio of height to width."""
     sides = results.reindex(columns=[names.OUTPUT_HEIGHT, names.OUTPUT_WIDTH]).dropna()
     return float((sides.iloc[:, 0] / sides.iloc[:, 1]).median()) if len(sides) else 1.0
 
 
 def _caption(grid: Grid, cell: tuple[int, int]) -> str:
-    """Return what tells a cell from others, and how many rows of the table it stands for."""
+    """Return what distinguishes a cell, and how many rows of the table it represents."""
     n = len(grid.positions(*cell))
     captions = [", ".join(grid.rows.labels[cell[0]])] * grid.is_one_column
     captions += [entry.caption for entry in grid.entries(*cell, n_max=1)]
@@ -586,18 +586,18 @@ def _caption(grid: Grid, cell: tuple[int, int]) -> str:
 
 
 def _plain_height(picture: Image.Image | None) -> int:
-    """Return the height of a picture as wide as its cell; of a box in place of one that can't be read, the cell's."""
+    """Return the height of a picture as wide as its cell; an unreadable one gets a square box."""
     aspect = 1.0 if picture is None else picture.height / picture.width
     return min(_PLAIN_CELL, round(_PLAIN_CELL * aspect))
 
 
 @dataclass(eq=False)
 class _PlainSheet:
-    """Draws pictures one after the other, a page at a time, and says below the last which rows have none."""
+    """Draws pictures one after the other, page by page; a last line counts the rows without one."""
 
     results: pd.DataFrame
     folders: Sequence[Path]
-    labels: Mapping[Any, str]  # columns, and what is written before their values
+    labels: Mapping[Any, str]  # columns, with a prefix for their values
     fonts: Fonts
     n_across: int = 4
     notice: str = ""
@@ -614,14 +614,14 @@ class _PlainSheet:
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), self.notice) if text)
         self.n_across = min(self.n_across, max(1, len(self._rows)))
         self.drawn: set[Path] = set()
-        self.codes: dict[str, str] = {}  # letters that no font has are left out
+        self.codes: dict[str, str] = {}  # without letters that no font has
 
     def __len__(self) -> int:
         """Count the files to draw."""
         return len(self._rows)
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
-        """Draw one page after the other, and count each picture."""
+        """Draw the pages in turn, calling `tick` for each picture."""
         n_pages = math.ceil(len(self._rows) / _PLAIN_PICTURES_MAX)
         for number in range(n_pages):
             part = slice(number * _PLAIN_PICTURES_MAX, (number + 1) * _PLAIN_PICTURES_MAX)
@@ -670,7 +670,7 @@ class _PlainSheet:
 def _broken(
     texts: Iterable[str], fonts: Fonts, size_px: int, width: int, n_lines_max: int
 ) -> list[tuple[str, Font]]:
-    """Break each text into lines that fit, each with its font; an empty one is an empty line."""
+    """Break each text into lines that fit, each with its font; an empty text is an empty line."""
     return [
         (line, font)
         for text in texts
@@ -680,7 +680,7 @@ def _broken(
 
 
 def _without_picture(rows: pd.DataFrame) -> str:
-    """Say which rows have no picture to draw, by status."""
+    """Count the rows without a picture to draw, by status."""
     if not len(rows) or names.STATUS not in rows:
         return f"without a picture: {len(rows)}" if len(rows) else ""
     kinds = rows[names.STATUS].astype(str).replace(names.COMPLETED, UNSAVED).value_counts()

@@ -1,1 +1,1 @@
-"""The engine: decides what is sent next, records it before it is sent, and folds what came back into the ledger."""
+"""The engine: decides what to send next, records it before it is sent, and records what came back."""

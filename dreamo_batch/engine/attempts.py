@@ -76,7 +76,7 @@ class EventKind(StrEnum):
     UNSAVED = "unsaved"
 
 
-# The status that a stage gives a job, and its weight: of several attempts, one of the highest weight decides.
+# The job status that a stage means, and its weight: of several attempts, one of the highest weight decides.
 _DECIDING: Final = {
     Stage.COMPLETED: (columns.COMPLETED, 4),
     Stage.SENDING: (columns.SUBMITTING, 3),
@@ -93,7 +93,7 @@ WEIGHTS: Final = {stage: weight for stage, (_, weight) in _DECIDING.items()}
 _SENDABLE: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 # Stages in which an attempt exists, or may exist, at the service.
 SUBMITTED: Final = frozenset(Stage) - _SENDABLE
-# Stages in which no picture is to be had from an attempt.
+# Stages in which an attempt gives no picture.
 CAME_TO_NOTHING: Final = _SENDABLE | {Stage.FAILED, Stage.LOST}
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
 
@@ -141,7 +141,7 @@ class Attempt:
 
     @property
     def links(self) -> tuple[str, ...]:
-        """Every picture's link, the first first."""
+        """The links to all pictures, in order."""
         if self.output_urls is not None:
             return tuple(json.loads(self.output_urls))
         return () if self.output_url is None else (self.output_url,)
@@ -149,7 +149,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an attempt at a time, with the fields it sets."""
+    """Something that happened to an attempt at a certain time, with the fields it sets."""
 
     kind: EventKind
     job_id: str
@@ -159,18 +159,18 @@ class Event:
 
     @classmethod
     def of(cls, kind: EventKind, key: Key, at: float, **fields: Any) -> Event:
-        """Make an event; None is left out, except where it resets what an earlier try said."""
+        """Make an event that sets the fields that aren't None."""
         present = {name: _storable(value) for name, value in fields.items() if value is not None}
         return cls(kind, key[0], key[1], round(at, 6), present)
 
 
 def _storable(value: Any) -> Any:
-    """Replace what UTF-8 can't hold, such as the bytes of a file name of another encoding."""
+    """Replace characters that UTF-8 can't hold, such as bytes of a file name in another encoding."""
     return value if type(value) is not str or value.isascii() else value.encode(errors="replace").decode()
 
 
-class ImpossibleEvent(ValueError):  # noqa: N818 - it names what the journal holds
-    """An event that can't follow what is known of its attempt."""
+class ImpossibleEvent(ValueError):  # noqa: N818 - it names what was found in the journal
+    """An event that can't follow the current state of its attempt."""
 
 
 _NO_ERROR: Final = dict.fromkeys(("error_class", "error_code", "error_message", "excerpt"))
@@ -178,7 +178,7 @@ _NO_ERROR: Final = dict.fromkeys(("error_class", "error_code", "error_message", 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What an event does: the stages it may follow, the stage it leads to, its time, what it resets."""
+    """The effect of an event: the stages it may follow, the next stage, the field of its time, the fields it resets."""
 
     after: frozenset[Stage]
     stage: Stage | None
@@ -226,7 +226,7 @@ def advance(attempt: Attempt, event: Event) -> Attempt:
     if rule.time is not None:
         changes[rule.time] = event.at
     changes.update(event.fields)
-    # replace() takes thrice as long.
+    # dataclasses.replace takes three times as long.
     changed = Attempt(**dict(zip(_FIELDS, _values_of(attempt), strict=True)) | changes)
     if attempt.stage not in rule.after and changed != attempt:  # the same event again changes nothing
         raise ImpossibleEvent(
@@ -250,7 +250,7 @@ class Terms:
 NO_TERMS: Final = Terms()
 
 
-# What money depends on.
+# The fields that determine what an attempt may cost.
 KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_BEEN_BILLED)
 
 
@@ -300,29 +300,29 @@ class State:
         yield from (job_id for job_id in self.changed if job_id not in self.stored)
 
     def cells(self, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Return some fields of every attempt."""
+        """Yield some fields of every attempt."""
         yield from self.stored.cells(self.changed, names)
         values = attrgetter(*names)
         yield from (values(attempt) for attempts in self.changed.values() for attempt in attempts)
 
     def completed(self, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Return some fields of stored attempts that completed and are their job's only one: most, at little cost."""
+        """Yield some fields of stored attempts that completed and are the only one of their job: the bulk, cheaply."""
         return self.stored.cells(self.changed, names, is_completed_only=True)
 
     def open(self) -> Iterator[Attempt]:
-        """Every attempt that is on the wire or at the service."""
+        """Yield the attempts on the wire or at the service."""
         return (one for attempts in self.changed.values() for one in attempts if one.stage in OPEN)
 
     def kinds(self) -> Counter[Attempt]:
-        """Count the attempts by all that money depends on: stage, cost, reservation, and whether they may be billed."""
+        """Count the attempts by what their cost depends on: stage, cost, reservation, whether they may be billed."""
         counts = self.stored.kinds(self.changed)
         kinds = map(attrgetter(*KIND), chain.from_iterable(self.changed.values()))
         counts.update(Attempt("", 1, **dict(zip(KIND, values, strict=True))) for values in kinds)
         return counts
 
     def store(self, stored: StoredAttempts) -> None:
-        """Drop all that is settled, now that a table holds it."""
-        self.stored = stored  # first: another thread may be copying
+        """Replace the stored attempts, and drop the settled ones that they now contain."""
+        self.stored = stored  # first, as another thread may be copying
         self.changed = {
             job_id: attempts
             for job_id, attempts in self.changed.items()
@@ -339,14 +339,14 @@ class State:
         return attempts[number - 1] if 0 < number <= len(attempts) else None
 
     def copy(self) -> State:
-        """Return the state as it is now; attempts are never changed, so it costs little."""
+        """Return a copy of the state; it is cheap, because attempts are immutable."""
         copied = State(terms=self.terms)
         copied.changed = dict(self.changed)
-        copied.stored = self.stored  # last: what is stored meanwhile is in either
+        copied.stored = self.stored  # last, so that what is stored meanwhile is in one or the other
         return copied
 
     def put(self, attempt: Attempt) -> None:
-        """Set an attempt; its number must be known or the next."""
+        """Set an attempt; its number must exist already or be the next."""
         attempts = self.of(attempt.job_id)
         if not 0 < attempt.attempt <= len(attempts) + 1:
             raise ImpossibleEvent(
@@ -359,7 +359,7 @@ class State:
         )
 
     def apply(self, event: Event) -> Attempt:
-        """Fold one event in, and return the attempt it leads to."""
+        """Apply an event, and return the resulting attempt."""
         attempt = self.find(event.job_id, event.attempt) or Attempt(event.job_id, event.attempt)
         attempt = advance(attempt, event)
         self.put(attempt)
@@ -389,7 +389,7 @@ def next_number(attempts: tuple[Attempt, ...]) -> int:
 
 
 def status_of(attempt: Attempt | None) -> str:
-    """Return a job's status by its deciding attempt."""
+    """Return a job's status from its deciding attempt."""
     return columns.PENDING if attempt is None else STATUS_OF[attempt.stage]
 
 
@@ -403,12 +403,12 @@ ARROW: Final = {
 
 
 def schema_of(described: Mapping[str, columns.Column]) -> pa.Schema:
-    """Return how a file keeps the columns described; objects are bytes."""
+    """Return the Arrow schema for some columns; objects are stored as bytes."""
     return pa.schema([(column.name, ARROW.get(column.dtype, pa.binary())) for column in described.values()])
 
 
 def rows_as_table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Return rows as a table of a schema."""
+    """Return rows as an Arrow table with a schema."""
     cells = list(zip(*rows, strict=True)) or [()] * len(schema)
     arrays = [pa.array(column, field.type) for column, field in zip(cells, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -432,27 +432,27 @@ _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=Fals
 
 
 class Places:
-    """The places of hashes in an array, as in a dict that takes six times the memory."""
+    """Finds the positions of hashes in an array, in a sixth of a dict's memory."""
 
     def __init__(self, hashes: NDArray[np.int64]) -> None:
         self._order = np.argsort(hashes)
         self._sorted = hashes[self._order].data
 
     def of(self, wanted: int) -> list[int]:
-        """Return every place of a hash."""
+        """Return every position of a hash."""
         first, end = bisect_left(self._sorted, wanted), bisect_right(self._sorted, wanted)
         return [int(place) for place in self._order[first:end]]
 
 
 class Owners:
-    """A job for each hash, the first that was given, as in a dict that takes four times the memory."""
+    """Maps each hash to the first job given for it, in a quarter of a dict's memory."""
 
     def __init__(self) -> None:
         self._new: dict[int, str] = {}
         self._hashes, self._jobs = np.empty(0, np.int64), np.empty(0, object)
 
     def setdefault(self, wanted: int, job_id: str) -> str:
-        """Return the job of a hash, which is this one if there was none."""
+        """Return the job of a hash; if there was none, set it to this one."""
         at = bisect_left(self._hashes.data, wanted)
         if at < len(self._hashes) and self._hashes.data[at] == wanted:
             return str(self._jobs[at])
@@ -466,21 +466,21 @@ class Owners:
 
 
 class _Block(NamedTuple):
-    """Some rows and their jobs; compressed, where they would be as large as everything else a run keeps."""
+    """Some rows and their jobs; kept compressed where they would double a run's memory."""
 
     job_ids: pa.ChunkedArray
     rows: pa.Table | pa.Buffer
 
     def opened(self) -> pa.Table:
-        """Return the rows."""
+        """Return the rows, decompressed."""
         return self.rows if isinstance(self.rows, pa.Table) else pa.ipc.open_stream(self.rows).read_all()
 
 
 class StoredAttempts:
-    """The attempts in a table, by job, built when they are asked for."""
+    """The attempts in a table, by job, built on demand."""
 
     def __init__(self, table: pa.Table | None, blocks: Sequence[_Block] = ()) -> None:
-        """Take a table or its blocks; raises unless the rows of a job follow each other, numbered from 1."""
+        """Check that the rows of each job are adjacent and numbered from 1."""
         self._table, self._blocks = table, blocks
         if table is not None:
             if unknown := set(pc.unique(table[columns.STAGE]).to_pylist()) - {*_STAGES, _PENDING}:
@@ -501,22 +501,22 @@ class StoredAttempts:
             if ((numbers != 0) & (numbers != expected)).any():
                 raise ImpossibleEvent("the attempts of a job are not numbered from 1")
         blocks = self._blocks
-        # Neighbours are read with a row, because Arrow takes nearly as long for one.
+        # Neighbouring rows are read together, because Arrow takes nearly as long for one.
         self._rows_of = lru_cache(maxsize=1)(lambda number: _rows(blocks[number].opened()))
 
     @property
     def table(self) -> pa.Table:
-        """The table itself, without jobs that were never submitted."""
+        """The table, without jobs that were never submitted."""
         opened = [self._table] if self._table is not None else map(_Block.opened, self._blocks)
         return pa.concat_tables([_NO_ROWS, *opened])
 
     def parts(self) -> Iterator[pa.Table]:
-        """Every row, in tables that need little memory at a time."""
+        """Yield every row, in tables that need little memory at a time."""
         for first in range(0, len(self._blocks), _BLOCKS_AT_ONCE):
             yield pa.concat_tables(map(_Block.opened, self._blocks[first : first + _BLOCKS_AT_ONCE]))
 
     def packed_with(self, changed: Mapping[str, Sequence[Attempt]]) -> StoredAttempts:
-        """Return all attempts compressed, those of some jobs replaced; most blocks stay as they are."""
+        """Return all attempts compressed, with those of some jobs replaced; most blocks are reused."""
         is_of, blocks = _is_of(self._job_ids, changed), list[_Block]()
         for block, end in zip(self._blocks, self._ends.tolist(), strict=True):
             n = len(block.job_ids)
@@ -543,7 +543,7 @@ class StoredAttempts:
         return chain.from_iterable(map(pa.ChunkedArray.to_pylist, _slices(self._firsts())))
 
     def attempts_of(self, job_ids: Collection[str]) -> Iterator[Attempt]:
-        """Return the attempts of some jobs, and of those with an open one."""
+        """Return the attempts of some jobs, and of jobs with an open attempt."""
         is_open = pc.is_in(self.table[columns.STAGE], pa.array(list(OPEN), pa.string()))
         wanted = {*job_ids, *self.table[columns.JOB_ID].filter(is_open).to_pylist()}
         numbers: Counter[str] = Counter()
@@ -556,7 +556,7 @@ class StoredAttempts:
         return job_ids.filter(pc.invert(pc.is_in(job_ids, self._job_ids))) if len(job_ids) else job_ids
 
     def kinds(self, besides: Collection[str]) -> Counter[Attempt]:
-        """Count the attempts of all but some jobs, as `State.kinds` does."""
+        """Count the attempts of all jobs but some, as `State.kinds` does."""
         rows = self.table.select(KIND).filter(pc.invert(_is_of(self._job_ids, besides)))
         counts: Counter[Attempt] = Counter()
         for row in rows.group_by(list(KIND)).aggregate([([], "count_all")]).to_pylist():
@@ -567,7 +567,7 @@ class StoredAttempts:
     def cells(
         self, besides: Collection[str], names: Sequence[str], *, is_completed_only: bool = False
     ) -> Iterator[tuple[Any, ...]]:
-        """Return some fields of the attempts of all but some jobs, perhaps only of sole ones that completed."""
+        """Yield some fields of the attempts of all jobs but some, or only of jobs whose one attempt completed."""
         table, wanted = self.table, pc.invert(_is_of(self._job_ids, besides))
         if is_completed_only:
             n_of_job = np.diff(self._starts)
@@ -582,7 +582,7 @@ class StoredAttempts:
 
     @cached_property
     def _places(self) -> Places:
-        """The place of each job: texts as keys would take much more memory."""
+        """The positions of each job; strings as keys would take much more memory."""
         if self._table is not None and len(pc.unique(self._firsts())) < len(self):
             raise ImpossibleEvent("the attempts of a job don't follow each other")
         return Places(np.fromiter(map(hash, self), np.int64, len(self)))
@@ -615,23 +615,23 @@ def to_arrow(state: State) -> pa.Table:
 
 
 def without_attempts(state: State, job_ids: Iterable[str]) -> list[str]:
-    """Return those of some jobs that have no attempts; for many of them in much less time than one by one."""
+    """Return the job ids that have no attempts, much faster than asking one by one."""
     unstored = state.stored.without_attempts(pa.array(list(job_ids), pa.string())).to_pylist()
     return [job_id for job_id in unstored if job_id not in state.changed]
 
 
 def absent(state: State, pending: Iterable[str]) -> pa.Table:
-    """Return a row for each of some jobs that was never submitted."""
+    """Return a table with a row for each of some jobs that were never submitted."""
     never = without_attempts(state, pending)
     known = {columns.JOB_ID: pa.array(never, pa.string()), columns.STAGE: pa.repeat(_PENDING, len(never))}
     n, rest = divmod(len(never), _BLOCK)
-    blocks = {field.name: pa.nulls(_BLOCK, field.type) for field in SCHEMA}  # in memory once
+    blocks = {field.name: pa.nulls(_BLOCK, field.type) for field in SCHEMA}  # in memory only once
     missing = {name: pa.chunked_array([*[block] * n, block.slice(0, rest)]) for name, block in blocks.items()}
     return pa.table(missing | known, schema=SCHEMA)
 
 
 def with_all(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table with the columns of a schema; those that it lacks are all missing."""
+    """Return a table with the columns of a schema; those it lacks are filled with nulls."""
     known = set(table.column_names)
     arrays = [table[f.name] if f.name in known else pa.nulls(len(table), f.type) for f in schema]
     return pa.table(arrays, names=schema.names).cast(schema)
@@ -643,7 +643,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _without_pending(table: pa.Table) -> pa.Table:
-    """Leave out the rows of jobs that were never submitted, which are usually the last."""
+    """Drop the rows of jobs that were never submitted, which are usually the last."""
     is_attempt = pc.not_equal(table[columns.STAGE], _PENDING)
     n = pc.sum(is_attempt).as_py() or 0
     is_head = n == (pc.sum(is_attempt.slice(0, n)).as_py() or 0)
@@ -688,11 +688,11 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _attempt(cells: tuple[Any, ...], number: int) -> Attempt:
-    """Build an attempt; one that never reached the service is stored without its number."""
+    """Build an attempt from its cells; one that never reached the service is stored without its number."""
     return Attempt(cells[0], number, _STAGES[cells[_STAGE_AT]], *cells[_STAGE_AT + 1 :])
 
 
-# Journal lines as Arrow reads them: a column for what every line has, and one for each field.
+# Journal lines as Arrow reads them: a column for each field that every line has, and one for each optional field.
 _EVERY_LINE: Final = {
     "crc": pa.string(),
     "kind": pa.string(),
@@ -709,7 +709,7 @@ _LINES: Final = pa.schema(
         *((field.name, pa.float64() if field.name in _TIMES else field.type) for field in _SET_BY_LINES),
     ]
 )
-# The fields of an attempt that goes its way without surprise; a column that is mostly missing takes as long as any.
+# The fields of an attempt that goes as usual; a column that is mostly missing takes as long as any other.
 _USUAL: Final = pa.schema(
     _LINES.field(name)
     for name in (
@@ -732,7 +732,7 @@ _USUAL: Final = pa.schema(
 _NULL: Final = b":null"
 _READ_BYTES: Final = 1 << 24
 
-# The rules of events by number: of the stage before, and of the kind.
+# The rules of events as arrays, indexed by the stage before and the kind.
 _ALL_STAGES: Final = tuple(Stage)
 _ALL_KINDS: Final = tuple(EventKind)
 _IS_POSSIBLE: Final = np.array([[stage in RULES[kind].after for kind in _ALL_KINDS] for stage in _ALL_STAGES])
@@ -764,8 +764,8 @@ def fold_lines(
     is_plain_line = (
         (kind >= 0) & (lines["attempt"].to_numpy() == 1) & _IS_POSSIBLE[_before(of_job, stage), kind]
     )
-    is_plain_line &= np.rint(at * _MICROSECONDS) / _MICROSECONDS == at  # else a table would alter it
-    if any(re.search(_NULL, text) for text in texts):  # which Arrow can't tell from a missing field
+    is_plain_line &= np.rint(at * _MICROSECONDS) / _MICROSECONDS == at  # otherwise the table would change it
+    if any(re.search(_NULL, text) for text in texts):  # Arrow can't tell it from a missing field
         is_plain_line &= np.fromiter((_NULL not in line for line in _each(texts)), bool)
     is_plain = np.ones(len(jobs.dictionary), dtype=bool)
     is_plain[of_job[~is_plain_line]] = False
@@ -773,7 +773,7 @@ def fold_lines(
         is_plain[pc.index_in(apart, jobs.dictionary).drop_null()] = False
     last_stage = np.zeros(len(is_plain), dtype=int)
     last_stage[of_job] = stage
-    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(stage) for stage in OPEN])  # they are needed at hand
+    is_plain &= ~np.isin(last_stage, [_ALL_STAGES.index(stage) for stage in OPEN])  # needed as objects
     last_stage = last_stage[is_plain]
     is_submitted = np.isin(last_stage, [_ALL_STAGES.index(stage) for stage in SUBMITTED])
     folded = {
@@ -783,7 +783,7 @@ def fold_lines(
     }
 
     def last_line(is_set: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Find the last of some lines for each plain job; -1 where it has none."""
+        """Return the last of some lines for each plain job; -1 if it has none."""
         last = np.full(len(is_plain), -1)
         numbers = np.flatnonzero(is_set)
         last[of_job[numbers]] = numbers
@@ -810,7 +810,7 @@ def _each(texts: Iterable[memoryview]) -> Iterator[bytes]:
 
 
 def _parsed(texts: Sequence[memoryview]) -> pa.Table | None:
-    """Parse lines; None if there are none, or one isn't such as this version writes."""
+    """Parse lines; None if there are none, or one isn't in the format of this version."""
     reading = pyarrow.json.ReadOptions(block_size=_READ_BYTES)
     for schema, unusual in ((_USUAL, "infer"), (_LINES, "error")):
         options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unusual)
@@ -824,13 +824,13 @@ def _parsed(texts: Sequence[memoryview]) -> pa.Table | None:
             )
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             continue
-        if set(parsed.schema) <= set(_LINES):  # else a type was guessed wrong
+        if set(parsed.schema) <= set(_LINES):  # otherwise a type was guessed wrong
             return None if any(parsed[name].null_count for name in _EVERY_LINE) else with_all(parsed, _LINES)
     return None
 
 
 def _before(of_job: NDArray[np.intp], stage: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the stage before each line, by the line before of the same job."""
+    """Return the stage before each line, from the previous line of the same job."""
     order = np.argsort(of_job, kind="stable")
     before = np.full(len(stage), _ALL_STAGES.index(Stage.UNSENT))
     is_later = of_job[order[1:]] == of_job[order[:-1]]

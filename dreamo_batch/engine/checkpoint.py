@@ -68,19 +68,19 @@ def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> No
     """Write the attempts, and the rows of jobs that were never submitted."""
     note = asdict(meta) | {_N_ROWS: stored.n_attempts + len(never)}
     schema = SCHEMA.with_metadata({_META: _sealed(json.dumps(note).encode())})
-    # Most cells are distinct; for the others, compression does what a dictionary would.
+    # Most cells are distinct, and compression handles the rest as well as a dictionary would.
     with pq.ParquetWriter(path, schema, write_page_checksum=True, use_dictionary=False) as writer:
         for table in chain(stored.parts(), [never]):
             writer.write_table(table)
 
 
 def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Table, Meta]:
-    """Read a checkpoint; columns that are not named are all missing."""
+    """Read a checkpoint; columns that aren't named are filled with nulls."""
     # Opened once, so that a reader never mixes the file with the one that replaces it; by Arrow, because its threads
     # may release the file while the interpreter shuts down.
     with pa.OSFile(str(path)) as file:
         stored = pq.ParquetFile(file, page_checksum_verification=True)
-        # Group by group: decoded as a whole, the texts would take half as much memory again for a moment.
+        # Group by group: decoding all strings at once would briefly take half as much memory again.
         groups = [stored.read_row_group(number, list(names)) for number in range(stored.num_row_groups)]
         table = pa.concat_tables(groups or [stored.schema_arrow.empty_table()])
     note = _note(table.schema)
@@ -102,12 +102,12 @@ def _meta_of(note: dict[str, Any]) -> Meta:
 
 
 def read_version(path: Path) -> int:
-    """Read only the format of a checkpoint, which every version keeps in the same place."""
+    """Read only the format version of a checkpoint, which every version stores in the same place."""
     return int(_note(pq.read_schema(path))["schema"])
 
 
 def _sealed(text: bytes) -> bytes:
-    """Put a checksum before a text; Parquet has checksums for its pages, but not for its metadata."""
+    """Prefix a text with its checksum; Parquet has checksums for pages, but not for metadata."""
     return b"%08x %b" % (zlib.crc32(text), text)
 
 
@@ -146,7 +146,7 @@ class StoredTable:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The columns of each row that the results need."""
+        """The columns that the results need."""
         return self.decided[list(ROWS)].astype(ROWS)
 
     @property
@@ -156,7 +156,7 @@ class StoredTable:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The jobs whose seed was drawn, because their row had none."""
+        """The ids of the jobs whose seed was drawn because their row had none."""
         ids = self.decided[columns.JOB_ID]
         if columns.SEED in self.user:
             given = [read_integer(cell).value for cell in self.user[columns.SEED]]
@@ -165,7 +165,7 @@ class StoredTable:
 
 
 def _problem_texts(problems: pd.DataFrame) -> pd.Series:
-    """Write each row's problems as JSON, by position."""
+    """Return each row's problems as JSON, by position."""
     of_rows: dict[int, list[Any]] = {}
     for record in json.loads(problems.to_json(orient="records")):
         of_rows.setdefault(record.pop(columns.POSITION), []).append(record)
@@ -185,14 +185,14 @@ _BLOCK: Final = 512
 
 
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
-    """Return a function that writes a job as JSON: its fields, and its first row in the user's table."""
+    """Return a function that describes a job as JSON: its fields, and the user's columns of its first row."""
     ids = rows[columns.JOB_ID]
     places = cache(lambda: Places(np.fromiter(map(hash, ids), np.int64, len(ids))))
     names = list(map(str, user.columns))
 
     @lru_cache(maxsize=1)
     def block(number: int) -> list[tuple[Any, ...]]:
-        """Read many rows, because pandas takes as long for one."""
+        """Read many rows at once, because pandas takes as long for one."""
         part = user.iloc[number * _BLOCK : (number + 1) * _BLOCK]
         return list(zip(*(part.iloc[:, at].tolist() for at in range(len(names))), strict=True))
 
@@ -242,7 +242,7 @@ def _plain_item(cell: Any) -> Any:
 
 
 def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str) -> None:
-    """Store the user's table and the decisions for each row; warn of columns that can only be stored as text."""
+    """Store the user's table and the decisions for each row; warn about columns that can only be stored as text."""
     decided = pd.concat([prepared.rows[list(ROWS)], _job_columns(prepared)], axis=1)
     decided[_PROBLEMS] = _problem_texts(prepared.problems).reindex(decided.index)
     decided = decided.add_prefix(columns.STORED_PREFIX).set_axis(user.index, axis=0)
@@ -252,7 +252,7 @@ def write_jobs(path: Path, user: pd.DataFrame, prepared: Prepared, table_id: str
 
 
 def _with_places(table: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
-    """Name pictures in memory by the paths of their kept copies, so that the table can be read and run again."""
+    """Replace pictures in memory by the paths of their stored copies, so that the table can be run again."""
     names = image_columns(table)
     if all(table[name].dtype != object or holds_text(table[name]) for name in names):
         return table
@@ -278,7 +278,7 @@ def read_jobs(path: Path) -> StoredTable:
 
 
 def read_distinct_jobs(path: Path) -> pd.DataFrame:
-    """Return what was decided for each job of the table of the last call, once; no rows if it can't be read."""
+    """Return the decisions of the last call, one row per job; no rows if they can't be read."""
     try:
         decided = read_jobs(path).decided
     except DirectoryError:
@@ -287,7 +287,7 @@ def read_distinct_jobs(path: Path) -> pd.DataFrame:
 
 
 def read_outcomes(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read of the table of the last call only what its results need: the user's frame, and its jobs and errors."""
+    """Read what the results of the last call need: the user's frame, and its jobs and errors."""
     needless = {columns.STORED_PREFIX + name for name in {*ROWS, *_JOB, _PROBLEMS} - set(_OUTCOME)}
     user, decided = _split(read_frame(path, needless)[0], path, tuple(_OUTCOME))
     return user, decided.astype(_OUTCOME)
@@ -320,7 +320,7 @@ def known_images(path: Path) -> dict[str, ImageSource]:
         table = pq.read_table(path, columns=names, read_dictionary=names, page_checksum_verification=True)
         rows = table.select(names).to_pandas(ignore_metadata=True).drop_duplicates().set_axis(fields, axis=1)
     except UNREADABLE:
-        return {}  # a first call, or a table that is about to be replaced
+        return {}  # a first call, or a table about to be replaced
     rows = _kept_here(rows.astype(columns.STR).dropna(subset=list(IMAGE)), path.parent)
     images = starmap(ImageSource, references_of(rows)[list(IMAGE)].itertuples(index=False, name=None))
     return {canonical(image.location) if image.kind == URL else image.location: image for image in images}
@@ -348,7 +348,7 @@ def references_by_job(decided: pd.DataFrame) -> dict[str, list[ImageSource]]:
 
 
 def _further(texts: pd.Series) -> pd.DataFrame:
-    """Read the pictures after the first, one per row, with the index of their row."""
+    """Read the pictures after the first, one per line, with the index of their row."""
     listed = [(label, *image) for label, text in texts.dropna().items() for image in json.loads(text)]
     return pd.DataFrame(listed, columns=["label", *IMAGE]).set_index("label").astype(columns.STR)
 
@@ -356,7 +356,7 @@ def _further(texts: pd.Series) -> pd.DataFrame:
 def write_frame(
     path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], prepared: Prepared | None = None
 ) -> list[str]:
-    """Write a frame and its index as Parquet, atomically; return the names of what could only be stored as text."""
+    """Write a frame and its index as Parquet, atomically; return the columns that had to be stored as text."""
     stored, changed = storable(frame if prepared is None else _with_places(frame, prepared))
     table = pa.Table.from_pandas(stored)
     metadata = (table.schema.metadata or {}) | {_META: json.dumps(dict(meta)).encode()}
@@ -366,7 +366,7 @@ def write_frame(
 
 
 def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a frame that `write_frame` wrote, but for some columns, and its metadata."""
+    """Read a frame that `write_frame` wrote, without some columns, and its metadata."""
     try:
         # Opened once and by Arrow, as in `read_table`.
         with pa.OSFile(str(path)) as file:
@@ -410,7 +410,7 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _kept_here(images: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Put where kept pictures are now, because the run directory may have been moved."""
+    """Update the paths of stored pictures, because the run directory may have been moved."""
     now = cache(partial(kept_at, folder))
 
     def moved(text: str) -> str:
@@ -424,7 +424,7 @@ def _kept_here(images: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def kept_at(folder: Path, location: str, digest: str) -> str:
-    """Return where a picture is that was sent from a place: in the run directory, if that has it."""
+    """Return the current path of a picture that was sent: its copy in the run directory, if there is one."""
     named = folder / INPUTS / Path(location).name
     copy = kept_copy(folder / INPUTS, digest) or (named if f"/{INPUTS}/" in location else None)
     return location if copy is None or not copy.is_file() else str(copy)

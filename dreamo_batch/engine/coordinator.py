@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 logger = errors.logger_named(__name__)
 
-_CONTRADICTIONS_MAX: Final = 3  # after which the service won't change its answer
+_CONTRADICTIONS_MAX: Final = 3  # after which the service's answer won't change
 _HELD: Final = FailureKind.MAY_HAVE_ARRIVED
-_N_NOTICES_MAX: Final = 3  # of each kind that every row could cause
+_N_NOTICES_MAX: Final = 3  # per kind of notice that every row could cause
 _LABEL_MAX: Final = 60  # characters of a row's label
-_ROUNDING_PX: Final = 16  # generators make sides in multiples of it
-_ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may give theirs back
-_WAIT_MAX_S: Final = 3600.0  # a service may ask for longer than a queue can wait
+_ROUNDING_PX: Final = 16  # generators round sides to multiples of this
+_ASK_EVERY_S: Final = 2.0  # for a larger slice, while others may return theirs
+_WAIT_MAX_S: Final = 3600.0  # a service may ask for a wait longer than a queue supports
 _REFUSALS: Final = {
     failures.ACCESS_REFUSED: "The service refused access",
     failures.FORBIDDEN: "The service refused access several times in a row",
@@ -61,14 +61,14 @@ _SAME: Final = {
 
 
 class SystemClock:
-    """The machine's clocks; if the time of day is set meanwhile, what is recorded continues as if it weren't."""
+    """The machine's clocks; recorded times ignore it if the time of day is set during the run."""
 
     def __init__(self) -> None:
         self._started_at = time.time() - boottime()
 
     def monotonic(self) -> float:
         """Return seconds that never go back."""
-        return time.clock_gettime(time.CLOCK_MONOTONIC)  # which freezegun doesn't stop
+        return time.clock_gettime(time.CLOCK_MONOTONIC)  # not stopped by freezegun
 
     def wall(self) -> float:
         """Return Unix seconds."""
@@ -115,7 +115,7 @@ class Coordinator:
         self.schedule = schedule
         self.assignment = assignment
         self.stopped: errors.RunStopped | errors.PriceUnknown | None = None
-        self.is_paused_on_request = False  # and not until its call has shown its warnings
+        self.is_paused_on_request = False  # not before the call has shown its warnings
         self.notices: list[str] = []
         self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
         self.effects = effects
@@ -123,22 +123,22 @@ class Coordinator:
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
         self._n_again = sum(assignment.weights.get(job_id, 0) for job_id in self._again)
-        self._outage = ""  # as it was noticed
+        self._outage = ""  # as last reported
         self._standstill = ""
         self._n_held = 0
         self._n_notices: Counter[str] = Counter()
         self._noticed: set[tuple[str, object]] = set()
-        self._named_at: dict[str, float] = {}  # when errors first named tasks that exist
+        self._named_at: dict[str, float] = {}  # when an error first named each task that exists
         self._n_contradictions: Counter[Key] = Counter()
         self._refusals = self._refusals_so_far()
         self._forbidden: Failure | None = None  # the last 403 of a create
         self._is_poll_forbidden = False
-        self._away: Failure | None = None  # why the service was last taken as away
+        self._away: Failure | None = None  # why the service was last considered unreachable
         self._limited: Failure | None = None  # the last 429
         self._ask_share_at = -inf
 
     def begin(self, on_the_wire: frozenset[Key] = frozenset()) -> None:
-        """Queue everything, and wait for creates of an earlier call that are still on the wire."""
+        """Queue all work, and wait for creates of an earlier call that are still on the wire."""
         now, wall = self._clock.monotonic(), self._clock.wall()
         while self.ledger.interrupted:
             self._report_held(self.ledger.interrupted.pop())
@@ -151,7 +151,7 @@ class Coordinator:
         self.schedule.add_jobs(self.assignment.to_submit)
 
     def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
-        """Choose requests for free workers, and record creates as about to be sent."""
+        """Choose requests for free workers, and record the creates among them as about to be sent."""
         now = self._clock.monotonic()
         if now >= self._ask_share_at and not self.schedule.is_paused:
             self._raise_slice(now)
@@ -161,7 +161,7 @@ class Coordinator:
         return work
 
     def take_back(self, action: Action) -> None:
-        """Undo the choice of a create that could not be recorded and so was not sent."""
+        """Undo the choice of a create that could not be recorded and therefore wasn't sent."""
         self.record(effects.not_sent(action.key, self._clock.wall()))
         self.schedule.create_ended(action.key)
 
@@ -172,7 +172,7 @@ class Coordinator:
         return None if at is None else min(max(0.0, at - now), _WAIT_MAX_S)
 
     def is_over(self) -> bool:
-        """Whether this call has nothing more to do; stops with a reason if it ends early."""
+        """Return whether this call has nothing more to do; stop it with a reason if it ends early."""
         now = self._clock.monotonic()
         outage = self.schedule.outage
         is_lasting = self._away is not None and self._away.cause is not None
@@ -196,7 +196,7 @@ class Coordinator:
         return True
 
     def _raise_slice(self, now: float) -> bool:
-        """Ask for a larger slice of the shared cap if nothing more can be sent without; return whether it is one."""
+        """Ask for a larger slice of the shared cap if nothing more can be sent without it; return whether it grew."""
         spending, schedule = self.spending, self.schedule
         is_wanted = schedule.n_waiting and schedule.is_submitting and not schedule.is_halted
         if self.shared is None or not is_wanted or not spending.is_slice_used_up:
@@ -211,17 +211,17 @@ class Coordinator:
         return not spending.is_slice_used_up
 
     def set_slice(self, granted: Decimal) -> None:
-        """Spend up to this from now on; nothing is sent before the ledger has it on disk."""
+        """Set the slice of the shared cap; nothing is sent until the ledger has it on disk."""
         self.ledger.set_terms(self._clock.wall(), slice=exact_text(granted))
         self.spending.slice = granted
 
     def lower_slice(self) -> None:
-        """Keep no more of the shared cap than what is spent and reserved; the ledger is about to be closed."""
+        """Reduce the slice of the shared cap to what is spent and reserved, before the ledger is closed."""
         if self.shared is not None and self.spending.slice is not None:
             self.set_slice(min(self.spending.slice, self.spending.committed))
 
     def _out_of_money(self) -> None:
-        """Stop if rows are left; failed rows that can't be retried for lack of money only cause a notice."""
+        """Stop if rows are left; failed rows that can't be retried because of the cap only cause a notice."""
         asked = set(self.assignment.to_submit)
         error = self._out_of_budget()
         if any(key in asked or not self._is_settled(key[0]) for key in self.schedule.waiting):
@@ -248,7 +248,7 @@ class Coordinator:
         return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
 
     def take(self, answer: object) -> None:
-        """Handle the answer of a worker."""
+        """Handle a worker's answer."""
         match answer:
             case effects.CreateAnswer():
                 with self.ledger.strays_on_error(answer.key, answer.result):
@@ -257,7 +257,7 @@ class Coordinator:
                 not self.schedule.is_awaiting(do, key)
             ):
                 logger.debug("an earlier call asked about job %s; this one asks for itself", key[0])
-                # But a wait that the service asks for holds for every request.
+                # But a wait that the service asks for applies to every request.
                 refusal = answer.result if isinstance(answer, effects.PollAnswer) else answer.refusal
                 if isinstance(refusal, Failure) and refusal.error_class == failures.RATE_LIMITED:
                     self._note(refusal, self._clock.monotonic())
@@ -276,8 +276,8 @@ class Coordinator:
                 raise answer
 
     def record(self, event: Event) -> Attempt:
-        """Fold an event into the ledger, the spending and the counts."""
-        _ = self._job_of  # as it was before the event
+        """Apply an event to the ledger, the spending and the counts."""
+        _ = self._job_of  # before the event
         before = self.ledger.state.find(event.job_id, event.attempt)
         old = self.ledger.state.deciding(event.job_id)
         (after,) = self.ledger.record([event])
@@ -294,7 +294,7 @@ class Coordinator:
         return after
 
     def _report_held(self, job_id: str) -> None:
-        """Report the first attempt that is held, and whenever their number has doubled."""
+        """Report the first held attempt, and again whenever their number has doubled."""
         self._n_held += 1
         if self._n_held.bit_count() == 1:
             self.report(
@@ -311,7 +311,7 @@ class Coordinator:
         attempt, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
         key = (attempt.job_id, attempt.attempt)
         if attempt.stage is Stage.ACCEPTED:
-            self.schedule.withdraw(attempt.job_id)  # it was to be submitted again only because of the doubt
+            self.schedule.withdraw(attempt.job_id)  # it was queued again only because of the doubt
             self.schedule.add_task(key, now=now, age_s=max(0.0, wall - (attempt.sent_at or wall)))
         else:
             self.submit_again([key])
@@ -321,13 +321,13 @@ class Coordinator:
                 self._refused_access(failure)
 
     def _is_settled_by_others(self) -> bool:
-        """Settle attempts in doubt by replies that a suspended writer got since; return whether there is more to do."""
+        """Settle attempts in doubt with replies that a suspended writer got since; return whether work is left."""
         if not self._by_status[columns.AMBIGUOUS] or self.schedule.is_halted:
             return False
         try:
             for event in self.ledger.answers_in_strays():
                 self.settle(event)
-        except (OSError, errors.DirectoryError) as error:  # the next call reads them as it begins
+        except (OSError, errors.DirectoryError) as error:  # the next call reads them when it begins
             logger.info("answers kept by other processes can't be read: %s", error)
         return not self.schedule.is_done()
 
@@ -356,12 +356,12 @@ class Coordinator:
         self.effects.is_halted.set()
 
     def pause(self, *, is_paused: bool) -> None:
-        """Hold back new creates, or resume them; jobs in flight finish either way."""
+        """Pause or resume new creates; jobs in flight finish either way."""
         self.schedule.is_paused = self.is_paused_on_request = is_paused
         self.schedule.standstill.restart(self._clock.monotonic())
 
     def storage_failed(self, error: OSError) -> None:
-        """Stop because the disk refuses records; this replaces any other reason to stop."""
+        """Stop because nothing can be recorded on disk; this replaces any other reason to stop."""
         if not isinstance(self.stopped, errors.StorageFailed):
             self.stopped = None
         directory = self.ledger.directory
@@ -370,7 +370,7 @@ class Coordinator:
         self.halt()
 
     def report_unwritten(self) -> None:
-        """Report paid tasks that could not be recorded on disk: as notices, in the log, and in the error."""
+        """Report paid tasks that couldn't be recorded on disk: as notices, in the log, and in the error."""
         lines = [
             f"Not recorded on disk: job {attempt.job_id} is task {attempt.task_id}. Once the disk works again, "
             "settle it with "
@@ -389,7 +389,7 @@ class Coordinator:
             self.stopped.args = ("\n".join((str(self.stopped), *lines)),)
 
     def snapshot(self) -> Snapshot:
-        """Return how far the run is."""
+        """Return a snapshot of the run."""
         return Snapshot(
             by_status=dict(self._by_status),
             spent_usd=self.spending.spent,
@@ -448,7 +448,7 @@ class Coordinator:
 
     @functools.cached_property
     def _job_of(self) -> Owners:
-        """The job of each task, link and file; by hash, because texts would take much memory."""
+        """The job of each task, link and file, by hash, because strings would take much memory."""
         names, found = ("task_id", *_SAME), Owners()
         for job_id, *values in self.ledger.state.cells(columns.JOB_ID, *names):
             for name, value in zip(names, values, strict=True):
@@ -457,29 +457,29 @@ class Coordinator:
         return found
 
     def _other_job_with(self, attempt: Attempt, name: str) -> str | None:
-        """Remember whose task, link or file it is; return the other job that had it before."""
+        """Record which job a task, link or file belongs to; return another job that had it before."""
         if (value := getattr(attempt, name)) is None:
             return None
         owner = self._job_of.setdefault(hash((name, value)), attempt.job_id)
         return None if owner == attempt.job_id else owner
 
     def _notice_same_picture(self, attempt: Attempt, name: str) -> None:
-        """Warn when two jobs got the same picture: one of them may have the other's."""
+        """Warn if two jobs got the same picture: one of them may have the other's."""
         if (other := self._other_job_with(attempt, name)) is None:
             return
         asked, asked_too = (_asked_for(sent) for sent in (self.ledger.state.deciding(other), attempt))
-        if asked is None or asked != asked_too:  # else one picture for both is no surprise
+        if asked is None or asked != asked_too:  # else sharing a picture is no surprise
             text = f"different jobs, but {_SAME[name]}. Check both before you use them."
             self._notice(name, text, attempt.job_id, other)
 
     def _named(self, job_id: str) -> str:
-        """Name a job by its row, if this call's table has it: an earlier table's rows may be other ones here."""
+        """Name a job by its row if this call's table has it; labels of earlier tables may mean other rows now."""
         job = self.assignment.jobs.get(job_id)
         row = None if job is None else json.loads(self.assignment.describe(job) or "{}").get(columns.ROW)
         return f"Job {job_id}" if row is None else f"Row {one_line(row, _LABEL_MAX)} (job {job_id})"
 
     def _notice(self, kind: str, text: str, *job_ids: str, once_for: object = None) -> None:
-        """Add a notice that every row could cause, a few times only, and once for something; perhaps about jobs."""
+        """Add a notice about jobs, at most once for `once_for`, and only a few of each kind."""
         if once_for is not None and (kind, once_for) in self._noticed:
             return
         self._noticed.add((kind, once_for))
@@ -490,7 +490,7 @@ class Coordinator:
             self.notices.append(f"{notice} (More of these are not shown.)" if is_last else notice)
 
     def _row_or_account(self) -> None:
-        """While a 403 may be the account's, send one create at a time, and stop once there is no doubt."""
+        """While a 403 may concern the account, send one create at a time; stop once that is certain."""
         self.schedule.sends_one_at_a_time = is_in_doubt = bool(self._refusals.in_a_row)
         waiting = [key[0] for key in self.schedule.waiting] if is_in_doubt else []
         if not waiting or self.schedule.creating or not self.schedule.is_submitting:
@@ -502,7 +502,7 @@ class Coordinator:
             self._refused_access(self._forbidden, list(self._refusals.in_a_row))
 
     def _refusals_so_far(self) -> Refusals:
-        """Begin with the jobs that an earlier call left refused with 403, which the plan puts last."""
+        """Collect the jobs that an earlier call left refused with 403, which the plan puts last."""
         find = self.ledger.state.find
         found = (find(*key) for key in reversed(self.assignment.to_submit))
         refused = [attempt for attempt in takewhile(was_forbidden, found) if attempt is not None]
@@ -588,7 +588,7 @@ class Coordinator:
             self.submit_again([key], after=Stage.FAILED)
 
     def _contradiction(self, key: Key, task: Task, *, is_exact: bool = False) -> str | None:
-        """Say which parameter an answer repeats differently than sent; if `is_exact`, also a rephrased prompt."""
+        """Return which parameter an answer repeats differently than sent; if `is_exact`, even a rephrased prompt."""
         if not task.echo:
             return None
         attempt, job = self._attempt(key), self.assignment.jobs.get(key[0])
@@ -600,7 +600,7 @@ class Coordinator:
         return contradiction(task.echo, sent, lambda: {job.prompt for job in jobs})
 
     def _hold(self, key: Key, task: Task, differs: str, now: float) -> None:
-        """Ask again for a task whose answer describes another; its picture is never used."""
+        """Ask again for a task whose answer describes another task; its picture is never used."""
         about = f"the answer about task {task.task_id} is about {differs}"
         self._n_contradictions[key] += 1
         text = f"{about}. Its picture isn't used; the task may have been mixed up."
@@ -612,7 +612,7 @@ class Coordinator:
         self.record(effects.about_another(key, self._clock.wall(), about))
 
     def _notice_price(self, job_id: str, task: Task, price: Decimal | None, excess: Decimal) -> None:
-        """Notice a cost that can't be read; under a limit, one above what was reserved, and when that exceeds it."""
+        """Report an unreadable cost and, under a limit, a cost above its reservation and a limit exceeded by it."""
         if task.is_cost_unreadable:
             message = "what the service gave as its cost is not an amount in USD that a picture can cost"
             self._notice("cost", f"{message}; it counts as unknown.", job_id)
@@ -645,7 +645,7 @@ class Coordinator:
         self._note(failure, now)
 
     def _note(self, failure: Failure, now: float) -> None:
-        """Learn from a request that failed."""
+        """Update quota and outage after a failed request."""
         is_first_403 = failure.error_class == failures.FORBIDDEN and not self._is_poll_forbidden
         self._is_poll_forbidden = failure.error_class == failures.FORBIDDEN
         if failure.kind is FailureKind.STOP and not is_first_403:
@@ -688,7 +688,7 @@ class Coordinator:
             self.record(effects.unsaved(key, wall, answer.result))
 
     def _other_size(self, key: Key, saved: Saved) -> str | None:
-        """Return how a picture's size differs from the one requested; the first that isn't rounded gets a notice."""
+        """Return how a picture's size differs from the one requested; the first beyond rounding gets a notice."""
         job = self.assignment.jobs.get(key[0])
         if job is None or (saved.width_px, saved.height_px) == (job.width, job.height):
             return None
@@ -722,7 +722,7 @@ class Coordinator:
         return outage
 
     def _count_again(self, job_id: str) -> None:
-        """Count the rows of a job that has an outcome, and is submitted again all the same."""
+        """Count the rows of a job that already has an outcome and is submitted again."""
         if job_id not in self._again and self._is_settled(job_id):
             self._again.add(job_id)
             self._n_again += self.assignment.weights.get(job_id, 0)
@@ -751,7 +751,7 @@ class Coordinator:
         self.halt()
 
     def _what_to_check(self) -> str:
-        """Return what may be wrong on this side if nothing was ever answered."""
+        """Return what to check on this side if nothing was ever answered."""
         if self.schedule.outage.has_ever_answered:
             return ""
         return ". Nothing has answered yet: check the base URL (http or https, host, port) and the proxy"
@@ -794,7 +794,7 @@ class Coordinator:
 
 
 def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
-    """Say what was spent where nothing more can be bought."""
+    """Summarise what was spent, for a message that nothing more can be bought."""
     return (
         f"{dollars(now.spent_usd)} spent and {dollars(now.reserved_usd)} reserved here, and the next attempt may cost "
         f"{dollars(price or ZERO)}. {n_left} not submitted."
@@ -802,7 +802,7 @@ def spent_so_far(now: Snapshot, price: Decimal | None, n_left: str) -> str:
 
 
 def cap_reached(spending: Spending, spent: str, why: str = "") -> errors.BudgetReached:
-    """Return the error of a cap, or of the limit of a call, that leaves no room for the next attempt."""
+    """Return the error for a cap, or a call's limit, that leaves no room for the next attempt."""
     limit = spending.limit or ZERO
     what, keyword = ("cap", "max_cost") if limit == spending.cap else ("limit for this call", "max_new_cost")
     over = f" and exceeded by {dollars(spending.excess)}{why}" if spending.excess else ""
@@ -813,7 +813,7 @@ def cap_reached(spending: Spending, spent: str, why: str = "") -> errors.BudgetR
 
 
 def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
-    """Return what was submitted, without the row and the replicate's number; None if it isn't known."""
+    """Return what was submitted, apart from the row and the replicate; None if it isn't known."""
     if attempt is None or attempt.inputs is None:
         return None
     inputs = json.loads(attempt.inputs)
@@ -822,7 +822,7 @@ def _asked_for(attempt: Attempt | None) -> dict[str, Any] | None:
 
 
 def _reason(failure: Failure | None) -> str:
-    """Return the last reason in the words of the service or the library, in brackets."""
+    """Return the latest reason in the service's or the library's words, in brackets."""
     if failure is None or not failure.message:
         return ""
     status = f"HTTP {failure.http_status}: " if failure.http_status is not None else ""
@@ -832,14 +832,14 @@ def _reason(failure: Failure | None) -> str:
 def snapshot_of(
     state: State, price: Decimal | None, weights: Mapping[str, int], n_invalid: int = 0
 ) -> Snapshot:
-    """Return how far a run is, by its ledger alone; `weights` are the rows of each job."""
+    """Return a snapshot of a run from its ledger alone; `weights` is the number of rows of each job."""
     counts, n_open = count_rows(weights, n_invalid, state), sum(1 for _ in state.open())
     spending = Spending(cap=money(state.terms.cap), price=price, attempts=state.kinds())
     return Snapshot(counts, spending.spent, spending.reserved, spending.cap, n_open)
 
 
 def count_rows(weights: Mapping[str, int], n_invalid: int, state: State) -> Counter[str]:
-    """Count the rows of each status; `weights` are the rows of each job."""
+    """Count the rows by status; `weights` is the number of rows of each job."""
     counts = Counter(dict.fromkeys(columns.STATUSES, 0))
     counts[columns.INVALID] = n_invalid
     completed = {job_id for (job_id,) in state.completed(columns.JOB_ID)}

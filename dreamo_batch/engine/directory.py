@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 
-# What reading a Parquet file that is missing, cut short, altered or of another kind raises.
+# What reading a missing, truncated, altered or foreign Parquet file raises.
 UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 SCHEMA_VERSION: Final = 2
 MANIFEST: Final = "run.json"
@@ -61,7 +61,7 @@ INPUTS: Final = "inputs"
 GATEWAY: Final = "gateway"
 SHARDS: Final = "shards"
 _LEDGER: Final = ("journal-*.jsonl", "checkpoint*.parquet")
-# Of a directory that several processes buy in at once; fixed, as its run.json says.
+# For a directory in which several processes buy; recorded in its run.json, so it can't change.
 N_SHARDS: Final = 64
 LOCK: Final = "lock"
 PID: Final = "run.pid"
@@ -71,8 +71,8 @@ _OF_OTHERS: Final = (
     (FIRST_SLICE, "the budget {}"),
     (FIRST_SLOT, "a copy of a run's objects ({}); that run continues only in its store"),
 )
-_PATIENCE_S: Final = 0.5  # longer than a reader needs to check for a writer
-# Where the file system has no locks, a file in place of one would still be there after a kill.
+_PATIENCE_S: Final = 0.5  # longer than a reader takes to check for a writer
+# Without a fallback to lock files, which would remain after a kill.
 _file_lock: Final = partial(filelock.FileLock, thread_local=False, fallback_to_soft=False)
 
 
@@ -122,8 +122,8 @@ class RunDirectory:
         self.images = self.path / IMAGES  # saved pictures
         self.inputs = self.path / INPUTS  # reference pictures that came from memory or were corrected
         self.gateway = self.path / GATEWAY  # the state of the embedded gateway
-        self.pid = self.path / PID  # the number of the command that works here
-        self.log = self.path / LOG  # what commands in the background said
+        self.pid = self.path / PID  # the process id of the command that works here
+        self.log = self.path / LOG  # the output of commands in the background
         self._lock_path = os.fspath(self.path / LOCK)
         self._lock: filelock.BaseFileLock | None = None
         self._lock_id: tuple[int, int] | None = None
@@ -135,7 +135,7 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """What people and other programs know it by: its absolute path, or its URL."""
+        """Its name for people and other programs: the absolute path, or the URL."""
         return str(self.path) if self.replica is None else self.replica.url
 
     def exists(self) -> bool:
@@ -152,7 +152,7 @@ class RunDirectory:
             OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError
         ):
             path = self.path / MANIFEST
-            fields = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")  # no pipe
+            fields = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")  # not a pipe
             refuse_newer(int(fields["schema"]), self.path)
             known = {name: value for name, value in fields.items() if name in _TYPES}
             is_cap = known.get("cap") is None or money(known["cap"]) is not None  # a word would lift it
@@ -180,7 +180,7 @@ class RunDirectory:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether its attempts are recorded in shards, as its files show, or else as `run.json` says."""
+        """Whether its attempts are recorded in shards, according to its files or else to `run.json`."""
         manifest, shards = self.read_manifest(), self.path / SHARDS
         in_shards = any(any(shards.glob(f"*/{name}")) for name in _LEDGER)
         if self.replica is None and in_shards != any(any(self.path.glob(name)) for name in _LEDGER):
@@ -194,14 +194,14 @@ class RunDirectory:
         return RunDirectory(f"{self.given.rstrip('/')}/{name}" if is_url(self.given) else self.path / name)
 
     def shards(self) -> dict[str, RunDirectory]:
-        """Return the shards that there are, by their path in the directory; none of an ordinary one."""
+        """Return the existing shards by their path in the directory; none for an ordinary directory."""
         if not self.is_sharded:
             return {}
         names = [f"{SHARDS}/{number:02x}" for number in range(N_SHARDS)]
         if self.replica is None or not is_url(self.given):
             return {name: self.shard(name) for name in names if (self.path / name).is_dir()}
         stored = [name for name in self.replica.folders(SHARDS) if name in names]
-        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # each asks the store
+        with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # because each asks the store
             opened = zip(stored, pool.map(self.shard, stored), strict=True)
             return {name: shard for name, shard in opened if shard.exists()}
 
@@ -211,7 +211,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def refuse_foreign_folder(self) -> None:
-        """Raise where there is a file, or what other kinds of directories keep."""
+        """Raise if the path is a file, or a folder of another kind, such as a budget."""
         for folder in (self.path, *self.path.parents) if self.replica is None else ():
             for name, what in _OF_OTHERS:
                 if os.path.isfile(folder / name):  # noqa: PTH113 - Path.is_file would fail in a closed folder
@@ -221,7 +221,7 @@ class RunDirectory:
                 raise DirectoryError(f"{self.path} is not a folder. Choose another run directory.")
 
     def lock(self) -> None:
-        """Become the only writer."""
+        """Take the lock, to be the only writer."""
         self.make()
         owner, me = self.owner, f"Process {os.getpid()} on {socket.gethostname()}"
         self._lock = _file_lock(self.path / LOCK)
@@ -243,7 +243,7 @@ class RunDirectory:
             raise
 
     def unlock(self) -> None:
-        """Stop being the writer."""
+        """Release the lock."""
         if self._lock is None:
             return
         if self.replica is not None:
@@ -255,7 +255,7 @@ class RunDirectory:
             self.folder_fd = None
 
     def leave_lock(self) -> None:
-        """Forget a lock that a forked process inherited; the parent keeps it."""
+        """Forget a lock inherited by a forked process; the parent keeps it."""
         self._lock, self._lock_id = None, None  # filelock has closed its file
         if self.replica is not None:
             self.replica.release(is_inherited=True)
@@ -281,11 +281,11 @@ class RunDirectory:
         )
 
     def remedy(self, error: OSError) -> str:
-        """Say what to do if it can't be written."""
+        """Return what to do if the directory can't be written to."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return "Raise the limit on open files (ulimit -n)"
         is_no_folder = error.errno == errno.EEXIST and error.filename == str(self.images)
-        if error.errno in (errno.EISDIR, errno.ELOOP) or is_no_folder:  # what stands there is none of ours
+        if error.errno in (errno.EISDIR, errno.ELOOP) or is_no_folder:  # what is there isn't ours
             return f"Move {error.filename} away"
         if error.errno == errno.ENOENT:
             return "Put the directory back"
@@ -296,7 +296,7 @@ class RunDirectory:
         return "Free some space or fix the directory"
 
     def refuse_loss(self, *, is_asked: bool = False) -> None:
-        """Raise if another writer could have started here; with `is_asked`, a store is asked whether one has."""
+        """Raise if another writer may have started here; `is_asked` also asks the store."""
         if is_asked and self.replica is not None:
             self.replica.confirm()
         if self.is_lost():
@@ -304,7 +304,7 @@ class RunDirectory:
             raise FileNotFoundError(errno.ENOENT, what, str(self.path))
 
     def is_lost(self) -> bool:
-        """Whether this writer's lock was ever not found at its path: another writer may have started then."""
+        """Whether this writer's lock was ever missing at its path, so that another writer may have started."""
         if self._lock is None:
             return False
         try:
@@ -323,7 +323,7 @@ class RunDirectory:
         """Whether any process is writing here, or in a shard."""
         if self._is_locked_here() or (self.replica is not None and self.replica.is_live):
             return True
-        here = map(RunDirectory, self.path.glob(f"{SHARDS}/[0-9a-f]*"))  # also where run.json can't be read
+        here = map(RunDirectory, self.path.glob(f"{SHARDS}/[0-9a-f]*"))  # even if run.json can't be read
         return any(one.is_locked() for one in (here if self.replica is None else self.shards().values()))
 
     def _is_locked_here(self) -> bool:
@@ -336,22 +336,22 @@ class RunDirectory:
             probe.acquire(timeout=0)
         except filelock.Timeout:
             return True
-        except OSError:  # a read-only folder, where the lock can't be tried
+        except OSError:  # a read-only folder, in which the lock can't be tested
             return False
         probe.release()
         return False
 
     def _find_lock(self) -> tuple[int, int]:
-        found = os.stat(self._lock_path)  # noqa: PTH116 - asked twice for every write to the journal
+        found = os.stat(self._lock_path)  # noqa: PTH116 - called twice per write to the journal
         return found.st_dev, found.st_ino
 
     @property
     def owner(self) -> str:
-        """Who is writing here, where somebody is."""
+        """The process that is writing here, if any."""
         owner = ""
         if self.replica is not None and not self._is_locked_here():
             owner = self.replica.owner
-        elif (self.path / LOCK).is_file():  # no pipe, which would be waited for
+        elif (self.path / LOCK).is_file():  # not a pipe, which would block
             with suppress(OSError):
                 owner = (self.path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
         return owner or "Another process"
@@ -368,12 +368,12 @@ def identity_of_file(path: Path) -> str:
 
 
 def is_same_file(before: str, now: str) -> bool:
-    """Whether a file or folder is the same, not a copy; empty where it wasn't known."""
+    """Whether a file or folder is still the same and not a copy; an empty identity is unknown and matches."""
     (number, _, born), (number_now, _, born_now) = before.partition("-"), now.partition("-")
     if not (before and born and born_now):
         return not before or number == number_now
     is_renumbered = _IS_LINUX and born.endswith(_HUNDREDTHS)
-    return born == born_now and (is_renumbered or number == number_now)  # those of deleted files return
+    return born == born_now and (is_renumbered or number == number_now)  # numbers of deleted files are reused
 
 
 # Linux numbers the files of exFAT and FAT anew at each mount. Their times are of whole hundredths of a second, and no
@@ -386,7 +386,7 @@ _BTIME_AT: Final = 80
 
 
 def _born_at(path: Path) -> str:
-    """Return when a folder or a file was made, which Python knows only on some systems; empty where nobody knows."""
+    """Return when a file or folder was created, which Python knows only on some systems; empty if unknown."""
     born = getattr(path.stat(), "st_birthtime", None)
     if born is not None:
         return str(born)
@@ -401,7 +401,7 @@ def _born_at(path: Path) -> str:
 
 
 def new_entropy() -> str:
-    """Draw the digits that a run's seeds come from."""
+    """Draw the entropy from which a run's seeds are derived."""
     return secrets.token_hex(16)
 
 
@@ -418,7 +418,7 @@ PICTURE_BYTES_MAX: Final = 32 * 1024 * 1024  # twice a raw 2048 x 2048 picture w
 PICTURE_PIXELS_MAX: Final = 64 * 1024 * 1024
 _SUFFIXES: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _EXCERPT_BYTES: Final = 60
-_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")  # as `picture_name` names it
+_PICTURE: Final = re.compile(r"([0-9a-f]{32})(-(attempt-)?\d+)?\.\w+")  # as named by `picture_name`
 
 
 class NotAPicture(ValueError):  # noqa: N818 - it names what arrived
@@ -461,7 +461,7 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
 
 
 def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
-    """Make the local gateway's copy of a saved picture a hard link to it, where the gateway's state lies beside it.
+    """Make the local gateway's copy of a saved picture a hard link to it, if the gateway's state is in the directory.
 
     Its link names the copy; a file whose bytes aren't those of the picture is left alone.
     """
@@ -471,16 +471,16 @@ def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
         if copy.is_file() and not copy.samefile(saved) and filecmp.cmp(copy, saved, shallow=False):
             link.hardlink_to(saved)
             link.replace(copy)
-    except (OSError, ValueError) as error:  # another disk, or one that has no links
+    except (OSError, ValueError) as error:  # another disk, or one without hard links
         link.unlink(missing_ok=True)
         logger.info("the gateway keeps a copy of %s: %s", path, error)
 
 
 def _reduce(picture: Image.Image, small: list[Image.Image]) -> None:
-    """Reduce what is decoded anyway; a JPEG is decoded again, at a fraction, as where no summary was kept."""
+    """Reduce a decoded picture; a JPEG is decoded again at reduced size, as when no summary was stored."""
     try:
         small.extend([] if is_jpeg(picture) else [reduced(picture, picture_cache.THUMBNAIL_PX)])
-    except Exception as error:  # noqa: BLE001 - the picture is whole, and is saved whatever its summary
+    except Exception as error:  # noqa: BLE001 - the picture is intact, and is saved without a summary
         logger.info("a picture can't be reduced: %s", error)
 
 
@@ -488,14 +488,14 @@ def _cache_summary(run_dir: Path, path: Path, sha256: str, content: bytes, small
     try:
         summary = picture_cache.summarise_picture(content, *small)
         picture_cache.keep(run_dir, sha256, summary._replace(modified_ns=path.stat().st_mtime_ns))
-    except Exception as error:  # noqa: BLE001 - the picture is saved, and its summary can be made at any time
+    except Exception as error:  # noqa: BLE001 - the picture is saved, and its summary can be made later
         logger.info("the summary of picture %s isn't kept: %s", sha256, error)
 
 
 def inspect_picture(
     content: bytes, *, use: Callable[[Image.Image], object] | None = None
 ) -> tuple[str, int, int]:
-    """Decode a picture completely, let `use` look at it, and return its suffix, width and height in px."""
+    """Decode a picture completely, pass it to `use`, and return its suffix, width and height in px."""
     formats = contract.OUTPUT_FORMATS.value
     try:
         with opened(io.BytesIO(content), formats=formats, pixels_max=PICTURE_PIXELS_MAX) as picture:
@@ -509,7 +509,7 @@ def inspect_picture(
 
 
 def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
-    """Whether a saved picture still exists with its size; its bytes are not read."""
+    """Whether a saved picture still exists with its size; its bytes aren't read."""
     if path is None:
         return False
     try:
@@ -518,7 +518,7 @@ def is_in_place(run_dir: Path, path: str | None, n_bytes: int | None) -> bool:
         is_here = False
     except OSError:
         return False
-    # Pictures are put into a store before they count as saved, and are fetched when they are wanted.
+    # In a store, pictures count as saved once they are there, and are fetched when needed.
     return is_here or url_of(run_dir) is not None
 
 
@@ -543,7 +543,7 @@ def is_unaltered(run_dir: Path, path: str, sha256: str) -> bool:
 
 
 def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
-    """Name the files that show a purchase the ledger doesn't have."""
+    """Yield the names of files that show purchases the ledger doesn't have."""
     for path in sorted(directory.images.iterdir()) if directory.images.is_dir() else ():
         is_ours = _PICTURE.fullmatch(path.name)  # all others are the user's
         if is_ours and path.stem.partition("-")[0] not in state:
@@ -554,7 +554,7 @@ def unknown_purchases(directory: RunDirectory, state: State) -> Iterator[str]:
 
 
 def _bought(results: Path) -> pa.Array:
-    """List the jobs that the results show as submitted; none if the results can't be read."""
+    """Return the ids of the jobs that the results show as submitted; none if they can't be read."""
     try:
         table = pq.read_table(results, columns=[columns.JOB_ID, columns.TASK_ID])
         is_bought = pc.and_(pc.is_valid(table[columns.TASK_ID]), pc.is_valid(table[columns.JOB_ID]))

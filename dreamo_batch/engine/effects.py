@@ -1,4 +1,4 @@
-"""What workers do: one request each, built just before it is sent, and the event that its answer makes.
+"""What workers do: one request each, built just before it is sent, and the event made from its answer.
 
 The bytes of a reference picture are hashed when they are read; if they aren't those the job was planned with, nothing
 is sent. The base64 of a picture that many rows share is made once and kept in a bounded cache.
@@ -47,12 +47,12 @@ logger = logger_named(__name__)
 TASK_LOST: Final = "task_lost"
 INTERRUPTED: Final = "interrupted"
 IMAGE_CHANGED: Final = "image_changed"
-_ASK_AGAIN_S: Final = 1.0  # for a task that an error names, unless another wait is asked for
-_ASK_FOR_S: Final = 90.0  # a task that an error names, while asking is limited: longer than limits a minute
-_UNKNOWN_AFTER_S: Final = 30.0  # before, a service may not have heard of its newest task everywhere
-_UNFOUND_MAX: Final = 2  # ids in refusals of a kind, after which the id is taken for the request's
+_ASK_AGAIN_S: Final = 1.0  # for a task named by an error, unless the service asks for another wait
+_ASK_FOR_S: Final = 90.0  # such a task, under a rate limit: longer than limits per minute last
+_UNKNOWN_AFTER_S: Final = 30.0  # before that, a service may not know its newest task everywhere
+_UNFOUND_MAX: Final = 2  # unknown ids in refusals of one kind, after which such ids are taken for request ids
 _CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
-_PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the parts' base64 is that of the whole
+_PART_BYTES: Final = 3 * 64 * 1024  # a multiple of 3, so that the base64 of the parts can be concatenated
 
 
 class ImageChanged(ValueError):  # noqa: N818 - it names what happened to the file
@@ -60,12 +60,12 @@ class ImageChanged(ValueError):  # noqa: N818 - it names what happened to the fi
 
 
 def body_bytes(job: Job) -> int:
-    """Return about how large the body of a job's create is: the base64 of its pictures."""
+    """Estimate the size of the body of a job's create: the base64 of its pictures."""
     if job.image.kind == "url":
         return 0
     try:
         return sum(-(-os.stat(image.sent_location).st_size // 3) * 4 for image in job.images)  # noqa: PTH116 - called for every row
-    except OSError:  # sending it will show
+    except OSError:  # an error shows when it is sent
         return 0
 
 
@@ -81,7 +81,7 @@ class Payloads:
 
     def request(self, job: Job) -> Request:
         """Build the request of a job."""
-        is_url = job.image.kind == "url"  # of all its pictures: a request takes one kind
+        is_url = job.image.kind == "url"  # the kind of all its pictures, since a request takes only one
         if is_url and any(has_expired(image.sent_location, self._wall()) for image in job.images):
             raise ImageChanged(
                 "The link to the reference picture has expired. Nothing was sent. Put a new link into the row and "
@@ -141,12 +141,12 @@ def _read(image: ImageSource) -> bytes:
             f"The reference picture {image.sent_location} changed after the table was checked. Nothing was sent. "
             "Run again to submit the row with the new picture."
         )
-    return cast("bytes", encoded)  # joined, measured and sent like bytes
+    return cast("bytes", encoded)  # can be joined, measured and sent like bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CreateAnswer:
-    """A create ended: a task id, or how it failed; `named` is the task that the failure names, if it exists."""
+    """The outcome of a create: a task id, or a failure; `named` is the task that the failure names, if it exists."""
 
     key: Key
     result: str | Failure
@@ -155,7 +155,7 @@ class CreateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PollAnswer:
-    """A poll ended: what the service says of the task, or how asking failed."""
+    """The outcome of a poll: the task, or a failure."""
 
     do: Do
     key: Key
@@ -164,7 +164,7 @@ class PollAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SaveAnswer:
-    """A picture was saved, or why not; `refusal` where it was asked for too fast."""
+    """The outcome of a download: the saved picture, or why it failed; `refusal` if it was rate limited."""
 
     key: Key
     result: Saved | str
@@ -174,7 +174,7 @@ class SaveAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The service was asked whether it is there; `failure` says why not."""
+    """The outcome of a probe: whether the service is reachable, and if not, why."""
 
     is_there: bool
     failure: Failure | None = None
@@ -183,14 +183,14 @@ class ProbeAnswer:
 def sending(
     key: Key, at: float, before: Attempt | None, *, seed: int, reserved: str | None, inputs: str | None = None
 ) -> Event:
-    """Say that a create is about to be sent; `before` is the attempt as earlier tries left it."""
+    """Make the event of a create about to be sent; `before` is the attempt as earlier tries left it."""
     waited_s = _waited_s(before, before.answered_at, at) if before is not None else None
     sent = {"seed_sent": seed, "reserved": reserved, "inputs": inputs}
     return Event.of(EventKind.SENDING, key, at, waited_s=waited_s, **sent)
 
 
 def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
-    """Turn the end of a create into its event."""
+    """Make the event of a create that ended."""
     waited_s = _waited_s(attempt, attempt.sent_at, at)
     if isinstance(answer.result, str):
         return Event.of(EventKind.ACCEPTED, answer.key, at, task_id=answer.result, waited_s=waited_s)
@@ -207,18 +207,18 @@ def create_ended(attempt: Attempt, answer: CreateAnswer, at: float) -> Event:
 
 
 def named(key: Key, at: float, failure: Failure) -> Event:
-    """Say which task a failed create names, before it is asked for."""
+    """Make the event of a failed create that names a task, before that is polled."""
     message = f"An error names task {failure.task_id} ({failure.message}); asking whether it exists."
     return Event.of(EventKind.NAMED, key, at, error_message=message)
 
 
 def not_sent(key: Key, at: float) -> Event:
-    """Say that a create was not sent after all."""
+    """Make the event of a create that was not sent after all."""
     return Event.of(EventKind.NOT_SENT, key, at)
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
-    """Settle an ambiguous attempt as the user says: accepted as a task, or never accepted.
+    """Make the event of an ambiguous attempt settled by the user: accepted as a task, or never accepted.
 
     The latter keeps its number, so that the ledger shows the doubt beside what is sent afterwards.
     """
@@ -229,7 +229,7 @@ def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
 
 
 def interrupted(attempt: Attempt, at: float) -> Event:
-    """Say that the writer died while the create was on the wire."""
+    """Make the event of a create that was on the wire when its process died."""
     return Event.of(
         EventKind.AMBIGUOUS,
         (attempt.job_id, attempt.attempt),
@@ -242,13 +242,13 @@ def interrupted(attempt: Attempt, at: float) -> Event:
 
 
 def task_ended(key: Key, task: Task, at: float, n_polls: int) -> Event:
-    """Turn the end of a task into its event."""
+    """Make the event of a task that ended."""
     known: dict[str, Any] = {
         "cost": task.cost,
         "discount": task.discount,
         "n_polls": n_polls,
         "metadata": json.dumps(dict(task.metadata), allow_nan=False) if task.metadata else None,
-        "output_url": next(iter(task.urls), None),  # of a failed task, too: whoever paid for it may fetch it
+        "output_url": next(iter(task.urls), None),  # for a failed task, too: whoever paid for it may fetch it
         "output_urls": json.dumps(task.urls) if len(task.urls) > 1 else None,
     }
     odd = task.unlisted_status
@@ -283,27 +283,27 @@ def is_retryable(attempt: Attempt) -> bool:
 
 
 def lost(key: Key, at: float, n_polls: int) -> Event:
-    """Say that the service does not know the task any more."""
+    """Make the event of a task that the service no longer knows."""
     message = "The service didn't know this task when asked three times over 30 s; it may have been billed."
     fields = {"error_class": TASK_LOST, "error_message": message}
     return Event.of(EventKind.LOST, key, at, **fields, may_have_been_billed=True, n_polls=n_polls)
 
 
 def overdue(key: Key, at: float, timeout_s: float, oddity: str | None = None) -> Event:
-    """Say that the task took too long to wait for it in this call, and what was odd about its last poll."""
+    """Make the event of a task that this call stopped waiting for, with anything odd about its last poll."""
     seen = f" (at the last poll: {oddity})" if oddity else ""
     message = f"Not finished after {timeout_s:g} s{seen}; the next call asks for it again."
     return Event.of(EventKind.OVERDUE, key, at, error_class=failures.TASK_TIMEOUT, error_message=message)
 
 
 def about_another(key: Key, at: float, about: str) -> Event:
-    """Say that the service's answers about a task are about something else; the next call asks again."""
+    """Make the event of a task for which the service's answers are about something else; the next call asks again."""
     message = f"{about}; its picture isn't used, and the next call asks for it again"
     return Event.of(EventKind.OVERDUE, key, at, error_class=failures.OTHER_TASK, error_message=message)
 
 
 def save_ended(key: Key, saved: Saved, at: float, *, odd: Sequence[str | None] = ()) -> Event:
-    """Say that a picture is on disk, and what was odd about it, of old and now."""
+    """Make the event of a saved picture, with anything odd about it, now or earlier."""
     return Event.of(
         EventKind.SAVED,
         key,
@@ -318,12 +318,12 @@ def save_ended(key: Key, saved: Saved, at: float, *, odd: Sequence[str | None] =
 
 
 def unsaved(key: Key, at: float, reason: str) -> Event:
-    """Say why a picture that was made is not on disk."""
+    """Make the event of a picture that could not be saved."""
     return Event.of(EventKind.UNSAVED, key, at, output_error=reason)
 
 
 def new_links(attempt: Attempt, at: float, urls: tuple[str, ...]) -> Event:
-    """Keep fresh links to the pictures of a task."""
+    """Make the event of new links to the pictures of a task."""
     several = json.dumps(urls) if len(urls) > 1 or attempt.output_urls is not None else None
     return Event.of(
         EventKind.UNSAVED, (attempt.job_id, attempt.attempt), at, output_url=urls[0], output_urls=several
@@ -340,7 +340,7 @@ def _failure_fields(failure: Failure) -> dict[str, Any]:
 
 
 def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
-    """Seconds from the first refusal up to now, where `since` is the last time they were counted."""
+    """Return the seconds since the first refusal, where `since` is when they were last counted."""
     if not attempt.n_refusals or since is None:
         return None
     return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
@@ -352,7 +352,7 @@ class Effects:
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:
         self.is_halted = threading.Event()
         self.note: Callable[[Key, Failure], bool] = lambda _key, _failure: True
-        self.taken: dict[Key, str] = {}  # tasks, until the ledger has them, whatever becomes of the answer
+        self.taken: dict[Key, str] = {}  # tasks not yet in the ledger, kept whatever happens to the answer
         self._n_unfound: defaultdict[tuple[str, int | None], float] = defaultdict(float)
         self._client = client
         self._directory, self._run_dir = run_dir, run_dir.path
@@ -360,9 +360,9 @@ class Effects:
         self._payloads = Payloads()
 
     def create(self, key: Key, job: Job, recorded_at: float) -> CreateAnswer:
-        """Send one create, unless it was recorded too long ago, by a clock that runs while the machine is suspended."""
+        """Send one create, unless it was recorded too long ago by a clock that runs while the machine is suspended."""
         try:
-            # Taken out when sent, so that no picture is kept here meanwhile.
+            # removed when sent, so that no picture stays in memory meanwhile
             request = [self._payloads.request(job)]
         except ImageChanged as error:
             return CreateAnswer(key, Failure(FailureKind.PERMANENT, IMAGE_CHANGED, message=str(error)))
@@ -386,7 +386,7 @@ class Effects:
         return answer
 
     def _with_task(self, key: Key, failure: Failure) -> CreateAnswer:
-        """Return how a create failed, with the task that it names; one that an error names is noted and asked for."""
+        """Return the outcome of a failed create; if the error names a task, record that and ask for the task."""
         if failure.task_id is None or not failure.is_task_in_doubt:
             return CreateAnswer(key, failure.task_id or failure)
         since, wait_s, last = time.monotonic(), 0.0, failure
@@ -399,7 +399,7 @@ class Effects:
             last, asked_for_s = answer, time.monotonic() - since
             patience_s = _UNKNOWN_AFTER_S if self._n_unfound[refusal] < _UNFOUND_MAX else 0.0
             is_unknown = last.error_class == failures.TASK_NOT_FOUND and asked_for_s >= patience_s
-            # A key that is refused itself buys nothing.
+            # A refused key buys nothing.
             is_unknown |= failure.http_status == last.http_status == HTTPStatus.UNAUTHORIZED
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 self._n_unfound[refusal] += 1
@@ -407,9 +407,9 @@ class Effects:
                 message = f"{failure.message} (no task {failure.task_id}, which it names)"
                 return CreateAnswer(key, replace(failure, message=message))
             wait_s = max(2 * wait_s, last.retry_after_s or _ASK_AGAIN_S)
-            # A limit says nothing of the task: often it is on all of the key's requests, and the create was refused.
+            # A rate limit says nothing about the task: often it covers all the key's requests, the create included.
             is_open = last.error_class in (failures.RATE_LIMITED, failures.TASK_NOT_FOUND) and not is_unknown
-            # Once halted it is held with the id: the process gives up waiting for this answer.
+            # Once halted, the attempt is held with the id: the process stops waiting for this answer.
             if not is_open or asked_for_s + wait_s > _ASK_FOR_S or self.is_halted.wait(wait_s):
                 break
         message = f"{failure.message}; but it names task {failure.task_id}: {last.message}"
@@ -423,12 +423,12 @@ class Effects:
             return PollAnswer(do, key, error.failure)
 
     def save(self, key: Key, links: Sequence[str], name: str, stated_bytes: int | None = None) -> SaveAnswer:
-        """Fetch the pictures of one task and put them on disk, the first under a name."""
+        """Download the pictures of one task and save them, the first under the given name."""
         if not links:
             return SaveAnswer(key, "the service gave no link to the picture")
         try:
             content, warning = self._picture(links[0], stated_bytes)
-            self._directory.refuse_loss()  # else the picture would look like damage in what is there instead
+            self._directory.refuse_loss()  # else it would look like damage in the directory there now
             saved = directory.save(content, name, self._run_dir)
             directory.share_with_gateway(self._run_dir, saved.path, links[0])
         except ServiceError as error:
@@ -442,7 +442,7 @@ class Effects:
         return SaveAnswer(key, replace(saved, warning="; ".join(warnings) or None))
 
     def _picture(self, url: str, stated_bytes: int | None) -> tuple[bytes, str | None]:
-        """Fetch a picture, once more if it doesn't have the size that the service gave."""
+        """Download a picture; try once more if it doesn't have the size that the service stated."""
         content = b""
         for _ in range(2):
             content = self._download(url)
@@ -451,13 +451,13 @@ class Effects:
         return content, f"the picture has {len(content)} bytes, and the service had said {stated_bytes}"
 
     def _download(self, url: str) -> bytes:
-        """Fetch a file; where the service wrote the key into it, as into a picture's metadata, it is masked."""
+        """Download a file, and mask the API key if the service wrote it there, for example into metadata."""
         content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
         key = self._client.settings.api_key
         return content if key is None else overwritten(content, key.overwrite)
 
     def _further(self, links: Sequence[str], name: str) -> str:
-        """Fetch what a task made beside its first picture, and say where it is."""
+        """Download the further pictures of a task, and return a remark that says where they are."""
         places = []
         for number, url in enumerate(links[1:], start=2):
             try:
@@ -470,7 +470,7 @@ class Effects:
         return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"
 
     def probe(self) -> ProbeAnswer:
-        """Ask whether the service is there."""
+        """Ask whether the service is reachable."""
         try:
             self._client.probe()
         except ServiceError as error:

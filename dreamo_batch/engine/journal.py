@@ -39,26 +39,26 @@ logger = logger_named(__name__)
 
 END_NAME: Final = "journal.end"
 _NOTE: Final = re.compile(rb"(\d{12} \d{16}) ([0-9a-f]{8})\n")
-# The name of an extended attribute. `cp -a` sets those of its source, but removes none of others.
+# The name of an extended attribute: `cp -a` copies those of its source, but removes no others.
 _MARK: Final = re.compile(r"user\.dreamo-batch\.(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class End:
-    """The number of a journal, and its least number of bytes on disk."""
+    """The number of a journal, and the number of bytes it has at least on disk."""
 
     number: int
     n_bytes: int
 
 
 class EndNote:
-    """Keeps the note and the mark of an open journal's length; if the disk refuses an update, the old ones stay."""
+    """Records an open journal's length in a note file and a mark; if the disk refuses an update, the old ones stay."""
 
     def __init__(self, folder: Path, number: int, n_bytes: int, *, is_marked: bool) -> None:
         self._number = number
         self._fd: int | None = None
         self._folder_fd = os.open(folder, os.O_RDONLY) if is_marked and hasattr(os, "setxattr") else None
-        fresh = folder / f".{END_NAME}"  # a copy made of hard links has the old file, too
+        fresh = folder / f".{END_NAME}"  # a copy made of hard links shares the old file
         with suppress(OSError):
             self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             self.write(n_bytes)
@@ -154,12 +154,12 @@ def numbers(folder: Path) -> list[int]:
 
 
 def has_begun(directory: RunDirectory) -> bool:
-    """Return whether a run has begun in a directory, even if only journals are left of it."""
+    """Return whether a run has begun in a directory, even if only its journals are left."""
     return directory.exists() or (directory.path.is_dir() and bool(numbers(directory.path)))
 
 
 def is_rolled_back(folder: Path, covers: int) -> bool:
-    """Whether the folder once had more than is in its newest journal, and in checkpoints up to a number."""
+    """Whether the folder once had more than its newest journal, and checkpoints up to a number, contain."""
     try:
         last = max(_marks(folder), default=End(0, 0))
         newest = max(numbers(folder), default=0)
@@ -170,7 +170,7 @@ def is_rolled_back(folder: Path, covers: int) -> bool:
 
 
 def is_copied(folder: Path) -> bool:
-    """Whether the newest journal was put in the folder by another program: it may be older than what it replaced."""
+    """Whether another program put the newest journal into the folder; it may be older than what it replaced."""
     try:
         path = path_of(folder, numbers(folder)[-1])
         with path.open("rb") as file:
@@ -195,7 +195,7 @@ class Journal:
         self._end: EndNote | None = None
         path = path_of(folder, header.number)
         self._file = path.open("xb", buffering=0)
-        # A store's copies are as good as any.
+        # In a store, any copy is as good as the original.
         self.header = header = header if ship is not None else replace(header, file=identity_of_file(path))
         try:
             self._line({"journal": {name: getattr(header, name) for name in Header.__slots__}})
@@ -204,7 +204,7 @@ class Journal:
             self._end = EndNote(folder, header.number, self._n_durable_bytes, is_marked=ship is None)
         except BaseException:
             self._file.close()
-            path.unlink(missing_ok=True)  # it holds nothing, and its number is needed again
+            path.unlink(missing_ok=True)  # it is empty, and its number is needed again
             raise
 
     def append(self, events: Iterable[Event]) -> None:
@@ -228,7 +228,7 @@ class Journal:
         try:
             self._cut_back()
             self._write(data)
-            if self._ship is not None:  # the store has to have it before it counts
+            if self._ship is not None:  # the store must have it before it counts
                 self._ship(self.header.number, data)
         except OSError:
             self._is_cut_short = True
@@ -244,13 +244,13 @@ class Journal:
         return os.fstat(self._file.fileno()).st_nlink == 0
 
     def close(self) -> None:
-        """Close the file; what was not committed is dropped."""
+        """Close the file; uncommitted events are dropped."""
         self._file.close()
         if self._end is not None:
             self._end.close()
 
     def _cut_back(self) -> None:
-        """Remove what a failed commit left after the last durable line."""
+        """Truncate what a failed commit left after the last durable line."""
         if self._is_cut_short:
             self._file.truncate(self._n_durable_bytes)
             self._file.seek(self._n_durable_bytes)
@@ -271,7 +271,7 @@ class Journal:
 
 
 def read(path: Path, until: int | None = None) -> Contents:
-    """Read a journal file, at most up to the line with a checksum."""
+    """Read a journal file, up to the line with a given checksum if one is passed."""
     content = path.read_bytes()
     whole, crc, start, n_bytes = memoryview(content), 0, 0, 0
     header: Header | None = None
@@ -314,7 +314,7 @@ _KINDS: Final = {str(kind): kind for kind in EventKind}
 
 def event_of(line: bytes) -> Event:
     """Read the line of an event."""
-    record = json.loads(line.decode())  # given bytes, it would guess their encoding
+    record = json.loads(line.decode())  # otherwise json would guess the encoding of bytes
     try:
         take = record.pop
         take("crc")
@@ -325,7 +325,7 @@ def event_of(line: bytes) -> Event:
 
 _PREFIX: Final = "strays-"
 _SUFFIX: Final = ".jsonl"
-_STRAYS_TRIES: Final = 5  # somebody may be deleting the directory at this moment
+_STRAYS_TRIES: Final = 5  # somebody may be deleting the directory right now
 _NOT_TAKEN: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
@@ -347,7 +347,7 @@ _Create = tuple[str, int, float | None]
 
 
 def _create(attempt: Attempt) -> _Create:
-    """Return what identifies one create; an attempt that didn't arrive is sent again under its number."""
+    """Return what identifies a create, since an attempt that didn't arrive is sent again under its number."""
     return attempt.job_id, attempt.attempt, attempt.sent_at
 
 
@@ -387,7 +387,7 @@ class Strays:
         if self._fd is None:
             self._fd, self._n_bytes = self._open(), 0
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # so that nobody deletes it before this run ends
-        os.ftruncate(self._fd, self._n_bytes)  # drop what a failed write left behind
+        os.ftruncate(self._fd, self._n_bytes)  # truncate what a failed write left behind
         rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
@@ -404,7 +404,7 @@ class Strays:
             self._fd = None
 
     def _open(self) -> int:
-        """Create the file in the directory, else in the one that replaced it, else beside that."""
+        """Create the file in the directory, or in the one that replaced it, or beside it."""
         name = f"{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self.path = self._folder / name
@@ -433,7 +433,7 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
     for path in stray_files(folder):
         try:
             content = path.read_bytes()
-        except FileNotFoundError:  # folded in just now, so it is in the journal, which is read next
+        except FileNotFoundError:  # just folded in, so it is in the journal, which is read next
             continue
         if records := list(_stray_records(content.split(b"\n")[:-1], path)):
             try:
@@ -460,7 +460,7 @@ def remove_strays(kept: Kept) -> None:
 
 
 def fold_strays(state: State, strays: Iterable[Attempt]) -> list[Event]:
-    """Fold strays into a state and return the events; attempts the state already has add none."""
+    """Fold strays into a state and return the events that changed it."""
     added: list[Event] = []
     # One run may know the answer to a create that another left in doubt, so doubts come first.
     for stray in sorted(strays, key=lambda attempt: (attempt.stage not in _IN_DOUBT, attempt.sent_at or 0.0)):
@@ -474,7 +474,7 @@ def events_of(state: State, stray: Attempt) -> Iterator[Event]:
     """Yield what a stray adds to a state."""
     attempts = state.of(stray.job_id)
     known = state.find(stray.job_id, stray.attempt)
-    # The same create, whatever its number here: no two of a job are sent at the same time.
+    # The same create whatever its number here, because no two creates of a job are sent at the same time.
     same = next((attempt for attempt in attempts if attempt.sent_at == stray.sent_at), None)
     in_doubt = same if same is not None and same.stage in _IN_DOUBT else None
     key = (stray.job_id, next_number(attempts) if in_doubt is None else in_doubt.attempt)
@@ -482,7 +482,7 @@ def events_of(state: State, stray: Attempt) -> Iterator[Event]:
     sending = Event.of(EventKind.SENDING, key, sent_at, seed_sent=stray.seed_sent, reserved=stray.reserved)
     if stray.task_id is None:
         if in_doubt is not None and stray.stage in _NOT_TAKEN:
-            # False keeps the number from being used again, see `next_number`.
+            # False prevents the number from being used again, see `next_number`.
             yield Event.of(EventKind.NOT_SENT, key, at, may_have_been_billed=False)
         elif known is None and same is None and stray.stage in _IN_DOUBT:
             # Its directory was deleted, and it may have been bought.

@@ -1,4 +1,4 @@
-"""The ledger: every attempt of a run directory, from its checkpoint and journals.
+"""The ledger: every attempt of a run directory, read from its checkpoint and journals.
 
 `Ledger` is the only writer; `read` is for everybody else and never blocks it.
 """
@@ -55,7 +55,7 @@ logger = logger_named(__name__)
 
 _EVENTS_BEFORE_CHECKPOINT: Final = 2000
 _EVENTS_PER_ROW: Final = 1 / 4  # of four in all: at most 16 times as many rows are written as a table has
-_COPIED: Final = "copied-"  # before the place of a copy that nobody has adopted
+_COPIED: Final = "copied-"  # prefix of the identity of a copy that nobody has adopted
 _READ_TRIES: Final = 20
 
 
@@ -80,21 +80,21 @@ class Recovered:
     strays: tuple[Kept, ...]
 
     def state(self) -> State:
-        """Fold everything."""
+        """Fold all events into the state."""
         return self.folded()[0]
 
     @property
     def n_events(self) -> int:
-        """Count the events that no checkpoint covers."""
+        """Count the events not covered by a checkpoint."""
         return sum(bytes(text).count(b"\n") for text in self.texts)
 
     def stray_attempts(self, service: str | None) -> list[Attempt]:
-        """Return the strays sent to the ledger's service, or to `service` if the ledger is new."""
+        """Return the stray attempts of the ledger's service, or of `service` if the ledger is new."""
         known = self.meta.service if self.meta is not None else service
         return [attempt for kept in self.strays if kept.service == known for attempt in kept.attempts]
 
     def folded(self, service: str | None = None) -> tuple[State, list[Event]]:
-        """Fold everything as `state` does, and return the events that strays add."""
+        """Return the state, and the events that strays add to it."""
         strays = self.stray_attempts(service)
         try:
             known = StoredAttempts(SCHEMA.empty_table() if self.snapshot is None else self.snapshot)
@@ -108,26 +108,26 @@ class Recovered:
             state.stored = StoredAttempts(pa.concat_tables([known.table, plain]))
         except LedgerDamaged:
             raise
-        # An impossible event, unknown fields: whatever it is, it comes from the files.
+        # An impossible event or unknown fields: whatever it is, the files are at fault.
         except Exception as error:
             raise LedgerDamaged(f"The ledger contradicts itself: {error}. Restore it from a copy.") from error
         return state, added
 
 
 def read(folder: Path, names: Sequence[str] = SCHEMA.names) -> Recovered:
-    """Read a ledger that may be written to at the same time; of its checkpoint only some columns, or just the terms."""
+    """Read a ledger, even while it is written to; `names` limits which columns of the checkpoint are read."""
     for _ in range(_READ_TRIES):
         before = journal.numbers(folder)
         try:
             return _read_guarded(folder, names)
         except (FileNotFoundError, LedgerDamaged):
-            if journal.numbers(folder) == before:  # it was not compacted meanwhile
+            if journal.numbers(folder) == before:  # not compacted meanwhile
                 raise
     return _read_guarded(folder, names)
 
 
 def _read_guarded(folder: Path, names: Sequence[str]) -> Recovered:
-    """Read once, and raise any unexpected error as damage."""
+    """Read the ledger once, and turn unexpected errors into LedgerDamaged."""
     try:
         return _read_once(folder, names)
     except (DirectoryError, OSError):
@@ -139,8 +139,8 @@ def _read_guarded(folder: Path, names: Sequence[str]) -> Recovered:
 
 
 def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
-    end = journal.read_end(folder)  # first, because the journal may only have grown by the time it is read
-    beside = journal.read_strays(folder)  # before the journals, which get them before they are deleted
+    end = journal.read_end(folder)  # first, because the journal can only have grown by the time it is read
+    beside = journal.read_strays(folder)  # before the journals, to which they are moved
     snapshot, meta, damaged = _newest_checkpoint(folder, names)
     covers, terms = (meta.covers, meta.terms) if meta else (0, NO_TERMS)
     present = journal.numbers(folder)
@@ -156,7 +156,7 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
         follows = None if contents.header is None else contents.header.follows
         if follows is not None and checksum not in (None, follows):
             before = _texts_before(follows, number, folder)
-            if number - 1 > covers:  # else the checkpoint has them
+            if number - 1 > covers:  # otherwise they are in the checkpoint
                 texts[number - 1] = before
         _refuse_early_end(contents, end, number, folder)
         checksum, texts[number] = contents.checksum, contents.texts
@@ -184,7 +184,7 @@ def _read_once(folder: Path, names: Sequence[str]) -> Recovered:
 def _newest_checkpoint(
     folder: Path, names: Sequence[str]
 ) -> tuple[pa.Table | None, checkpoint.Meta | None, dict[str, str]]:
-    """Return the newest readable checkpoint, and what is wrong with unreadable ones."""
+    """Return the newest readable checkpoint, and why newer ones can't be read."""
     damaged: dict[str, str] = {}
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         path = folder / name
@@ -218,7 +218,7 @@ def _refuse_gaps(
 
 
 def _texts_before(follows: int, number: int, folder: Path) -> tuple[memoryview, ...]:
-    """Read a journal again, up to the line that the next one follows.
+    """Read a journal again, up to the line that the next journal follows.
 
     What a writer without its lock wrote after the next writer had read the journal is in its strays. Raises if the
     journal ends before.
@@ -235,7 +235,7 @@ def _texts_before(follows: int, number: int, folder: Path) -> tuple[memoryview, 
 
 
 def _refuse_early_end(contents: journal.Contents, end: journal.End | None, number: int, folder: Path) -> None:
-    """Raise if a journal is shorter than it once was on the disk."""
+    """Raise if a journal is shorter than it once was on disk."""
     if end is None or end.number != number or contents.n_bytes >= end.n_bytes:
         return
     raise LedgerDamaged(
@@ -249,7 +249,7 @@ def _refuse_early_end(contents: journal.Contents, end: journal.End | None, numbe
 def _newer(
     meta: checkpoint.Meta | None, header: journal.Header | None, number: int, covers: int
 ) -> checkpoint.Meta | None:
-    if header is None:  # killed while the file was created: it holds nothing
+    if header is None:  # killed while the file was being created: it is empty
         return meta
     run = (header.entropy, header.service)
     is_other = meta is not None and (
@@ -265,7 +265,7 @@ def _newer(
 
 @contextmanager
 def reading(directory: RunDirectory) -> Iterator[None]:
-    """Say of a run directory that can't be read what to check."""
+    """Turn errors while reading a run directory into DirectoryError, with what to check."""
     try:
         yield
     except OSError as error:
@@ -276,7 +276,7 @@ def reading(directory: RunDirectory) -> Iterator[None]:
 
 
 def peek_entropy(directory: RunDirectory) -> str | None:
-    """Return the entropy that a directory draws seeds from, without opening it; None for a new one."""
+    """Return the entropy for drawing seeds in a directory, without opening it; None for a new directory."""
     manifest = directory.read_manifest()
     if manifest is not None:
         return manifest.entropy
@@ -288,7 +288,7 @@ def peek_entropy(directory: RunDirectory) -> str | None:
 
 
 class Ledger:
-    """The open ledger of a run directory, and the only code that writes it."""
+    """The open ledger of a run directory, which no other code writes to."""
 
     def __init__(self, directory: RunDirectory, service: str, entropy: str | None = None) -> None:
         self.directory = directory
@@ -307,7 +307,7 @@ class Ledger:
         self.generation = manifest.generation + 1
         self._n_since = recovered.n_events
         self._n_rows = 0 if recovered.snapshot is None else recovered.snapshot.num_rows
-        self.unwritten: list[Event] = []  # that are not on the disk
+        self.unwritten: list[Event] = []  # not on disk yet
         self.n_recorded = 0
         self.covers = recovered.covers  # number of the last journal that the newest checkpoint covers
         self.is_closed = False
@@ -318,7 +318,7 @@ class Ledger:
         self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
         self._is_all_aside = False
         for path in map(directory.path.joinpath, recovered.damaged):
-            if path.exists():  # it must not replace a good one
+            if path.exists():  # a bad file must not replace a good one
                 path.replace(path.with_stem(f"{path.stem}-damaged"))
         self._journal = self._open_journal(recovered.last_number + 1, recovered.checksum)
         try:
@@ -334,7 +334,7 @@ class Ledger:
             raise
 
     def record(self, events: Iterable[Event]) -> list[Attempt]:
-        """Fold events in and buffer them for the journal; they count once `commit` has returned."""
+        """Apply events and buffer them for the journal; they are durable once `commit` has returned."""
         events = list(events)
         attempts = [self.state.apply(event) for event in events]
         self._journal.append(events)
@@ -344,7 +344,7 @@ class Ledger:
         return attempts
 
     def set_terms(self, at: float, **terms: str | None) -> None:
-        """Set terms, in USD as exact decimal text, None for none; they count once `commit` has returned."""
+        """Set spending limits in USD as exact decimal text (None: no limit); they are durable after `commit`."""
         changed = {name: value for name, value in terms.items() if value != getattr(self.state.terms, name)}
         if changed:
             self._journal.set_terms(changed, at)
@@ -357,23 +357,23 @@ class Ledger:
             self.write()
         except OSError as error:
             if isinstance(error, FileNotFoundError) or self.directory.replica is not None:
-                self._write_strays()  # the journal or the directory is gone, or the store doesn't take it
+                self._write_strays()  # the journal or the directory is gone, or the store refuses it
             raise
         self.written(n_recorded)
 
     def write(self) -> None:
-        """Write everything recorded to the disk; a thread may do so while another records more."""
-        if not self.directory.is_lost():  # else another run may be following the journal already
+        """Write everything recorded to disk; another thread may record more meanwhile."""
+        if not self.directory.is_lost():  # otherwise another run may already continue the journal
             self._journal.commit()
-        # Checked after the write, too: a writer that started in between may have read the journal before it.
+        # Checked again after the write: a writer that started in between may have read the journal before it.
         self.directory.refuse_loss()
 
     def written(self, n_recorded: int) -> None:
-        """Note that the events recorded first are durable."""
+        """Note that the first n recorded events are durable."""
         del self.unwritten[: max(0, n_recorded - self.n_recorded + len(self.unwritten))]
 
     def _write_strays(self) -> None:
-        """Write changed attempts to strays, or all of them if the journal was deleted."""
+        """Write changed attempts to strays, or all attempts if the journal was deleted."""
         if self._journal.is_deleted() and not self._is_all_aside:
             self.strays.write(self.state)
             self._is_all_aside = True
@@ -381,12 +381,12 @@ class Ledger:
         self.strays.write(attempt for key in changed if (attempt := self.state.find(*key)) is not None)
         self.unwritten.clear()
         if self.directory.replica is not None and self.strays.path is not None:
-            with suppress(OSError):  # they lie in the folder, too, which the next call on this machine reads
+            with suppress(OSError):  # also in the folder, which the next call on this machine reads
                 self.directory.replica.put_strays(self.strays.path)
 
     @contextmanager
     def strays_on_error(self, key: Key, result: object) -> Iterator[None]:
-        """Write a task to strays if an error, whatever it is, keeps the answer with its id from being recorded."""
+        """Write a task to strays if any error prevents the answer with its id from being recorded."""
         try:
             yield
         except BaseException:
@@ -395,7 +395,7 @@ class Ledger:
             raise
 
     def answers_in_strays(self) -> Iterator[Event]:
-        """Yield what settles attempts that are in doubt here, but not for another writer, which kept its answers."""
+        """Yield events that settle attempts in doubt, from the answers that another writer kept in strays."""
         if self.directory.replica is not None:
             self.directory.replica.pull_strays()
         for kept in journal.read_strays(self.directory.path):
@@ -406,7 +406,7 @@ class Ledger:
                         yield event
 
     def unwritten_tasks(self) -> list[Attempt]:
-        """List the attempts whose task is in no file: of the last events, or where the journals are gone, all."""
+        """List the attempts whose task is in no file: those of unwritten events, or all if the journals are gone."""
         if self._journal.is_deleted() and not self._is_all_aside and self.directory.is_lost():
             return [attempt for attempt in self.state if attempt.task_id is not None]
         taken = [event for event in self.unwritten if event.kind is EventKind.ACCEPTED]
@@ -414,11 +414,11 @@ class Ledger:
         return [attempt for attempt in found if attempt is not None]
 
     def is_checkpoint_due(self) -> bool:
-        """Whether enough has happened since the last checkpoint; intervals grow with its rows, which cost the time."""
+        """Whether enough has happened since the last checkpoint; the larger it is, the longer the interval."""
         return self._n_since >= max(_EVENTS_BEFORE_CHECKPOINT, self._n_rows * _EVENTS_PER_ROW)
 
     def checkpoint(self, pending: Iterable[str]) -> None:
-        """Start a new journal and write the state so far beside it."""
+        """Start a new journal, and write a checkpoint of everything before it."""
         self.commit()
         covered = self._journal.header.number
         fresh = self._open_journal(covered + 1, self._journal.checksum)
@@ -432,7 +432,7 @@ class Ledger:
         try:
             self.commit()
         except OSError:
-            self.directory.refuse_loss()  # else a checkpoint could fall into the hands of another writer
+            self.directory.refuse_loss()  # else the checkpoint could end up in another writer's directory
             self._cover(StoredAttempts(to_arrow(self.state)), pending, is_followed=False)
             self.unwritten.clear()
             raise
@@ -442,25 +442,25 @@ class Ledger:
 
     @property
     def identity(self) -> str:
-        """A name of the directory that it has in common with no other, not even a copy."""
-        # By its number alone: several may be made in the same moment, and not every machine tells when.
+        """An identifier of the directory that no other directory shares, not even a copy."""
+        # By its inode number alone: several may be created at the same moment, and not every machine knows when.
         number, _, _ = self._place.removeprefix(_COPIED).partition("-")
         return hashlib.sha256(f"{self.entropy} {number}".encode()).hexdigest()[:16]
 
     def abandon(self) -> None:
-        """Close without writing anything more, as when the disk is gone."""
+        """Close without writing anything more, because the disk is gone."""
         self._journal.close()
         self.strays.close()
 
     def adopt(self, pending: Iterable[str]) -> None:
-        """Make a copied run directory independent, so that it may buy."""
+        """Make a copied run directory independent, so that it can buy."""
         self._place, self.is_copy = self.directory.place(), False
-        if self.state.terms.slice is not None:  # it is the original's, which may still spend it
+        if self.state.terms.slice is not None:  # the slice belongs to the original, which may still spend it
             self.state.terms = replace(self.state.terms, slice="0")
         self.checkpoint(pending)
 
     def _cover(self, stored: StoredAttempts, pending: Iterable[str], *, is_followed: bool) -> None:
-        """Write a checkpoint of all that is recorded, and remove the journals that two checkpoints cover.
+        """Write a checkpoint of everything recorded, and remove the journals covered by two checkpoints.
 
         If the next journal is open already, nothing is in it yet.
         """
@@ -501,7 +501,7 @@ class Ledger:
 
 
 def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
-    """Whether a directory, or its newest journal, is a copy of what was written, or older than what was there."""
+    """Whether a directory or its newest journal is a copy, or older than what it replaced."""
     before, folder = "" if recovered.meta is None else recovered.meta.place, directory.path
     is_older = directory.replica is None and journal.is_rolled_back(folder, recovered.covers)
     return is_older or not is_same_file(before, directory.place()) or journal.is_copied(folder)
@@ -513,7 +513,7 @@ def interrupted(state: State) -> list[Attempt]:
 
 
 def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entropy: str | None) -> Manifest:
-    """Combine manifest and ledger, and raise if they show purchases that the ledger lacks."""
+    """Combine manifest and ledger; raise if there are signs of purchases that the ledger lacks."""
     before, manifest, meta = directory.manifest, directory.read_manifest(), recovered.meta
     if before is not None and manifest is None and meta is None:
         raise FileNotFoundError(errno.ENOENT, "it was moved or deleted meanwhile", str(directory.path))
@@ -521,7 +521,7 @@ def _reconcile(directory: RunDirectory, recovered: Recovered, service: str, entr
         raise DirectoryError(
             f"{directory.name} records its attempts in shards, on which run, resume, retry, resolve and download work."
         )
-    is_traced = bool(recovered.stray_attempts(service))  # then every purchase must be among these
+    is_traced = bool(recovered.stray_attempts(service))  # it must then explain every purchase
     has_bought = directory.has_purchases() or (manifest is not None and manifest.generation > 0)
     if meta is None and has_bought and not is_traced:
         raise LedgerDamaged(
@@ -558,7 +558,7 @@ def _refuse_mixture(directory: RunDirectory, manifest: Manifest, meta: checkpoin
 
 
 def refuse_other_service(directory: RunDirectory, known: str, asked: str) -> None:
-    """Raise rather than mix the results of two services."""
+    """Raise if a directory belongs to another service."""
     if known != asked:
         where = local_option() if directory.gateway.is_dir() else "the base URL that the run started with"
         raise OtherService(

@@ -46,7 +46,7 @@ _TIMEOUTS_S: Final = (5.0, 10.0)  # to connect, and to answer
 _WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0)
 _WAIT_AT_END_S: Final = 1.0
 _END_S: Final = 5.0
-_ANSWER_BYTES_MAX: Final = 64 * 1024  # which are of no use
+_ANSWER_BYTES_MAX: Final = 64 * 1024  # the content isn't used
 _LOOK_EVERY_S: Final = 0.1
 _REDIRECTS: Final = range(300, 400)
 
@@ -108,7 +108,7 @@ class RunEvent:
 
 
 class Listeners:
-    """Who hears of a call and of those that continue it: a URL, a callable, both or nobody."""
+    """The listeners of a call and of those that continue it: a URL, a callable, both or none."""
 
     def __init__(
         self, run_dir: str = "", notify: str | None = None, on_event: Callable[[RunEvent], Any] | None = None
@@ -125,7 +125,7 @@ class Listeners:
         self.is_begun = False
 
     def begin(self, key: Secret | None) -> None:
-        """Leave it to the call to report its end; its key is masked in every event."""
+        """Leave reporting the end to the call; mask its key in every event."""
         self._key, self.is_begun = key, True
 
     def report(self, kind: Kind, message: str, snapshot: Snapshot | None = None) -> None:
@@ -144,12 +144,12 @@ class Listeners:
 
     @contextmanager
     def report_refusal(self) -> Iterator[None]:
-        """Report what keeps a call from beginning."""
+        """Report an error that keeps a call from beginning."""
         try:
             yield
         except BaseException as error:
             if not self.is_begun:
-                # Others may quote the table below their first line.
+                # Other lines may quote the table.
                 why = str(error) if isinstance(error, RunStopped) else first_line(error)
                 is_interrupt = isinstance(error, KeyboardInterrupt)
                 self.report("stopped", "Interrupted before anything was sent." if is_interrupt else why)
@@ -158,12 +158,12 @@ class Listeners:
             raise
 
     def wait(self, timeout_s: float = _END_S) -> None:
-        """Wait until everything was delivered, or the time is up."""
+        """Wait until every event was delivered, or the time is up."""
         _wait(self._listeners, timeout_s)
 
 
 class _Listener:
-    """Delivers events, one after the other, in a daemon thread that lives as long as there are any."""
+    """Delivers events one after the other, in a daemon thread that lives as long as there are any."""
 
     def __init__(self, name: str, deliver: Callable[[RunEvent], Any] | _Webhook) -> None:
         self._name = name
@@ -187,7 +187,7 @@ class _Listener:
                 _busy.add(self)
 
     def wait(self, until: float) -> None:
-        """Wait for what it is delivering."""
+        """Wait until it has delivered its events."""
         if self._webhook is not None:
             self._webhook.is_ending.set()
         with self._changing:
@@ -222,7 +222,7 @@ class _Listener:
 
 
 class _UndeliveredError(DreamoError):
-    """An event that a URL did not take; says why without the URL, which may be a secret."""
+    """An event that a URL refused; says why without the URL, which may be a secret."""
 
 
 class _Webhook:
@@ -235,8 +235,8 @@ class _Webhook:
         self._place = _place_of(url)
         self._url = url.strip()
         self._secret = _signing_key(os.environ.get(_VARIABLE, "").strip())
-        self.is_ending = threading.Event()  # set while somebody waits for the end, so that it is brief
-        self.failing = ""  # why it didn't take what was last posted, if it didn't
+        self.is_ending = threading.Event()  # set while somebody waits for the end, to keep retries short
+        self.failing = ""  # why the last POST was refused, if it was
 
     def __call__(self, event: RunEvent) -> None:
         body = event.to_json()
@@ -252,20 +252,20 @@ class _Webhook:
                 time.sleep(min(wait_s, _WAIT_AT_END_S))
 
     def _post(self, body: bytes, message_id: str) -> tuple[str | None, bool]:
-        """Post once; return why it was refused, if it was, and whether that may pass."""
+        """Post once; return why it was refused (or None), and whether retrying may help."""
         headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         headers |= self._signature(body, message_id)
         url, credentials = urldefragauth(self._url), get_auth_from_url(self._url)
         try:
             request = Request("POST", url, headers, data=body, auth=credentials if any(credentials) else None)
-            # It logs no URL; and no connection stays open, which would keep a server of one thread from all others.
+            # It logs no URL, and leaves no connection open, which would block a single-threaded server.
             with closing(Transport(*_TIMEOUTS_S)) as transport:
                 form = form_of(request.prepare())
                 answer = transport.send("create", form, [body], max_bytes=_ANSWER_BYTES_MAX)
         except (RequestException, ValueError) as error:
             return type(error).__name__, False
         if isinstance(answer, Failure):
-            # Only what kind of error it is: its words may quote what the server sent back, and so the URL.
+            # Only the kind of error, because its words may quote the server's answer, and so the URL.
             return (answer.message or answer.error_class).partition(":")[0], True
         of_redirect = ", a redirect, which isn't followed" if answer.status in _REDIRECTS else ""
         refusal = None if is_success(answer.status) else f"HTTP {answer.status}{of_redirect}"
@@ -284,7 +284,7 @@ class _Webhook:
 
 
 def _place_of(url: object) -> str:
-    """Return scheme and host of a URL, for messages; raises without quoting the rest."""
+    """Return scheme and host of a URL, for messages; raise without quoting the rest."""
     if isinstance(url, str) and not any(letter.isspace() for letter in url.strip()):
         with suppress(ValueError):
             parts = urlsplit(url.strip())
@@ -295,7 +295,7 @@ def _place_of(url: object) -> str:
 
 
 def _signing_key(secret: str) -> bytes | None:
-    """Read the secret as Standard Webhooks writes it (base64 after whsec_), or as plain text."""
+    """Read a secret as Standard Webhooks writes it (base64 after whsec_), or as plain text."""
     if not secret.startswith(_PREFIX):
         return secret.encode() or None
     try:

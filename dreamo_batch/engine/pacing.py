@@ -25,30 +25,30 @@ _SAMPLES: Final = 128
 _SAMPLES_MIN: Final = 2
 _FIRST_DEVIATIONS: Final = 1.6
 _DEVIATION_MIN: Final = 0.05
-_POLL_WORTH: Final = 0.0085  # of the median: the delay that one poll is worth
+_POLL_WORTH: Final = 0.0085  # of the median: the delay that justifies one poll
 _STEP_MIN_S: Final = 0.02
 _LATENCY_MIN_S: Final = 0.001
-_AT_ONCE_S: Final = 0.02  # tasks this short, as cached ones are, have ended by the time they're known of
+_AT_ONCE_S: Final = 0.02  # shorter tasks, such as cached ones, have ended by the time they are first polled
 _STEP_MAX_S: Final = 10.0
 _JITTER: Final = 0.05
 _UNKNOWN_FIRST_S: Final = 0.2
 _UNKNOWN_GROWTH: Final = 0.15  # of a task's age, until latencies are known
 _SETTLED_FROM: Final = 24
 _DEVIATION_USUAL: Final = 0.5
-_USUAL_COUNTS: Final = 4.0  # as much as so many latencies
+_USUAL_COUNTS: Final = 4.0  # counts like so many latencies
 _GUESS_STEPS: Final = 12
 _EASED_DEVIATIONS: Final = 2.6
 _EASED_STEP: Final = 0.3  # of a task's age
 _PREDICTIONS: Final = 32
 _PREDICTED_SHARE: Final = 0.9
 _PREDICTED_WITHIN: Final = 0.05
-_PREDICTED_MARGIN: Final = 1.01  # progress is rounded
+_PREDICTED_MARGIN: Final = 1.01  # because progress is rounded
 _PREDICTED_STEPS_MAX: Final = 4
 _PREDICTED_STEP: Final = 0.01  # of a task's age
 _TAIL: Final = 1e-6
 _SEEN_AT_ONCE: Final = 0.7
-_WHOLE: Final = 1 - 1e-6  # of a token: what rounding of large clock times may leave of one
-POLLS_PER_S: Final = 200.0  # polls that find nothing new; one that finds an end is not counted
+_WHOLE: Final = 1 - 1e-6  # of a token: large clock times are rounded
+POLLS_PER_S: Final = 200.0  # polls of unfinished tasks; a poll that finds the end isn't counted
 
 
 class PollTimes:
@@ -71,16 +71,16 @@ class PollTimes:
         self._were_predicted: deque[bool] = deque(maxlen=_PREDICTIONS)
         self._logarithms: deque[float] = deque()
         self._sum = self._sum_of_squares = 0.0
-        self._guess = 0.0, _DEVIATION_USUAL  # mean and deviation, until latencies are settled
+        self._guess = 0.0, _DEVIATION_USUAL  # mean and deviation, until enough latencies are known
 
     @property
     def is_known(self) -> bool:
-        """Whether latencies were seen."""
+        """Whether any latencies are known."""
         return len(self._logarithms) >= _SAMPLES_MIN
 
     @property
     def is_settled(self) -> bool:
-        """Whether so many latencies were seen that the tasks still open no longer change the picture."""
+        """Whether so many latencies are known that open tasks no longer change the estimate."""
         return len(self._logarithms) >= _SETTLED_FROM
 
     def learn(
@@ -110,7 +110,7 @@ class PollTimes:
             self._guess = _guessed(self._logarithms, [math.log(max(age, _LATENCY_MIN_S)) for age in open_s])
 
     def due_in(self, age_s: float, *, ease: float = 0.0, predicted_s: float | None = None) -> float:
-        """Return the seconds until a task of this age is polled again; its progress says it will take `predicted_s`."""
+        """Return the seconds until a task of this age is polled again; `predicted_s` is its latency by its progress."""
         if not self.is_known:
             growing = max(_UNKNOWN_FIRST_S, _UNKNOWN_GROWTH * age_s)
             return self._jittered(min(growing, contract.POLL_EVERY_S.value))
@@ -123,12 +123,12 @@ class PollTimes:
         step_s = self._step_s(age_s, mean, deviation)
         if predicted_s is not None and self._is_progress_reliable():
             left_s = max(predicted_s * _PREDICTED_MARGIN - age_s, _PREDICTED_STEP * age_s, _STEP_MIN_S)
-            # So that it's noticed if progress predicts nothing any more.
+            # to notice if progress stops predicting anything
             return min(left_s, _PREDICTED_STEPS_MAX * step_s)
         return self._jittered(max(step_s, ease * _EASED_STEP * age_s))
 
     def first_in(self, age_s: float, *, ease: float) -> float:
-        """Return the seconds until a task of this age may be done; 0 or less if it may be now, or nothing is known."""
+        """Return the seconds until a task of this age may be done; 0 or less if it may be already, or if unknown."""
         if not self.is_known:
             return 0.0
         mean, deviation = self._fitted()
@@ -173,10 +173,10 @@ def _guessed(seen: Collection[float], still_open: Collection[float]) -> tuple[fl
 
 
 def hazard(age_s: float, mean: float, deviation: float) -> float:
-    """Rate, in 1/s, at which tasks of an age end, for a log-normal with such logarithms."""
+    """Return the rate (1/s) at which tasks of an age end, for a log-normal with this mean and deviation."""
     z = (math.log(age_s) - mean) / deviation
     surviving = 0.5 * math.erfc(z / math.sqrt(2))
-    if surviving < _TAIL:  # far out, where the quotient below loses its digits, the rate tends to this
+    if surviving < _TAIL:  # far out, where the quotient below loses precision, the rate tends to this
         return z / (deviation * age_s)
     density = math.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * deviation * age_s)
     return max(density / surviving, _TAIL)
@@ -208,7 +208,7 @@ class TokenBucket:
         return True
 
     def give_back(self) -> None:
-        """Put a token back: its request should not count."""
+        """Put a token back, because its request doesn't count."""
         self._tokens = min(self._size, self._tokens + 1)
 
     def _refill(self, now: float) -> None:
@@ -246,11 +246,11 @@ class Window:
 
     @property
     def is_proven(self) -> bool:
-        """Whether more were accepted on trial than can have ended unseen."""
+        """Whether more tasks were accepted in the trial than can have ended unnoticed."""
         return self._n_on_trial > max(self._PROOF_MIN, self._PROOF_SHARE * self._known)
 
     def refused(self, n_in_flight: int) -> None:
-        """Reduce the window after a 429 with so many tasks unfinished."""
+        """Reduce the window after a 429 with n tasks in flight."""
         self._set(max(1, min(self._known, n_in_flight)))
 
     def accepted(self, now: float) -> None:
@@ -260,7 +260,7 @@ class Window:
             self.is_trial_due = True
 
     def include(self, n_in_flight: int) -> None:
-        """Note that so many were accepted that had been sent before the window closed."""
+        """Widen the window to n tasks, which were accepted although the window had closed meanwhile."""
         self._known = min(max(self._known, n_in_flight), self.limit)
 
     def try_one_more(self) -> None:
@@ -274,13 +274,13 @@ class Window:
         self.is_trial_due = False
 
     def trial_accepted(self, *, is_proven: bool) -> None:
-        """Widen the window if more ran beside all others; else take back what was on trial, and try again."""
+        """Widen the window if the extra tasks ran beside all others; otherwise undo the trial and try again."""
         if is_proven:
             self._hold, self._held_until = self._HOLD_FIRST, math.inf
         self._set(min(self.size, self.limit) if is_proven else self._known)
 
     def reopen(self) -> None:
-        """Undo reductions: something else caused the refusals."""
+        """Undo all reductions, because something else caused the refusals."""
         self._set(self.limit)
 
     def _set(self, known: int) -> None:
@@ -303,7 +303,7 @@ class BackOff:
         wait_s = min(self._first_s * 2.0**self.n, self._cap_s)
         self.n = min(self.n + 1, 30)
         if asked_s is not None:
-            return max(asked_s, self._first_s)  # a service that asks for no wait at all is not hammered
+            return max(asked_s, self._first_s)  # don't hammer a service that asks for no wait at all
         return wait_s * self._random.uniform(0.8, 1.2)
 
     def reset(self) -> None:
@@ -311,12 +311,12 @@ class BackOff:
         self.n = 0
 
 
-_CALM_S: Final = 10.0  # so long after a cool-down, the next one is short again
+_CALM_S: Final = 10.0  # this long after a cool-down, the next one is short again
 _BLAMED_S: Final = 5.0
 _N_CREATED: Final = 100
-_AT_RANDOM: Final = 0.1  # of creates may be refused for no reason of ours
+_AT_RANDOM: Final = 0.1  # share of creates that may be refused whatever we do
 _ENOUGH: Final = 4  # refusals in a row, too many to be chance
-_ENOUGH_OTHERS: Final = 7  # the same of polls and downloads, of which there are more
+_ENOUGH_OTHERS: Final = 7  # the same for polls and downloads, which are more frequent
 _ENOUGH_ON_TRIAL: Final = 2
 
 
@@ -335,11 +335,11 @@ class Pace:
     _FALL_LEAST: Final = 0.95
     _RATE_MIN: Final = 0.05
     _HOLD_FIRST: Final = 20
-    _HOLD_FIRST_S: Final = 30.0  # at most, of a low rate
+    _HOLD_FIRST_S: Final = 30.0  # at most, for a low rate
     _HOLD_MIN: Final = 3
     _HOLD_MAX: Final = 640
     _STEP_FIRST: Final = 0.04
-    _STEP_MAX: Final = 0.25  # a service that allows bursts takes a while to refuse what is too fast
+    _STEP_MAX: Final = 0.25  # a service that allows bursts takes a while to refuse a rate that is too high
     _DOUBTED_S: Final = 5.0
 
     def __init__(self) -> None:
@@ -354,15 +354,15 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Requests per second; infinite while none was refused."""
+        """Requests per second; infinite until one is refused."""
         return math.inf if self._bucket is None else self._bucket.rate
 
     def is_doubted(self, now: float) -> bool:
-        """Whether it may be too high: it has risen, or has just fallen after that, perhaps by too little."""
+        """Whether the rate may be too high: it has risen, or has just fallen again, perhaps by too little."""
         return self.has_risen or now < self._doubted_until
 
     def measured(self, now: float) -> float:
-        """Requests answered per second, in the last ten seconds or since the first."""
+        """Return the requests answered per second, over the last ten seconds or since the first."""
         while self._answered and self._answered[0] < now - self._OVER_S:
             self._answered.popleft()
         over_s = now - self._answered[0] if self._answered else 0.0
@@ -375,7 +375,7 @@ class Pace:
     def refused(self, now: float, measured: float) -> None:
         """Lower the rate to what the service accepted, now or earlier."""
         rate = self._SHARE * measured
-        if self._bucket is None:  # a service that refuses everything says nothing of its rate
+        if self._bucket is None:  # refusing everything says nothing about a rate
             self._bucket = TokenBucket(rate) if rate else None
         else:
             before = self._bucket.rate
@@ -395,14 +395,14 @@ class Pace:
         return is_ready
 
     def ready_at(self, now: float) -> float:
-        """Return when the next request may be sent, by the rate."""
+        """Return when the rate allows the next request."""
         return -math.inf if self._bucket is None else self._bucket.ready_at(now)
 
     def take(self, now: float) -> None:
         """Count a request."""
         if self._bucket is None or not self._bucket.take(now):
             return
-        self._n_held += self._is_holding  # what never had to wait says nothing of a higher rate
+        self._n_held += self._is_holding  # requests that never had to wait say nothing about a higher rate
         self._is_holding = False
         soon = max(self._HOLD_MIN, self._HOLD_FIRST_S * self._bucket.rate)
         if self._n_held >= (min(self._hold, soon) if self._hold == self._HOLD_FIRST else self._hold):
@@ -414,7 +414,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _Trial:
-    """Tasks beyond what is known to be accepted; those in `unseen` may have ended before these were accepted."""
+    """Tasks beyond the number known to be accepted; tasks in `unseen` may have ended before these were accepted."""
 
     key: Key
     unseen: set[Key]
@@ -434,9 +434,9 @@ class Quota:
         self.pace = Pace()
         self.cool_until = 0.0
         self.n_refused = 0
-        self.waited_s = 0.0  # for the refusals so far, also what is still to come of it
+        self.waited_s = 0.0  # for the refusals so far, and those still to arrive for the same reason
         self._cool_down = BackOff(source, first_s=0.5, cap_s=60.0)
-        self._rate_at_closing: float | None = None  # answers a second then, until the closing is settled
+        self._rate_at_closing: float | None = None  # answers per second then, until the cause is known
         self._blamed_until = -math.inf
         self._trial: _Trial | None = None
         self._sent_before: set[Key] = set()
@@ -445,7 +445,7 @@ class Quota:
         self._n_others_in_a_row = 0  # polls and downloads
         self._created: deque[bool] = deque(maxlen=_N_CREATED)
         self._accepted_at: deque[float] = deque(maxlen=_N_CREATED)
-        self._apart_s = 0.0  # between the last accepted create and a trial, once a trial was refused
+        self._apart_s = 0.0  # wait between the last accepted create and a trial, once a trial was refused
         self._now = -math.inf
 
     # What may be sent.
@@ -491,7 +491,7 @@ class Quota:
         self._n_in_a_row = 0
 
     def accepted(self, key: Key, *, now: float, n_tasks: int) -> None:
-        """Note an accepted create, and how many tasks there are with it."""
+        """Note an accepted create, and how many tasks there are including it."""
         self._created.append(True)
         self._accepted_at.append(now)
         self.pace.answered(now)
@@ -524,7 +524,7 @@ class Quota:
                 self._more_are_accepted(now)
 
     def refused(self, *, now: float, n_tasks: int, asked_s: float | None, create: Key | None = None) -> None:
-        """Handle a 429 of any request, with so many tasks open."""
+        """Handle a 429 for any request, with n tasks open."""
         self.n_refused += 1
         is_new = now >= self.cool_until and create not in self._sent_before
         is_trial = self._trial is not None and create == self._trial.key
@@ -555,15 +555,15 @@ class Quota:
             self.window.trial_refused(now)
         elif is_trial:
             self.window.trial_accepted(is_proven=False)
-        elif self._n_in_a_row <= _ENOUGH:  # then all are refused, however few tasks there are
+        elif self._n_in_a_row <= _ENOUGH:  # under a rate limit all are refused, however few tasks there are
             self._rate_at_closing = self.pace.measured(now)
             self.window.refused(n_tasks)
-        if is_trial and at:  # it may have come too soon
+        if is_trial and at:  # the trial may have come too soon
             gaps = [later - earlier for earlier, later in itertools.pairwise(at)]
             self._apart_s = statistics.median(gaps) / 2 if gaps else 2 * (now - at[-1])
 
     def _more_are_accepted(self, now: float) -> None:
-        """Widen the window; slow down where it was closed for too many requests."""
+        """Widen the window; if it had closed because of the request rate, lower that instead."""
         self._apart_s = 0.0
         if self._rate_at_closing is not None and not self._is_chance():
             measured = self._rate_at_closing and max(self._rate_at_closing, self.pace.measured(now))
@@ -573,7 +573,7 @@ class Quota:
             self.window.trial_accepted(is_proven=True)
 
     def _is_chance(self) -> bool:
-        """Whether so few creates are refused that it may be for another reason than their number."""
+        """Whether so few creates are refused that it may be chance."""
         n = len(self._created)
         likely = _AT_RANDOM * n
         return n - sum(self._created) <= likely + 3 * math.sqrt(likely) + _ENOUGH
@@ -624,13 +624,13 @@ class Outage:
         self.has_ever_answered = False
 
     def tried(self) -> None:
-        """Note a create; in a trial, its outcome decides."""
+        """Note a create; during a trial, its outcome decides."""
         self._is_tried = True
 
     def failed(self, now: float, *, is_create: bool) -> None:
         """Note a failure; one create or three other requests in a row mean an outage."""
         if self.mood == "trial" and is_create:
-            if not self._is_tried:  # sent before the service came back, and lost then: old news
+            if not self._is_tried:  # sent before the service came back, so it says nothing new
                 return
             self._n_failed_trials += 1
         self._n_in_a_row += 1
@@ -647,7 +647,7 @@ class Outage:
             self._recover()
 
     def probed(self, now: float, *, is_there: bool) -> None:
-        """Handle the answer of a probe."""
+        """Handle the outcome of a probe."""
         if not is_there:
             self.n_failed_probes += 1
             self.is_lasting = True
@@ -659,13 +659,13 @@ class Outage:
         self._n_in_a_row = 0
 
     def is_hopeless(self, now: float) -> bool:
-        """Whether the outage lasted too long, or every create is lost."""
+        """Whether the outage has lasted too long, or every create gets lost."""
         is_too_long = self._away_since is not None and now - self._away_since > self._patience_s
         return (is_too_long and self.mood == "down") or self.is_losing_creates
 
     @property
     def was_never_reached(self) -> bool:
-        """Whether nothing was ever answered, though several probes were sent."""
+        """Whether nothing was ever answered although several probes were sent."""
         return not self.has_ever_answered and self.n_failed_probes >= _PROBES_IN_VAIN
 
     @property
@@ -689,7 +689,7 @@ class Outage:
 
 
 _TOLD_AFTER_S: Final = 30.0
-_PATIENCE_MIN_S: Final = 60.0  # who does not wait for tasks still waits for a quota
+_PATIENCE_MIN_S: Final = 60.0  # even a call that doesn't wait for tasks waits this long for a quota
 
 
 class Standstill:
@@ -712,7 +712,7 @@ class Standstill:
         self.since = now if self.since is not None else None
 
     def is_lasting(self, now: float, until: float) -> bool:
-        """Whether nothing was accepted for a while, or won't be before `until`, as the service asks."""
+        """Whether nothing has been accepted for a while, or nothing will be before `until`, as the service asks."""
         return self.since is not None and max(now, until) - self.since >= _TOLD_AFTER_S
 
     def is_hopeless(self, now: float) -> bool:
@@ -720,7 +720,7 @@ class Standstill:
         return self.since is not None and now - self.since >= self._patience_s
 
     def next_at(self, now: float) -> float | None:
-        """Return when either changes by time alone; None if it doesn't."""
+        """Return when `is_lasting` or `is_hopeless` next changes by time alone; None if neither does."""
         if self.since is None:
             return None
         times = (self.since + _TOLD_AFTER_S, self.since + self._patience_s)

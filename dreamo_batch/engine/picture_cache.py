@@ -39,7 +39,7 @@ NAME: Final = "picture-cache.parquet"
 TAIL: Final = "picture-cache.tail"
 THUMBNAIL_PX: Final = 320
 THUMBNAIL_QUALITY: Final = 82
-# Change the version whenever the same picture gets another summary.
+# Change the version whenever the same picture would get a different summary.
 _VERSION: Final = b"2"
 _VERSION_KEY: Final = b"dreamo_cache"
 _SCHEMA: Final = schema_of(columns.PICTURE_CACHE).with_metadata({_VERSION_KEY: _VERSION})
@@ -47,7 +47,7 @@ _STATE: Final = (columns.BYTES, columns.MODIFIED_NS)
 _SHOWN: Final = (*_STATE, columns.THUMBNAIL_WIDTH, columns.THUMBNAIL_HEIGHT, columns.THUMBNAIL)
 _COMPARED: Final = (*_STATE, columns.FINGERPRINT)
 _GROUP_ROWS: Final = 256
-# The tail is merged once it has this fraction of the table; its lines are a third larger than the same there.
+# The tail is merged once it reaches this fraction of the table; its records take a third more space there.
 _TAIL_SHARE: Final = 3
 
 
@@ -66,7 +66,7 @@ class Thumbnail:
 
 
 class PictureSummary(NamedTuple):
-    """What is kept of a picture of `n_bytes`, and when its file was written, if that is known."""
+    """What is stored about a picture: size, thumbnail, fingerprint, and when its file was written, if known."""
 
     n_bytes: int
     thumbnail: Thumbnail
@@ -75,7 +75,7 @@ class PictureSummary(NamedTuple):
 
 
 class PictureFile(NamedTuple):
-    """A picture, and the run directory that keeps its summary where the digest is a text."""
+    """A picture, and the run directory that stores its summary if the digest is known."""
 
     run_dir: Path
     path: Path
@@ -83,24 +83,24 @@ class PictureFile(NamedTuple):
 
 
 def summarise_picture(content: bytes, small: Image.Image | None = None) -> PictureSummary:
-    """Make the summary of a picture from one decode at reduced scale; `small` is that decode, where there is one."""
+    """Make the summary of a picture from one decode at reduced scale; `small` is that decode if already done."""
     if small is None:
         with opened(io.BytesIO(content)) as picture:
             small = reduced(picture, THUMBNAIL_PX)
     fingerprint = Fingerprint.of(small).to_bytes()
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.HAMMING)  # half the time of LANCZOS
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.HAMMING)  # takes half the time of LANCZOS
     jpeg = encoded(small, quality=THUMBNAIL_QUALITY)
     return PictureSummary(len(content), Thumbnail(jpeg, *small.size), fingerprint)
 
 
 def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:
-    """Append a summary under the digest of its picture; raise OSError if it can't be written."""
+    """Append a summary under its picture's digest; raise OSError if it can't be written."""
     small, packed = summary.thumbnail, base64.b64encode
     sizes = sha256.encode(), summary.n_bytes, summary.modified_ns, small.width, small.height
     line = b"%b %b %d %d %d %d %b %b" % (_VERSION, *sizes, packed(summary.fingerprint), packed(small.content))
     fd = os.open(run_dir / TAIL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        # The line break comes first, to part it from what a crash cut short.
+        # The line break comes first, to separate it from a line that a crash cut short.
         os.write(fd, b"\n%08x %b" % (zlib.crc32(line), line))
     finally:
         os.close(fd)
@@ -118,13 +118,13 @@ def merge(run_dir: Path) -> None:
 
 
 def try_merge(run_dir: Path) -> None:
-    """Merge as `merge` does; a tail that can't be merged stays."""
+    """Merge like `merge`, but leave a tail that can't be merged."""
     for why in _tried(merge, run_dir).values():
         logger.info("%s can't be merged: %s", run_dir / TAIL, why)
 
 
 def read_thumbnails(pictures: Sequence[PictureFile]) -> list[Thumbnail | None]:
-    """Return the kept thumbnail of each picture; None where none is kept, or the file is gone or was changed."""
+    """Return the stored thumbnail of each picture; None if there is none, or the file is gone or was changed."""
     known = {run_dir: _read(run_dir, group.keys(), _SHOWN) for run_dir, group in _by_dir(pictures).items()}
     kept = [known.get(picture.run_dir, {}).get(picture.sha256, (0, 0, 0, 0, b"")) for picture in pictures]
     return [
@@ -142,7 +142,7 @@ def _by_dir(pictures: Iterable[PictureFile]) -> dict[Path, dict[str, PictureFile
 
 
 def _is_unchanged(picture: PictureFile, n_bytes: int, modified_ns: int) -> bool:
-    """Whether a file is as it was when its summary was made; one that was copied or touched is read to know."""
+    """Whether a file is unchanged since its summary was made; if its time differs, its content is compared."""
     found = _state_of(picture.path)
     if not n_bytes or found[0] != n_bytes:
         return False
@@ -158,7 +158,7 @@ def _has_digest(path: Path, sha256: str, *_state: int) -> bool:
 
 
 def read_fingerprints(pictures: Iterable[PictureFile]) -> dict[str, bytes]:
-    """Return the kept fingerprints, by digest, of pictures that are there and were not changed."""
+    """Return the stored fingerprints, by digest, of pictures that exist and are unchanged."""
     return {
         sha256: fingerprint
         for run_dir, group in _by_dir(pictures).items()
@@ -168,7 +168,7 @@ def read_fingerprints(pictures: Iterable[PictureFile]) -> dict[str, bytes]:
 
 
 def complete(pictures: Iterable[PictureFile]) -> None:
-    """Make the summaries that aren't kept of pictures that are there; warn of those that changed since saved."""
+    """Make the missing summaries of existing pictures; warn about pictures changed since they were saved."""
     wanted, changed = list[PictureFile](), list[PictureFile]()
     for run_dir, group in _by_dir(pictures).items():
         kept = _read(run_dir, group.keys(), _STATE)
@@ -184,7 +184,7 @@ def complete(pictures: Iterable[PictureFile]) -> None:
 def summarise_pictures(
     pictures: Sequence[PictureFile], *, what: str
 ) -> Iterator[tuple[PictureFile, PictureSummary | str]]:
-    """Make the summaries of pictures, several at once, and keep them; a text says why there is none."""
+    """Make and store the summaries of pictures, several at once; yield a reason instead if that fails."""
     unkept: dict[Path, str] = {}
     try:
         for picture, summary in each(pictures, _made, what=what, is_portable=True):
@@ -208,7 +208,7 @@ def _made(picture: PictureFile) -> PictureSummary | str:
         return summarise_picture(read_content(picture.path, picture.sha256))._replace(modified_ns=modified_ns)
     except UnreadablePicture as unreadable:
         return str(unreadable)
-    except Exception as error:  # noqa: BLE001 - decoders raise anything at all over damaged files
+    except Exception as error:  # noqa: BLE001 - decoders raise anything at all on damaged files
         return f"{picture.path.name} can't be decoded ({error})"
 
 
@@ -231,7 +231,7 @@ def _state_of(path: Path) -> tuple[int, int]:
 def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """Read some columns of the summaries of some digests."""
     wanted = set(digests)
-    # The tail first: what is merged meanwhile is then read from the table.
+    # The tail first, because records merged meanwhile are then found in the table.
     at = [_SCHEMA.names.index(name) for name in names]
     found = {row[0]: tuple(row[place] for place in at) for row in _tail_rows(run_dir / TAIL, wanted)}
     wanted -= found.keys()
@@ -245,9 +245,9 @@ def _read(run_dir: Path, digests: Collection[str], names: tuple[str, ...]) -> di
 def _table_parts(
     path: Path, wanted: set[str] | None, names: list[str], *, warn: Callable[[str], None]
 ) -> Iterator[pa.Table]:
-    """Yield the wanted rows of a table, or all, a row group at a time; none of one of another version."""
+    """Yield the wanted rows of a table (or all) by row group; nothing if it has another version."""
     try:
-        # Opened once, so that it is never mixed with the one that replaces it.
+        # Opened once, so that it is never mixed with the file that replaces it.
         with pa.OSFile(str(path)) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             if (file.schema_arrow.metadata or {}).get(_VERSION_KEY) != _VERSION:
                 return
@@ -263,7 +263,7 @@ def _table_parts(
 
 
 def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
-    """Yield the wanted records of a tail, or all; skip what is damaged or cut short."""
+    """Yield the wanted records of a tail (or all); skip damaged and truncated lines."""
     try:
         with path.open("rb") as file:
             for written in file:
@@ -279,7 +279,7 @@ def _tail_rows(path: Path, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]
 
 
 def _write_table(path: Path, run_dir: Path) -> None:
-    """Write a table of what a run directory keeps in both files; the tail is newer."""
+    """Write a table with the records of both files; those of the tail are newer."""
     options: dict[str, Any] = {
         "compression": "none",
         "use_dictionary": False,

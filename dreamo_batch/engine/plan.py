@@ -1,4 +1,4 @@
-"""What a call would do and cost: its options, checked before anything else, a decision for each job, and the plan."""
+"""What a call would do and cost: its options, checked first of all, a decision for each job, and the plan."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def decide(
     run_dir: Path | None,
     chosen: Collection[str] = frozenset(),
 ) -> Decision:
-    """Decide what happens to one job; failed and ambiguous ones are submitted again if chosen for a retry."""
+    """Decide about one job; failed and ambiguous jobs are submitted again if they were chosen for a retry."""
     latest = deciding(attempts)
     if latest is None:
         return Decision(NEW, "not submitted yet")
@@ -87,7 +87,7 @@ def assignment(
     That is open tasks, also of jobs outside the table, and missing pictures of the jobs in `fetched`.
     """
     to_submit: list[Key] = []
-    refused: list[Key] = []  # their turn is last
+    refused: list[Key] = []  # they come last
     to_poll: list[Key] = []
     to_save: list[tuple[Key, bool]] = []
     reused = _reused(state, options, run_dir)
@@ -128,7 +128,7 @@ def table(
     chosen: Collection[str] = frozenset(),
     nearly: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Lay the plan out on the user's index; `nearly` is what `nearly_bought` found."""
+    """Return the plan on the user's index; `nearly` is the result of `nearly_bought`."""
     reused = _reused(state, options, run_dir)
     decisions = {
         job_id: reused.get(job_id) or decide(state.of(job_id), options, run_dir, chosen)
@@ -154,7 +154,7 @@ def planned(
     chosen: Collection[str] = frozenset(),
     is_copy: bool = False,
 ) -> Plan:
-    """Return the plan of a table, with what to know before its rows are bought."""
+    """Return the plan for a table, with the warnings to read before buying."""
     nearly = nearly_bought(prepared, state, None if directory is None else directory.jobs)
     run_dir = None if directory is None else directory.path
     rows = table(prepared, index, state, options, run_dir, chosen=chosen, nearly=nearly)
@@ -171,7 +171,7 @@ def planned(
 
 
 def warnings_of(prepared: Prepared, nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
-    """Return what to know before these jobs are submitted, one line per kind of problem."""
+    """Return warnings about these jobs, one line per kind of problem."""
     about_rows = _row_warnings(prepared, job_ids) if job_ids else ()
     return (*about_rows, *_nearly_bought_warnings(nearly, job_ids))
 
@@ -194,7 +194,7 @@ def _row_warnings(
 
 
 def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> dict[str, str]:
-    """Find jobs never submitted that nearly equal one that was and has left the table, and say how they differ."""
+    """Find new jobs that nearly equal one that was submitted and has left the table, and say how they differ."""
     fresh = [prepared.jobs[job_id] for job_id in without_attempts(state, prepared.jobs)]
     if jobs_path is None or not fresh or not len(state):
         return {}
@@ -204,7 +204,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
         return {}
     gone = [job for one, job in last.prepared.jobs.items() if one in state and one not in prepared.jobs]
     found: dict[str, str] = {}
-    for picture in ("location", "digest"):  # another one in its place; the same one, wherever it is
+    for picture in ("location", "digest"):  # another one in the same place, or the same one anywhere
         bought = {_parts_of(job, last.drawn, picture): job for job in gone}
         same = ((job, bought.get(_parts_of(job, prepared.drawn, picture))) for job in fresh)
         found |= {job.job_id: _differs(job, other) for job, other in same if other is not None}
@@ -212,7 +212,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
 
 
 def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
-    """Say how many rows are about to be bought although they nearly equal a bought one."""
+    """Warn about rows to be bought that nearly equal a bought row."""
     counts = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
     see = spelled("plan()", "`dreamo-batch plan --rows`")
     return tuple(
@@ -222,7 +222,7 @@ def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str])
 
 
 def copy_warning() -> str:
-    """Return what to know about a copied run directory."""
+    """Return the warning about a copied run directory."""
     return (
         "This is a copy of a run directory (or was restored, or moved to another disk or URL); what the original "
         f"submitted since isn't known here. `run` refuses to submit unless you pass {option('adopt_copy', value=True)}."
@@ -230,7 +230,7 @@ def copy_warning() -> str:
 
 
 def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ...]:
-    """Say how many paid rows of the last call's table are not in this one."""
+    """Warn how many paid rows of the last call's table are missing from this one."""
     try:
         last = checkpoint.read_jobs(jobs_path).decided[columns.JOB_ID].dropna()
     except errors.DirectoryError:
@@ -261,14 +261,14 @@ def _completed(path: str | None, n_bytes: int | None, options: RunOptions, run_d
 
 
 def _reused(state: State, options: RunOptions, run_dir: Path | None) -> dict[str, Decision]:
-    """Decide about the jobs for which nothing is left to do, the bulk of a table that is run again."""
+    """Decide about the jobs that need nothing more, the bulk of a table that is run again."""
     of_job = state.completed(columns.JOB_ID, columns.OUTPUT_PATH, columns.OUTPUT_BYTES)
     decided = ((job_id, _completed(path, n_bytes, options, run_dir)) for job_id, path, n_bytes in of_job)
     return {job_id: decision for job_id, decision in decided if not decision.is_fetched}
 
 
 def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen: bool) -> Decision:
-    """Decide about a job without a picture; `number` is that of its next attempt."""
+    """Decide about a job without a picture; `number` is the number of its next attempt."""
     if latest.stage is Stage.AMBIGUOUS:
         if is_chosen or options.on_ambiguous == "resubmit":
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice")
@@ -298,7 +298,7 @@ def _row(
 
 
 def _parts_of(job: Job, drawn: Collection[str], picture: str) -> tuple[object, ...]:
-    """Return what two jobs share that a user may take for one; a drawn seed follows from all the rest."""
+    """Return the parts that two jobs share if a user may think they are equal; a drawn seed follows from the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
     pictures = tuple(place(ref.location) if ref.kind == URL else getattr(ref, picture) for ref in job.images)
@@ -310,7 +310,7 @@ def _differs(job: Job, other: Job) -> str:
     in_images = map(_image_difference, job.images, other.images)
     differences = [f"the {in_prompt} of its prompt"] if in_prompt else []
     differences += dict.fromkeys(filter(None, in_images))
-    # Two signed links are one picture now; they were two jobs in directories of earlier versions.
+    # Differently signed links are one picture now; in directories of earlier versions they were two jobs.
     return " and ".join(differences) or "the signature of its link"
 
 
@@ -328,7 +328,7 @@ def _image_difference(image: ImageSource, other: ImageSource) -> str:
 
 
 _AMOUNTS: Final = ("max_cost", "max_new_cost", "unit_cost")
-# Options that a later call doesn't take over: caps and budget are in the ledger, the others are passed each time.
+# Options that `resume` doesn't take over: caps and budget are in the ledger, the others must be passed each time.
 _OF_ONE_CALL: Final = frozenset(
     {"max_cost", "max_new_cost", "retry_failed", "on_ambiguous", "adopt_copy", "budget"}
 )
@@ -336,7 +336,7 @@ _OF_ONE_CALL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Options of `run` that are not about the service; see there."""
+    """The options of `run` that don't concern the service; see `run`."""
 
     max_cost: Amount | None = None
     max_new_cost: Amount | None = None
@@ -353,11 +353,11 @@ class RunOptions:
     random_seed: Literal["record", "service"] = "record"
     task_timeout_s: float = 900.0
     adopt_copy: bool = False
-    budget: Any = None  # a path, a URL or a Budget, which is read when the call begins
+    budget: Any = None  # a path, a URL or a Budget, opened when the call begins
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> RunOptions:
-        """Pick the arguments of a call that are options, and check them."""
+        """Make it from the arguments of a call that are options, and check them."""
         return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
     def __post_init__(self) -> None:
@@ -367,7 +367,7 @@ class RunOptions:
             if hint is bool:
                 value = arguments.check_flag(name, value)
             elif hint is float:
-                if not arguments.is_number(value) or not float(value) > 0:  # nor is NaN
+                if not arguments.is_number(value) or not float(value) > 0:  # NaN neither
                     raise errors.UsageError(f"{name} must be more than 0 seconds, not {quoted(value)}")
                 value = float(value)
             elif get_origin(hint) is Literal:
@@ -377,25 +377,25 @@ class RunOptions:
             elif hint is int or (value is not None and hint is not Any):
                 arguments.check_count(name, value)
                 value = int(value)
-            object.__setattr__(self, name, value)  # run.json takes no number of NumPy
+            object.__setattr__(self, name, value)  # run.json can't hold NumPy numbers
 
     def cap(self, stored: str | None) -> Decimal | None:
-        """Return the cap in force: given now, else the stored one; infinity lifts it."""
+        """Return the cap in force: the one passed now, else the stored one; infinity removes it."""
         return money(stored if self.max_cost is None else self.max_cost)  # None for infinity
 
     def as_settings(self) -> dict[str, Any]:
         """Return the options as JSON values, for `run.json`."""
         amounts = {name: str(value) for name in _AMOUNTS if (value := getattr(self, name)) is not None}
-        return asdict(replace(self, budget=None)) | amounts  # the ledger keeps the budget
+        return asdict(replace(self, budget=None)) | amounts  # the budget is in the ledger
 
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options among settings that a later call takes over, whoever wrote them into `run.json`."""
+    """Return those settings of a `run.json`, by any version, that a later call takes over."""
     names = {field.name for field in fields(RunOptions)} - _OF_ONE_CALL
     return {name: value for name, value in settings.items() if name in names}
 
 
-# What is bought is like what is in progress, a duplicate waits like what is pending; others are statuses, too.
+# Actions whose colour is that of a status with another name.
 _LIKE: Final = {
     NEW: columns.IN_PROGRESS,
     REUSE: columns.COMPLETED,
@@ -403,7 +403,7 @@ _LIKE: Final = {
     IN_FLIGHT: columns.SUBMITTING,
 }
 _CHANGES: Final = (columns.ACTION, columns.N_ROWS, "which", columns.COST, columns.REASON)
-_REASONS_MAX: Final = 5  # of one action; with more of them, one is shown for all
+_REASONS_MAX: Final = 5  # per action; with more, a single one is shown
 
 
 class Plan(HeadedFrame):
@@ -443,7 +443,7 @@ class Plan(HeadedFrame):
         return Headline(first, changes, notes, self._remarks)
 
     def changes(self) -> pd.DataFrame:
-        """Return one row per action and reason: how many rows, which, and the most that they can cost."""
+        """Return one row per action and reason: how many rows, which ones, and the most they can cost."""
         labels = [text_of(label) for label in self.index]
         plan = pd.DataFrame(self).reset_index(drop=True)
         reasons = plan[columns.REASON].astype(columns.STR)

@@ -46,30 +46,30 @@ if TYPE_CHECKING:
 logger = logger_named(__name__)
 
 CACHE_VARIABLE: Final = "DREAMO_CACHE_DIR"
-# No create is sent whose commit is older: a suspended machine must not send what somebody else has settled since.
+# A create isn't sent if its commit is older: a suspended machine mustn't send what others have settled since.
 CREATE_WITHIN_S: Final = 10.0
-# Attempts younger than this may still be sent by a writer that was suspended.
+# A writer that was suspended may still send attempts younger than this.
 SETTLED_AFTER_S: Final = 15 * 60.0
 MARKER: Final = "store.json"
 _FILES: Final = "files"
 _STRAYS: Final = "strays"
 _CHECKPOINT: Final = "checkpoint.parquet"
 _OF_LOG: Final = ("checkpoint*.parquet", "journal-*.jsonl", "journal.end")
-# Read at each opening, by their names; everything else is fetched when it is wanted.
+# Read at each opening; everything else is fetched when needed.
 _NAMED: Final = ("run.json", "jobs.parquet", "results.parquet")
 _PICTURES: Final = "images"
 _FOLDERS: Final = (_PICTURES, "inputs", "references")
 _PARTS: Final = "parts"
 _OWN: Final = (store.LOG, store.CHECKPOINTS, _FILES, _STRAYS)
 _SHARDS: Final = "shards"
-_OF_SHARD: Final = re.compile(rf"({_SHARDS}/[^/]+/)(.+)")  # which has its own log and files
+_OF_SHARD: Final = re.compile(rf"({_SHARDS}/[^/]+/)(.+)")  # each has its own log and files
 _NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", _SHARDS, "slices", "gateway*", "strays-*", ".*")
-_PULLED_FOR_S: Final = 1.0  # one call opens a directory several times
-_PULLED_FOR_TIMES: Final = 5.0  # as long as it took: sixty-four shards in a slow store take seconds
+_PULLED_FOR_S: Final = 1.0  # because one call opens a directory several times
+_PULLED_FOR_TIMES: Final = 5.0  # times as long as the pull took: 64 shards in a slow store take seconds
 
 
 def reread(folder: Path) -> None:
-    """Read a folder and its shards from the store again at their next use: others may just have written to them."""
+    """Make the next use of a folder and its shards read the store again, because others may have written to it."""
     for path in [path for path in _pulled_until.copy() if path.is_relative_to(folder)]:
         _pulled_until.pop(path, None)
 
@@ -82,7 +82,7 @@ def folder_of(url: str) -> Path:
 
 
 def url_of(folder: Path) -> str | None:
-    """Return the URL that a local folder is the replica of; None for an ordinary folder."""
+    """Return the URL of which a local folder is the replica; None for an ordinary folder."""
     url = _marker(folder).get("url")
     return url if isinstance(url, str) else None
 
@@ -100,7 +100,7 @@ _pulled_until: dict[Path, float] = {}
 
 
 class Replica:
-    """The local folder of a run directory in a store: that of its URL, or a copy of it."""
+    """The local folder of a run directory in a store: the one for its URL, or a copy of that."""
 
     def __init__(self, url: str, path: Path) -> None:
         self.url = url.rstrip("/")
@@ -111,13 +111,13 @@ class Replica:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store, opened when it is first asked."""
+        """The store, opened at first use."""
         return open_store(self.url)
 
     # Reading.
 
     def pull(self) -> None:
-        """Make the folder what the store says, for reading, unless that was done a moment ago."""
+        """Bring the folder up to date with the store for reading, unless that was done a moment ago."""
         began_at = time.monotonic()
         if began_at < _pulled_until.get(self.path, -math.inf) and url_of(self.path):
             return
@@ -128,7 +128,7 @@ class Replica:
         _pulled_until[self.path] = now + max(_PULLED_FOR_S, (now - began_at) * _PULLED_FOR_TIMES)
 
     def fetch(self, paths: Iterable[str]) -> None:
-        """Fetch files that are not in the folder, such as pictures; those that are gone stay missing."""
+        """Fetch files that aren't in the folder, such as pictures; those gone from the store stay missing."""
 
         def fetch_one(path: str) -> None:  # where it writes, so that none waits in memory for the disk
             if (content := self.read(path)) is not None:
@@ -139,45 +139,45 @@ class Replica:
             deque(each(wanted, fetch_one, what="fetching", n_workers=store.READ_AT_ONCE), maxlen=0)
 
     def fetch_additions(self) -> None:
-        """Fetch what is there besides the ledger and the pictures and not in the folder, such as references."""
+        """Fetch everything besides the ledger and the pictures that isn't in the folder, such as references."""
         with self._named_in_errors():
             folders, names = self.store.level(_FILES)
             for folder in folders:
-                if folder != f"{_FILES}/{_PICTURES}":  # of which there may be many
+                if folder != f"{_FILES}/{_PICTURES}":  # there may be many
                     names += self.store.names(f"{folder}/")
         with bars(wanted=False):
             self.fetch(name.removeprefix(f"{_FILES}/") for name in names)
 
     def parts(self, name: str) -> list[Path]:
-        """Return the files that a growing file consists of, oldest first."""
+        """Return the parts of a file that only grows, oldest first."""
         found = self.names(f"{_PARTS}/{name}/")
         with bars(wanted=False):
             self.fetch(found)
         return [self.path / part for part in found]
 
     def add_part(self, name: str, content: bytes) -> None:
-        """Add to a growing file; anybody may, also while others write."""
+        """Append a part to a file that only grows; any process may do so at any time."""
         part = f"{_PARTS}/{name}/{time.time():017.6f}-{secrets.token_hex(4)}"
         self.store.put_new(f"{_FILES}/{part}", content)
         _place(self.path / part, content)
 
     def names(self, prefix: str = "") -> list[str]:
-        """List the files that the store has besides the log, and whose names begin with a prefix."""
+        """List the store's files outside the log whose names begin with a prefix."""
         with self._named_in_errors():
             return [name.removeprefix(f"{_FILES}/") for name in self.store.names(f"{_FILES}/{prefix}")]
 
     def folders(self, folder: str) -> list[str]:
-        """List the folders that the store has in one."""
+        """List the folders within a folder of the store."""
         with self._named_in_errors():
             return self.store.level(folder)[0]
 
     def read(self, path: str) -> bytes | None:
-        """Read a file as it stands in the store now; None if there is none."""
+        """Read a file from the store as it is now; None if there is none."""
         shard, inner = found.groups() if (found := _OF_SHARD.fullmatch(path)) else ("", path)
         return self.store.get(f"{shard}{_FILES}/{inner}")
 
     def _write(self, found: Content) -> None:
-        """Write what the store holds into the folder, and delete what it doesn't hold."""
+        """Write the store's content into the folder, and delete what the store doesn't have."""
         if not found.last:
             self._refuse_last_copy()
         journals: dict[int, bytearray] = defaultdict(bytearray)
@@ -205,7 +205,7 @@ class Replica:
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     def _refuse_last_copy(self) -> None:
-        """Refuse to rebuild a folder that has a ledger, as the store has nothing."""
+        """Refuse to rebuild a folder that has a ledger if the store is empty."""
         folders = (self.path, *self.path.glob(f"{_SHARDS}/*"))
         if any(path for folder in folders for pattern in _OF_LOG for path in folder.glob(pattern)):
             raise LedgerDamaged(
@@ -214,23 +214,23 @@ class Replica:
             )
 
     def pull_strays(self) -> None:
-        """Fetch the answers that other writers could not commit."""
+        """Fetch the answers that other writers couldn't commit."""
         for name in self.store.names(f"{_STRAYS}/"):
             _place(self.path / name.removeprefix(f"{_STRAYS}/"), self.store.get(name) or b"")
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody was writing when the store was last read, as far as its log says."""
+        """Whether a process was writing when the store was last read, according to its log."""
         return bool(_marker(self.path).get("is_live"))
 
     @property
     def owner(self) -> str:
-        """Who was writing then."""
+        """The process that was writing then."""
         return str(_marker(self.path).get("owner") or "")
 
     @property
     def silence(self) -> str:
-        """Say since when nothing was heard of who was writing then; empty while its lease holds."""
+        """Return since when the last writer has been silent; empty while its lease is valid."""
         heard_at = float(_marker(self.path).get("heard_at") or 0.0)
         if not self.is_live or time.time() - heard_at < store.STILL_S:
             return ""
@@ -242,7 +242,7 @@ class Replica:
     # Writing.
 
     def wait_until_free(self) -> None:
-        """Wait for a writer that has ended without closing; raise if one is at work."""
+        """Wait to see whether the last writer, which didn't close, is still running; raise if it is."""
 
         def say(owner: str) -> None:
             waiting = f"Waiting up to {store.STILL_S:.0f} s to see whether it is still running."
@@ -257,7 +257,7 @@ class Replica:
             )
 
     def take_over(self) -> None:
-        """Become the one writer: no other can commit any more. The folder is rebuilt."""
+        """Become the only writer, so that no other can commit any more, and rebuild the folder."""
         with self._named_in_errors():
             if not store.numbered(self.store, store.LOG):
                 self._refuse_taken()
@@ -278,7 +278,7 @@ class Replica:
         threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
 
     def _refuse_taken(self) -> None:
-        """Refuse a place where a budget, or another run directory, keeps what is its own."""
+        """Refuse a location used by a budget, another run directory, or a run directory on a disk."""
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
         is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))
@@ -292,12 +292,12 @@ class Replica:
             )
 
     def release(self, *, is_inherited: bool = False) -> None:
-        """Stop being the writer, and say so in the log, unless it is that of the process this one was forked from."""
+        """Stop being the writer, and record that in the log, unless the log is the parent process's (after a fork)."""
         log, self._log = self._log, None
         self._beating.set()
         files.publish(self.path, None)
         if log is not None and not log.is_fenced and not is_inherited:
-            with suppress(OSError):  # a successor waits a little longer
+            with suppress(OSError):  # then a successor waits a little longer
                 log.close()
 
     @property
@@ -306,12 +306,12 @@ class Replica:
         return self._log is not None and self._log.is_fenced
 
     def confirm(self) -> None:
-        """Raise unless this is still the writer, as the log says now."""
+        """Raise unless this is still the writer, according to the log now."""
         if self._log is not None:
             self._log.beat(after_s=0.0)
 
     def ship(self, number: int, lines: bytes) -> None:
-        """Add lines of a journal to the log; on return they are there for good."""
+        """Append lines of a journal to the log; on return they are durable."""
         if self._log is None:
             raise Fenced(f"{self.url} is not open for writing")
         self._log.commit(b"%d\n%b" % (number, lines))
@@ -342,7 +342,7 @@ class Replica:
 
     @contextmanager
     def _named_in_errors(self) -> Iterator[None]:
-        """Say which store a failure is of."""
+        """Add the URL of the store to the errors of the block."""
         try:
             yield
         except Fenced:
@@ -356,7 +356,7 @@ class Replica:
 
 
 def _place(path: Path, content: bytes) -> None:
-    """Write a file unless it is there."""
+    """Write a file unless it exists."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -368,7 +368,7 @@ def _me() -> str:
 
 
 def _boot_id() -> str:
-    """Name this start of this machine."""
+    """Return an identifier of the current boot of this machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -376,12 +376,12 @@ def _boot_id() -> str:
 
 
 def _has_ended(owner: str) -> bool:
-    """Whether a writer is known to have ended: it was a process of this machine, which is gone."""
+    """Whether a writer is known to have ended: it was a process of this machine that is gone."""
     match = re.fullmatch(r"Process (\d+) on (.*) \((.*)\)", owner)
     if match is None or (match[2], match[3]) != (socket.gethostname(), _boot_id()) or match[3] == "unknown":
         return False
     if int(match[1]) == os.getpid():
-        return True  # an earlier call of this process, which ended without closing
+        return True  # an earlier call of this process that ended without closing
     try:
         os.kill(int(match[1]), 0)
     except OSError as error:
@@ -390,7 +390,7 @@ def _has_ended(owner: str) -> bool:
 
 
 def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: float) -> None:
-    """Refuse to take attempts for unsent that a suspended machine might still send."""
+    """Refuse to treat attempts as unsent that a suspended machine might still send."""
     if replica is None:
         return
     young = [attempt for attempt in attempts if now - (attempt.sent_at or now) < SETTLED_AFTER_S]

@@ -1,4 +1,4 @@
-"""The thread that works on a run directory, one per directory and process, and its pool of workers."""
+"""The thread that works on a run directory (one per directory and process), and its pool of workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def open_ledger(directory: RunDirectory, service: str, entropy: str | None = Non
 
 @contextmanager
 def storing(directory: RunDirectory) -> Iterator[None]:
-    """Say what to do where a call can't begin because of the disk."""
+    """Turn an OSError before a call begins into StorageFailed, with what to do."""
     try:
         yield
     except OSError as error:
@@ -65,7 +65,7 @@ def _storage_failed(directory: RunDirectory, error: OSError) -> StorageFailed:
 
 
 class Workers:
-    """A pool of threads and the mailbox for their answers; one stuck in the network keeps no process alive."""
+    """A pool of daemon threads and the queue of their answers; a thread stuck in the network doesn't block exit."""
 
     def __init__(self, n: int, mailbox: queue.SimpleQueue[Any] | None = None) -> None:
         self.n = n
@@ -92,11 +92,11 @@ class Workers:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is under way, or its result wasn't taken from the mailbox."""
+        """Whether work is in progress, or a result is still in the mailbox."""
         return bool(self._under_way) or not self.mailbox.empty()
 
     def stop(self) -> None:
-        """End each worker after its current work, without waiting."""
+        """Let each worker end after its current work, without waiting."""
         for _ in self.threads:
             self.do(None)
 
@@ -127,14 +127,14 @@ _Recorded: TypeAlias = "tuple[int, Action, Callable[[], Any]]"
 
 
 class _Question:
-    """A function for the runner's thread to call between two events."""
+    """A function to be called in the runner's thread between two events."""
 
     def __init__(self, do: Callable[[Runner], Any]) -> None:
         self.reply: Future[Any] = Future()
         self._do = do
 
     def answer(self, runner: Runner) -> None:
-        """Call it, unless nobody waits any more."""
+        """Call the function, unless nobody waits for it any more."""
         if not self.reply.set_running_or_notify_cancel():
             return
         try:
@@ -143,23 +143,23 @@ class _Question:
             self.reply.set_exception(error)
 
     def refuse(self) -> None:
-        """Cancel the question: the function won't be called."""
+        """Cancel the question, so that the function isn't called."""
         self.reply.cancel()
         self.reply.set_running_or_notify_cancel()
 
     def is_answered(self) -> bool:
-        """Wait a moment for the answer."""
+        """Wait a moment for the answer; return whether it has arrived."""
         return self.reply.cancelled() or bool(wait_for([self.reply], _LOOK_EVERY_S).done)
 
 
 class Runner:
-    """Works on a run directory in a thread, as long as there are calls; begun and changed by questions."""
+    """Works on a run directory in a thread as long as there are calls, which are started and changed by questions."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.coordinator: Coordinator | None = None
         self.ledger: Ledger | None = None
-        self.resources = ExitStack()  # closed with the directory
+        self.resources = ExitStack()  # closed together with the directory
         self.workers: Workers | None = None
         self.error: BaseException | None = None
         self.is_resting = threading.Event()
@@ -168,8 +168,8 @@ class Runner:
         self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._writer: Workers | None = None
         self._is_writing = False
-        self._recorded: deque[_Recorded] = deque()  # creates that are sent once they are on the disk
-        self._taken: dict[Key, str] = {}  # by workers, and not by this thread
+        self._recorded: deque[_Recorded] = deque()  # creates to be sent once they are on disk
+        self._taken: dict[Key, str] = {}  # by workers, not by this thread
         self._pid = os.getpid()
         self._on_close: Callable[[], None] = lambda: None
         self._on_end: Callable[[BaseException | None], None] = lambda _error: None
@@ -191,7 +191,7 @@ class Runner:
             raise of_parent(self.directory.path, self._pid)
 
     def refuse_own_thread(self) -> None:
-        """Raise in a thread of the run, where a logging handler or a finalizer would wait for itself."""
+        """Raise in a thread of the run, where a logging handler or finalizer would wait for itself."""
         pools = (pool.threads for pool in (self.workers, self._writer) if pool is not None)
         if threading.current_thread() in chain([self._thread], *pools):
             raise UsageError(
@@ -199,7 +199,7 @@ class Runner:
             )
 
     def interrupt(self, coordinator: Coordinator | None = None) -> None:
-        """Send nothing more, unless another coordinator's call is under way; `is_resting` says once all is on disk."""
+        """Send nothing more for a coordinator's call if it is current; `is_resting` is set once all is on disk."""
         self.refuse_fork()
         self.mailbox.put(partial(self._halt, coordinator))
 
@@ -223,7 +223,7 @@ class Runner:
         finally:
             question.reply.cancel()
         while not question.is_answered():
-            if self.is_closed.is_set():  # an error came between it and its answer
+            if self.is_closed.is_set():  # an error occurred between the question and its answer
                 question.reply.set_exception(self.error or RuntimeError("not answered"))
         return question.reply
 
@@ -232,10 +232,10 @@ class Runner:
         """Creates that were sent and not answered."""
         return 0 if self.coordinator is None else len(self.coordinator.schedule.creating)
 
-    # What is done in the runner's thread, by a question.
+    # Called in the runner's thread, through a question.
 
     def n_workers(self, max_in_flight: int) -> int:
-        """Return how many requests it makes at once: as many as there are threads, or as a first call needs."""
+        """Return how many requests it makes at once: one per thread, or as many as a first call needs."""
         return self.workers.n if self.workers else min(_WORKERS_MAX, max(_WORKERS_MIN, max_in_flight + 2))
 
     def open(self, service: str, entropy: str | None = None) -> Ledger:
@@ -269,13 +269,13 @@ class Runner:
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         if self.coordinator is not None:
             recorded = [action.key for _, action, _ in self._recorded]
-            self._take_back(coordinator)  # the new one, whose plan took them for being on the wire
+            self._take_back(coordinator)  # the new coordinator, whose plan assumes that they are on the wire
             coordinator.submit_again(recorded)
         self.coordinator, self._on_close, self._on_end = coordinator, on_close, on_end
         self.is_resting.clear()
 
     def settle(self, event: Event, failure: Failure | None = None) -> None:
-        """Record what was found out about an attempt, on disk; a call under way continues with it."""
+        """Record what was found out about an attempt on disk; a call in progress continues from there."""
         assert self.ledger is not None  # noqa: S101 - opened by the same question
         if self.coordinator is None:
             self.ledger.record([event])
@@ -289,7 +289,7 @@ class Runner:
             raise _storage_failed(self.directory, error) from error
 
     def _note(self, key: Key, failure: Failure) -> bool:
-        """Record on disk, for a worker, which task an error names; False if that can't be done any more."""
+        """Record on disk, for a worker, which task an error names; return False if that is no longer possible."""
         reply = self._ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
@@ -325,14 +325,14 @@ class Runner:
             self._take(coordinator.wait_s(self._n_free()))
 
     def _await_creates(self) -> None:
-        """Record the answers of creates on the wire, however the loop ended, because they cost money."""
+        """Record the answers to creates on the wire however the loop ended, because they cost money."""
         if self.coordinator is not None:
             self._take_back(self.coordinator)
         while (coordinator := self.coordinator) is not None and any(  # n_busy may be wrong after an error
             pool.is_busy for pool in (self._writer, coordinator.schedule.creating and self.workers) if pool
         ):
             self._take_or_log(coordinator)
-        for key, task_id in list(self._taken.items()):  # an error came between the answer and this thread
+        for key, task_id in list(self._taken.items()):  # an error occurred between the answer and this thread
             assert coordinator is not None  # noqa: S101 - whose create it was
             self.mailbox.put(effects.CreateAnswer(key, task_id))
             self._take_or_log(coordinator)
@@ -348,7 +348,7 @@ class Runner:
         return 0 if self.workers is None else self.workers.n - self.n_busy - len(self._recorded)
 
     def _give(self, coordinator: Coordinator) -> None:
-        """Hand out what is due; creates only once they are on the disk, while answers are taken in."""
+        """Hand out due requests; creates only once they are on disk, while answers are handled."""
         n_free = self._n_free()
         for action, call in coordinator.give(n_free) if n_free > 0 else ():
             if action.do is Do.CREATE:
@@ -360,12 +360,12 @@ class Runner:
             self._store(coordinator, lambda: coordinator.ledger.checkpoint(coordinator.assignment.jobs))
 
     def _hand_out(self, call: Callable[[], Any]) -> None:
-        assert self.workers is not None  # noqa: S101 - made with the first call
+        assert self.workers is not None  # noqa: S101 - created with the first call
         self.n_busy += 1
         self.workers.do(call)
 
     def _write(self, ledger: Ledger) -> None:
-        """Write everything recorded, in another thread; if a write is under way, it is next."""
+        """Write everything recorded in another thread, after a write in progress."""
         if self._writer is None or self._is_writing or not (self._recorded or ledger.unwritten):
             return
         self._is_writing = True
@@ -375,14 +375,14 @@ class Runner:
             failure = None
             try:
                 ledger.write()
-            except BaseException as error:  # noqa: BLE001 - raised by the runner's thread, which waits for it
+            except BaseException as error:  # noqa: BLE001 - raised in the runner's thread, which waits for it
                 failure = error
             return partial(self._written, n_recorded, failure)
 
         self._writer.do(write)
 
     def _written(self, n_recorded: int, error: BaseException | None) -> None:
-        """Send the creates that are on the disk now, or none any more."""
+        """Send the creates that are on disk now, or none after an error."""
         coordinator, self._is_writing = self.coordinator, False
         assert coordinator is not None  # noqa: S101 - whose events they are
         if error is not None:
@@ -390,14 +390,14 @@ class Runner:
             if not isinstance(error, OSError):
                 raise error
             coordinator.storage_failed(error)
-            self._store(coordinator, coordinator.ledger.commit)  # what can't be written is kept aside
+            self._store(coordinator, coordinator.ledger.commit)  # what can't be written goes to strays
             return
         coordinator.ledger.written(n_recorded)
         while self._recorded and self._recorded[0][0] <= n_recorded:
             self._hand_out(self._recorded.popleft()[2])
 
     def _take_back(self, coordinator: Coordinator) -> None:
-        """Send none of the creates that wait for the disk."""
+        """Give up the creates that wait for the disk."""
         while self._recorded:
             coordinator.take_back(self._recorded.popleft()[1])
 
@@ -410,7 +410,7 @@ class Runner:
             return
 
     def _open_message(self, message: object) -> None:
-        """Answer a question, call a function that is to be called in this thread, or take in a worker's answer."""
+        """Handle a message: a question, a function to call in this thread, or a worker's answer."""
         if isinstance(message, _Question):
             message.refuse() if self._is_ending else message.answer(self)
         elif callable(message):
@@ -422,7 +422,7 @@ class Runner:
                 self._taken.pop(message.key, None)
 
     def _halt(self, target: Coordinator | None) -> None:
-        """Stop a call, or for None the current one."""
+        """Stop a coordinator's call if it is current; None stops any."""
         coordinator = self.coordinator
         if coordinator is None or target not in (None, coordinator):
             return
@@ -442,7 +442,7 @@ class Runner:
             workers.stop()
         with ExitStack() as last:  # each is called, whatever happens to the others
             last.callback(self.resources.close)
-            last.callback(self.directory.unlock)  # also where an error came before the ledger was known here
+            last.callback(self.directory.unlock)  # even if an error occurred before the ledger was known here
             if self.ledger is None:
                 return
             last.callback(self._on_close)
@@ -459,7 +459,7 @@ class Runner:
 
 
 _live: Final[dict[Path, Runner]] = {}
-# What the process worked on that this one was forked from, and its number.
+# The directories that the process this one was forked from worked on, and its process id.
 _of_parent: Final[dict[Path, int]] = {}
 _lock: Final = threading.Lock()
 
@@ -516,7 +516,7 @@ def wait_at_exit(kind: type[Runner] = Runner, timeout_s: float = _AT_EXIT_S) -> 
 
 
 def of_parent(path: Path, pid: int) -> DirectoryLocked:
-    """Return the error of a run that belongs to the process this one was forked from."""
+    """Return the error for a run that belongs to the process this one was forked from."""
     return DirectoryLocked(
         f"Process {pid}, which this one was forked from, is running {path}, and only that process can change the run. "
         "You can still read it here (load, status, results)."

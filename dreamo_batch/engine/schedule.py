@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 _DOWNLOADS_SHARE: Final = 0.5  # of the workers, at most
-_N_FREE_OF_CREATES: Final = 2  # workers that are kept for everything else
+_N_FREE_OF_CREATES: Final = 2  # workers reserved for everything but creates
 _SAVE_TRIES: Final = 3
 _STRIKES: Final = 3
 _STRIKES_OVER_S: Final = 30.0
 _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
 _AT_EASE_FROM: Final = 50  # open tasks
-_N_AT_ONCE: Final = 2  # tasks that are polled at once while no latency is known: they may be done
-_SCOUTS: Final = 16  # tasks, accepted first, that are polled to learn latencies
-_UNKNOWN_POLL_S: Final = 2.0  # of the others; each comes at thrice the age of the one before
+_N_AT_ONCE: Final = 2  # tasks polled immediately while no latency is known: they may be done already
+_SCOUTS: Final = 16  # tasks, the first ones accepted, that are polled to learn latencies
+_UNKNOWN_POLL_S: Final = 2.0  # for the other tasks; each poll comes at three times the age of the last
 _PUT_OFF_FROM_S: Final = 0.05
 
 
@@ -63,25 +63,25 @@ class _Task:
     """What the schedule knows of an open task, in monotonic seconds."""
 
     born: float
-    since: float  # when this call began to wait for it
-    is_fresh: bool = False  # accepted in this call: its latency is the service's, not that of our absence
-    is_scout: bool = False  # one of the first, by which latencies are learned
+    since: float  # when this call began to wait for the task
+    is_fresh: bool = False  # accepted in this call: its latency has no time between calls in it
+    is_scout: bool = False  # one of the first tasks, polled to learn latencies
     n_polls: int = 0
     unfinished_s: float = 0.0
-    predicted_s: float | None = None  # its latency, as its progress first predicted it
+    predicted_s: float | None = None  # its latency as first predicted from its progress
     strikes: int = 0
     first_strike: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is sent at once, and how long to wait for a task, and for a service that is away."""
+    """How much is sent at once, and how long to wait for a task or an unreachable service."""
 
     max_in_flight: int
     n_workers: int
     task_timeout_s: float
     patience_s: float
-    body_bytes_max: int = 20 * 1024 * 1024  # of creates on the wire; one larger body is sent alone
+    body_bytes_max: int = 20 * 1024 * 1024  # of all creates on the wire; a larger body is sent alone
 
 
 class Schedule:
@@ -132,13 +132,13 @@ class Schedule:
         self._waiting = deque(key for key in self._waiting if key[0] != job_id)
 
     def put_first(self, job_id: str) -> None:
-        """Submit a job that waits before the others."""
+        """Move a waiting job to the head of the queue."""
         key = next(key for key in self._waiting if key[0] == job_id)
         self._waiting.remove(key)
         self._waiting.appendleft(key)
 
     def add_task(self, key: Key, *, now: float, age_s: float) -> None:
-        """Add a task accepted earlier; it is polled at once."""
+        """Add a task accepted in an earlier call; it is polled immediately."""
         self._tasks[key] = _Task(now - age_s, now)
         self._plan(Do.POLL, key, now)
 
@@ -150,15 +150,15 @@ class Schedule:
             self._to_save.append(key)
 
     def adopt(self, creating: Iterable[Key]) -> None:
-        """Take over creates that an earlier call left on the wire."""
+        """Wait for creates that an earlier call left on the wire."""
         self._busy[Do.CREATE].update(creating)
 
     def halt(self) -> None:
-        """Send nothing more; only creates on the wire are awaited."""
+        """Send nothing more; only wait for creates on the wire."""
         self.is_halted = True
 
     def is_awaiting(self, do: Do, key: Key) -> bool:
-        """Whether a request is still under way."""
+        """Whether a request is still in progress."""
         return key in self._busy[do]
 
     # What comes next.
@@ -190,7 +190,7 @@ class Schedule:
         else:
             if self._due and self.is_polling:
                 times.append(max(self._due[0][0], self._bucket.ready_at(now), self.quota.ready_at(now)))
-            # Also where that is past: time has passed since the last look, which still found a cool-down.
+            # Even if that is in the past: the cool-down may have ended since the last check.
             if self._may_create() or (self._does_pace_saves and self._may_save()):
                 times.append(self.quota.ready_at(now))
             if (at := self.standstill.next_at(now)) is not None:
@@ -198,12 +198,12 @@ class Schedule:
         return min(times, default=None)
 
     def is_done(self) -> bool:
-        """Whether nothing is under way or left to do."""
+        """Whether nothing is in progress or left to do."""
         if self.is_halted:
             return not self._busy[Do.CREATE]
         if any(self._busy.values()) or self._to_save or (self.is_polling and (self._tasks or self._due)):
             return False
-        # With nothing in flight here no money comes free any more, whatever an overdue task still holds back.
+        # With nothing in flight no money can be released, even if an overdue task still has a reservation.
         return not self._waiting or not self.is_submitting or not self.spending.may_send()
 
     @property
@@ -255,17 +255,17 @@ class Schedule:
         self._waiting.appendleft(key)
 
     def limited(self, now: float, *, asked_s: float | None, create: Key | None = None) -> None:
-        """Handle a 429 of a create or poll; all requests wait for the same cool-down."""
+        """Handle a 429 for a create or poll; all requests wait for the same cool-down."""
         self.outage.answered()
         self._refused(now, asked_s=asked_s, create=create)
 
     def save_limited(self, now: float, *, asked_s: float | None) -> None:
-        """Handle a 429 of a download, which the service counts, too."""
+        """Handle a 429 for a download; the service counts those, too."""
         self._does_pace_saves = True
         self._refused(now, asked_s=asked_s)
 
     def still_running(self, key: Key, now: float, progress: float | None = None) -> bool:
-        """Note a poll of an unfinished task and its progress; False if it is overdue and no longer polled."""
+        """Note a poll of an unfinished task, and its progress; return False if it is overdue and no longer polled."""
         task = self._polled(key)
         self.quota.seen(key, now=now, is_running=True)
         task.strikes = 0
@@ -275,14 +275,14 @@ class Schedule:
         return self._ask_again(key, task, now, self._next_poll_in(task, age_s, predicted_s))
 
     def poll_failed(self, key: Key, now: float, *, is_refused: bool = False) -> bool:
-        """Note a failed poll, or one that was answered 429, whose wait is the quota's; False if the task is overdue."""
+        """Note a failed poll, or one answered 429 (whose wait the quota sets); return False if the task is overdue."""
         task = self._polled(key)
         due_in_s = self.poll_times.due_in(now - task.born)
         wait_s = min(due_in_s if is_refused else max(due_in_s, 1.0), _RETRY_CAP_S)
         return self._ask_again(key, task, now, wait_s)
 
     def not_found(self, key: Key, now: float) -> bool:
-        """Note a "not found"; False after three of them over 30 s."""
+        """Note a "not found"; return False after three of them within at least 30 s."""
         task = self._polled(key)
         self.quota.seen(key, now=now, is_running=False)
         task.strikes += 1
@@ -295,7 +295,7 @@ class Schedule:
         return True
 
     def leave(self, key: Key) -> None:
-        """Ask for a task no more; a later call may."""
+        """Stop polling a task; a later call may poll it again."""
         self._busy[Do.POLL].discard(key)
         del self._tasks[key]
 
@@ -309,7 +309,7 @@ class Schedule:
             self._learn(task, now)
 
     def _learn(self, task: _Task, now: float) -> None:
-        """Learn from a latency; at the first, and once they are settled, plan the polls of the others again."""
+        """Learn from a latency; at the first one, and once enough are known, reschedule the polls of all tasks."""
         times = self.poll_times
         before = times.is_known, times.is_settled
         is_open = not times.is_settled
@@ -331,7 +331,7 @@ class Schedule:
         self._save_tries.pop(key, None)
 
     def save_failed(self, key: Key, now: float) -> bool:
-        """Note a failed download; False after three tries."""
+        """Note a failed download; return False after three tries."""
         self._busy[Do.SAVE].discard(key)
         self._save_tries[key] = n_tries = self._save_tries.get(key, 0) + 1
         if n_tries >= _SAVE_TRIES or not self.is_polling:
@@ -341,18 +341,18 @@ class Schedule:
         return True
 
     def refreshed(self, key: Key, now: float) -> None:
-        """Note that a fresh picture URL was requested."""
+        """Note that a new picture URL was requested."""
         self._busy[Do.REFRESH].discard(key)
         self.quota.answered(now)
         self._to_save.append(key)
 
     def refresh_failed(self, key: Key, now: float) -> None:
-        """Queue another request for a fresh picture URL after a failed one."""
+        """Queue another request for a new picture URL after a failed one."""
         self._busy[Do.REFRESH].discard(key)
         self._plan(Do.REFRESH, key, now + 1.0)
 
     def probed(self, now: float, *, is_there: bool) -> None:
-        """Handle the answer of a probe."""
+        """Handle the outcome of a probe."""
         self._busy[Do.PROBE].clear()
         self.outage.probed(now, is_there=is_there)
         if is_there:
@@ -388,11 +388,11 @@ class Schedule:
         return Action(Do.CREATE, key)
 
     def _may_create(self) -> bool:
-        """Whether the next create needs only time."""
+        """Whether the next create depends only on time."""
         is_held_back = self.is_paused or (self.sends_one_at_a_time and self._busy[Do.CREATE])
         if not self._waiting or not self.is_submitting or is_held_back:
             return False
-        # One create tries whether the service is back, after a poll or probe was answered.
+        # After a poll or probe was answered, a single create tests whether the service is back.
         may_try = not self._busy[Do.CREATE] and (self.outage.has_answered or not self._tasks)
         if self.outage.mood == "down" or (self.outage.mood == "trial" and not may_try):
             return False
@@ -400,7 +400,7 @@ class Schedule:
         n_creates_max = max(1, self.limits.n_workers - _N_FREE_OF_CREATES)
         if not self.quota.has_room(self.n_in_flight) or n_creating >= n_creates_max:
             return False
-        # Each body is in memory until it is sent.
+        # Each body stays in memory until it is sent.
         is_full = n_creating and self._next_size() + sum(self._bodies.values()) > self.limits.body_bytes_max
         return not is_full and self.spending.may_send()
 
@@ -422,7 +422,7 @@ class Schedule:
         return Action(do, key)
 
     def _postpone_polls(self, now: float) -> None:
-        """Plan first polls that are due later, as is known by now, once more."""
+        """Reschedule first polls that are now known to be due later."""
         while self._due and self._due[0][0] <= now:
             _, _, do, key = self._due[0]
             task = self._tasks.get(key) if do is Do.POLL else None
@@ -441,7 +441,7 @@ class Schedule:
         return self.poll_times.due_in(age_s, ease=self._ease(task), predicted_s=predicted_s)
 
     def _replan(self, now: float) -> None:
-        """Plan the polls once more, now that latencies are known, or known better."""
+        """Reschedule all polls, now that latencies are known, or known better."""
         due, self._due = self._due, []
         for at, number, do, key in due:
             task = self._tasks.get(key) if do is Do.POLL else None
@@ -453,7 +453,7 @@ class Schedule:
             heappush(self._due, (now + left_s, number, do, key))
 
     def _ease(self, task: _Task) -> float:
-        """Return how little it matters when a task's end is seen: not at all while others wait for its place."""
+        """Return how late a task's end may be noticed, from 0 (others wait for its slot) to 1."""
         is_urgent = task.is_scout or (self._waiting and self.is_submitting)
         return 0.0 if is_urgent else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
 
@@ -465,7 +465,7 @@ class Schedule:
         return Action(Do.SAVE, self._to_save.popleft())
 
     def _may_save(self) -> bool:
-        """Whether the next download needs only time."""
+        """Whether the next download depends only on time."""
         n_downloads_max = max(1, int(self.limits.n_workers * _DOWNLOADS_SHARE))
         return bool(self._to_save) and len(self._busy[Do.SAVE]) < n_downloads_max
 
@@ -510,37 +510,37 @@ class Refusals:
         self._earlier = frozenset(earlier or ())
         # Jobs refused once, and whether others were accepted since.
         self._once = dict(earlier or {})
-        self.in_a_row: dict[str, int] = {}  # how often, since a create was last accepted
+        self.in_a_row: dict[str, int] = {}  # refusals since a create was last accepted
         self._decider: str | None = None
         self._has_bought = has_bought
         self._has_accepted = False
 
     def accepted(self) -> None:
-        """Record an accepted create: the account isn't refused."""
+        """Note an accepted create, which proves that the account isn't refused."""
         self._has_accepted = True
         self._once = dict.fromkeys(self._once, True)
         self._settle()
 
     def refused(self, job_id: str) -> bool:
-        """Record a refused create; return whether its own row is to blame."""
+        """Note a refused create; return whether its own row is to blame."""
         is_again = self.in_a_row.keys() == {job_id}
         is_own = self._once.get(job_id, False) or (is_again and self._has_accepted)
         if is_own:
-            self._decider = None  # it decides nothing
+            self._decider = None  # proves nothing
         else:
             self._once[job_id] = False
             self.in_a_row[job_id] = self.in_a_row.get(job_id, 0) + 1
         return is_own
 
     def decide(self, waiting: Sequence[str]) -> str | None:
-        """Choose the job to submit next; None if the account is refused, as far as these can tell."""
+        """Choose the job to submit next; None if the account seems to be refused."""
         if self._has_bought and self._earlier.issuperset(waiting):
             self._once = dict.fromkeys(self._once, True)
             self._settle()
             return waiting[0]
         refused = [self._jobs[job_id] for job_id in self.in_a_row if job_id in self._jobs]
         others = [job_id for job_id in reversed(waiting) if job_id not in self.in_a_row]
-        others.sort(key=self._once.__contains__)  # what was refused in an earlier call comes last
+        others.sort(key=self._once.__contains__)  # jobs refused in an earlier call come last
         job = most_unlike(refused, (self._jobs[job_id] for job_id in others))
         if job is not None and self._decider is None:
             self._decider = job.job_id
@@ -555,7 +555,7 @@ class Refusals:
 
 
 def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> Job | None:
-    """Return the job that shares least with refused ones: neither prompt nor picture, if there is such a one."""
+    """Return the job most unlike the refused ones: with neither their prompts nor their pictures if possible."""
     prompts, pictures = {job.prompt for job in refused}, {job.image.digest for job in refused}
     return max(
         others, key=lambda job: (job.prompt not in prompts) + (job.image.digest not in pictures), default=None
@@ -563,5 +563,5 @@ def most_unlike(refused: Iterable[Job], others: Iterable[Job]) -> Job | None:
 
 
 def was_forbidden(attempt: Attempt | None) -> bool:
-    """Return whether a create was refused with 403, and its row left pending."""
+    """Return whether a create was refused with 403 and its row left pending."""
     return attempt is not None and attempt.stage is Stage.UNSENT and attempt.error_class == FORBIDDEN

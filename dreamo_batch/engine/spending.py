@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_unresolved_cost(attempt: Attempt) -> bool:
-    """Whether money may be gone, or be about to go, without a cost being known."""
+    """Whether an attempt may cost money, now or later, and its cost isn't known."""
     return attempt.stage in SUBMITTED and attempt.cost is None and not is_unbilled(attempt)
 
 
@@ -41,7 +41,7 @@ class Spending:
         attempts: Iterable[Attempt] = (),
     ) -> None:
         self.cap = cap
-        self.slice: Decimal | None = None  # set once it is known
+        self.slice: Decimal | None = None  # set once a price is known
         self.price = price
         self.spent = ZERO
         self._held = ZERO
@@ -54,7 +54,7 @@ class Spending:
 
     @property
     def reserved(self) -> Decimal:
-        """USD held back; an attempt sent before any price was known counts at the price known now."""
+        """USD reserved; an attempt sent before any price was known counts at the current price."""
         return total((self._held, times(self._n_unpriced, self.price or ZERO)))
 
     @property
@@ -64,12 +64,12 @@ class Spending:
 
     @property
     def excess(self) -> Decimal:
-        """USD by which spent + reserved is over the cap; 0 within it."""
+        """USD by which spent + reserved exceeds the cap; 0 if it doesn't."""
         return ZERO if self.cap is None else max(minus(self.committed, self.cap), ZERO)
 
     @property
     def limit(self) -> Decimal | None:
-        """USD that spent + reserved may come to in this call: the least of cap, slice, and the sum agreed to for it."""
+        """USD that spent + reserved may reach in this call: the lowest of cap, slice, and the limit for this call."""
         return min(
             (limit for limit in (self.cap, self.slice, self.call_limit) if limit is not None), default=None
         )
@@ -85,31 +85,31 @@ class Spending:
 
     @property
     def left(self) -> Decimal | None:
-        """USD that may still be added of the sum agreed to for this call; None where there is no such sum."""
+        """USD left of the limit for this call; None without such a limit."""
         return None if self.call_limit is None else max(minus(self.call_limit, self.committed), ZERO)
 
     def wanted(self, n: int) -> Decimal:
-        """Return the slice of the shared cap that this many more creates need, as far as the other limits allow."""
+        """Return the slice of the shared cap that n more creates need, within the other limits."""
         needed = total((self.committed, times(n, self.price or ZERO)))
         return min(limit for limit in (needed, self.cap, self.call_limit) if limit is not None)
 
     def may_send(self) -> bool:
-        """Whether the next create may be sent, as long as nothing in flight turns out to cost less."""
+        """Whether the next create fits the limits now; later it may, if attempts in flight cost less than reserved."""
         limit = self.limit
         if limit is None or self.price is None:
             return limit is None or self.n_pilots < self._n_pilot
         return total((self.committed, self.price)) <= limit
 
     def reserve(self) -> str | None:
-        """Take the reservation of the next create, as exact text; None while no price is known."""
+        """Reserve the price of the next create and return it as exact text; None while no price is known."""
         return None if self.price is None else exact_text(self.price)
 
     def change(self, before: Attempt | None, after: Attempt) -> None:
-        """Follow an attempt from one state to the next."""
+        """Update the sums for an attempt that changed."""
         if before is not None:
             is_open = before.stage in OPEN and after.stage in OPEN
             if is_open and (before.cost, before.reserved) == (after.cost, after.reserved):
-                return  # it holds back the same
+                return  # it reserves the same amount
             self._add(before, -1)
         self._add(after, 1)
         cost = price_of(after)
@@ -132,12 +132,12 @@ class Spending:
 
 
 def price_of(attempt: Attempt) -> Decimal | None:
-    """Return what an attempt shows of the price: the cost of one that completed."""
+    """Return the price that an attempt shows: the cost of one that completed."""
     return money(attempt.cost) if attempt.stage is Stage.COMPLETED else None
 
 
 def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) -> Decimal | None:
-    """Return the highest price seen, perhaps only above what was reserved; None if there is none."""
+    """Return the highest price seen, or only among costs above their reservation; None if there is none."""
     seen = ((price_of(attempt), money(attempt.reserved)) for attempt in attempts)
     prices = (
         price
@@ -148,7 +148,7 @@ def highest_price(attempts: Iterable[Attempt], *, above_reserved: bool = False) 
 
 
 def possibly_billed(attempts: Iterable[Attempt]) -> Decimal | None:
-    """Add up what attempts that may have been billed without a known cost hold back; None if one has no price."""
+    """Add up the reservations of attempts that may have been billed at unknown cost; None if one has no price."""
     return total_if_known(
         None if (reserved := money(attempt.reserved)) is None else times(n, reserved)
         for attempt, n in Counter(attempts).items()

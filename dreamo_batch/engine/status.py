@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from dreamo_batch.jobs.prepare import Job, Prepared
 
-_SPEED_OVER: Final = 64  # rows settled lately that the rate is measured over
+_SPEED_OVER: Final = 64  # recently settled rows over which the rate is measured
 N_NEWEST: Final = 12
 _ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
 _MEAN_DIGITS: Final = 12
 
 
-# The fields of a snapshot that are money.
+# The fields of a snapshot that are amounts of money.
 AMOUNTS: Final = ("spent_usd", "reserved_usd", "max_cost_usd")
 
 
@@ -41,11 +41,11 @@ class Snapshot:
     reserved_usd: Decimal
     max_cost_usd: Decimal | None
     n_in_flight: int
-    n_again: int = 0  # rows that have an outcome, and wait to be submitted again
+    n_again: int = 0  # rows with an outcome that wait to be submitted again
     n_refused: int = 0  # requests of this call answered with 429
-    waited_s: float = 0.0  # because of them
+    waited_s: float = 0.0  # because of those refusals
     n_held: int = 0  # attempts of this call that may or may not have been accepted
-    outage: str = ""  # what the run waits for, while the service is away or refuses everything
+    outage: str = ""  # what the run waits for, while the service is unreachable or refuses everything
 
     @property
     def n_rows(self) -> int:
@@ -54,7 +54,7 @@ class Snapshot:
 
     @property
     def n_settled(self) -> int:
-        """Rows that nothing more will happen to in this call."""
+        """Rows to which nothing more will happen in this call."""
         return sum(self.by_status.get(status, 0) for status in columns.SETTLED) - self.n_again
 
     @property
@@ -68,7 +68,7 @@ Phase = Literal["running", "paused", "stopping", "stopped", "finished", "idle"]
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Rows that failed in the same way: how many, and one of them as an example (its label and the service's words)."""
+    """Rows that failed in the same way: their number, and the label and message of one of them as an example."""
 
     error_class: str
     n_rows: int
@@ -78,7 +78,7 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A saved picture: its row's label, prompt and seed, where it lies, and what its job cost in USD."""
+    """A saved picture: its row's label, prompt and seed, its path, and the cost of its job in USD."""
 
     row: Any
     job_id: str
@@ -163,7 +163,7 @@ class Status(Snapshot):
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody is working on the run any more."""
+        """Whether no process works on the run any more."""
         return self.phase in ("stopped", "finished", "idle")
 
 
@@ -172,7 +172,7 @@ Forecast = tuple[Decimal, Decimal, Decimal]  # low, likely, high; USD
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What of a table a status needs: its jobs, the label of each job's first row, rows per job, invalid rows."""
+    """What a status needs of a table: its jobs, the label of each job's first row, rows per job, invalid rows."""
 
     jobs: Mapping[str, Job]
     labels: Mapping[str, Any]
@@ -181,12 +181,12 @@ class Rows:
 
     @property
     def n_invalid(self) -> int:
-        """Rows without a job."""
+        """The number of rows without a job."""
         return sum(group.n_rows for group in self.invalid)
 
 
 def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
-    """Read off a prepared table what a status needs of it."""
+    """Return what a status needs of a prepared table."""
     is_job, is_again = (prepared.rows[name].notna() for name in (columns.JOB_ID, columns.DUPLICATE_OF))
     labels = dict(zip(prepared.jobs, index[(is_job & ~is_again).to_numpy()], strict=True))
     messages = prepared.rows.loc[~is_job, columns.ERROR_MESSAGE]
@@ -196,14 +196,14 @@ def rows_of(index: pd.Index, prepared: Prepared) -> Rows:
 
 
 class Tally:
-    """What the attempts of a run tell beyond their number: errors, the newest pictures, and what it will have cost."""
+    """What a status shows beyond counts: errors, the newest pictures, and the projected cost."""
 
     def __init__(self, rows: Rows, state: State, run_dir: Path) -> None:
         self.rows, self._run_dir = rows, run_dir
         self._kinds = state.kinds()
         completed = state.completed(columns.JOB_ID, columns.OUTPUT_ERROR)
         is_whole = {job_id for job_id, error in completed if error is None}
-        # All but the bulk of the jobs, of which nothing more is to be told.
+        # All jobs but the bulk, about which there is nothing more to say.
         left = {job_id: state.deciding(job_id) for job_id in rows.weights if job_id not in is_whole}
         elsewhere = {attempt.job_id for attempt in state.open() if attempt.job_id not in rows.weights}
         self._n_left = len(elsewhere) + sum(status_of(one) in columns.UNSETTLED for one in left.values())
@@ -238,7 +238,7 @@ class Tally:
         return tuple(self._picture(attempt) for attempt in newest if attempt is not None)
 
     def forecast(self, spent_usd: Decimal, price: Decimal | None) -> Forecast | None:
-        """Say what the directory will have cost once every row is settled."""
+        """Project what the directory will have cost once every row is settled."""
         seen = [(cost, n) for kind, n in self._kinds.items() if (cost := price_of(kind)) is not None]
         if self._n_left and price is None and not seen:
             return None
@@ -248,7 +248,7 @@ class Tally:
             with localcontext(Context(prec=_MEAN_DIGITS)):
                 likely = total(times(n, cost) for cost, n in seen) / sum(n for _, n in seen)
         low, likely, high = (total((spent_usd, times(self._n_left, each))) for each in (low, likely, high))
-        # Held back for what ended, or may have been taken, without a known cost.
+        # Reserved for attempts that ended, or may have been accepted, without a known cost.
         unknown = total(
             times(n, money(kind.reserved) or ZERO)
             for kind, n in self._kinds.items()
@@ -269,13 +269,13 @@ class Tally:
 
 
 class Speed:
-    """How many rows are settled per second lately."""
+    """Measures how many rows were settled per second recently."""
 
     def __init__(self, began_at: float, n_settled: int) -> None:
         self._marks: deque[tuple[float, int]] = deque([(began_at, n_settled)], maxlen=_SPEED_OVER)
 
     def note(self, now: float, n_settled: int) -> None:
-        """Take in how many rows are settled now."""
+        """Note how many rows are settled now."""
         if n_settled != self._marks[-1][1]:
             self._marks.append((now, n_settled))
 
@@ -287,7 +287,7 @@ class Speed:
 
 
 def left_s(n_left: int, rows_per_s: float | None) -> float | None:
-    """Return how many seconds are left; None if unknown."""
+    """Return the estimated seconds left; None if unknown."""
     if n_left == 0:
         return 0.0
     return n_left / rows_per_s if rows_per_s else None

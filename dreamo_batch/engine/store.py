@@ -42,7 +42,7 @@ N_RACES, N_RACERS = 40, 8  # objects that several writers put at once, to see wh
 READ_AT_ONCE: Final = 16
 _TRIES: Final = 6
 _PAUSE_S: Final = 0.2
-# A write of the log that was tried more than once is looked at before it counts.
+# A write to the log that was retried is read back before it counts.
 _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=10)}
 BEAT_S: Final = 15.0
 STILL_S: Final = 60.0
@@ -63,7 +63,7 @@ _ANSWER: Final = re.compile(
 
 
 def as_place(name: str, place: object) -> str:
-    """Return a path or the URL of a store as text; raises an error that names the argument."""
+    """Return a path, or the URL of a store, as text; raise an error that names the argument."""
     text = arguments.as_path(name, place, is_local=False)
     if not arguments.LIKE_URL.match(text):
         return text
@@ -84,13 +84,13 @@ def as_place(name: str, place: object) -> str:
 
 
 class Taken(Exception):  # noqa: N818 - it says what was found
-    """There is an object of this name already, or the store says so."""
+    """An object of this name exists already, or the store says so."""
 
 
 class ObjectStore:
-    """A bucket, or a folder in it, by URL; its credentials come from the environment or the machine's role."""
+    """A bucket, or a folder in one, by URL; credentials come from the environment or the machine's role."""
 
-    # The process that has obstore's threads: forked ones would wait for them forever.
+    # The process that has obstore's threads; forked processes would wait for them forever.
     _used_in: ClassVar[int] = 0
 
     def __init__(self, url: str, store: Any = None) -> None:
@@ -121,21 +121,21 @@ class ObjectStore:
             return None
 
     def get_each(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return the contents of objects, several of which are read at once; None for each that isn't there."""
+        """Return the contents of objects, reading several at once; None for each that doesn't exist."""
         with threads(READ_AT_ONCE) as pool:
             return list(pool.map(self.get, names))
 
     def put(self, name: str, content: bytes) -> None:
-        """Write an object, replacing any."""
+        """Write an object, replacing any existing one."""
         with self._naming_errors(name, "written"):
             self._obstore.put(self._store, name, content, use_multipart=False)
 
     def put_new(self, name: str, content: bytes) -> None:
-        """Write an object unless there is one, and raise `Taken` if there is."""
+        """Write an object; raise `Taken` if it exists."""
         with self._naming_errors(name, "written"):
             try:
                 self._obstore.put(self._store, name, content, mode="create", use_multipart=False)
-            except self._failures.AlreadyExistsError:  # of `put`, it would be another conflict
+            except self._failures.AlreadyExistsError:  # from `put` it would mean another conflict
                 raise Taken(name) from None
 
     def names(self, prefix: str) -> list[str]:
@@ -144,20 +144,20 @@ class ObjectStore:
             return sorted(one["path"] for chunk in self._obstore.list(self._store, prefix) for one in chunk)
 
     def level(self, folder: str) -> tuple[list[str], list[str]]:
-        """List the folders in one that hold any object, however many those are, and its own objects."""
+        """List the non-empty folders in a folder (however many objects they hold), and its own objects."""
         with self._naming_errors(folder, "listed"):
             found = self._obstore.list_with_delimiter(self._store, folder)
             return sorted(found["common_prefixes"]), sorted(entry["path"] for entry in found["objects"])
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete objects, many with one request where the store can; those that are gone don't matter."""
+        """Delete objects, many per request if the store can; missing ones don't matter."""
         if names:
             with suppress(FileNotFoundError), self._naming_errors(names[0], "deleted"):
                 self._obstore.delete(self._store, names)
 
     @contextmanager
     def _naming_errors(self, name: str, how: str) -> Iterator[None]:
-        """Say what can't be done with an object."""
+        """Turn a store's errors into OSError, naming the object and what couldn't be done."""
         try:
             yield
         except self._failures.NotSupportedError:
@@ -167,13 +167,13 @@ class ObjectStore:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a store refused something: what its XML says, which begins on the second line, or the first line."""
+    """Return why a store refused a request: the code and message in its XML, or the first line of the error."""
     found = _ANSWER.search(str(error))
     return first_line(error) if found is None else ": ".join(filter(None, found.groups()))
 
 
 class FolderStore:
-    """A folder that holds records by name; a name is given once, also by programs on different machines."""
+    """A folder of records by name; each name is taken only once, even by programs on different machines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -186,15 +186,15 @@ class FolderStore:
             return None
 
     def put_new(self, name: str, content: bytes) -> None:
-        """Write an object unless there is one, durably, and raise `Taken` if there is."""
+        """Write an object durably; raise `Taken` if it exists."""
         path = self.path / name
-        if name == FIRST_SLICE:  # later, a folder that isn't there was moved away
+        if name == FIRST_SLICE:  # after that, a missing folder has been moved away
             path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{secrets.token_hex(8)}")
         try:
             temporary.write_bytes(content)
             files.fsync_file(temporary)
-            path.hardlink_to(temporary)  # unlike a rename, it never replaces a file
+            path.hardlink_to(temporary)  # unlike a rename, a link never replaces a file
         except FileExistsError:
             raise Taken(name) from None
         except OSError as error:
@@ -208,7 +208,7 @@ class FolderStore:
         files.fsync_folder(path.parent)
 
     def names(self, prefix: str) -> list[str]:
-        """List the names in the folder that a prefix names."""
+        """List the names in the folder given by a prefix."""
         folder = self.path / prefix
         found = folder.iterdir() if folder.is_dir() else ()
         return sorted(prefix + path.name for path in found if not path.name.startswith("."))
@@ -228,19 +228,19 @@ def is_put(
             problem = error
         else:
             return True
-        # The answer may be lost, late or wrong: what is there now says what became of it.
+        # The answer may be lost, late or wrong, so the object is read back.
         try:
             if (found := store.get(name)) is not None:
                 return found == written
         except OSError as error:
             problem = error
-    if isinstance(problem, OSError) and problem.errno:  # a disk knows, and says what is wrong
+    if isinstance(problem, OSError) and problem.errno:  # a disk knows, and reports what is wrong
         raise problem
     raise OSError(f"the store doesn't say whether {name} has arrived ({problem})")
 
 
 def refuse_unsafe(store: ObjectStore, url: str) -> None:
-    """Refuse a store that replaces an object although it was asked not to: two writers would not notice each other."""
+    """Refuse a store that replaces objects although asked not to: two writers wouldn't notice each other."""
     name = f"{_PROBE}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
     try:
@@ -260,7 +260,7 @@ def refuse_unsafe(store: ObjectStore, url: str) -> None:
 
 
 def races(store: ObjectStore) -> int:
-    """Put the same objects from several threads at once; count those that more than one believes to have put."""
+    """Put the same objects from several threads at once; count those that more than one thread believes it put."""
     folder = f"{_PROBE}/{secrets.token_hex(8)}"
     names = [f"{folder}/{number}" for number in range(N_RACES)]
 
@@ -317,7 +317,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a log holds: the newest checkpoint, the number it covers, and the slots behind it, by number."""
+    """The content of a log: the newest checkpoint, the number it covers, and the slots after it by number."""
 
     checkpoint: bytes | None
     covers: int
@@ -331,14 +331,14 @@ class Content:
 
     @property
     def commits(self) -> list[bytes]:
-        """What was committed since the checkpoint, in order."""
+        """The commits since the checkpoint, in order."""
         return [
             self.slots[number].content for number in sorted(self.slots) if self.slots[number].kind == _COMMIT
         ]
 
     @property
     def owner(self) -> str:
-        """Who writes to it, as far as the log says; empty if its last writer closed it."""
+        """The current writer according to the log; empty if the last writer closed it."""
         last = self.slots.get(self.last)
         if last is None or last.kind == _CLOSE:
             return ""
@@ -351,7 +351,7 @@ def read_log(store: ObjectStore) -> Content:
     while True:
         covers, epoch, name = _newest_checkpoint(store)
         checkpoint = None if name is None else store.get(name)
-        if name is not None and checkpoint is None:  # two newer ones were written since it was listed
+        if name is not None and checkpoint is None:  # two newer ones were written since the listing
             continue
         slots: dict[int, Slot] = {}
         listed = [name for name in numbered(store, LOG) if name > _slot(covers)]
@@ -362,7 +362,7 @@ def read_log(store: ObjectStore) -> Content:
             end = _slot(covers + len(slots) + 1)
         content = Content(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
         has_gap = listed[-1:] > [end]
-        if _newest_checkpoint(store)[0] != covers:  # some of the slots may have been deleted meanwhile
+        if _newest_checkpoint(store)[0] != covers:  # some slots may have been deleted meanwhile
             continue
         if has_gap:
             raise LedgerDamaged(
@@ -377,7 +377,7 @@ def _slot(number: int) -> str:
 
 
 def numbered(store: ObjectStore, folder: str) -> list[str]:
-    """List our objects in a folder, without what other programs put there, such as marks of folders."""
+    """List our objects in a folder, ignoring those of other programs, such as folder markers."""
     return [name for name in store.names(f"{folder}/") if _NUMBERED.fullmatch(name)]
 
 
@@ -432,7 +432,7 @@ class FencedLog:
         self.committed_at = clock()
 
     def wait_until_free(self, say: Callable[[str], object]) -> str:
-        """Wait until the log has stopped growing, by our own clock; return its owner if it moves, else nothing.
+        """Wait until the log stops growing, by our own clock; return its owner if it still grows, else an empty text.
 
         One that was closed, or whose owner has ended, isn't waited for; `say` gets the owner before the wait.
         """
@@ -448,7 +448,7 @@ class FencedLog:
         return ""
 
     def open(self) -> Content:
-        """Take over the log: earlier writers can't write any more. Return what it holds."""
+        """Take over the log, so that earlier writers can't write any more; return its content."""
         while True:
             found = read_log(self._store)
             number, self.epoch = found.last + 1, found.epoch + 1
@@ -465,10 +465,10 @@ class FencedLog:
                     self.last, self.committed_at = number, self._clock()
                     self._kinds = {at: slot.kind for at, slot in slots.items()}
                     return Content(found.checkpoint, found.covers, slots, self.epoch)
-            # A newer checkpoint means that the barrier may be where slots were compacted away: it counts for nothing.
+            # If there is a newer checkpoint, the barrier may be among compacted slots, where it has no effect.
 
     def commit(self, content: bytes) -> None:
-        """Add content; on return it is in the log for good. Raises `Fenced`, or OSError if nobody can tell."""
+        """Append content; on return it is durable. Raise `Fenced`, or OSError if the outcome is unknown."""
         self._add(_COMMIT, content)
 
     def beat(self, after_s: float | None = None) -> None:
@@ -477,11 +477,11 @@ class FencedLog:
             self._add("beat", b"")
 
     def close(self) -> None:
-        """Say that this writer is done."""
+        """Record that this writer is done."""
         self._add(_CLOSE, b"")
 
     def checkpoint(self, content: bytes, covers: int) -> None:
-        """Put a checkpoint of all up to a number, and delete what two checkpoints cover, but barriers."""
+        """Put a checkpoint of everything up to a number, and delete what two checkpoints cover, except barriers."""
         self._store.put(f"{CHECKPOINTS}/{covers:012d}-{self.epoch:06d}", content)
         names = numbered(self._store, CHECKPOINTS)
         self._store.delete(names[:-2])
@@ -513,11 +513,11 @@ class FencedLog:
         return Slot(kind, self.epoch, self._nonce, self._seq, self._owner, time.time(), content).to_bytes()
 
     def _is_put(self, number: int, written: bytes) -> bool:
-        """Put an object in a free slot; False if another's is there. Raises OSError if nobody can tell."""
+        """Put an object into a free slot; return False if it is taken; raise OSError if the outcome is unknown."""
         return is_put(self._store, _slot(number), written, self._pause)
 
     def _is_newest(self, covers: int) -> bool:
-        # A method, because the simulation shows what happens without it.
+        # A method, so that the simulation can show what happens without it.
         return _newest_checkpoint(self._store)[0] == covers
 
 

@@ -12,7 +12,7 @@ __all__ = ["LocalGateway"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only the gateway needs FastAPI; the engines beside it do not.
+    # Only the gateway needs FastAPI; the engines don't.
     if name == "LocalGateway":
         try:
             from dreamo_batch.gateway.gateway import LocalGateway

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     Payload = dict[str, Any]
 
 
-# Base64 of the largest pictures allowed, and room for the rest.
+# The base64 of the largest pictures allowed, with room for the rest.
 BODY_BYTES_MAX: Final = max(model.images_max.value for model in contract.MODELS.values()) * 7 * 2**20 + 2**20
-# Larger bodies are read beside the event loop.
+# Larger bodies are parsed in another thread.
 SMALL_BODY_BYTES: Final = 64 * 1024
 
 _PICTURE_NAME: Final = re.compile(r"[0-9a-f]{32}(\.[a-z]+)")
@@ -49,11 +49,11 @@ _CONSTRAINTS: Final = {
 
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
-    """Describe a parameter that may be null like one that may not."""
+    """Return the schema of a nullable parameter without its null variant."""
     return next((variant for variant in field.get("anyOf", ()) if variant.get("type") != "null"), {}) | field
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, and no error of ours
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
     """Ends a request with a response."""
 
     def __init__(self, response: Response) -> None:
@@ -70,7 +70,7 @@ class HangUp(Response):
         self._raw = raw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Write, close, and wait until the server knows it, so that it does not answer itself."""
+        """Write, close, and wait until the server has noticed, so that it doesn't answer itself."""
         if self._transport is not None:
             self._transport.write(self._raw)
             self._transport.close()
@@ -79,10 +79,10 @@ class HangUp(Response):
 
 
 def make_app(endpoints: Endpoints) -> ASGIApp:
-    """Put the application of one gateway together."""
+    """Build the application of one gateway."""
     handlers: Any = dict.fromkeys((Refused, ValidationError, ClientDisconnect), _respond)
     app = FastAPI(openapi_url=None, exception_handlers=handlers)
-    # Routes are tried in turn: what is asked most often comes first. A router would cost a tenth of a request.
+    # Routes are tried in order, so the most frequent come first; a router would cost a tenth of a request.
     for name, method, path in (
         ("poll", "GET", contract.TASK_PATH.value),
         ("download", "GET", "/files/{name}"),
@@ -98,7 +98,7 @@ def make_app(endpoints: Endpoints) -> ASGIApp:
 
 
 async def _respond(_: Request, error: Exception) -> Response:
-    """Answer what ended a request: the one place where the service's code for a bad body is looked up."""
+    """Turn an exception into a response; the only place where the service's code for a bad body is looked up."""
     match error:
         case Refused():
             return error.response
@@ -250,7 +250,7 @@ class Endpoints:
         return json_response(self.plan.describe())
 
     def _admit(self) -> None:
-        """Refuse what is above the rate of requests of any kind; /local stays open to the tests."""
+        """Refuse requests above the rate limit; /local stays open for tests."""
         tasks = self.tasks
         if (wait_s := tasks.bucket.take(time.monotonic())) > 0:
             headers, fields = retry_hint(tasks.settings.retry_after, wait_s, tasks.clock())
@@ -258,7 +258,7 @@ class Endpoints:
 
     def _check_key(self, request: Request) -> None:
         sent = request.headers.get("authorization", "").encode("latin-1")
-        # The scheme's letters may have any case, the key's may not.
+        # The scheme is case-insensitive, the key isn't.
         if not hmac.compare_digest(sent[:7].lower() + sent[7:], b"bearer " + self.api_key.encode()):
             raise Refused(error_response(401, "401", "API key missing or invalid"))
 
@@ -280,7 +280,7 @@ class Endpoints:
     async def _send(
         self, response: Response, strike: Strike | None, stage: Stage, request: Request
     ) -> Response:
-        """Return a response, or what a fault leaves of it."""
+        """Return a response, possibly spoilt by a fault."""
         if strike is None:
             return response
         fault, client = strike.fault, request.scope["client"]
@@ -330,17 +330,17 @@ RESULT_ERROR: Final = contract.ERROR_CODES["003011096"]
 
 
 def json_response(payload: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Make a response of a payload."""
+    """Return a payload as a JSON response."""
     return Response(json.dumps(payload, ensure_ascii=False), status, headers, "application/json")
 
 
 def _number(text: str) -> float:
-    """Return an amount as a number, which has few enough digits for one."""
+    """Return an amount as a float; amounts here have few enough digits."""
     return int(text) if text.isdigit() else float(text)
 
 
 def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Payload:
-    """Answer a poll."""
+    """Return the answer to a poll."""
     state = task.state(now)
     payload = _head(task, state) | {"metadata": {"in_queue_at": round(task.starts_at - task.accepted_at, 3)}}
     if state == "in_progress":
@@ -360,7 +360,7 @@ def polled_payload(task: GatewayTask, now: float, discount: str, url: str) -> Pa
 
 
 def cache_miss(model: str) -> Payload:
-    """Answer a precharge when there is no price."""
+    """Return the answer to a precharge when there is no price."""
     data = {"cost": None, "currency": "USD", "model": model, "reason": "COST_CACHE_MISS"}
     return {"status": "failed", "data": data}
 
@@ -411,7 +411,7 @@ def error_response(
 
 
 def vary(payload: Payload, strike: Strike | None, now: float) -> Payload:
-    """Return a payload in the spelling that a fault asks for."""
+    """Return a payload in the variant that a fault asks for."""
     if strike is None or strike.fault.effect != Effect.VARY:
         return payload
     fault = strike.fault
@@ -477,7 +477,7 @@ _EXTRA_BYTES: Final = 100
 
 
 def faulty_response(strike: Strike, stage: Stage, path: str, now: float) -> Response:
-    """Return what a fault answers instead of the right thing."""
+    """Return the wrong response that a fault sends."""
     status, word = strike.fault.status, strike.fault.word
     if word == "noise":
         return Response(_NOISE, status, media_type="image/jpeg")
@@ -498,7 +498,7 @@ def faulty_response(strike: Strike, stage: Stage, path: str, now: float) -> Resp
 
 
 def expired_link() -> Response:
-    """Answer as a file store does once a link has expired."""
+    """Return a file store's response to an expired link."""
     return Response(_EXPIRED, 403, media_type="application/xml")
 
 

@@ -1,4 +1,4 @@
-"""What makes the local gateway's pictures: what an engine is, how one is chosen, and two that only pretend.
+"""The engines that make the local gateway's pictures: their protocol, how one is chosen, and two that only pretend.
 
 `flat` is the plain one for tests; `preview` paints a scene from the prompt's words around the references. Neither is
 DreamO, and every picture of theirs says so.
@@ -26,7 +26,7 @@ from dreamo_batch.text import quoted
 Rgb: TypeAlias = tuple[int, ...]
 
 DESCRIPTION: Final = "Local preview, not a real DreamO result"
-# A character takes up to twelve bytes in JSON's ASCII (a surrogate pair), and a comment holds 65,533.
+# A character takes up to twelve bytes in ASCII JSON (a surrogate pair), and a comment holds 65,533 bytes.
 _PROMPT_CHARACTERS: Final = 5000
 _N_COLOURS: Final = 24
 SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
@@ -41,7 +41,7 @@ _STYLE: Final = "STYLE"
 
 @dataclass(frozen=True, slots=True)
 class DrawRequest:
-    """What to draw. The engines get the seed as drawn, a price function the seed as sent (-1 for a random one)."""
+    """What to draw; engines get the seed as drawn, a price function the seed as sent (-1 for a random one)."""
 
     prompt: str
     seed: int
@@ -74,7 +74,7 @@ class Engine(Protocol):
 
 
 def engine_named(name: str) -> Engine:
-    """Make the engine of this name, or that of a class of the user's, `package.module:Class`."""
+    """Make an engine by its name, or by that of the user's class, `package.module:Class`."""
     if name in _ENGINES:
         return _ENGINES[name]()
     module, colon, attribute = name.partition(":")
@@ -89,7 +89,7 @@ def engine_named(name: str) -> Engine:
 
 
 def check_engine(engine: Any) -> Engine:
-    """Return an engine, made if it is a class; refuse an object that makes no pictures."""
+    """Return an engine, creating it if a class is passed; refuse objects that can't make pictures."""
     made: Engine = engine() if isinstance(engine, type) else engine
     for name in ("n_threads", "batch_size"):
         if not isinstance(n := getattr(made, name, 1), int) or n < 1:
@@ -101,7 +101,7 @@ def check_engine(engine: Any) -> Engine:
 
 
 def picture_suffix(made: bytes) -> str:
-    """Return the suffix of the picture that an engine made; raise TypeError if it is none."""
+    """Return the suffix of the picture that an engine made; raise TypeError if it isn't a picture."""
     try:
         with images.pillow_settings, Image.open(io.BytesIO(made), formats=list(SUFFIXES)) as image:
             return SUFFIXES.get(image.format or "", ".jpg")  # MPO is JPEG, too
@@ -123,13 +123,13 @@ class Flat:
 
 @lru_cache(maxsize=128)
 def _plain(width: int, height: int, hue: int) -> bytes:
-    """Encode each colour and size once: it takes 10 ms at 1328x1328."""
+    """Encode a plain picture, once for each colour and size: it takes 10 ms at 1328x1328."""
     colour = Image.new("HSV", (1, 1), (hue * 255 // _N_COLOURS, 96, 224)).convert("RGB").getpixel((0, 0))
     return _as_jpeg(Flat.name, Image.new("RGB", (width, height), colour), quality=60)
 
 
 def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
-    """Encode a picture as JPEG, with a word about where it comes from."""
+    """Encode a picture as JPEG, with EXIF tags that say where it comes from."""
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = DESCRIPTION
     exif[ExifTags.Base.Software] = f"dreamo-batch local gateway, engine {engine}"
@@ -137,7 +137,7 @@ def _as_jpeg(engine: str, image: Image.Image, quality: int) -> bytes:
 
 
 def labelled(engine: str, jpeg: bytes, request: DrawRequest, *references: bytes) -> bytes:
-    """Add the request as a JPEG comment in JSON, without encoding the file again."""
+    """Add the request as a JSON comment to a JPEG, without re-encoding it."""
     own = ("ref_types", *contract.SCALES)  # of one model only
     asked = {name: value for name, value in asdict(request).items() if name not in own or value}
     label = {"engine": engine, **asked, "reference_crc32": zlib.crc32(b"".join(references))}
@@ -164,7 +164,7 @@ class Preview:
         scale = min(1.0, (_PAINTED_PX / (width * height)) ** 0.5)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         painter = _Painter(size, rng, words)
-        # The user's limit of pixels, in the same process, would also limit what is drawn.
+        # The user's limit on pixels in this process would also limit what is drawn.
         with images.pillow_settings:
             image = painter.paint().resize((width, height), Image.Resampling.BICUBIC)
             for style in styles:
@@ -184,7 +184,7 @@ def banner(seed: int) -> str:
 
 
 def read_words(prompt: str) -> dict[str, str]:
-    """Return what the prompt names of each kind in `preview.toml`; the first word of a kind wins."""
+    """Return the first word of each kind in `preview.toml` that the prompt contains."""
     found: dict[str, str] = {}
     for match in _PATTERN.finditer(prompt.lower()):
         for kind, value in _MEANINGS[match["english"] or match["chinese"]]:
@@ -207,7 +207,7 @@ def load_reference(reference: bytes, side_px: int) -> Image.Image:
 
 
 class _Painter:
-    """Paints one scene: sky, sun or moon, the scene's layers from back to front, and weather."""
+    """Paints one scene: sky, sun or moon, the layers from back to front, and the weather."""
 
     def __init__(self, size: tuple[int, int], rng: np.random.Generator, words: dict[str, str]) -> None:
         self.width, self.height = size
@@ -299,11 +299,11 @@ class _Painter:
         self.image.paste(colour, (round(at[0]) - reach, round(at[1]) - reach), mask)
 
     def spots(self, count: int) -> np.ndarray:
-        """Random places in the picture, and a third number from 0 to 1."""
+        """Draw random positions in the picture, each with a third number from 0 to 1."""
         return self.rng.random((count, 3)) * (self.width, self.height, 1)
 
     def hue(self, colour: str, degrees: float = 12) -> Rgb:
-        """A colour with its hue turned by at most so many degrees."""
+        """Return a colour with its hue turned by at most so many degrees."""
         hue, saturation, value = Image.new("RGB", (1, 1), _rgb(colour)).convert("HSV").tobytes()
         turned = int(hue + self.rng.uniform(-degrees, degrees) * 255 / 360) % 256, saturation, value
         return tuple(Image.new("HSV", (1, 1), turned).convert("RGB").tobytes())
@@ -312,7 +312,7 @@ class _Painter:
         return tuple(a * b // 255 for a, b in zip(colour, self.light, strict=True))
 
     def put(self, image: Image.Image, reference: Image.Image, number: int, n_figures: int) -> None:
-        """Paste a reference: cut out where it has a transparent background, else as a print with a white border."""
+        """Paste a reference: cut out if its background is transparent, else as a print with a white border."""
         rng, frame, floats = self.rng, self.words.get("frame"), self.scene in {"space", "sky"}
         alpha = reference.getchannel("A")
         box = alpha.point([255 * (grey > 8) for grey in range(256)]).getbbox()  # noqa: PLR2004 - nearly invisible
@@ -351,7 +351,7 @@ def _wash(style: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _sign(image: Image.Image, words: str) -> None:
-    """Write small words into the lower left corner, on a dark band that lets the picture through."""
+    """Write small text into the lower left corner, on a translucent dark band."""
     size = max(11, round(min(image.size) * 0.0165))
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(words)
@@ -364,7 +364,7 @@ def _sign(image: Image.Image, words: str) -> None:
 
 
 def _bands(size: tuple[int, int], colours: list[Rgb]) -> Image.Image:
-    """Colours from top to bottom, blended into each other."""
+    """Paint colours from top to bottom, blended into each other."""
     strip = Image.new("RGB", (1, len(colours)))
     strip.putdata(colours)
     return strip.resize(size, Image.Resampling.BICUBIC)
@@ -392,7 +392,7 @@ _MEANINGS: Final = {word: [meaning for kind, meaning in _WORDS if kind == word] 
 
 
 def _pattern() -> re.Pattern[str]:
-    """The longest word wins; word ends are those of Latin letters only, as Chinese may follow without a space."""
+    """Match the longest word; only Latin letters have word ends, as Chinese may follow without a space."""
     words = sorted(map(re.escape, _MEANINGS), key=len, reverse=True)
     english, chinese = ("|".join(word for word in words if word.isascii() == side) for side in (True, False))
     return re.compile(rf"(?<![a-z])(?P<english>{english})(?:s|es)?(?![a-z])|(?P<chinese>{chinese})")

@@ -1,4 +1,4 @@
-"""The faults of the local gateway, which are listed in faults.toml, and the plan of which strike when."""
+"""The faults of the local gateway, as listed in faults.toml, and the plan of when they strike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 
 class Effect(enum.StrEnum):
-    """What kind of thing a fault does, as faults.toml says."""
+    """The kind of effect that a fault has, as in faults.toml."""
 
     DROP = "drop"
     SLOW = "slow"
@@ -65,7 +65,7 @@ SECONDS_MAX = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """A fault that strikes one request; `seconds` is how long `slow` takes, or what a Retry-After says."""
+    """A fault that strikes one request; `seconds` is the delay of `slow`, or the value of a Retry-After."""
 
     fault: Fault
     seconds: float
@@ -125,7 +125,7 @@ def check_seed(seed: Any) -> None:
 
 
 def is_whole(number: Any) -> bool:
-    """Whether it is a whole number, of Python or NumPy."""
+    """Whether a value is a whole number, of Python or NumPy."""
     return isinstance(number, numbers.Integral) and not isinstance(number, bool)
 
 

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BACKLOG: Final = 2048
-# Long enough that no idle connection is closed just as a client sends a create on it.
+# Long enough that an idle connection isn't closed just as a client sends a create on it.
 KEEP_ALIVE_S: Final = 3600
-# What a request under way may still take when the server stops.
+# How long a request in progress may still take when the server stops.
 GRACE_S: Final = 0.1
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what links say instead of these
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - replaced in links by an address that works
 
 _BEGAN_AT: Final = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def steady_time() -> float:
-    """Return Unix seconds by the clock as it was when this process began."""
+    """Return Unix seconds by the clock as it was set when this process began."""
     return _BEGAN_AT + time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
@@ -154,7 +154,7 @@ class LocalGateway:
         if not is_whole(port) or port not in range(2**16):
             raise ValueError(f"port={quoted(port)} must be a whole number below 65536, 0 for any free one.")
         if not callable(clock):
-            raise ValueError(f"clock={quoted(clock)} must be a function that returns Unix seconds.")  # noqa: TRY004 - as all
+            raise ValueError(f"clock={quoted(clock)} must be a function that returns Unix seconds.")  # noqa: TRY004 - like the other options
         self._address = (host, int(port))
         self._clock = clock
         self._running: _Running | None = None
@@ -321,7 +321,7 @@ class _Running:
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    # A picture may still be on its way to the disk while the folder is removed.
+    # A picture may still be being written while the folder is removed.
     return tempfile.TemporaryDirectory(prefix="dreamo-gateway-", ignore_cleanup_errors=True)
 
 
@@ -359,7 +359,7 @@ def _check_key(api_key: str) -> str:
 
 class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # h11's is narrower
-        # asyncio does this only for sockets that it has made itself; without it, answers may wait 40 ms.
+        # asyncio does this only for sockets that it created itself; otherwise answers may be delayed by 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
 
@@ -378,7 +378,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class ThreadedServer(uvicorn.Server):
-    """Serves an application from a thread, without uvicorn's ticks: it sleeps until it has to leave, then leaves."""
+    """Serves an application from a thread without uvicorn's polling: it sleeps until it is told to stop."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -434,7 +434,7 @@ class ThreadedServer(uvicorn.Server):
     def _run(self) -> None:
         try:
             asyncio.run(self.serve(sockets=[self._sock]))
-        # Raised by `start`, in the thread that can do something about it.
+        # Raised again by `start`, in the caller's thread.
         except BaseException as trouble:  # noqa: BLE001
             self._trouble = trouble
         finally:
@@ -443,7 +443,7 @@ class ThreadedServer(uvicorn.Server):
             self._is_settled.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and let `start` return."""
+        """Start to listen, so that `start` returns."""
         self._on_start()
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
@@ -455,11 +455,11 @@ class ThreadedServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
         """Close every connection."""
-        # Accepted connections get their transport before the listening sockets are closed: asyncio would lose them.
+        # Accepted connections get a transport before the listening sockets close: asyncio would lose them otherwise.
         for server in self.servers:
             for sock in server.sockets:
                 self._loop.remove_reader(sock.fileno())
-        await asyncio.sleep(0)  # a connection accepted in this round gets its transport in the next
+        await asyncio.sleep(0)  # a connection accepted in this iteration gets its transport in the next
         for server in self.servers:
             server.close()
         requests = self.server_state.tasks

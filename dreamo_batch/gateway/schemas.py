@@ -37,12 +37,12 @@ _CODES: Final = {
     ("prompt", "string_too_long"): PROMPT_LENGTH,
 }
 
-# The page states no maximum; this one refuses what no prompt is, so that the error can be met.
+# The page states no maximum; this one exists so that the error for long prompts can occur.
 PROMPT_CHARACTERS_MAX: Final = 10_000
 URL_CHARACTERS_MAX: Final = 2048
 N_DECODED: Final = 8
 
-# By their first bytes; the classes read the header only, so a picture that unpacks to gigabytes stays packed.
+# By their first bytes; these classes read only the header, so a decompression bomb is never unpacked.
 _FORMATS: Final = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
 
 
@@ -63,7 +63,7 @@ class Problem(NamedTuple):
 
 
 def request_digest(request: DrawRequest, image: str) -> str:
-    """Identify a create by what it asks for, so that a test can recognise two equal ones."""
+    """Hash what a create asks for, so that tests can recognise equal creates."""
     description = {"image": image, **dataclasses.asdict(request)}
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -71,7 +71,7 @@ def request_digest(request: DrawRequest, image: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A create as it was read; with its first problem if it has one, and then without its parameters."""
+    """A create that was read; if it has a problem, the first one, and no parameters."""
 
     request: DrawRequest
     references: tuple[CreateReference, ...]
@@ -79,7 +79,7 @@ class Create:
 
     @property
     def digest(self) -> str:
-        """Identifies equal creates."""
+        """The hash of what the create asks for."""
         return request_digest(self.request, " ".join(reference.digest for reference in self.references))
 
 
@@ -107,7 +107,7 @@ def check_url(text: str) -> None:
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_good = False
-    # Clients would read any other text differently.
+    # Clients interpret any other text differently.
     if not is_good or not text.isprintable() or " " in text or len(text) > URL_CHARACTERS_MAX:
         raise ValueError("image_urls must hold an http or https URL")
     if "@" in parts.netloc:
@@ -127,7 +127,7 @@ def _by_base64(value: Any) -> CreateReference:
     return _decoded(text)
 
 
-# The rows of a table share few references, and decoding a large one takes 20 ms in which no other thread runs.
+# Cached: rows share few references, and decoding a large one blocks all threads for 20 ms.
 @functools.lru_cache(maxsize=N_DECODED)
 def _decoded(text: str) -> CreateReference:
     try:
@@ -205,7 +205,7 @@ class Params(BaseModel):
 
     @property
     def ref_types(self) -> tuple[str, ...]:
-        """What each reference picture is, where the model asks for it."""
+        """The type of each reference picture, if the model takes types."""
         return tuple(getattr(self, REF_TYPES, None) or ())
 
 
@@ -258,7 +258,7 @@ PARAMS: Final[dict[str, type[Params]]] = {name: _params_of(model) for name, mode
 
 
 class _Item(BaseModel):
-    # Read by itself, so that a create with a bad parameter can be accepted as a task that fails.
+    # Validated separately, so that a create with a bad parameter can be accepted as a task that fails.
     params: dict[str, Any]
 
 
@@ -281,7 +281,7 @@ class CreateRequest(BaseModel):
 
 
 def read_create(body: bytes, x_model: str | None = None) -> Create:
-    """Read the body of a create; raise pydantic's ValidationError if there are no parameters to be read."""
+    """Read the body of a create; raise pydantic's ValidationError if it has no parameters."""
     whole = CreateRequest.model_validate_json(body, context=x_model)
     model, raw = whole.model or contract.MODEL, whole.input[0].params
     kind, problem = PARAMS[model], None

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 State = Literal["in_progress", "completed", "failed"]
-# What will become of a task, decided when it is accepted.
+# The fate of a task, decided when it is accepted.
 Fate = Literal["normal", "stuck", "forgotten", "completed_with_error"]
 RetryAfter = Literal["none", "seconds", "date", "body"]
 WhenFull = Literal["refuse", "queue"]
@@ -63,14 +63,14 @@ _CHOICES: Final = {
 
 PROGRESS_MAX: Final = 0.99
 SEEDS_FROM, SEEDS_TO = 1, 2**31
-# How long a poll that is due may wait for its picture, and an invoice for all pictures that are due.
+# How long a poll may wait for a due picture, and an invoice for all of them.
 PATIENCE_S: Final = 10.0
-# Drawing starts once no create has come for this long.
+# Drawing starts once no create has arrived for this long.
 PAUSE_S: Final = 0.05
 DEFAULT_USD: Final = Decimal("0.0286")
-# Enough digits that sums of floats would show, few enough that one price survives a float.
+# Enough digits to expose sums of floats, few enough for a price to survive as a float.
 SMALLEST_USD: Final = Decimal("1e-10")
-# More digits than any sum of prices has.
+# More digits than any sum of prices needs.
 _EXACT: Final = Context(prec=1000)
 _SECONDS: Final = r"\s*((?:[0-9]{1,12}\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,2})?)\s*"
 _LATENCY: Final = re.compile(f"instant:?|fixed:{_SECONDS}|lognormal:{_SECONDS},{_SECONDS}")
@@ -78,7 +78,7 @@ LATENCY_FORMS: Final = '"instant", "fixed:SECONDS" or "lognormal:MEDIAN_S,SIGMA"
 
 
 def read_latency(value: str | float) -> tuple[float, float]:
-    """Read a latency as it is written on a command line: the median in seconds, and sigma of a log-normal one."""
+    """Parse a latency such as "fixed:3": the median in seconds, and sigma of a log-normal distribution."""
     written = value if isinstance(value, str) else f"fixed:{value}"
     match = _LATENCY.fullmatch(written.strip().lower())
     if match is None:
@@ -95,7 +95,7 @@ def draw_s(latency: tuple[float, float], rng: random.Random) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """The options of `LocalGateway` that stay as they are while it runs."""
+    """The options of `LocalGateway` that don't change while it runs."""
 
     latency: tuple[float, float] = (0.0, 0.0)
     price: PriceSetting = None
@@ -118,7 +118,7 @@ class GatewaySettings:
                 known = ", ".join(map(repr, get_args(choices)))
                 raise ValueError(f"{name}={quoted(value)} is not one of {known}.")
         if not isinstance(self.bills_failures, bool):
-            raise ValueError(f"bills_failures={quoted(self.bills_failures)} must be True or False.")  # noqa: TRY004 - as all
+            raise ValueError(f"bills_failures={quoted(self.bills_failures)} must be True or False.")  # noqa: TRY004 - like the other options
         for name in ("max_concurrent", "max_requests_per_s", "links_live_s"):
             kind = numbers.Integral if name == "max_concurrent" else numbers.Real
             limit: Any = getattr(self, name)
@@ -135,7 +135,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class GatewayTask:
-    """One accepted create; a reference is a digest, and a URL if there is one, whose text the digest is of then."""
+    """One accepted create; its references are pairs of a digest and a URL or None (of a URL, the text is hashed)."""
 
     task_id: str
     digest: str
@@ -164,7 +164,7 @@ class GatewayTask:
         return self.picture is None and self.error_message is None and self.fate != "stuck"
 
     def state(self, now: float) -> State:
-        """Return the state at a time: never completed before the picture exists."""
+        """Return the state at a given time; it is never completed before the picture exists."""
         if self.fate == "stuck" or now < self.due_at:
             return "in_progress"
         if self.error_message is not None:
@@ -172,23 +172,23 @@ class GatewayTask:
         return "in_progress" if self.picture is None else "completed"
 
     def cost(self, now: float) -> str:
-        """Return what the task has cost by a time."""
+        """Return what the task has cost at a given time."""
         return {"in_progress": "", "failed": self.failed_price, "completed": self.price}[self.state(now)]
 
     def progress(self, now: float) -> float:
-        """Return the share done by the clock, below 1 until the end."""
+        """Return the progress by the clock, below 1 until the end."""
         duration_s = self.due_at - self.starts_at
         share = (now - self.starts_at) / duration_s if duration_s > 0 else PROGRESS_MAX
         return min(max(share, 0.0), PROGRESS_MAX)
 
 
 _MAKER: Final = os.urandom(5)
-# Starts low enough that the first eight million ids of a process sort by time.
+# The counter starts low enough that the first eight million ids of a process sort by time.
 _NUMBERS: Final = itertools.count(int.from_bytes(os.urandom(3)) // 2)
 
 
 def make_task_id(now: float) -> str:
-    """Make an id like the service's: an xid, that is time, machine, process and a counter, in base 32."""
+    """Make an id like the service's: an xid (time, machine, process and a counter) in base 32."""
     raw = int(now).to_bytes(4) + _MAKER + (next(_NUMBERS) % 2**24).to_bytes(3)
     return base64.b32hexencode(raw)[:20].decode().lower()
 
@@ -239,7 +239,7 @@ class TaskStore:
         return self._tasks("ORDER BY rowid")
 
     def unfinished(self, now: float) -> list[GatewayTask]:
-        """Return the tasks that a gateway continues when it starts."""
+        """Return the tasks that a gateway resumes when it starts."""
         return self._tasks(f"WHERE due_at > ? OR ({_UNMADE}) ORDER BY rowid", now)
 
     def overdue(self, now: float) -> list[str]:
@@ -247,7 +247,7 @@ class TaskStore:
         return [task.task_id for task in self._tasks(f"WHERE due_at <= ? AND {_UNMADE}", now)]
 
     def update(self, task_id: str, **values: str | int) -> None:
-        """Record a task's picture, its price if only known once it was made, or why there is none."""
+        """Record a task's picture, its price if that depends on the time taken, or why there is no picture."""
         changes = ", ".join(f"{name} = ?" for name in values)
         self._run(f"UPDATE tasks SET {changes} WHERE task_id = ?", *values.values(), task_id)  # noqa: S608 - ours
 
@@ -283,7 +283,7 @@ def _request_and_references(task: dict[str, Any]) -> dict[str, Any]:
 
 
 class Slots:
-    """The tasks that may run at once; further ones are refused, or wait for the first free slot.
+    """The limit on concurrent tasks; further ones are refused, or wait for the first free slot.
 
     No timer is needed: a slot is known by the time at which its last task ends.
     """
@@ -295,7 +295,7 @@ class Slots:
         heapq.heapify(self._ends)
 
     def wait_s(self, now: float) -> float:
-        """Return the seconds until a task may start: 0 unless the gateway is full and refuses."""
+        """Return the seconds until a task may start; 0 unless the gateway is full and refuses."""
         self._free(now)
         is_open = self._does_queue or self._n_slots is None or len(self._ends) < self._n_slots
         return 0.0 if is_open else self._ends[0] - now
@@ -324,7 +324,7 @@ class Bucket:
         self._filled_at = -math.inf
 
     def take(self, now: float) -> float:
-        """Take a token, or return the seconds until there is one."""
+        """Take a token and return 0, or return the seconds until one is available."""
         if self._rate_per_s is None:
             return 0.0
         self._n_tokens = min(self._n_most, self._n_tokens + (now - self._filled_at) * self._rate_per_s)
@@ -349,7 +349,7 @@ def retry_hint(style: RetryAfter, wait_s: float, now: float) -> tuple[dict[str, 
 
 
 class Tasks:
-    """Accepts creates and follows their tasks; used on the gateway's event loop only."""
+    """Accepts creates and tracks their tasks; used only on the gateway's event loop."""
 
     def __init__(
         self, settings: GatewaySettings, store: TaskStore, renderer: Renderer, clock: Callable[[], float]
@@ -365,7 +365,7 @@ class Tasks:
         self._last_create_at = 0.0
 
     def resume(self) -> None:
-        """Continue the tasks that an earlier gateway left in this folder."""
+        """Resume the tasks that an earlier gateway left in this folder."""
         now = self.clock()
         tasks = self._store.unfinished(now)
         ends = [task.due_at for task in tasks if task.due_at > now]
@@ -380,7 +380,7 @@ class Tasks:
         return self._slots.wait_s(self.clock())
 
     def accept(self, create: Create, strike: Strike | None) -> GatewayTask:
-        """Accept a create: from here on it is on the invoice."""
+        """Accept a create; from now on it is on the invoice."""
         now, request = self.clock(), create.request
         duration_s = draw_s(self.settings.latency, self._rng)
         starts_at = self._slots.take(now, duration_s)
@@ -410,13 +410,13 @@ class Tasks:
         return task
 
     def price(self, request: DrawRequest) -> str | None:
-        """Return what a create costs; by the second, what the last picture cost, None before the first one."""
+        """Return the price of a create; if billed by the second, that of the last picture, None before the first."""
         if self.settings.price_per_second is not None:
             return self._renderer.last_price
         return price_of(request, self.settings.price)
 
     async def find(self, task_id: str) -> GatewayTask | None:
-        """Return the task of a poll; if tasks are instant, once its picture is there."""
+        """Return the task that a poll asks for; if tasks are instant, wait for its picture first."""
         task = self._store.get(task_id)
         if task is None or task.fate == "forgotten":
             return None
@@ -427,15 +427,15 @@ class Tasks:
         return task
 
     async def invoice(self) -> list[dict[str, Any]]:
-        """Return every create accepted, oldest first, once the pictures that are due are made."""
+        """Return every create accepted, oldest first, after waiting for the pictures that are due."""
         now, in_thread = self.clock(), self._renderer.in_thread
-        self._last_create_at -= PAUSE_S  # what is due waits for no pause
+        self._last_create_at -= PAUSE_S  # due pictures don't wait for a pause
         self._render_waiting()
         await self._renderer.wait_for(await in_thread(self._store.overdue, now), PATIENCE_S)
         return await in_thread(lambda: [invoice_line(task, now) for task in self._store.all()])
 
     def _render_waiting(self) -> None:
-        """Begin the pictures that wait, once no create has come for a moment or half the time of their task is over.
+        """Start waiting pictures once no create has arrived for a moment, or half the task's time is over.
 
         Threads that draw take turns with the event loop: beside them, a burst of creates is answered half as fast.
         """
@@ -543,28 +543,28 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
             with session.get(url, timeout=timeout_s, headers=headers, stream=True) as response:
                 if response.status_code != requests.codes.ok:
                     raise FetchError(f"{response.status_code} from the image URL")
-                # As it was sent: what unpacks to gigabytes must stay packed.
+                # Read as sent, not decompressed, so that a bomb stays packed.
                 content = bytearray()
                 for part in response.raw.stream(decode_content=False):
                     content += part
                     if len(content) > max_bytes:
                         raise FetchError(f"the image URL sends more than {max_bytes} bytes")
                 return bytes(content)
-    except (OSError, ValueError, HTTPError):  # what requests raises, and urllib3 beneath it
+    except (OSError, ValueError, HTTPError):  # raised by requests and by urllib3 below it
         raise FetchError("the image URL can't be reached") from None
 
 
 class ReferenceStore:
-    """Reference pictures on disk, each content once, named by its SHA-256."""
+    """Reference pictures on disk, each stored once under its SHA-256."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known = {path.name for path in folder.iterdir()}
-        # The rows of a table share few references.
+        # Cached: the rows of a table share few references.
         self.read = functools.lru_cache(maxsize=N_REFERENCES_IN_MEMORY)(self._read)
 
     def keep(self, digest: str, content: bytes) -> None:
-        """Write a picture unless it is there."""
+        """Write a picture unless it exists."""
         if digest not in self._known:
             files.replace(self._folder / digest, lambda part: part.write_bytes(content), is_durable=False)
             self._known.add(digest)
@@ -574,7 +574,7 @@ class ReferenceStore:
 
 
 class DaemonThreads:
-    """A pool of threads that takes work until it is shut down, also while the process ends.
+    """A pool of threads that accepts work until it is shut down, even while the process exits.
 
     The pools of `concurrent.futures` take none by then, and a run that waits for its last answers would lose them.
     """
@@ -586,13 +586,13 @@ class DaemonThreads:
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, do: Callable[..., T], *args: Any) -> Future[T]:
-        """Call a function in one of the threads."""
+        """Call a function in one of the threads; return its future."""
         future: Future[T] = Future()
         self._work.put((future, functools.partial(do, *args)))
         return future
 
     def shutdown(self) -> None:
-        """End the threads; what has not begun is cancelled."""
+        """Stop the threads; work that hasn't begun is cancelled."""
         with contextlib.suppress(queue.Empty):
             while True:
                 if (work := self._work.get_nowait()) is not None:
@@ -607,7 +607,7 @@ class DaemonThreads:
                 continue
             try:
                 future.set_result(do())
-            except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            except BaseException as error:  # noqa: BLE001 - raised where the result is read
                 future.set_exception(error)
 
 
@@ -637,7 +637,7 @@ class Renderer:
         self._is_closed = False
 
     def begin(self, task: GatewayTask) -> None:
-        """Begin the picture of a task."""
+        """Start to render the picture of a task."""
         if not any(url for _, url in task.references):
             digests = [digest for digest, _ in task.references]
             work: Work = self._submit(task, digests)
@@ -654,7 +654,7 @@ class Renderer:
             await asyncio.wait(futures, timeout=patience_s)
 
     def close(self) -> None:
-        """Stop: what has not begun is left to the next start, what is being drawn is thrown away."""
+        """Stop; work that hasn't begun is left to the next start, pictures in progress are discarded."""
         self._is_closed = True
         for work in (*self._work.values(), *self._fetches.values()):
             work.cancel()
@@ -662,11 +662,11 @@ class Renderer:
             threads.shutdown()
 
     async def in_thread(self, do: Callable[..., T], *args: Any) -> T:
-        """Call a function beside the event loop, and return its result."""
+        """Call a function outside the event loop's thread, and return its result."""
         return await asyncio.wrap_future(self._helpers.submit(do, *args))
 
     def read(self, picture: str) -> bytes:
-        """Return the content of a picture, rendered again if its file is gone or was changed; empty if it can't be.
+        """Return the content of a picture, rendering it again if its file is gone or changed; empty if that fails.
 
         The file may be the one that a client saved beside the gateway's folder, and somebody may have edited it.
         """
@@ -684,13 +684,13 @@ class Renderer:
     async def _fetch_and_render(self, task: GatewayTask) -> None:
         try:
             digests = [digest if url is None else await self._fetched(url) for digest, url in task.references]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the task fails and the gateway keeps running
+        except Exception as error:  # noqa: BLE001 - whatever happens, the task fails and the gateway keeps running
             self._store.update(task.task_id, **_failure(error))
         else:
             await asyncio.wrap_future(self._submit(task, digests))
 
     async def _fetched(self, url: str) -> str:
-        """Return the digest of the picture at a URL; tasks that share the URL fetch it once."""
+        """Return the digest of the picture at a URL, which is fetched once for all tasks that share it."""
         if url not in self._fetches:
             self._fetches[url] = asyncio.get_running_loop().create_task(self._fetch(url))
         try:
@@ -702,7 +702,7 @@ class Renderer:
     async def _fetch(self, url: str) -> str:
         get = functools.partial(fetch, max_bytes=contract.INPUT_BYTES_MAX.value, timeout_s=FETCH_TIMEOUT_S)
         try:
-            # A site that sends its answer byte by byte holds up the thread, but not the task.
+            # A site that sends its answer byte by byte blocks the thread, but not the task.
             content = await asyncio.wait_for(
                 asyncio.wrap_future(self._fetchers.submit(get, url)), FETCH_TIMEOUT_S + 1
             )
@@ -726,13 +726,13 @@ class Renderer:
     def _submit(self, task: GatewayTask, digests: Sequence[str]) -> Future[None]:
         if self._batch_size == 1:
             return self._threads.submit(self._render, [(task, digests)])
-        made: Future[None] = Future()  # set once its batch is made, perhaps by another thread
+        made: Future[None] = Future()  # set once its batch is rendered, perhaps by another thread
         self._to_batch[task.task_id] = (task, digests, made)
         self._threads.submit(self._render_next)
         return made
 
     def _render_next(self) -> None:
-        """Render what has waited longest and others of its size; what an earlier call has rendered is done."""
+        """Render the task that has waited longest, together with others of the same size."""
         waiting = list(self._to_batch.values())
         kinds = [(task.request.model, task.request.width, task.request.height) for task, *_ in waiting]
         alike = [task for task, kind in zip(waiting, kinds, strict=True) if kind == kinds[0]]
@@ -742,7 +742,7 @@ class Renderer:
         try:
             if batch:
                 self._render([(task, digests) for task, digests, _ in batch])
-        finally:  # also where what was made can't be recorded
+        finally:  # even if the result can't be recorded
             for *_, made in batch:
                 if made.set_running_or_notify_cancel():
                     made.set_result(None)
@@ -774,12 +774,12 @@ class Renderer:
 
 
 def _start_of_name(content: bytes) -> str:
-    """Return the half of a picture's name that tells whether its file was changed; the other half can't be guessed."""
+    """Return the half of a picture's name that depends on its content; the other half is random."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    """Return the service's code and message for what went wrong, as a task keeps them."""
+    """Return the service's code and message for an exception, as fields of a task."""
     codes = {FetchError: UPSTREAM, ValueError: INVALID, BaseException: INTERNAL}
     code = next(code for kind, code in codes.items() if isinstance(error, kind))
     named = ": ".join(dict.fromkeys([type(error).__name__, first_line(error)]))

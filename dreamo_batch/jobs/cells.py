@@ -106,7 +106,7 @@ def read_number(cell: Any) -> Read:
 
 
 def items_of(cell: Any) -> list[Any] | None:
-    """Return the given items of a list in a cell, also of one written as JSON or Python; None for any other cell."""
+    """Return the items of a list in a cell, which may be written as JSON or Python; None for any other cell."""
     if isinstance(cell, str):
         text = cell.strip()
         if f"{text[:1]}{text[-1:]}" not in ("[]", "()"):
@@ -117,7 +117,7 @@ def items_of(cell: Any) -> list[Any] | None:
 
 
 def unwrapped(cell: Any) -> Any:
-    """Return the bytes or path within what Hugging Face datasets hold, and the picture of an array of 8-bit levels."""
+    """Return the bytes or path in a Hugging Face picture, and an array of 8-bit levels as a PIL image."""
     if isinstance(cell, np.ndarray) and cell.dtype == np.uint8 and cell.ndim > 1:
         with contextlib.suppress(TypeError):  # of no picture's shape
             return Image.fromarray(cell[:, :, 0] if cell.shape[2:] == (1,) else cell)
@@ -130,8 +130,8 @@ _ARRAY: Final = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.patter
 
 
 def _parsed(text: str) -> Any:
-    """Read a list as JSON, or as pandas writes a cell with a list or an array to CSV; None if it is neither."""
-    if _ARRAY.fullmatch(text):  # without commas, which Python would read as one text
+    """Parse a list from JSON, or from what pandas writes to CSV for a list or an array; None if it is neither."""
+    if _ARRAY.fullmatch(text):  # Python would join texts that have no comma between them
         return list(map(ast.literal_eval, _QUOTED.findall(text)))
     for read, failures in (
         (json.loads, (ValueError, RecursionError)),
@@ -145,7 +145,7 @@ def _parsed(text: str) -> Any:
 
 
 def exact_end(dtype: Any) -> int:
-    """Return the whole number from which on a float type skips integers, or has more than 64 bits."""
+    """Return the number from which a float type skips integers, at most 2**63."""
     return min(int(2 ** (int(np.finfo(dtype).nmant) + 1)), INT64_MAX + 1)
 
 
@@ -162,7 +162,7 @@ def show(cell: Any) -> str | None:
 
 def text_of(value: object) -> str:
     """Return a cell, label or name as text that can be shown and stored."""
-    if isinstance(value, tuple):  # of several levels, which pandas gives as NumPy's numbers
+    if isinstance(value, tuple):  # a label with several levels, in which pandas has NumPy numbers
         value = tuple(level.item() if isinstance(level, np.generic) else level for level in value)
     try:
         return printable(str(value))
@@ -178,13 +178,13 @@ def printable(text: str) -> str:
 def _integer_of_text(text: str) -> Read:
     if not text:
         return Read()
-    # R writes 100000 as 1e+05, but only where that is shorter; longer ones were rounded to so many digits.
+    # R writes 100000 as 1e+05, but only where that is shorter; longer numbers with an exponent were rounded.
     if (power := _POWER.fullmatch(text)) is not None and len(text) <= int(power[1]):
         return _integer_of_number(Decimal(text))
     if (match := _DIGITS.fullmatch(text)) is None:
         return Read(fault=NOT_INTEGER)
     read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
-    # "9007199254740993.0" was a float before it was text.
+    # "9007199254740993.0" was a float before it became text.
     if match[2] and read.value is not None and abs(read.value) >= exact_end(float):
         return Read(fault=INEXACT)
     return read
@@ -216,13 +216,13 @@ class Distinct:
     cells: list[Any]
 
     def take(self, values: Sequence[Any], *, missing: Any) -> NDArray[Any]:
-        """Return one value per position from one value per distinct cell; `missing` decides the dtype."""
+        """Expand one value per distinct cell to one value per position; `missing` decides the dtype."""
         listed = np.empty(len(self.cells) + 1, dtype=object if missing is None else type(missing))
         listed[:] = [*values, missing]
         return listed[self.codes]
 
     def within(self, is_chosen: NDArray[np.bool_]) -> Distinct:
-        """Return the same column with all cells missing but those chosen by position."""
+        """Return the same column with all cells missing except those chosen by position."""
         return Distinct(np.where(is_chosen, self.codes, -1), self.cells)
 
 
@@ -231,7 +231,7 @@ def distinct(series: pd.Series) -> Distinct:
     if isinstance(series.dtype, pd.StringDtype | pd.CategoricalDtype):
         codes, index = pd.factorize(series)
         found = index.astype(object).tolist()
-    else:  # not by factorize: pandas 3.0 takes objects for equal that differ behind a NUL only
+    else:  # not factorize: pandas 3.0 treats objects as equal if they differ only after a NUL
         listed, numbered = series.astype(object).tolist(), dict[Any, int]()
         codes = np.array([numbered.setdefault(_key(cell), len(numbered)) for cell in listed], dtype=np.intp)
         found = [listed[at] for at in np.unique(codes, return_index=True)[1].tolist()]
@@ -242,11 +242,11 @@ def distinct(series: pd.Series) -> Distinct:
 
 
 def groupable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that `groupby` tells apart: lists and pictures become text, as a run directory keeps them."""
+    """Return a table that `groupby` can handle: lists and pictures become text, as a run directory stores them."""
     table = table.copy(deep=False)
     for name in [name for name, column in table.items() if column.dtype == object]:
         own = list(map(_hashable, table[name]))
-        # Pandas 3.0 takes objects for equal that differ behind a NUL only.
+        # pandas 3.0 treats objects as equal if they differ only after a NUL.
         is_torn = any(isinstance(cell, str) and "\0" in cell for cell in own)
         table[name] = pd.Series(own, table.index, dtype=columns.STR if is_torn else object)
     return table
@@ -283,7 +283,7 @@ class Integers:
 
     @classmethod
     def nothing(cls, n_rows: int) -> Integers:
-        """Return what is read from an absent column."""
+        """Return the result for a column that the table lacks."""
         return cls(np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=bool), {})
 
     @property
@@ -385,7 +385,7 @@ def guessed(series: pd.Series) -> pd.Series:
 
 
 def typed(series: pd.Series) -> pd.Series:
-    """Convert a column of values to the narrowest dtype that holds them; text stays text."""
+    """Convert a column of values to the narrowest dtype that can hold them; text stays text."""
     is_given = np.array([not is_missing(cell) for cell in series.tolist()], dtype=bool)
     given = series[is_given].tolist()
     kind = pd.api.types.infer_dtype(given, skipna=False) if given else "string"

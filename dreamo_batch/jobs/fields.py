@@ -59,8 +59,8 @@ Table: TypeAlias = pd.DataFrame | ArrowTable
 
 
 def check_pandas() -> None:
-    """Refuse to work without pandas' own dtype of text: missing cells would become the word "nan"."""
-    if pd.Series(["a"]).dtype == "O":  # asking for the option would warn
+    """Raise if pandas' string dtype is switched off: missing cells would become the word "nan"."""
+    if pd.Series(["a"]).dtype == "O":  # reading the option would warn
         raise UsageError(
             "pandas' option future.infer_string is False, which makes words of missing cells. Set it to True, at least "
             'for this call: with pd.option_context("future.infer_string", True).'
@@ -70,7 +70,7 @@ def check_pandas() -> None:
 def as_frame(table: Any) -> Any:
     """Convert a table of another library with Arrow data (polars, Arrow, DuckDB) to a DataFrame."""
     check_pandas()
-    # A reader would be empty the second time.
+    # a stream can be read only once
     if isinstance(table, pd.DataFrame | pa.RecordBatchReader | type) or not hasattr(
         table, "__arrow_c_stream__"
     ):
@@ -81,7 +81,7 @@ def as_frame(table: Any) -> Any:
             frame = read.to_pandas(types_mapper=dtype_of)
         except pa.ArrowNotImplementedError:  # such as lists of texts by polars
             frame = pd.DataFrame({name: _of_arrow(read[name]) for name in read.column_names})
-        # Arrow has only the addresses of Python's objects in polars.
+        # Arrow would get only the addresses of Python objects in polars
         own = [column for column in getattr(table, "get_columns", list)() if str(column.dtype) == "Object"]
         return frame.assign(**{column.name: pd.Series(column.to_list(), dtype=object) for column in own})
     except Exception as error:  # noqa: BLE001 - another library's
@@ -101,8 +101,8 @@ def _of_arrow(column: pa.ChunkedArray) -> pd.Series:
 
 
 def dtype_of(kind: pa.DataType) -> Any:
-    """Return the pandas dtype that keeps an Arrow type's values, missing ones included; None for pandas' choice."""
-    if pa.types.is_integer(kind):  # nullable, because a missing cell would turn all into floats
+    """Return the pandas dtype that preserves an Arrow type's values, also missing ones; None for pandas' default."""
+    if pa.types.is_integer(kind):  # nullable, because a missing cell would turn them all into floats
         return getattr(pd, f"{str(kind).replace('int', 'Int').replace('uI', 'UI')}Dtype")()
     if pa.types.is_boolean(kind):
         return pd.BooleanDtype()
@@ -122,7 +122,7 @@ def user_columns(table: pd.DataFrame) -> list[Any]:
 
 
 def rating_columns(table: pd.DataFrame) -> list[str]:
-    """Return which columns of results hold ratings; those of the same names left of the outputs are the user's."""
+    """Return the columns of results that hold ratings; columns of these names before the outputs are the user's."""
     listed = list(table.columns)
     behind = listed[listed.index(columns.STATUS) :] if columns.STATUS in listed else []
     return [name for name in columns.RATED if name in behind]
@@ -135,7 +135,7 @@ def image_columns(table: pd.DataFrame) -> list[str]:
 
 
 def means(name: str) -> str | None:
-    """Return the input column that a name means, in whatever spelling: `Seed`, `Image Path`; None if none."""
+    """Return the input column that a name means in any spelling (`Seed`, `Image Path`); None if it means none."""
     return _ACCEPTED_NAMES.get(plain_name(name))
 
 
@@ -156,12 +156,12 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def misnamed(table: pd.DataFrame) -> dict[str, str]:
-    """Find columns with nearly the name of an input that the table lacks, such as `seeds` or `image1`."""
+    """Find columns whose name is close to that of a missing input, such as `seeds` or `image1`."""
     missing = {_squeezed(name): name for name in columns.INPUTS if name not in table.columns}
     missing = {slip: name for plain, name in missing.items() for slip in _slips(plain)} | missing
     missing |= {near: name for near, name in _SUGGESTED.items() if name not in table.columns}
     near = {name: missing.get(_squeezed(name)) for name in user_columns(table) if isinstance(name, str)}
-    if any(name in near for name in columns.IMAGE_NUMBERED):  # no model takes further ones
+    if any(name in near for name in columns.IMAGE_NUMBERED):  # no model takes more pictures
         beyond = near.keys() - {*columns.IMAGE_NUMBERED}
         last = columns.IMAGE_NUMBERED[-1]
         near |= {name: last for name in beyond if _NUMBERED.fullmatch(plain_name(name))}
@@ -169,7 +169,7 @@ def misnamed(table: pd.DataFrame) -> dict[str, str]:
 
 
 def plain_name(name: str) -> str:
-    """Reduce a name to what counts: without case, spaces, hyphens, width variants and invisible characters."""
+    """Normalise a name: ignore case, spaces, hyphens, width variants and invisible characters."""
     characters = unicodedata.normalize("NFKC", name)
     shown = "".join(c for c in characters if c.isspace() or unicodedata.category(c) not in {"Cf", "Cc"})
     return "_".join(shown.replace("-", " ").replace("_", " ").casefold().split())
@@ -180,7 +180,7 @@ def _squeezed(name: str) -> str:
 
 
 def _slips(name: str) -> Iterator[str]:
-    """Yield a name with two letters swapped, one inside left out, or one doubled; other changes make other words."""
+    """Yield likely typos of a name: two letters swapped, one left out inside, or one doubled."""
     for n in range(len(name)):
         yield name[:n] + name[n + 1 : n + 2] + name[n] + name[n + 2 :]
         yield name[:n] + name[n] + name[n:]
@@ -223,7 +223,7 @@ def _refuse_other_things(table: pd.DataFrame) -> None:
 
 
 def _refuse_unusable(table: pd.DataFrame) -> None:
-    """Refuse names that are reserved, and columns that pandas holds but can't work with."""
+    """Refuse reserved names, and columns that pandas can hold but not work with."""
     reserved = [name for name in table.columns if str(name).startswith(columns.STORED_PREFIX)]
     if reserved:
         raise TableError(
@@ -246,7 +246,7 @@ def _refuse_unusable(table: pd.DataFrame) -> None:
 
 
 def _why_unusable(column: pd.Series | pd.Index) -> str | None:
-    """Return why cells of a column can't even be chosen, shown or compared; None if they can."""
+    """Return why pandas can't select, show or compare the cells of a column; None if it can."""
     if not isinstance(column.dtype, pd.ArrowDtype | pd.CategoricalDtype):
         return None
     try:
@@ -284,7 +284,7 @@ def _refuse_absent(table: pd.DataFrame) -> None:
 
 
 class RowModels:
-    """The model of every row, as its place among those of the contract; the default where there is none to read."""
+    """The model of every row, as an index into the contract's models; the default model if the cell can't be read."""
 
     def __init__(self, findings: Findings) -> None:
         table, names = findings.of_table, list(contract.MODELS)
@@ -311,7 +311,7 @@ class RowModels:
         return np.array(list(contract.MODELS), dtype=object)[self.numbers]
 
     def take(self, fact: str) -> NDArray[Any]:
-        """Return a fact of each row's model by its name in the contract."""
+        """Return a fact about each row's model, by the fact's name in the contract."""
         return np.array([getattr(model, fact).value for model in contract.MODELS.values()])[self.numbers]
 
     def groups(self) -> Iterator[tuple[contract.Model, Mask]]:
@@ -323,7 +323,7 @@ class RowModels:
 
 
 def read_own_parameters(findings: Findings, models: RowModels, counts: NDArray[np.int64]) -> Distinct:
-    """Read what only some models take, as pairs of parameter and value as sent; `counts` are the rows' pictures."""
+    """Read parameters that only some models take, as pairs (name, value sent); `counts` has each row's pictures."""
     types = _read_ref_types(findings, models, counts)
     scales = {name: _read_scale(name, findings, models) for name in contract.SCALES}
     codes = [types.codes, *(pd.factorize(values, use_na_sentinel=False)[0] for values in scales.values())]
@@ -384,7 +384,7 @@ _BETWEEN_WORDS: Final = re.compile(r"\s*[,;|\uff0c\uff1b\u3001]\s*")
 
 
 def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.float64]:
-    """Read a number that only some models take; NaN where there is none."""
+    """Read a numeric parameter that only some models take; NaN if it isn't given."""
     if name not in findings.of_table:
         return np.full(len(findings.of_table), np.nan)
     cells_ = cells.distinct(findings.of_table[name])
@@ -397,7 +397,7 @@ def _read_scale(name: str, findings: Findings, models: RowModels) -> NDArray[np.
             continue
         limits = {"low": model.scales[name].low.value, "high": model.scales[name].high.value}
         low, high = (math.nan if limit is None else limit for limit in limits.values())
-        is_out = (values < low) | (values > high)  # never of an unknown limit
+        is_out = (values < low) | (values > high)  # unknown limits are never broken
         findings.add(f"{name}-not-number", name, is_of_model & is_faulty, model=model.name)
         findings.add(
             f"{name}-beyond-limits", name, is_of_model & is_out, n=values, **limits, model=model.name
@@ -447,7 +447,7 @@ def _judge_prompt(prompt: Any, model: contract.Model) -> list[Finding]:
 
 
 def _judge_wording(prompt: str) -> Iterator[Finding]:
-    """Find what nobody wrote for this service."""
+    """Find text that wasn't meant for this service: placeholders, other services' parameters, encoding damage."""
     if (control := _SHAPES["control"].search(prompt)) is not None:
         yield Finding.of("prompt-control-characters", character=ascii(control[0]))
     elif _is_garbled(prompt):
@@ -463,7 +463,7 @@ def _judge_wording(prompt: str) -> Iterator[Finding]:
 
 
 def _is_garbled(text: str) -> bool:
-    """Return whether a text was probably read or saved in a wrong encoding, such as `cafÃ©`."""
+    """Return whether a text was probably read or saved in the wrong encoding, such as `cafÃ©`."""
     if "?" in text and _SHAPES["lost"].search(text):
         return True
     if text.isascii():
@@ -478,7 +478,7 @@ def _is_garbled(text: str) -> bool:
 
 
 def read_seeds(findings: Findings) -> Integers:
-    """Read the seeds: missing and -1 both mean a random one."""
+    """Read the seeds; both missing and -1 mean a random seed."""
     read = _read(columns.SEED, findings, cells.integers)
     is_given = read.is_given & (read.numbers >= 0)
     findings.add("seed-out-of-range", columns.SEED, read.numbers < contract.SEED_RANDOM.value)
@@ -558,7 +558,7 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
         findings.add("side-too-small", columns.SIZE, is_small & has_size, side=name, n=length, **limits)
         findings.add("side-too-small", name, is_small & ~has_size, side=name, n=length, **limits)
     longest, shortest = np.maximum(widths, heights), np.minimum(widths, heights)
-    # As floats, because sides can have any length here and their product must not overflow.
+    # As floats, because sides can be any 64-bit number here and their product must not overflow.
     is_full = widths.astype(np.float64) * heights >= limits["product"]
     is_beyond = longest > limits["high"]
     is_extreme = longest.astype(np.float64) > contract.RATIO_OF_SIBLINGS.value * shortest
@@ -625,15 +625,15 @@ def find_rephrased_sweeps(
 
 
 def seed_numbers(seeds: Integers) -> NDArray[np.int64]:
-    """Return numbers that tell seeds apart; every random one counts as another."""
+    """Number the seeds so that equal ones have equal numbers; every random seed counts as a different one."""
     is_given = seeds.is_given & (seeds.numbers >= 0)
     return np.where(is_given, seeds.numbers, -1 - np.arange(len(is_given)))
 
 
 def numbered(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Number the distinct rows of several keys."""
+    """Number the distinct combinations of several keys."""
     numbers = np.zeros(len(keys[0]), dtype=np.int64)
     for key in keys:
         codes, found = pd.factorize(key)
-        numbers = pd.factorize(numbers * (len(found) + 1) + codes)[0]  # again each time, against overflow
+        numbers = pd.factorize(numbers * (len(found) + 1) + codes)[0]  # each time, to avoid overflow
     return numbers.astype(np.int64)

@@ -40,7 +40,7 @@ def canonical(url: str) -> str:
 
 
 def place(url: str) -> str:
-    """Return where a URL leads regardless of its query, to find links that may mean the same picture."""
+    """Return a URL without its query, to find links that may lead to the same picture."""
     path = unicodedata.normalize("NFC", unquote(urlsplit(url).path)).lstrip("/")
     return _host(url) + os.path.normpath(f"/{path}")
 
@@ -59,7 +59,7 @@ def expires_at(url: str) -> float | None:
 
 
 def has_expired(url: str, now: float) -> bool:
-    """Return whether a signed link has expired, also if the local clock is a few minutes wrong."""
+    """Return whether a signed link has expired for certain, even if the local clock is a few minutes off."""
     end = expires_at(url)
     return end is not None and end + CLOCK_SKEW_S <= now
 
@@ -96,7 +96,7 @@ def _unsigned(url: str, parameters: list[str]) -> Iterable[str]:
 
 
 class _Scheme:
-    """A way of signing links: the parameters that reveal it, all that belong to it, and how to read its expiry."""
+    """A scheme for signing links: the parameters that identify it, all that belong to it, and how it expires."""
 
     def __init__(self, needs: str, others: str = "", url: str = "", ends: str = "never") -> None:
         self.needs = frozenset(needs.split())

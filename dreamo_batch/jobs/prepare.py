@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 # A whole table read and checked.
 
 _JOINER: Final = "\u200d"  # visible within an emoji
-# Invisible although Unicode calls them letters, marks or symbols: fillers, a blank pattern, variation selectors.
+# Invisible although Unicode classes them as letters, marks or symbols: fillers, a blank, variation selectors.
 _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 _INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
 class Reading:
-    """A table as it was read and checked, one entry per row; placeholders where `is_valid` is false."""
+    """A table after reading and checking, one entry per row; placeholders where `is_valid` is false."""
 
     def __init__(self, table: pd.DataFrame, how: Check) -> None:
         given, (table, renamed) = table, fields.recognised(table)
@@ -82,7 +82,7 @@ class Reading:
 
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
     """Warn about rows whose prompt differs from an earlier row's only invisibly."""
-    # Other cells and blanks are refused anyway; they look like nothing else.
+    # Other cells and blank ones are refused anyway.
     visible = [(isinstance(one, str) and seen(one)) or number for number, one in enumerate(prompts.cells)]
     forms = pd.factorize(np.array(visible, dtype=object))[0]
     if len(np.unique(forms)) == len(forms):
@@ -103,7 +103,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
 
 
 def seen(prompt: str) -> str:
-    """Return what a reader sees of a prompt, to find prompts that only look alike."""
+    """Return a prompt as a reader sees it, to find prompts that differ invisibly."""
     return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
 
 
@@ -202,7 +202,7 @@ JobText: TypeAlias = tuple[str, str]
 
 
 def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any], ...]) -> str:
-    """Return the second entry: the picture, or an object of pictures and parameters of the model's own."""
+    """Return the second entry of the array: the picture, or an object of pictures and model-specific parameters."""
     if model == contract.MODEL:
         return images[0]
     rest = "".join(
@@ -212,12 +212,12 @@ def pictures_of(model: str, images: tuple[str, ...], own: tuple[tuple[str, Any],
 
 
 def head_of(pictures: str, prompt: str, model: str = contract.MODEL) -> str:
-    """Return the text before the seed."""
+    """Return the part of the JSON before the seed."""
     return f'["{model}",{pictures},{prompt},'
 
 
 def tail_of(width: int, height: int, use_rephraser: bool, replicate: int) -> str:
-    """Return the text after the seed."""
+    """Return the part of the JSON after the seed."""
     return f",{width},{height},{'true' if use_rephraser else 'false'},{replicate}]"
 
 
@@ -234,7 +234,7 @@ def job_id(text: str) -> str:
 
 
 class Job(NamedTuple):
-    """What is bought for one or more rows (a tuple: made fast); `own` are what only its model takes, in pairs."""
+    """What is bought for one or more rows (a tuple, for speed); `own` has the model-specific parameters as pairs."""
 
     job_id: str
     prompt: str
@@ -270,19 +270,19 @@ class Prepared:
 
     @functools.cached_property
     def weights(self) -> Counter[str]:
-        """The rows of each job; its keys are those of `jobs`, as equal texts would take as much memory again."""
+        """Count the rows of each job; the keys are the objects in `jobs`, as copies would double the memory."""
         return Counter([*self.jobs, *self.rows.dropna(subset=columns.DUPLICATE_OF)[columns.JOB_ID]])
 
 
 def prepare(
     table: pd.DataFrame, how: Check | None = None, *, entropy: str, random_seed: str = RECORD
 ) -> Prepared:
-    """Turn a table into jobs, whose pictures are checked; by default none is kept."""
+    """Turn a table into jobs and check their pictures; by default no copies are stored."""
     reading = Reading(table, how or Check(inputs=Inputs(None)))
     wanted = _Wanted(reading, entropy, random_seed)
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()
-    gc.disable()  # it takes twice the time of making a million jobs to look through them meanwhile
+    gc.disable()  # garbage collection meanwhile would triple the time for a million jobs
     try:
         jobs = _jobs(reading, wanted)
     finally:
@@ -292,7 +292,7 @@ def prepare(
 
 
 class _Wanted:
-    """The rows that can be submitted: position, job id, seed, and the position where the job is first."""
+    """The rows that can be submitted: position, job id, seed, and the position of the first row with the same job."""
 
     def __init__(self, reading: Reading, entropy: str, random_seed: str) -> None:
         self.positions = np.flatnonzero(reading.is_valid)
@@ -315,7 +315,7 @@ def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
     images, owns, names = reading.images.identities, reading.own.cells, list(contract.MODELS)
     prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
 
-    @functools.cache  # there are few different ones
+    @functools.cache  # cached, as there are few distinct ones
     def pictures(model: int, image: int, own: int) -> str:
         return pictures_of(names[model], images[image], owns[own])
 
@@ -343,12 +343,12 @@ class Draw:
 
     def __init__(self, entropy: str | None) -> None:
         self._entropy = None if entropy is None else json.dumps(entropy)
-        # By hash, because a million prompts would take much memory.
+        # Keyed by hash, because a million prompts would take much memory.
         self._n_seen: Counter[str] = Counter()
         self._drawn: set[str] = set()
 
     def __call__(self, wanted: JobText) -> tuple[int, str]:
-        """Return the next seed of a job, -1 if it is left to the service, and the job's id."""
+        """Return the next seed of a job (-1 if the service chooses it) and the job's id."""
         rest = job_id(text_of(wanted, None))
         occurrence = self._n_seen[rest]
         self._n_seen[rest] += 1
@@ -360,7 +360,7 @@ class Draw:
             head = hashlib.sha256(text.encode("ascii")).digest()[:8]
             seed = int.from_bytes(head, "big") % (SEED_END - 1) + 1
             one = job_id(text_of(wanted, seed))
-            # Among thousands of draws two may be equal, and would be one job; the later one is drawn again.
+            # Two of thousands of draws may coincide and would become one job, so the later one is drawn again.
             if one not in self._drawn:
                 break
         self._drawn.add(one)
@@ -403,7 +403,7 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
 
 
 def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
-    # As categories, because a million paths and digests would take more memory than all else of a table.
+    # As categories, because a million paths and digests would take more memory than the rest of the table.
     found = {}
     for name, part in zip(OF_IMAGE, ("location", "digest", "sent_location", "sent_digest"), strict=True):
         texts = pd.array([getattr(first, part) for first, *_ in reading.images.sources], columns.STR)

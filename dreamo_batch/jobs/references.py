@@ -1,4 +1,4 @@
-"""Reference pictures: find what a cell points at, check it, keep copies, and make corrected ones."""
+"""Reference pictures: find what a cell refers to, check it, keep copies, and make corrected copies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def same_name(path: str, other: str) -> bool:
 
 
 def nearest(path: str) -> str | None:
-    """Find the one file that a path without a file may mean: the same name in another spelling, or another suffix."""
+    """Find the only file that a wrong path may mean: the same name spelled differently, or with another suffix."""
     folders, found = [], [Path(os.sep)]
     for part in _parts(path):
         folders, found = found, [entry for folder in found for entry in _entries(folder, part)]
@@ -69,7 +69,7 @@ _GLOB_PART: Final = re.compile(r"\[(!?)(.[^]]*)\]|[^\W\d_]")
 
 
 def matching(pattern: str) -> tuple[list[str], list[str]]:
-    """Return the files that a glob pattern matches, and those that it misses only by letter case."""
+    """Return the files that a glob pattern matches, and those it would match in another letter case."""
     forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
     found = {path for form in forms for path in _files(form)}
     near = {path for form in forms for path in _files(_any_capitals(form))}
@@ -94,7 +94,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _entries(folder: Path, part: str) -> list[Path]:
-    """Return what a part of a path may mean in a folder: exactly that name if it exists."""
+    """Return the entries of a folder that a part of a path may mean: just the exact name if it exists."""
     if (folder / part).exists():
         return [folder / part]
     try:
@@ -104,9 +104,9 @@ def _entries(folder: Path, part: str) -> list[Path]:
     return [folder / name for name in listed.get(unicodedata.normalize("NFKC", part).casefold(), ())]
 
 
-@functools.lru_cache(maxsize=64)  # for tables with many missing files
+@functools.lru_cache(maxsize=64)  # cached for tables with many missing files
 def _listed(folder: Path, _mtime_ns: int) -> dict[str, list[str]]:
-    """Return the names in a folder in small letters of usual width, and by what is before their suffix and a slash."""
+    """Map normalised names in a folder, and their stems with a slash appended, to the real names."""
     listed: dict[str, list[str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names
         spelled = unicodedata.normalize("NFKC", "".join(_parts(name))).casefold()
@@ -122,9 +122,9 @@ PIXELS: Final = "pixels"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _FILE_URL = re.compile(r"(?i)file:(?://(?:localhost)?)?(?=/(?!/))")
-# What Windows puts before a path that is copied from a dialog.
+# Direction marks that Windows puts before a path copied from a dialog.
 _DIRECTIONS: Final = "\u202a\u202b\u202c\u2066\u2068\u200e\u200f"
-# These can't begin a relative path, so quotes before them aren't part of a file name.
+# A relative path can't begin with these, so quotes before them aren't part of a file name.
 _WHOLE = ("/", "~", "http:", "https:", "data:", "file:")
 
 
@@ -143,14 +143,14 @@ class Source:
 
 
 def pictures_in(cell: Any) -> list[Any]:
-    """Return what an image cell holds for each of its pictures; nothing if it is missing or blank."""
+    """Return the pictures in an image cell; an empty list if it is missing or blank."""
     items = [] if is_missing(cell) or is_blank(cell) else items_of(cell)
-    # Numbers are levels or bytes.
+    # a list of numbers is one picture: levels or bytes
     return [cell] if items is None or any(isinstance(item, numbers.Number) for item in items[:1]) else items
 
 
 def read_source(cell: Any, base_dir: Path) -> Source | Finding:
-    """Return what one picture points at, or why it can't be used."""
+    """Return the source of one picture, or why it can't be used."""
     cell = unwrapped(cell)
     if isinstance(cell, str):
         return _source_of_text(cell, base_dir)
@@ -164,7 +164,7 @@ def _source_in_memory(cell: Any) -> Source | Finding:
         return Source(PIXELS, content=cell)
     try:
         if hasattr(cell, "read"):
-            cell.seek(0)  # an earlier call read it to its end
+            cell.seek(0)  # an earlier call has read it to the end
             cell = memoryview(cell.read())
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return Finding.of("image-unreadable", reason=str(error))
@@ -246,13 +246,13 @@ _SHRINK: Final = 0.8
 _LOSSY: Final = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000")
 _KEEPS_PROFILE: Final = ("L", "P", "RGB", "RGBA")
 
-# A guess of when a row is sent, from what is known of the service: 8 tasks at once, 20 s each.
+# An estimate of when a row is sent, from what is known of the service: 8 tasks at once, 20 s each.
 _ROW_S: Final = 20.0 / 8
 _SENT_IN_S: Final = 300.0  # at least
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 
 
-# Columns of what a picture is, in the order of the fields below.
+# Columns that describe a picture, in the order of the fields below.
 OF_IMAGE: Final = (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST)
 
 
@@ -360,7 +360,7 @@ def _check_all(found: Iterable[Source | Finding], how: Check) -> dict[Hashable, 
 
 
 def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, Checked]) -> list[Finding]:
-    """Return the findings about the pictures of one cell; of several pictures, with the number of the picture."""
+    """Return the findings about the pictures of one cell; if there are several, with the number of the picture."""
     by_picture = [checked[one.key].findings if isinstance(one, Source) else (one,) for one in read]
     if len(read) == 1:
         return list(by_picture[0])
@@ -449,13 +449,13 @@ def _expiry(url: str, named: str, how: Check) -> Finding | None:
     if end > now:
         return None if named in how.known_images else Finding.of("image-link-expires-soon", when=when)
     finding = Finding.of(LINK_EXPIRED, when=when)
-    # Rows that were submitted don't need it any more.
+    # Rows already submitted no longer need it.
     is_enough = named in how.known_images or not links.has_expired(url, now)
     return replace(finding, severity=WARNING) if is_enough else finding
 
 
 def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:
-    """Fall back on what earlier calls know of a file that can't be read."""
+    """Fall back on what earlier calls recorded about a file that can't be read."""
     image = how.known_images.get(source.location) or _known_elsewhere(source, how)
     if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
         return Checked((finding,))
@@ -464,7 +464,7 @@ def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:
 
 
 def _is_of_pixels(known: ImageSource, kept: _Loaded) -> bool:
-    """Return whether a kept file is that of a PIL image, named by the digest of its pixels, and wasn't changed."""
+    """Return whether a kept file is the PNG of a PIL image, named by the digest of its pixels, and is unchanged."""
     is_one = known.digest == Path(kept.location).stem != kept.digest
     return is_one and (known.sent_digest == kept.digest or known.sent_location != known.location)
 
@@ -565,7 +565,7 @@ def _is_deep(kind: str, content: bytes, image: Image.Image) -> bool:
 
 
 def _judge_levels(content: bytes) -> Iterator[Finding]:
-    """Refuse numbers that aren't levels from black to white, or that leave the bright ones unused."""
+    """Find numbers that aren't levels from black to white, or levels that leave the bright range unused."""
     with closing(Image.open(io.BytesIO(content))) as image:
         # Without alpha.
         ranges = images.extremes(image)[: 1 if len(image.getbands()) < _N_COLOURS else _N_COLOURS]
@@ -632,7 +632,7 @@ def _load_pixels(image: Image.Image) -> _Loaded | Finding:
             return _numbers(image.mode, *images.extremes(image)[0])
         if image.mode in _PNG_MODES:
             saveable = image
-        elif image.mode in images.DEEP_MODES:  # of another byte order; Pillow would clip the levels at 255
+        elif image.mode in images.DEEP_MODES:  # in another byte order; Pillow would clip the levels at 255
             saveable = Image.fromarray(np.asarray(image).astype(np.uint16))
         elif image.mode in _AS_PNG:
             saveable = image.convert(_AS_PNG[image.mode])
@@ -670,7 +670,7 @@ def is_repairable(finding: Finding) -> bool:
 
 
 def _with_repair(finding: Finding, *, fix_images: bool) -> Finding:
-    """Add to a finding what `fix_images` does about it, or would do."""
+    """Add to a finding what `fix_images` does, or would do, about it."""
     repair_text = RULES[finding.code].repair
     if not repair_text:
         return finding
@@ -689,9 +689,9 @@ def repair(content: bytes) -> bytes:
     """
     with images.opened(io.BytesIO(content)) as image:
         is_lossy = image.format in _LOSSY
-        if images.is_jpeg(image):  # decoded at a half or a quarter of its size where that is still enough
+        if images.is_jpeg(image):  # decoded at half or quarter size where that is enough
             image.draft(None, (_SIDE_MAX, _SIDE_MAX))
-        # A profile is dropped where the colours that it describes are converted.
+        # The profile is dropped if the colours that it describes are converted.
         is_kept = image.mode in _KEEPS_PROFILE and images.to_srgb(image) is None
         profile = image.info.get("icc_profile") if is_kept else None
         corrected = images.in_strips(image, _SIDE_MAX, _in_plain_mode)
@@ -700,7 +700,7 @@ def repair(content: bytes) -> bytes:
         corrected = images.turned(corrected, images.orientation(image))
         is_uniform = _is_uniform(image)
         if corrected is not image:
-            image.close()  # frees its pixels
+            image.close()  # frees its memory
         corrected.thumbnail((_SIDE_MAX, _SIDE_MAX), Image.Resampling.LANCZOS, reducing_gap=None)
         copy = b""
         if not is_lossy or corrected.mode == "RGBA":
@@ -752,17 +752,17 @@ class Inputs:
 
     @contextmanager
     def undone_if_refused(self) -> Iterator[None]:
-        """Take away what was made meanwhile, folders included, if the call is refused."""
+        """Delete everything made inside the block, folders included, if the call is refused."""
         try:
             yield
         except BaseException:
             for path in reversed(self.made):
-                with suppress(OSError):  # a folder that isn't empty
+                with suppress(OSError):  # the folder isn't empty
                     path.rmdir() if path.is_dir() else path.unlink()
             raise
 
     def keep(self, name: str, content: bytes) -> str:
-        """Keep a picture under a name that stands for its content."""
+        """Store a picture under a name derived from its content."""
         if self.directory is None:
             return name
         path = self.directory / name
@@ -779,7 +779,7 @@ class Inputs:
         return str(path)
 
     def keep_references(self, used: Iterable[ImageSource]) -> None:
-        """Keep a copy of each file that is to be sent, so that the directory can be passed on."""
+        """Store a copy of each file to be sent, so that the directory can be shared."""
         if self.directory is None:
             return
         local = {image.sent_location: image for image in used if image.kind != URL}
@@ -793,16 +793,16 @@ class Inputs:
         try:
             content = Path(image.sent_location).read_bytes()
         except OSError:
-            return  # the worker reports it for the rows that need it
+            return  # the workers report it for the rows that need it
         if sha256(content) == image.sent_digest:
             self.keep(image.sent_digest + images.suffix_of(content), content)
 
     def keep_repaired(self, digest: str, content: bytes) -> tuple[str, bytes]:
-        """Keep the corrected copy of a picture, or return the one that an earlier call kept."""
+        """Store the corrected copy of a picture, or return the one that an earlier call stored."""
         stem = f"{digest}-fixed-{RECIPE}"
         path = kept_copy(self.directory, stem)
         kept = b"" if path is None else path.read_bytes()
-        # A copy that was changed since would break a rule; then it is made again.
+        # If the copy was changed since and breaks a rule, it is made again.
         if kept and not any(finding.is_error or is_repairable(finding) for finding in examine(kept)):
             return str(path), kept
         repaired = repair(content)

@@ -1,4 +1,4 @@
-"""The rules that every row must keep, and the findings where it doesn't."""
+"""The rules that every row must follow, and the findings where it doesn't."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ COLUMN_NAME: Final = "column-not-read"
 LINK_EXPIRED: Final = "image-link-expired"
 SWEEP_REPHRASED: Final = "seed-sweep-rephrased"
 _FINDING: Final = "finding"
-OF_TABLE: Final = (COLUMN_NAME, SWEEP_REPHRASED)  # stand at one row, and are of the whole table
+OF_TABLE: Final = (COLUMN_NAME, SWEEP_REPHRASED)  # reported at one row, but about the whole table
 
-# What `$NAME` in rules.toml stands for.
+# The values of `$NAME` in rules.toml.
 _FACTS: Final = {
     "FORMATS": " or ".join(contract.INPUT_FORMATS.value),
     "MODEL": contract.MODEL,
@@ -69,7 +69,7 @@ RULES: Final = {rule.code: rule for rule in _read_rules()}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem of one cell, shared by all rows with that cell."""
+    """A problem with a cell, shared by all rows that have this cell."""
 
     code: str
     severity: str
@@ -79,7 +79,7 @@ class Finding:
 
     @classmethod
     def of(cls, code: str, *, model: str | None = None, **details: object) -> Finding:
-        """Return the finding for a broken rule, which may be a rule of one model."""
+        """Make the finding for a broken rule, which may be specific to one model."""
         rule = RULES[code]
         message, fix = (printable(text.format(model=model, **details)) for text in (rule.message, rule.fix))
         return cls(code, rule.severity, message, fix, model)
@@ -99,7 +99,7 @@ class Findings:
     _parts: list[pd.DataFrame] = field(default_factory=list)
 
     def add(self, code: str, column: str, is_broken: NDArray[np.bool_], **details: Any) -> None:
-        """Add one rule for all rows that break it."""
+        """Add a finding to every row that breaks a rule."""
         positions = np.flatnonzero(is_broken)
         if not len(positions):
             return
@@ -115,7 +115,7 @@ class Findings:
         self._parts.append(_part(column, positions, shown, found))
 
     def add_cells(self, column: str, cells: Distinct, found: Sequence[Sequence[Finding]]) -> None:
-        """Add the findings about each distinct cell, once for each row with such a cell."""
+        """Add the findings about each distinct cell to every row with that cell."""
         texts = [show(cell) if of else None for cell, of in zip(cells.cells, found, strict=True)]
         shown = cells.take(texts, missing=None)
         for depth in range(max(map(len, found), default=0)):
@@ -133,7 +133,7 @@ class Findings:
         return mask
 
     def place(self, position: int) -> str:
-        """Return a row as the user knows it: by its line in the file, or by its label."""
+        """Name a row as the user knows it: by its line in the file, or by its label."""
         line = self.lines.iloc[position]
         return f"row {text_of(self.of_table.index[position])}" if pd.isna(line) else f"line {line}"
 
@@ -152,7 +152,7 @@ class Findings:
 
 
 def _part(column: str, positions: NDArray[np.intp], shown: Any, findings: Any) -> pd.DataFrame:
-    """Return findings about a column by position, with what the cells show."""
+    """Return the findings about a column by position, with the cells as text."""
     found = {columns.COLUMN: column, columns.VALUE: shown, _FINDING: findings}
     return pd.DataFrame(found, positions, dtype=object)
 
@@ -164,7 +164,7 @@ _VALUE_MAX: Final = 60
 
 
 def distinct_lines(problems: pd.DataFrame) -> list[str]:
-    """Return one line per distinct problem: a picture that 48 rows use is one problem."""
+    """Return one line per distinct problem: a picture used by 48 rows is one problem."""
     return [
         f"{group[columns.SEVERITY].iloc[0]}: {_line(group)}"
         for _, group in problems.groupby(_DISTINCT, sort=False)

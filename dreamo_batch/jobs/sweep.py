@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 
 _TEMPLATE: Final = "template"
-_OPTIONS: Final = ("n_seeds", "zip", "sample", "entropy", "max_rows")  # arguments of `sweep` that are no axes
-# Iterable, but one value.
+_OPTIONS: Final = ("n_seeds", "zip", "sample", "entropy", "max_rows")  # arguments of `sweep` that aren't axes
+# Iterable, but treated as a single value.
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Image.Image, io.BufferedIOBase)
 _MAGIC = "*?["
 _PAIR = 2
@@ -74,7 +74,7 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
     is_pair = name == columns.SIZE and isinstance(given, tuple) and read_size(given) is not None
     n_sides = len(getattr(given, "shape", "?"))
     is_grey = name == columns.IMAGE and n_sides == _PAIR and given.dtype == np.uint8
-    is_array = is_grey or n_sides > _PAIR  # of levels, as a picture
+    is_array = is_grey or n_sides > _PAIR  # an array of levels is a picture
     given = given if n_sides or isinstance(given, _SINGLE) else given[()]
     if is_pair or is_array or isinstance(given, _SINGLE) or not isinstance(given, Iterable):
         return [given]
@@ -82,7 +82,7 @@ def _values(name: str, given: Any, most: int) -> list[Any]:
 
 
 def _reader_of(name: str) -> tuple[Callable[[Any], Any], str] | None:
-    """Return how a value of a column is read, None if it can't be, and what is wrong then."""
+    """Return the reader of a column's values (it returns None for a bad one) and the words for a bad value."""
     return _READERS.get(name) or _READERS.get(columns.INPUTS[name].dtype if name in columns.INPUTS else "")
 
 
@@ -96,7 +96,7 @@ def _read(name: str, value: Any, read: Callable[[Any], Any], problem: str) -> An
 
 def _size(value: Any) -> str | None:
     size = read_size(value)
-    # Text stays: "16:9" reads better in a gallery's heading than its pixels.
+    # Text is kept: "16:9" reads better in a gallery's heading than its size in pixels.
     return size and (value if isinstance(value, str) else f"{size[0]}x{size[1]}")
 
 
@@ -117,7 +117,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def _images(value: Any) -> list[Any]:
-    if isinstance(value, list | tuple):  # the pictures of a row; what can't be one, `validate` reports
+    if isinstance(value, list | tuple):  # the pictures of a row; `validate` reports invalid ones
         found_each = (_images(item) if isinstance(item, str | os.PathLike) else [item] for item in value)
         return [list(itertools.chain.from_iterable(found_each))]
     if cells.is_missing(value):
@@ -143,7 +143,7 @@ def _images(value: Any) -> list[Any]:
 def _is_pattern(text: str) -> bool:
     if text.strip()[:5].lower() == "data:" or "://" in text:
         return False
-    # A file may be named "cat [1].png"; Path.exists would fail in a closed folder.
+    # A file may be named "cat [1].png"; Path.exists would raise in a folder without permission.
     return any(character in text for character in _MAGIC) and not os.path.exists(Path(text).expanduser())  # noqa: PTH110
 
 
@@ -191,7 +191,7 @@ def zipped(*unnamed: Any, **axes: Any) -> Zipped:
 
 
 class SweptTable(HeadedFrame):
-    """What `sweep` returns: a table that shows what it came to above its rows; what is made from it is a plain one."""
+    """What `sweep` returns: a DataFrame with a summary above its rows; anything derived from it is a plain one."""
 
     _metadata = ["_made_of"]  # noqa: RUF012 - how pandas keeps an attribute beside the columns
     _made_of = ""
@@ -235,7 +235,7 @@ def sweep(
     model: Any = None,
     ref_type: Any = None,
     guidance_scale1: Any = None,
-    zip: Iterable[Any] = (),  # noqa: A002 - the word every user of Python knows for it
+    zip: Iterable[Any] = (),  # noqa: A002 - named like Python's own zip
     sample: int | None = None,
     entropy: int = 0,
     max_rows: int = MAX_ROWS,
@@ -316,7 +316,7 @@ def sweep(
     >>> places.summary()
     '4 rows: 2 seed x 2 place; 4 distinct jobs.'
     """
-    # Those of the arguments that are columns, in their order here.
+    # The arguments that are columns, in the order of the signature.
     given = {name: value for name, value in locals().items() if name in (*columns.INPUTS, _TEMPLATE)}
     check_count("max_rows", max_rows)
     check_count("sample", 1 if sample is None else sample)
@@ -328,7 +328,7 @@ def sweep(
                 "Pass seed or n_seeds, not both: seed for your own seeds, n_seeds for random ones."
             )
         given[columns.SEED] = [None] * min(n_seeds, max_rows + 1)
-    # As Python spells names of arguments: a letter and its accent may be one character or two.
+    # As Python normalises argument names: a letter and its accent may be one character or two.
     user_axes = {normalize("NFKC", name): value for name, value in user_axes.items()}
     tied = [_ungrouped(group, given, user_axes) for group in groups]
     _refuse_taken_names(user_axes)
@@ -359,7 +359,7 @@ def sweep(
     if text == _TEMPLATE:
         of_tie = {name: at for at, tie in enumerate(ties) for name in tie}
         rows = ({name: axes[name][line[at]] for name, at in of_tie.items()} for line in places.tolist())
-        prompts = [_fill(row[text], row) for row in rows]  # not from the table, in which 2 beside 0.5 is 2.0
+        prompts = [_fill(row[text], row) for row in rows]  # not from the table, where 2 beside 0.5 is 2.0
         table.insert(1, columns.PROMPT, pd.Series(prompts, dtype=columns.STR))
         table = table.rename(columns={text: columns.PROMPT_TEMPLATE})
     made = " x ".join(
@@ -372,7 +372,7 @@ def sweep(
 
 
 def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[str]) -> None:
-    """Refuse an axis that is named and filled like an argument that isn't passed, unless a template has it."""
+    """Refuse an axis that looks like a misspelled argument (name and values), unless a template names it."""
     sides = {columns.SIZE, columns.WIDTH, columns.HEIGHT}
     slips = misnamed(pd.DataFrame(columns=[*{*axes, columns.PROMPT, *(sides if sides & {*axes} else ())}]))
     if columns.SEED not in axes:
@@ -389,7 +389,7 @@ def _refuse_misspelled(axes: Mapping[str, Sequence[Any]], user_axes: Collection[
 
 
 def _ungrouped(group: Any, given: dict[str, Any], user_axes: dict[str, Any]) -> tuple[str, ...]:
-    """Add the axes of a group to the others; return their names."""
+    """Add the axes of a `zipped` group to the other axes; return their names."""
     if not isinstance(group, Zipped):
         raise UsageError(f"sweep takes axes by name, or what zipped(...) returns, not {cells.show(group)!r}.")
     grouped = {normalize("NFKC", name): values for name, values in group.axes.items()}
@@ -416,7 +416,7 @@ def _refuse_taken_names(user_axes: dict[str, Any]) -> None:
 def _groups(
     axes: dict[str, list[Any]], tied: Iterable[Any], zipped: list[tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
-    """Return the axes in groups that vary together: those tied by name, those in `zipped`, and each other one."""
+    """Group the axes that vary together: those tied by `zip`, those in `zipped`, and every other one alone."""
     listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str | Mapping) else [tied]
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
@@ -451,24 +451,24 @@ def _refuse_explosion(
 
 
 def _all_places(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Return the place on each axis, for every combination in the order of nested loops."""
+    """Return the index on each axis for every combination, in the order of nested loops."""
     combinations = itertools.product(*map(range, lengths))
     return np.fromiter(combinations, np.dtype((np.int64, len(lengths))), math.prod(lengths))
 
 
 def _sampled(lengths: Sequence[int], n: int | None, chance: np.random.Generator) -> NDArray[np.int64]:
-    """Choose all or some combinations, in which every value of an axis occurs as often as another, give or take one."""
+    """Choose n combinations in which the values of each axis occur equally often, give or take one."""
     n_all = math.prod(lengths)
     if n is None or n >= n_all:
         return _all_places(lengths)
-    if 2 * n > n_all:  # what is left out is as even as what is taken
+    if 2 * n > n_all:  # the rest is as even as the sample
         left_out = _sampled(lengths, n_all - n, chance)
         places = np.concatenate([left_out, _all_places(lengths)])
         return np.asarray(pd.DataFrame(places).drop_duplicates(), np.int64)[len(left_out) :]
     places = np.stack([_even(length, n, chance) for length in lengths], axis=1)
     for _ in range(_ROUNDS_MAX):
         again = np.flatnonzero(pd.DataFrame(places).duplicated())
-        for row in again:  # swapping two rows' values on an axis leaves each as frequent as it was
+        for row in again:  # swapping the values of two rows on an axis doesn't change how often each occurs
             axis, other = chance.integers(len(lengths)), chance.integers(n)
             places[[row, other], axis] = places[[other, row], axis]
         if not len(again):
@@ -477,7 +477,7 @@ def _sampled(lengths: Sequence[int], n: int | None, chance: np.random.Generator)
 
 
 def _even(length: int, n: int, chance: np.random.Generator) -> NDArray[np.int64]:
-    """Return n places in random order, each as often as another, give or take one."""
+    """Return n indices in random order, each equally often, give or take one."""
     rounds = [chance.permutation(length) for _ in range(math.ceil(n / length))]
     return chance.permutation(np.concatenate(rounds)[:n])
 
@@ -529,12 +529,12 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _check_names(templates: Sequence[str], axes: Collection[str], own: Collection[str]) -> None:
-    """Refuse names that aren't an axis, and axes of the user's own that no template names."""
+    """Refuse names in templates that aren't axes, and axes of the user's that no template names."""
     named = {name for template in templates for _, name in _template_parts(template) if name is not None}
     unknown = sorted(named - set(axes))
     if unknown:
         name, known = unknown[0], f"; the axes are {', '.join(axes)}" if axes else ""
-        # These already have a meaning, so passing them fills in nothing.
+        # These arguments have a meaning of their own, so they can't be filled in.
         is_taken = name in (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES, _TEMPLATE, *_OPTIONS)
         advice = "Use another name, such as {subject}, and pass subject=" if is_taken else f"Pass {name}="
         raise UsageError(
@@ -549,7 +549,7 @@ def _check_names(templates: Sequence[str], axes: Collection[str], own: Collectio
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> str:
-    """Return a template's text with the values of a row."""
+    """Fill in a template with the values of a row."""
     return "".join(
         text if name is None else _shown(name, values[name]) for text, name in _template_parts(template)
     )
@@ -573,7 +573,7 @@ def _template_parts(template: str) -> list[tuple[str, str | None]]:
             parts.append((text, None))
             if name is not None:
                 if not name.strip().isidentifier() or form or conversion:
-                    raise ValueError("expected names in braces, such as {place}")  # noqa: TRY301 - said below
+                    raise ValueError("expected names in braces, such as {place}")  # noqa: TRY301 - caught below, with the reason
                 parts.append(("", normalize("NFKC", name.strip())))
     except ValueError as error:
         raise UsageError(

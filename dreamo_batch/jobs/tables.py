@@ -126,7 +126,7 @@ def read_table(
     with file_errors(TableError, path, "read"):
         if not path.exists():
             raise TableError(f"No file at {path.absolute()}. Check the path.")
-        if not path.is_file():  # nobody may ever write to a pipe
+        if not path.is_file():  # a pipe might block forever
             raise TableError(
                 f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}. Pass a table's file; use "
                 f"{spelled('load()', '`dreamo-batch results`')} to read a run directory."
@@ -243,7 +243,7 @@ def is_counting(index: pd.Index) -> bool:
 
 
 def with_index_as_columns(frame: pd.DataFrame, further_names: Iterable[str] = ()) -> pd.DataFrame:
-    """Turn an index other than row numbers into columns; a level whose name is taken gets `_index` behind it."""
+    """Turn an index other than row numbers into columns; `_index` is appended to a level whose name is taken."""
     index = frame.index
     if is_counting(index):
         return frame.reset_index(drop=True)
@@ -275,7 +275,7 @@ def _with(frame: pd.DataFrame, series: dict[Any, pd.Series]) -> pd.DataFrame:
 _MEDIA_TYPES: Final = {".jpg": "image/jpeg", ".png": "image/png", ".bin": "application/octet-stream"}
 _LOST: Final = (Image.Image, io.IOBase)
 _ANY: Final = (np.dtypes.ObjectDType, pd.ArrowDtype)  # dtypes whose cells may be bytes, lists or pictures
-_WRITABLE: Final = (numbers.Number, np.generic, dt.date, dt.time, dt.timedelta, dict)  # others as their text
+_WRITABLE: Final = (numbers.Number, np.generic, dt.date, dt.time, dt.timedelta, dict)  # others as text
 
 
 def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
@@ -285,7 +285,7 @@ def _without_pictures(frame: pd.DataFrame, *, is_flat: bool) -> pd.DataFrame:
         warn(
             f"PIL images, arrays or files in {', '.join(lost)} are written only as a description. Save them first."
         )
-    # Without the dtype, pandas would make columns of str, which can't hold half characters.
+    # By default pandas would make columns of str, which can't hold half characters.
     as_text = (lambda cell: _list_as_text(_as_text(cell))) if is_flat else _as_text
     series = {name: pd.Series(list(map(as_text, frame[name])), frame.index, object) for name in in_memory}
     return _with(frame, series)
@@ -300,7 +300,7 @@ def _is_lost(cell: Any) -> bool:
 
 
 def _list_as_text(cell: Any) -> Any:
-    """Write a list as JSON, which the cell is read back from."""
+    """Write a list as JSON, from which it can be read back."""
     return json.dumps(plain(cell), ensure_ascii=False, default=cells.text_of) if _is_list(cell) else cell
 
 
@@ -322,10 +322,10 @@ def _as_text(cell: Any) -> Any:
     return cell if isinstance(cell, _WRITABLE) and _is_shallow(cell) else cells.text_of(cell)
 
 
-# Inputs whose cells may hold a list.
+# Input columns whose cells may be lists.
 _LISTED: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.REF_TYPE)
 
-# A table, and the line or row of its file where each row is.
+# A table, and the line of its file where each row begins.
 _Read: TypeAlias = tuple[pd.DataFrame, list[int]]
 
 
@@ -333,7 +333,7 @@ _MARKS: Final = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs
 
 
 def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else: str = "") -> str:
-    """Decode a text file: as its mark of UTF-8 or UTF-16 says, else in an encoding that is named, else as UTF-8."""
+    """Decode a text file by its byte order mark, else in the encoding that was passed, else as UTF-8."""
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     own = encoding if content.startswith(codecs.BOM_UTF32_LE) else None  # which begins like UTF-16
     named = own or marked or encoding or "UTF-8"
@@ -365,9 +365,9 @@ _SEPARATORS: Final = (",", ";", "\t", "|")
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
 _RULED: Final = re.compile(rb"(?:[^\n]*\n)?[ |:+-]*--[ |:+-]*\r?\n")  # a line of dashes, as in Markdown
 _NUMBER: Final = r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?"  # with a decimal comma
-_THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # which may be decimals, too
+_THOUSANDS: Final = r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+"  # or decimals
 _DECIMALS: Final = r"[+-]?(?:\d+%s(?:\d{1,2}|\d{4,})|(?:0\d*|\d{4,})%s\d+)"
-# What a spreadsheet would read as a formula, also after apostrophes, of which one is added and taken away.
+# What a spreadsheet would read as a formula, also after apostrophes; one is added on writing and removed on reading.
 _GUARD: Final = re.compile(r"^'(?='*[=+\-@\t\r])")
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _PICTURE: Final = re.compile(r"(?i)^\W?(?:https?|data):|\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)\W?$")
@@ -379,7 +379,7 @@ _QUOTING: Final = (
 
 
 def _read_delimited(path: Path, separator: str | None, decimal: str | None, encoding: str | None) -> _Read:
-    """Read separated values as text, changing only decimal commas, and the line where each row begins."""
+    """Read separated values as text, changing only decimal commas; also return the line where each row begins."""
     if guess := looks_like(content := path.read_bytes()) or (_RULED.match(content) and " (it is drawn)"):
         raise TableError(f"{path} isn't CSV{guess}. Unpack it, name it after its format, or export a CSV.")
     text = _decoded(path, content, encoding)
@@ -389,7 +389,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None, enco
         separator, text, first_line = separator or sep_line[1], text[sep_line.end() :], 2
     separator = separator or _found_separator(text)
     rows = _rows(path, text, separator, first_line)
-    if content.startswith(codecs.BOM_UTF8):  # as `excel_safe` writes it
+    if content.startswith(codecs.BOM_UTF8):  # as written with `excel_safe`
         rows = ((line, [cell and _GUARD.sub("", cell) for cell in row]) for line, row in rows)
     table, lines = _with_header(path, _without_blank_rows(path, rows, "line"), columns.STR)
     decimal = decimal or _found_decimal(path, table, separator)
@@ -397,14 +397,14 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None, enco
 
 
 def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
-    """Return the decimal mark that some cell proves; refuse seeds and sizes that may be thousands where none does."""
+    """Return the decimal mark that a cell proves; if none does, refuse seeds and sizes that could be in thousands."""
     numbers = [table[name] for name in table.columns if means(name) not in _AS_WRITTEN]
 
     def has_any(pattern: str) -> bool:
         return any(column.str.fullmatch(pattern, na=False).any() for column in numbers)
 
     if separator == "," or has_any(_DECIMALS % (r"\.", r"\.")):
-        return "."  # English programs separate with commas, others write decimals with them
+        return "."  # English programs separate with commas, others use them as decimal marks
     if has_any(_DECIMALS % (",", ",")):
         return ","
     for column in (number for number in numbers if means(number.name) in _TYPED_INPUTS):
@@ -417,7 +417,7 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
 
 
 def _found_separator(text: str) -> str:
-    """Return the character that splits the first line into the most known names, then into the most names."""
+    """Return the character that splits the first line into the most known names, or else into the most names."""
     first = (re.search(r"[^\r\n]*\S[^\r\n]*", text) or [""])[0]
 
     def n_names(separator: str) -> tuple[int, int]:
@@ -438,7 +438,7 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
             short.append(line)
         row.extend([""] * (n_names - len(row)))
         yield line, [cell or None for cell in row]
-        if len(row) > n_names > 0:  # unless the reader of the rows had a better reason to refuse this one
+        if len(row) > n_names > 0:  # unless the caller had a more specific reason to refuse this row
             raise TableError(
                 f"{path}, line {line} has {counted(len(row), 'cell')}, but the first line names "
                 f"{counted(n_names, 'column')}, separated by {separator!r}. {title}{_QUOTING}"
@@ -451,7 +451,7 @@ def _rows(path: Path, text: str, separator: str, first_line: int) -> Iterator[tu
 
 
 def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the cells of each row, a blank one without cells; refuse broken quotes."""
+    """Yield the line and the cells of each row (none for a blank row); refuse broken quotes."""
     source = (one for one in io.StringIO(text, newline=""))
     lines = csv.reader(source, delimiter=separator, strict=True)
     begun, names = line, list[str]()
@@ -475,7 +475,7 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
 
 
 def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
-    """Return whether a cell continues, without its quotes, as its row would and then as another one with a picture."""
+    """Return whether a quoted cell, split as text, would complete its row and begin another one with a picture."""
     pictures = [place for place, name in enumerate(names) if means(name) in _LISTED]
     for place, cell in enumerate(row):
         first, *others = (line.split(separator) for line in re.split(r"\r\n|\r|\n", cell))
@@ -490,7 +490,7 @@ def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
 def _without_blank_rows(
     path: Path, rows: Iterable[tuple[int, list[Any]]], unit: Literal["line", "row"]
 ) -> dict[int, list[Any]]:
-    """Return the rows with any text or value by their numbers; warn of blank ones between them."""
+    """Return the rows that aren't blank by their numbers; warn about blank ones between them."""
     kept: dict[int, list[Any]] = {}
     blank: list[int] = []
     for number, row in rows:
@@ -519,7 +519,7 @@ def _has_text(row: list[Any]) -> bool:
 
 
 def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> _Read:
-    """Take the first row as the names of the columns; also return the numbers of the others."""
+    """Use the first row as the column names; also return the numbers of the other rows."""
     (_, *lines), (header, *rows) = numbered, numbered.values()
     names = [None if cells.is_missing(name) else str(name) for name in header]
     frame = pd.DataFrame(rows, columns=range(len(names)), dtype=dtype)
@@ -543,7 +543,7 @@ def _with_header(path: Path, numbered: dict[int, list[Any]], dtype: str) -> _Rea
 
 
 def _with_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace decimal commas by points in columns that contain only numbers, whose points separate thousands."""
+    """Replace decimal commas by points in columns of numbers, and drop the points that separate thousands."""
     changed = {
         name: table[name].str.replace(".", "").str.replace(",", ".")
         for name in table.columns
@@ -557,7 +557,7 @@ def _with_points(table: pd.DataFrame) -> pd.DataFrame:
 def _write_delimited(frame: pd.DataFrame, path: Path, separator: str, encoding: str) -> None:
     texts = (frame[name] for name in frame.columns if _may_hold_text(frame[name]))
     has_return = any("\r" in cell for text in texts for cell in text if isinstance(cell, str))
-    # pandas quotes a lone carriage return only if it is part of the line end.
+    # pandas quotes a lone carriage return only if the line terminator contains one.
     line_end = "\r\n" if has_return else "\n"
     frame.to_csv(path, sep=separator, index=False, lineterminator=line_end, encoding=encoding)
 
@@ -611,7 +611,7 @@ def _record(place: str, line: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, place: str, hint: str) -> Any:
-    """Parse JSON; of several values with one name in an object, a reader would keep only the last."""
+    """Parse JSON; refuse objects that repeat a name, of which a parser would keep only the last value."""
 
     def record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
@@ -644,7 +644,7 @@ def _write_json(frame: pd.DataFrame, path: Path, *, is_list: bool) -> None:
 
 
 def plain(cell: Any) -> Any:
-    """Return a cell as JSON has it; what JSON has no word for stays, and is written as its text."""
+    """Return a cell as a JSON value; anything JSON can't express stays as it is, and is written as text."""
     if cells.is_missing(cell):
         return None
     if isinstance(cell, np.generic):
@@ -675,7 +675,7 @@ _CALCULATION_DUE = re.compile(b"fullCalcOnLoad=[\"'](?:1|true)[\"']")
 _HIDDEN = re.compile(b"<(?:\\w+:)?(?:row|col) [^>]*\\bhidden=[\"'](?:1|true)[\"'][^>]*>")
 _PLACES = re.compile(b"\\b(r|min|max)=[\"']([0-9]+)[\"']")
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
-# What XML can't hold or doesn't keep, and what would be read as an escape, even if only with an escape after it.
+# What XML can't hold or doesn't preserve, and what would be read as an escape, if only together with one after it.
 _NOT_IN_XML: Final = "\x00-\x08\x0b-\x1f\ufffe\uffff"
 _TO_ESCAPE = re.compile(f"[{_NOT_IN_XML}]|_(?=x[0-9A-Fa-f]{{4}}[_{_NOT_IN_XML}])")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -705,7 +705,7 @@ def _read_workbook(path: Path) -> _Read:
 
 
 class _Fault(str):
-    """Stands for the value of a cell that has none, with the cell's address, for validation to report."""
+    """The placeholder for a cell without a value; it contains the cell's address, for validation to report."""
 
     __slots__ = ()
 
@@ -713,7 +713,7 @@ class _Fault(str):
 def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
     """Read the rows of the first sheet, and what is hidden."""
     with warnings.catch_warnings(), contextlib.ExitStack() as books:
-        warnings.simplefilter("ignore")  # openpyxl's, about styles and drop-downs
+        warnings.simplefilter("ignore")  # openpyxl warns about styles and drop-downs
         values, formulas = (
             books.enter_context(
                 pd.ExcelFile(path, engine=_ENGINE, engine_kwargs={"data_only": only})
@@ -721,14 +721,14 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
             for only in (True, False)
         )
         for sheet in (values, formulas):
-            sheet.reset_dimensions()  # some programs write them wrongly
+            sheet.reset_dimensions()  # some programs write wrong ones
         archive = books.enter_context(zipfile.ZipFile(path))
         # Some programs write 0 and request a calculation when the file is opened; Excel drops the request on saving.
         is_due = (
             _WORKBOOK in archive.namelist() and _CALCULATION_DUE.search(archive.read(_WORKBOOK)) is not None
         )
         uncalculated = (None, 0) if is_due else (None,)
-        sheet_xml = archive.read(values._worksheet_path)  # noqa: SLF001 - has no public name
+        sheet_xml = archive.read(values._worksheet_path)  # noqa: SLF001 - there is no public name
         rows = [
             [_cell_value(*cells_, uncalculated) for cells_ in zip(valued, written, strict=True)]
             for valued, written in zip(values.rows, formulas.rows, strict=True)
@@ -744,7 +744,7 @@ def _first_sheet(path: Path) -> tuple[list[list[Any]], list[str]]:
 
 
 def _hidden(xml: bytes, sheet: Any, rows: list[list[Any]]) -> list[str]:
-    """Say which rows (by hand or by a filter) and columns with values are hidden, and whether all of the sheet is."""
+    """Describe which rows (by hand or by a filter) and columns with values are hidden, or that the whole sheet is."""
     first = next((number for number, row in enumerate(rows, 1) if _has_text(row)), 0)
     hidden_rows, hidden_columns = [], []
     for tag in _HIDDEN.findall(xml):
@@ -766,7 +766,7 @@ def _hidden(xml: bytes, sheet: Any, rows: list[list[Any]]) -> list[str]:
 
 
 def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) -> Any:
-    """Return a cell's value, exact whole numbers as integers, other numbers as floats; or its fault."""
+    """Return a cell's value (exact whole numbers as integers, others as floats), or what is wrong with it."""
     value = cell.value
     if cell.data_type == "e":
         return _Fault(f"{value} (cell {cell.coordinate})")
@@ -782,7 +782,7 @@ def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) ->
 
 
 def _refuse_faults(path: Path, rows: Iterable[list[Any]]) -> None:
-    """Refuse faults in the header, in text inputs and in outputs, which would take any text."""
+    """Refuse cells without a value in the header, in text inputs and in outputs, where any text would be accepted."""
     for name, *below in zip(*rows, strict=True):
         takes_text = means(str(name)) in _TEXT_INPUTS or name in columns.OUTPUTS
         for cell in (name, *(below if takes_text else ())):
@@ -816,7 +816,7 @@ def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
             for cell in row:
                 if cell.data_type in {"f", "e"}:
                     cell.data_type = "s"
-    # Without the times of its making, so that equal tables make equal files.
+    # Omit the time of writing, so that equal tables make equal files.
     with zipfile.ZipFile(written) as made, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in made.namelist():
             content = made.read(name)
@@ -834,7 +834,7 @@ def _sheet_cell(name: Any, cell: Any) -> Any:
         return str(cell)
     if isinstance(cell, dt.datetime) and cell.tzinfo is not None:
         cell = pd.Timestamp(cell).tz_convert("UTC").tz_localize(None)
-    if isinstance(cell, dt.date) and cell.year > dt.MAXYEAR:  # pandas knows later ones
+    if isinstance(cell, dt.date) and cell.year > dt.MAXYEAR:  # pandas has later dates than Excel
         return str(cell)
     if not isinstance(cell, str):
         return cell
@@ -849,7 +849,7 @@ def _sheet_cell(name: Any, cell: Any) -> Any:
 
 
 def _unescaped(text: str) -> str:
-    """Undo `_xHHHH_`, which sheets use for what XML can't hold; halves of one character are joined."""
+    """Decode `_xHHHH_`, which sheets use for what XML can't hold; halves of a character are joined."""
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
     return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -863,7 +863,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         with pa.OSFile(str(path)) as file:
             frame = pd.read_parquet(file, engine="pyarrow")
             kinds = {f.name: f.type for f in pq.read_schema(file) if pa.types.is_integer(f.type)}
-            # pandas makes floats of integers with missing cells, and loses digits.
+            # pandas would turn integers with missing cells into floats, and lose digits.
             lossy = [name for name in kinds if name in frame and frame[name].dtype == columns.FLOAT]
             exact = pq.read_table(file, columns=lossy).to_pandas(types_mapper=dtype_of, ignore_metadata=True)
             frame = _with(frame, {name: exact[name].set_axis(frame.index) for name in lossy})
@@ -897,7 +897,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not all(isinstance(name, str) and cells.text_of(name) == name for name in frame.columns):
         stored.columns = pd.Index(_unique([cells.text_of(name) for name in frame.columns]), dtype="str")
         changed.append("the names of columns")
-    elif isinstance(frame.columns.dtype, pd.CategoricalDtype):  # written, but never read again
+    elif isinstance(frame.columns.dtype, pd.CategoricalDtype):  # they can be written, but not read back
         stored.columns = frame.columns.astype("str")
     index = stored.index
     levels = (index.get_level_values(place).rename("") for place in range(index.nlevels))
@@ -905,7 +905,7 @@ def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         index = pd.Index([cells.text_of(label) for label in index], dtype="str", name=index.name)
         changed.append("the index")
     stored.index = index.set_names([None if name is None else cells.text_of(name) for name in index.names])
-    stored.attrs = {}  # Parquet can keep only JSON, and users' attributes may be anything
+    stored.attrs = {}  # Parquet stores attributes as JSON, and users' attributes may be anything
     return stored, changed
 
 
@@ -926,7 +926,7 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _plain_dtype(series: pd.Series) -> pd.Series:
-    """Convert a column to a dtype of pandas' own, which a file brings back."""
+    """Convert a column to one of pandas' own dtypes, which survive being written and read."""
     if isinstance(series.dtype, pd.SparseDtype):
         return series.sparse.to_dense()
     if isinstance(series.dtype, pd.ArrowDtype):
@@ -950,7 +950,7 @@ def _survives(series: pd.Series) -> bool:
     file = io.BytesIO()
     try:
         if pd.api.types.is_object_dtype(dtype) and not all(map(_is_shallow, series)):
-            return False  # Arrow would end the process
+            return False  # Arrow would crash the process
         pq.write_table(pa.Table.from_pandas(frame), file)
         file.seek(0)
         pq.read_table(file).to_pandas()
@@ -960,7 +960,7 @@ def _survives(series: pd.Series) -> bool:
 
 
 def _is_shallow(cell: Any, levels: int = 50) -> bool:
-    """Return whether lists within lists come to an end; one that holds itself never does."""
+    """Return whether nested lists end within some levels; a list that contains itself never does."""
     within = list(cell.values()) if isinstance(cell, dict) else cell
     if not isinstance(within, list | tuple) and getattr(getattr(within, "dtype", None), "kind", "") != "O":
         return True
@@ -969,11 +969,11 @@ def _is_shallow(cell: Any, levels: int = 50) -> bool:
 
 # Dtypes
 
-# What numbers of each unit since 1970 stay below until the year 5138.
+# Upper bounds of numbers of each unit since 1970, up to the year 5138.
 _EPOCHS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}
-# What R, pandas and SQL write for a missing value.
+# How R, pandas and SQL write a missing value.
 _MISSING: Final = frozenset({"NA", "NaN", "nan", "<NA>", "NULL"})
-_NEEDED: Final = (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)  # which no row can do without
+_NEEDED: Final = (columns.PROMPT, columns.IMAGE, *columns.IMAGE_ALIASES)  # required in every row
 _TYPED_INPUTS: Final = (columns.SEED, columns.WIDTH, columns.HEIGHT, columns.REPLICATE, columns.USE_REPHRASER)
 
 
@@ -1000,7 +1000,7 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
 
 
 def as_result(table: pd.DataFrame) -> pd.DataFrame:
-    """Convert output columns to their dtypes, which a detour through JSON, SQL or another program changes."""
+    """Convert output columns back to their dtypes, after JSON, SQL or another program changed them."""
     outputs = [(name, table[name], columns.OUTPUTS[name].dtype) for name in columns.OUTPUTS if name in table]
     restored = {
         name: _output(name, dtype, column) for name, column, dtype in outputs if column.dtype != dtype
@@ -1020,7 +1020,7 @@ def _converted(dtype: str, column: pd.Series) -> tuple[Integers, pd.Series]:
 
 
 def _times(series: pd.Series) -> pd.Series:
-    """Read times, in UTC unless they say otherwise; numbers count from 1970, as `DataFrame.to_json` writes them."""
+    """Parse times, in UTC unless they say otherwise; numbers count from 1970, as `DataFrame.to_json` writes them."""
     texts = pd.to_datetime(series, utc=True, format="ISO8601", errors="coerce").astype(columns.TIME)
     numbers = pd.to_numeric(series.where(texts.isna()).astype(object), errors="coerce")
     unit = next((unit for unit, most in _EPOCHS.items() if numbers.max() < most), "ns")
@@ -1028,7 +1028,7 @@ def _times(series: pd.Series) -> pd.Series:
 
 
 def _text(cell: Any) -> str | None:
-    """Return a cell as text; a number, which "1" may have become, in its one exact form."""
+    """Return a cell as text; a number that was text once, such as 1 for "1", in its exact form."""
     if cells.is_missing(cell):
         return None
     return exact_text(Decimal(str(cell))) if isinstance(cell, float) and math.isfinite(cell) else str(cell)
@@ -1046,7 +1046,7 @@ def _output(name: str, dtype: str, series: pd.Series) -> pd.Series:
         restored = known.astype(pd.CategoricalDtype(list(columns.STATUSES)))
     else:
         return pd.Series(map(_text, series), index=series.index, dtype=columns.STR)
-    # Conversions leave unreadable cells missing; blank cells may be.
+    # Unreadable cells became missing in the conversion; blank cells are allowed to be missing.
     for at in np.flatnonzero(restored.isna() & series.notna()):
         cell = series.iloc[at]
         if not (cells.is_missing(cell) or cells.is_blank(cell)):

@@ -1,4 +1,4 @@
-"""Pictures compared: which differ, which are nearly the same, which are best, and what a score means."""
+"""Comparison of pictures: diversity, near-duplicates, ranking, and the calibration of scores."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 BITS_MAX: Final = 8
 DELTA_E_MAX: Final = 6.0
-_HELD: Final = 4  # times the pairs that are wanted
+_HELD: Final = 4  # pairs kept in memory, as a multiple of those wanted
 _LOWER: Final = "-"
-_WITHIN: Final = "dreamo_within"  # in a table's attrs: the groups it was ranked in
+_WITHIN: Final = "dreamo_within"  # key in a table's attrs: the groups in which it was ranked
 _PAIR: Final = ["group", "one", "other", "bits", "delta_e"]
-# What makes two jobs equal but for their replicate.
+# The columns that identify a job apart from its replicate.
 _SAME: Final = (
     columns.PROMPT,
     columns.IMAGE_DIGEST,
@@ -58,7 +58,7 @@ _SAME: Final = (
 
 
 class Threshold:
-    """Two pictures are near-duplicates if they differ by no more than both: bits of 64, and Delta E."""
+    """The limits below which two pictures are near-duplicates: hash bits (of 64) and Delta E, both of them."""
 
     def __init__(self, bits: float = BITS_MAX, delta_e: float = DELTA_E_MAX) -> None:
         for name, value in (("max_bits", bits), ("max_delta_e", delta_e)):
@@ -68,7 +68,7 @@ class Threshold:
 
 
 class PictureGroups:
-    """The pictures of each group of results, as positions of rows, with their fingerprints by digest."""
+    """The pictures of each group of results, as row positions, with their fingerprints by digest."""
 
     def __init__(
         self, source: Source, run_dir: load.RunDir | None, by: Any, threshold: Threshold, reserved: Any
@@ -91,7 +91,7 @@ class PictureGroups:
         self.n_missing: list[int] = missing.tolist()
 
     def distances(self, number: int) -> Iterator[tuple[Distances, np.ndarray]]:
-        """Compare the pictures of a group, by their positions in its `places`; say which pairs are near-duplicates."""
+        """Compare the pictures of a group, by index into `places`, and mark pairs that are near-duplicates."""
         digests = self.rows[columns.OUTPUT_SHA256].iloc[self.places[number]]
         for block in likeness.distances([self.fingerprints[digest] for digest in digests]):
             yield (block, (block.bits <= self.threshold.bits) & (block.delta_e <= self.threshold.delta_e))
@@ -299,8 +299,8 @@ def rank(
     source = as_frame(source)
     results = read_results(source)
     is_by_rating = any(str(name).removeprefix(_LOWER) in columns.RATED for name in as_names("by", by))
-    if is_by_rating or isinstance(source, pd.DataFrame):  # made before they were rated, most of the time
-        with suppress(UsageError):  # where its directory isn't known, nor are ratings
+    if is_by_rating or isinstance(source, pd.DataFrame):  # usually made before the pictures were rated
+        with suppress(UsageError):  # without a known directory there are no ratings either
             results = with_ratings(results, places_of(results, run_dir), is_needed=is_by_rating)
     measures = read_measures(by, results)
     with working(cluster=cluster, n_workers=n_workers, progress=progress):
@@ -326,7 +326,7 @@ def rank(
 def _values(
     results: pd.DataFrame, measures: Sequence[Measure], run_dir: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Return the value of each measure for each row, and why metrics have none."""
+    """Return the value of each measure for each row, and why values are missing."""
     metrics = [criterion.metric for criterion in measures if criterion.metric is not None]
     measured, problems = results, pd.Series(index=results.index, dtype=columns.STR)
     if metrics:
@@ -476,7 +476,7 @@ def compare_replicates(
 
 
 def summarise_diversity(compared: PictureGroups) -> pd.DataFrame:
-    """Summarise how far the pictures of each group are from each other."""
+    """Summarise how much the pictures of each group differ."""
     lines = [_summary(compared, number) for number in range(len(compared.keys))]
     table = columns.typed(pd.DataFrame(lines, columns=list(columns.DIVERSITY)), columns.DIVERSITY)
     return pd.concat([compared.keys, table], axis=1)
@@ -543,7 +543,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
-    """Read `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
+    """Parse `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
     measures = [_read_by(item, results) for item in as_names("by", by)]
     names = [criterion.name for criterion in measures]
     if not names or len(set(names)) < len(names):
@@ -590,7 +590,7 @@ def _weights(measures: Sequence[Measure], weights: Mapping[str, float] | None) -
 def _scores(
     values: pd.DataFrame, numbers: np.ndarray, measures: Sequence[Measure], weights: Sequence[float]
 ) -> pd.Series:
-    """Return the weighted mean of standings: 1 for the best of its group, 0 for the last, 1/2 for a single one."""
+    """Return the weighted mean of scaled ranks: 1 for the best of a group, 0 for the last, 1/2 for a single picture."""
     total = pd.Series(0.0, index=values.index)
     for criterion, weight in zip(measures, weights, strict=True):
         of_group = values[criterion.name].groupby(numbers)
@@ -601,7 +601,7 @@ def _scores(
 
 
 def _jobs(results: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
-    """Return the jobs that were decided, each with the label of its first row, by position."""
+    """Return the distinct jobs, each with the label and position of its first row."""
     rows = labelled(results)
     jobs = load.decided_for(results, folders, [*_SAME, columns.REPLICATE]).assign(**{LABEL: rows[LABEL]})
     is_out = rows[columns.JOB_ID].isna() | rows[columns.DUPLICATE_OF].notna() | jobs[columns.WIDTH].isna()
@@ -629,7 +629,7 @@ def _compare_pair(sides: tuple[tuple[measure.Subject | None, str | None], ...]) 
     }
 
 
-# What a score means: how well a metric tells pictures of the same subject from pictures of others.
+# Calibration: how well a metric distinguishes pictures of the same subject from pictures of others.
 
 _PICTURES_HELD: Final = 64
 _PICTURE_FILES: Final = (".jpg", ".jpeg", ".png", ".webp")
@@ -807,7 +807,7 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
 
 
 def _pictures_at(places: Any) -> list[Path]:
-    """Return paths: several, one, or the pictures in a folder."""
+    """Return a list of paths, given several, one, or a folder of pictures."""
     if not isinstance(places, str | os.PathLike):
         return list(map(Path, places))
     path = Path(places)
@@ -825,7 +825,7 @@ def _refuse_gaps(pictures: pd.DataFrame, name: str) -> None:
 
 
 def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return pairs of pictures of the same subject and of different ones, at most so many of each."""
+    """Return pairs of pictures of the same subject and of different subjects, at most `max_pairs` of each kind."""
     one, other = np.triu_indices(len(subjects), 1)
     names = np.array(subjects, dtype=object)
     is_same = names[one] == names[other] if len(one) else np.zeros(0, dtype=bool)
@@ -841,7 +841,7 @@ def _pairs(subjects: Sequence[str], max_pairs: int) -> tuple[list[tuple[int, int
 
 
 def _of_pairs(metric: Any, paths: Sequence[Path], pairs: Sequence[tuple[int, int]]) -> Any:
-    """Measure pairs of pictures; NaN where there is nothing to measure."""
+    """Measure pairs of pictures; NaN if there is nothing to measure."""
     if isinstance(metric, VectorMetric):
         vectors: list[Any] = [vector for _, vector in measure.embedded(metric, paths, _read)]
         both = ((vectors[one], vectors[other]) for one, other in pairs)
@@ -864,12 +864,12 @@ def _read(path: Path) -> Image.Image:
             return images.upright_rgb(picture)
     except FileNotFoundError:
         raise UsageError(f"No picture at {path}.") from None
-    except Exception as error:  # decoders raise anything at all over damaged files
+    except Exception as error:  # decoders raise anything at all on damaged files
         raise UsageError(f"{path} can't be read as a picture ({error}).") from error
 
 
 def _roc(of_same: Any, of_others: Any) -> pd.DataFrame:
-    """Return the shares of both kinds that reach each value, from the highest down."""
+    """Return the shares of both kinds of pairs that reach each value, from the highest down."""
     thresholds = np.concatenate([[np.inf], np.unique(np.concatenate([of_same, of_others]))[::-1]])
     found, taken = (
         1 - np.searchsorted(np.sort(values), thresholds, side="left") / len(values)

@@ -1,4 +1,4 @@
-"""Export: results, pictures and references in a folder that other tools read, with a dictionary of its columns."""
+"""Export: results, pictures and references in a folder for other tools, with a dictionary of the columns."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ MANIFEST: Final = "export.json"
 _FILES: Final = "sha256"
 _PENDING: Final = "pending"
 _NAMED_MAX: Final = 3
-_WRITERS: Final = 8  # which wait for the disk together
+_WRITERS: Final = 8  # which wait for the disk at the same time
 _IMAGES: Final = "images"
-# A picture's name is that of its job, whatever a table says; both parts are harmless on every disk.
+# Pictures are named by their job, whatever a table says; both parts are safe on every file system.
 _SHARD: Final = re.compile(rf"(?:{directory.SHARDS}/[0-9a-f]{{2}}/)?")
 _NAME: Final = re.compile(r"[0-9a-zA-Z_-]{1,64}\.(?:jpg|png|webp)")
 
-# What is known of each job from the run directory.
+# What the run directory records about each job.
 _SUBMITTED: Final = (columns.WIDTH, columns.HEIGHT, columns.USE_REPHRASER)
 _DECIDED: Final = (*_SUBMITTED, columns.REPLICATE, columns.MODEL, *IMAGE, columns.IMAGES_FURTHER)
 _SOURCES: Final = {
@@ -64,9 +64,9 @@ _SOURCES: Final = {
     columns.HEIGHT: columns.OUTPUT_HEIGHT,
 }
 _FURTHER: Final = (columns.WIDTH, columns.HEIGHT, columns.COST, columns.OUTPUT_SHA256)
-# Columns left out of a picture's line: where the reference was, and other words for the size.
+# Columns left out of a picture's line: the location of the reference, and other names of the size.
 _LEFT_OUT: Final = (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED, columns.SIZE)
-# Endings by which the Hugging Face loader takes a column for one of files.
+# Suffixes of column names that the Hugging Face loader interprets as files.
 _LOADED: Final = ("file_name", "file_names")
 
 _INSCRIBED: Final = (columns.PROMPT, columns.SEED, columns.JOB_ID)
@@ -84,7 +84,7 @@ _SPECIAL: Final = "\\`*_{}[]<>()#+-!|~&$"
 
 
 class Item(NamedTuple):
-    """A file for the folder: name, content, what it may be a hard link to, words to put in, digest in the run."""
+    """A file to export: name, content, the file it may be hard linked to, text to embed, and digest in the run."""
 
     name: str
     content: Callable[[], bytes]
@@ -255,7 +255,7 @@ def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
 
 
 def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
-    """Return one flat table: the index as columns, and what was submitted where a row had no value."""
+    """Return one flat table: the index as columns, and submitted values where a row had none."""
     table = with_index_as_columns(results, {*columns.OUTPUTS, *_SUBMITTED, columns.RUN_DIR})
     table = table.drop(columns=columns.RUN_DIR, errors="ignore")
     for name in _SUBMITTED:
@@ -268,7 +268,7 @@ def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path])
 
 
 def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
-    """Name directories by as many of their last parts as tell them apart; the folders above are private."""
+    """Name directories by as few of their last parts as distinguish them, because the folders above are private."""
     parts = {folder: folder.absolute().parts for folder in dict.fromkeys(folders)}
     for n in range(1, max(map(len, parts.values()), default=0) + 1):
         names = {folder: "/".join(of_one[-n:]) for folder, of_one in parts.items()}
@@ -281,7 +281,7 @@ def _short_names(folders: Iterable[Path]) -> dict[Path, str]:
 
 
 class ExportedPictures:
-    """The pictures of rows: a line and a file for each, each row's path in the folder, and how many are missing."""
+    """The pictures of rows: a line and a file for each, each row's path in the folder, and the number missing."""
 
     def __init__(self, table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> None:
         shown = table[columns.OUTPUT_PATH].dropna()
@@ -342,7 +342,7 @@ def _lines(table: pd.DataFrame, decided: pd.DataFrame, known: list[dict[str, Any
 
 
 def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
-    """Return what is known of a further picture of a task, whose cost is with the first; None if it is damaged."""
+    """Return the facts about a further picture of a task (the first has the cost); None if it is damaged."""
     if path is None:
         return None
     try:
@@ -354,7 +354,7 @@ def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
 
 
 def _base_name(place: object) -> str | None:
-    """Return the last part of a path or URL; the folders of somebody's machine are private."""
+    """Return the last part of a path or URL, because folders of the user's machine are private."""
     return PurePosixPath(urlsplit(place).path).name or None if isinstance(place, str) else None
 
 
@@ -374,8 +374,8 @@ def _free_names(names: Iterable[str]) -> list[str]:
 
 
 def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]) -> str:
-    """Say how the pictures were made, in a paragraph for each run directory."""
-    # Not what shows the job of an earlier row, and its cost once more.
+    """Describe how the pictures were made, in a paragraph for each run directory."""
+    # Without duplicates, which repeat the job of an earlier row.
     keys = [name for name in (columns.RUN_DIR, columns.JOB_ID) if name in table]
     own = ~table.duplicated(keys) & table[columns.JOB_ID].notna()
     at, paragraphs = np.array(folders, dtype=object), []
@@ -390,7 +390,7 @@ def _methods(table: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path]
 
 
 def _kept(table: pd.DataFrame, spent: Decimal) -> str:
-    """Say how many pictures were picked, and what each of them cost."""
+    """Say how many pictures were picked, and the cost of each."""
     if not rating_columns(table) or table.empty:
         return ""
     n = int(table[columns.PICKED].sum())
@@ -411,7 +411,7 @@ def _escaped(name: str) -> str:
 
 
 def _references(decided: pd.DataFrame) -> Iterator[Item]:
-    """Return the reference pictures of each job once, named by digest; those at a URL are not on disk."""
+    """Yield each reference picture once, named by digest, except those at a URL."""
     used = references_of(decided)[[columns.IMAGE_DIGEST, columns.IMAGE_SENT, columns.IMAGE_SENT_DIGEST]]
     named = set()
     for digest, place, sent in used.dropna().drop_duplicates().itertuples(index=False, name=None):
@@ -430,7 +430,7 @@ def _picture_files(pictures: ExportedPictures, *, has_text: bool, is_linked: boo
 
 
 def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
-    """Return a picture with words in its metadata; None if it can't hold them."""
+    """Return a picture with text in its metadata; None if its format can't hold any."""
     if picture.startswith(PNG):
         return _in_png(picture, words)
     comment = _utf8(json.dumps(dict(words), ensure_ascii=False))
@@ -438,7 +438,7 @@ def inscribed(picture: bytes, words: Mapping[str, object]) -> bytes | None:
 
 
 def _in_png(picture: bytes, words: Mapping[str, object]) -> bytes:
-    """Put words after the other chunks before the pixels, so that a reader finds them last."""
+    """Insert text chunks right before the pixels, after all other chunks, so that readers find them last."""
     at = len(PNG)
     while picture[at + 4 : at + 8] not in (b"IDAT", b""):
         at += 12 + int.from_bytes(picture[at : at + 4])
@@ -455,14 +455,14 @@ def _utf8(text: str) -> bytes:
 
 
 def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) -> int:
-    """Write files into a folder, and delete those of an earlier export that are not among them.
+    """Write files into a folder, and delete files of an earlier export that aren't among them.
 
     The list `export.json` distinguishes exported files from others. With the same items nothing changes. Returns how
     many can't hold the words they should.
     """
     known = _read_manifest(folder)
     names = {item.name for item in (*tables, *copies)}
-    mine, pending = known.get(_FILES, {}), set(known.get(_PENDING, ()))  # pending: a call was cut short
+    mine, pending = known.get(_FILES, {}), set(known.get(_PENDING, ()))  # pending: from an interrupted call
     _refuse_foreign(folder, {*names, *mine}, mine, pending)
     _write_manifest(folder, {_FILES: mine, _PENDING: sorted(names | pending)})
     place = partial(_place, folder)
@@ -496,7 +496,7 @@ def _place(folder: Path, item: Item) -> tuple[str, bool, bool]:
     def write(temporary: Path) -> None:
         try:
             temporary.hardlink_to(item.original or "")
-        except OSError:  # no original, another disk, or one that has no links
+        except OSError:  # no original, another disk, or one without hard links
             temporary.write_bytes(content)
 
     if not path.is_file() or sha256(path.read_bytes()) != digest:
@@ -530,7 +530,7 @@ _ADDRESS: Final = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:/([\w./-]+?))?/
 
 
 def read_address(address: object) -> tuple[str, str | None]:
-    """Return the dataset of `hf://datasets/OWNER/NAME` and a folder in it; check that it can be uploaded to."""
+    """Parse `hf://datasets/OWNER/NAME[/FOLDER]`, and check that uploading is possible."""
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         raise UsageError(
@@ -541,7 +541,7 @@ def read_address(address: object) -> tuple[str, str | None]:
 
 
 def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) -> str:
-    """Upload a folder in one commit, to a private dataset if it is new; return the address of the commit."""
+    """Upload a folder in one commit, creating a private dataset if necessary; return the URL of the commit."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -554,7 +554,7 @@ def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) ->
             path_in_repo=path,
             commit_message="Export of dreamo-batch",
         )
-    except Exception as error:  # the hub's errors are of many kinds: refused, offline, too large
+    except Exception as error:  # the hub raises many kinds of errors: refused, offline, too large
         raise UsageError(
             f"Can't upload to {dataset} ({first_line(error)}).{f' The export is in {kept}.' if kept else ''} If the "
             "hub refused it, check that the dataset is yours and that you are logged in: hf auth login, or HF_TOKEN."
@@ -565,19 +565,19 @@ def upload(folder: Path, dataset: str, path: str | None, *, kept: str | None) ->
 # How pictures were made: counts, and the paragraph for a methods section.
 
 UNKNOWN: Final = "unknown"
-LOOPBACK: Final = "loopback"  # the service of a gateway on the same machine
+LOOPBACK: Final = "loopback"  # the service name of a gateway on the same machine
 _SIZES_MAX: Final = 6
 _ENDED: Final = (columns.COMPLETED, columns.FAILED)
 
 
 class Methods:
-    """What went into the distinct jobs of a run, as they were decided, and what came of them."""
+    """Counts of the inputs and outcomes of a run's distinct jobs."""
 
     def __init__(self, jobs: pd.DataFrame, statuses: pd.Series[str], manifest: Manifest | None) -> None:
         counts = statuses.value_counts()
         self.model = " and ".join(jobs[columns.MODEL].dropna().unique()) or contract.MODEL
         self.service = manifest.service if manifest else UNKNOWN
-        self.is_local = self.service == LOOPBACK  # whose pictures are previews
+        self.is_local = self.service == LOOPBACK  # the local gateway's pictures are previews
         self.run_version = (manifest and manifest.package_version) or version("dreamo-batch")
         self.n_jobs = len(jobs)
         self.n_prompts = jobs[columns.PROMPT].nunique()
@@ -590,7 +590,7 @@ class Methods:
         self.sample: Mapping[str, int] = manifest.sample if manifest else {}
 
     def paragraph(self, sent: pd.Series[pd.Timestamp], spent: Decimal | None, drawn: str = "") -> str:
-        """Say it in a paragraph; `drawn` are the seeds that rows left open."""
+        """Return a paragraph for a methods section; `drawn` are the jobs whose seeds were drawn."""
         days = sent.dropna().dt.date
         has_several = len(self.sizes) > 1
         ends = [

@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# In a table's attrs: the absolute path of each run directory, by its name in the column `run_dir`.
+# Key in a table's attrs: the absolute path of each run directory, by its name in the column `run_dir`.
 _ATTRIBUTE: Final = "dreamo_run_dirs"
-# Where the user's own cells of a row are in `columns.ATTEMPT_INPUTS`.
+# Key of the user's own cells in `columns.ATTEMPT_INPUTS`.
 _USER: Final = "columns"
 Seconds = TypeVar("Seconds", pd.Series, pd.DataFrame)
 _PENDING: Final = "pending"
 _LONGEST_S: Final = 30 * 86_400.0
 _STATUS: Final = {str(stage): status for stage, status in STATUS_OF.items()} | {_PENDING: columns.PENDING}
-_UNTOUCHED: Final = (str(Stage.UNSENT), str(Stage.REFUSED), _PENDING)  # no answer about money is due
+_UNTOUCHED: Final = (str(Stage.UNSENT), str(Stage.REFUSED), _PENDING)  # no question about money is open
 # What the results take from the attempt that decides its job's status: what they copy, and what more they need.
 _COPIED: Final = columns.OUTPUTS.keys() & columns.LEDGER.keys() - {columns.SEED_SENT}
 TAKEN: Final = [*sorted(_COPIED), columns.STAGE, columns.SENT_AT]
 
 
 def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
-    """Note in a table which run directory it comes from, and add its ratings."""
+    """Record in a table which run directory it comes from, and add its ratings."""
     results = with_ratings(results, [directory.path] * len(results))
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)
     results.attrs[_ATTRIBUTE] = {directory.given: str(directory.path)}
@@ -71,20 +71,20 @@ def stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def interleaved(tables: list[pd.DataFrame], positions: list[list[int]]) -> pd.DataFrame:
-    """Put the parts of a table together again, each row at its old position."""
+    """Reassemble the parts of a table, with each row at its old position."""
     if len(tables) == 1:
         return tables[0]
     return _with_places(pd.concat(tables).iloc[np.argsort(np.concatenate(positions))], tables)
 
 
 def _with_places(whole: pd.DataFrame, tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Note in a table where its parts come from; returns the same table."""
+    """Record in a table where its parts come from; return the same table."""
     whole.attrs[_ATTRIBUTE] = {name: place for table in tables for name, place in _places(table).items()}
     return whole
 
 
 def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the run directory of a table that comes from only one: `run_dir`, or the one that the table names."""
+    """Return the run directory of a table that comes from only one: `run_dir`, or the one named in the table."""
     if run_dir is not None:
         directory = RunDirectory(run_dir)
         if not directory.path.is_dir() and not directory.exists():
@@ -99,12 +99,12 @@ def run_dir_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = N
 
 
 def folders_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row, as `places_of` does, once its picture and all references are there."""
+    """Return the run directory of each row, like `places_of`, after fetching pictures and references from stores."""
     return with_pictures(results, with_additions(places_of(results, run_dir)))
 
 
 def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the run directory of each row: `run_dir` for all, or the one it comes from; warn if one is gone."""
+    """Return the run directory of each row: `run_dir`, or the one it comes from; warn if one is gone."""
     found = {} if run_dir is not None else _run_dirs(results)
     if found:
         names = results[columns.RUN_DIR]
@@ -129,7 +129,7 @@ def places_of(results: pd.DataFrame, run_dir: str | os.PathLike[str] | None = No
 
 
 def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
-    """Fetch the pictures of rows whose run directory is in a store, unless they are here; return the directories."""
+    """Fetch missing pictures of rows whose run directory is in a store; return the directories."""
     paths = results.get(columns.OUTPUT_PATH, [None] * len(results))
     for folder in dict.fromkeys(folders):
         replica = RunDirectory(folder).replica
@@ -141,7 +141,7 @@ def with_pictures(results: pd.DataFrame, folders: list[Path]) -> list[Path]:
 
 
 def with_additions(folders: list[Path]) -> list[Path]:
-    """Fetch what run directories in a store have besides pictures, such as references; return the directories."""
+    """Fetch files other than pictures, such as references, of run directories in stores; return the directories."""
     for folder in dict.fromkeys(folders):
         replica = RunDirectory(folder).replica
         if replica is not None:
@@ -150,7 +150,7 @@ def with_additions(folders: list[Path]) -> list[Path]:
 
 
 def _run_dirs(results: pd.DataFrame) -> dict[str, Path]:
-    """Return the path of each run directory that the rows name; the path noted in the table, if it still exists."""
+    """Return the path of each run directory that rows name, as recorded in the table if that still exists."""
     found = {}
     for name in results[columns.RUN_DIR].dropna().unique() if columns.RUN_DIR in results.columns else ():
         path = folder_of(name) if is_url(name) else Path(name).expanduser().absolute()
@@ -172,7 +172,7 @@ def _outputs_last(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> NDArray[np.bool_]:
-    """Mark the rows meant by labels, texts of labels, ranges of them ("3-7") or job ids, or by a boolean per row."""
+    """Return a mask of the rows given by labels (also as text), ranges ("3-7"), job ids, or a boolean per row."""
     if isinstance(rows, pd.Series) and len(rows) and pd.api.types.infer_dtype(rows) == "boolean":
         return _aligned(index, rows)
     values = _several(index, rows)
@@ -208,7 +208,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
 
 
 def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
-    """Return a mask in the order of the table, as pandas aligns one."""
+    """Return a mask in the order of the table, aligned like in pandas."""
     if not mask.index.equals(index):
         if len(mask) != len(index) or not (mask.index.is_unique and index.isin(mask.index).all()):
             raise UsageError(
@@ -220,7 +220,7 @@ def _aligned(index: pd.Index, mask: pd.Series) -> NDArray[np.bool_]:
 
 
 def _several(index: pd.Index, rows: Any) -> list[Any]:
-    """Return the values that name rows: a table stands for its labels, one label for itself, no boolean for False."""
+    """Return the values that name rows: a table means its labels, a single label itself, a missing boolean False."""
     rows = rows.index if isinstance(rows, pd.DataFrame) else rows
     is_one = isinstance(rows, str | bytes) or not hasattr(rows, "__iter__")
     values = (
@@ -231,7 +231,7 @@ def _several(index: pd.Index, rows: Any) -> list[Any]:
 
 
 def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
-    """Return the rows from one label to another, "3-7", in the order of the table."""
+    """Return the rows from one label to another ("3-7"), in the order of the table."""
     if not isinstance(value, str):
         return None
     cuts = (place for place, letter in enumerate(value) if letter == "-")
@@ -251,7 +251,7 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pa.Table) -> pd.D
     outcome.loc[is_invalid, columns.STATUS] = columns.INVALID
     for name in (columns.ERROR_CLASS, columns.ERROR_CODE, columns.ERROR_MESSAGE):
         outcome.loc[is_invalid, name] = rows.loc[is_invalid, name].to_numpy()
-    # The cost belongs to the row that was bought, and is 0 on its duplicates.
+    # The first row of a job has its cost; duplicates cost 0.
     is_duplicate = rows[columns.DUPLICATE_OF].notna().to_numpy()
     is_free = is_duplicate & outcome[columns.COST].notna().to_numpy()
     outcome.loc[is_free, columns.COST], outcome.loc[is_free, columns.COST_USD] = "0", 0.0
@@ -259,14 +259,14 @@ def assemble(user: pd.DataFrame, rows: pd.DataFrame, attempts: pa.Table) -> pd.D
     outcome.loc[is_duplicate, columns.MAY_HAVE_BEEN_BILLED] = False
     for name in (columns.JOB_ID, columns.DUPLICATE_OF, columns.SEED_SENT):
         outcome[name] = rows[name].array
-    outcome[columns.RUN_DIR] = None  # a directory may be moved; `mark` fills it in
+    outcome[columns.RUN_DIR] = None  # filled in by `mark`, because a directory may be moved
     outcome = columns.typed(outcome[list(columns.OUTPUTS)], columns.OUTPUTS)
     outcome.index = user.index
     return pd.concat([user, outcome], axis=1)
 
 
 def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
-    """Add a row for each job that the table no longer has, with what its row held when it was submitted."""
+    """Add a row for each job that left the table, with the values its row had when submitted."""
     results = results.assign(**{columns.IN_TABLE: True})
     if not len(attempts):
         return results
@@ -286,7 +286,7 @@ def with_jobs_left(results: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFram
 
 
 def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user's columns of a submitted row, with what was sent where the row had no value."""
+    """Return the user's columns of a submitted row, with empty cells filled in as sent."""
     sent = {columns.PROMPT: inputs.get(columns.PROMPT)}
     own = inputs.get(_USER, {})
     if not any(own.get(name) for name in (columns.IMAGE, *columns.IMAGE_ALIASES, *columns.IMAGE_NUMBERED)):
@@ -295,7 +295,7 @@ def own_cells(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_inputs(text: object) -> dict[str, Any]:
-    """Read what was submitted; empty if the attempt doesn't say."""
+    """Parse what was submitted; empty if the attempt doesn't record it."""
     return json.loads(text) if isinstance(text, str) else {}
 
 
@@ -304,7 +304,7 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(len(index), len(index) + len(labels))
     if index.nlevels > 1:
-        # None instead of "" would turn the numbers of a level into floats.
+        # None instead of "" would turn the integers of a level into floats.
         return pd.MultiIndex.from_product([labels, *[[""]] * (index.nlevels - 1)], names=index.names)
     try:
         return pd.Index(labels, name=index.name).astype(index.dtype)
@@ -313,12 +313,12 @@ def _labels(index: pd.Index, labels: list[str | None]) -> pd.Index:
 
 
 def plausible(seconds: Seconds) -> Seconds:
-    """Make durations missing that only a changed clock explains: negative ones, and those of 30 days or more."""
+    """Replace durations that only a changed clock explains (negative, or 30 days and more) by missing values."""
     return seconds.where((seconds >= 0) & (seconds < _LONGEST_S))
 
 
 def _one_each(attempts: pa.Table) -> pa.Table:
-    """Return one row per job, whose attempts follow each other: the one that decides its status, with sums over all."""
+    """Return one row per job: the attempt that decides its status, with sums over all its attempts."""
     is_submitted = pc.is_in(attempts[columns.STAGE], pa.array(list(SUBMITTED), pa.string()))
     attempts = attempts.select(TAKEN).append_column(columns.ATTEMPTS, is_submitted.cast(pa.int64()))
     job_ids = attempts[columns.JOB_ID]
@@ -334,20 +334,20 @@ def _one_each(attempts: pa.Table) -> pa.Table:
 
 
 def _deciding(attempts: pd.DataFrame) -> pd.DataFrame:
-    """Return the attempt of each job that decides its status; see `dreamo_batch.engine.attempts.deciding`."""
+    """Return the attempt that decides each job's status; see `dreamo_batch.engine.attempts.deciding`."""
     weights = attempts[columns.STAGE].map({str(stage): weight for stage, weight in WEIGHTS.items()})
     by_weight = attempts.loc[weights.sort_values(kind="stable").index]
     return by_weight.drop_duplicates(columns.JOB_ID, keep="last")
 
 
 def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
-    """Write the sums over all attempts of a job into its latest one."""
+    """Write the sums over all attempts of a job into its deciding attempt."""
     by_job = several.groupby(columns.JOB_ID, sort=False)
     attempts = by_job[columns.ATTEMPTS].sum()
     latest.loc[attempts.index, columns.ATTEMPTS] = attempts
     costs = by_job[columns.COST].agg(_exact_sum).astype(columns.STR)  # without any cost it would be of floats
     latest.loc[costs.index, columns.COST] = costs
-    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is; missing values are ignored
+    billed = by_job[columns.MAY_HAVE_BEEN_BILLED].max()  # True if any is True; missing values are ignored
     is_open = latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED].isna()
     latest.loc[billed.index, columns.MAY_HAVE_BEEN_BILLED] = billed.mask(
         is_open & ~billed.fillna(value=False)
@@ -355,7 +355,7 @@ def _add_up(latest: pd.DataFrame, several: pd.DataFrame) -> None:
 
 
 def _of_rows(jobs: pa.Table, job_ids: pd.Series) -> pa.Table:
-    """Return the job of each row; all is missing where it has no attempt."""
+    """Return each row's job; all columns are missing if it has no attempt."""
     wanted, known = pa.array(job_ids, pa.string(), from_pandas=True), jobs[columns.JOB_ID]
     n = min(len(wanted), len(known))
     is_in_place = pc.fill_null(pc.equal(known.slice(0, n), wanted.slice(0, n)), fill_value=False).to_numpy()

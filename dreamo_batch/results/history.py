@@ -26,9 +26,9 @@ from dreamo_batch.service.contract import MODEL
 from dreamo_batch.text import meant
 
 _SUBMITTED: Final = [str(stage) for stage in SUBMITTED]
-# Statuses of rows whose latest attempt exists at the service, and the stage that attempt is in.
+# Statuses of rows whose latest attempt exists at the service, with the stage of that attempt.
 _STAGES: Final = {STATUS_OF[stage]: str(stage) for stage in sorted(SUBMITTED, reverse=True)}
-# Columns of `History.rows` that no user's column can clash with.
+# Columns of `History.rows` whose names can't clash with a user's column.
 LABEL: Final = columns.STORED_PREFIX + columns.ROW
 DIRECTORY: Final = columns.STORED_PREFIX + columns.RUN_DIR
 HOUR: Final = "hour"
@@ -43,13 +43,13 @@ class History:
     places: np.ndarray
 
 
-# A history is passed by what reads it once and uses it several times.
+# A History is accepted, so that callers can read it once and use it several times.
 Directories: TypeAlias = RunDir | Iterable[RunDir] | History
 Source: TypeAlias = Table | Directories
 
 
 class Groups(NamedTuple):
-    """The keys of groups, and the number of the group of each row and of each attempt."""
+    """The keys of groups, and the group number of each row and of each attempt."""
 
     keys: pd.DataFrame
     of_rows: np.ndarray
@@ -111,7 +111,7 @@ def read_directories(source: Directories) -> History:
 
 
 def _read_directory(run_dir: RunDir) -> History:
-    """Read one directory, with the sizes and rephraser settings that were sent where the table has none."""
+    """Read one directory; sizes and rephraser settings missing in the table are filled in as sent."""
     results, directory = load(run_dir), RunDirectory(run_dir)
     decided = checkpoint.read_jobs(directory.jobs).decided
     if len(decided) == len(results):
@@ -137,7 +137,7 @@ def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
 
 
 def from_results(results: pd.DataFrame) -> History:
-    """Read the attempts off results alone: those of a job are one line, with the sum of their costs.
+    """Derive attempts from results alone: one line per job, with the sum of its costs.
 
     Where a merge or concat repeated rows, the first of a job counts: it was paid for once.
     """
@@ -157,7 +157,7 @@ def from_results(results: pd.DataFrame) -> History:
     attempts[columns.STAGE] = attempts[columns.STATUS].astype(columns.STR).map(_STAGES)
     attempts = attempts.reindex(columns=[*columns.LEDGER, columns.ATTEMPTS])
     attempts = columns.typed(attempts, columns.LEDGER | {columns.ATTEMPTS: columns.INT})
-    if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as from `concatenated`
+    if len(rows[columns.RUN_DIR].dropna().unique()) > 1:  # as made by `concatenated`
         rows = rows.assign(**{DIRECTORY: rows[columns.RUN_DIR]})
         attempts[columns.RUN_DIR] = rows.loc[is_submitted, columns.RUN_DIR]
     return History(rows, attempts.reset_index(drop=True), np.flatnonzero(is_submitted.to_numpy()))
@@ -172,7 +172,7 @@ def read_results(source: Source, *needed: str) -> pd.DataFrame:
 
 
 def check_results(table: Any, *needed: str) -> None:
-    """Raise unless it is a table with certain columns, and no name has two."""
+    """Raise unless a table has certain columns and no duplicate names."""
     own = pd.Index(getattr(table, "columns", []))
     if absent := [name for name in needed if name not in own]:
         raise UsageError(
@@ -204,7 +204,7 @@ def labelled(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def group(history: History, by: Any, argument: str = "by", *, reserved: Collection[str] = ()) -> Groups:
-    """Group rows and attempts by columns, the size, or the time; None: all are one group."""
+    """Group rows and attempts by columns, size, or time; None makes a single group."""
     names = as_names(argument, by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
@@ -217,13 +217,13 @@ def group(history: History, by: Any, argument: str = "by", *, reserved: Collecti
         return Groups(whole, np.zeros(len(rows), dtype=int), np.zeros(len(attempts), dtype=int))
     try:
         return grouped(rows, attempts)
-    # Cells that can't be compared, such as dates and times.
+    # Cells that can't be compared, such as dates with times.
     except (TypeError, NotImplementedError, UnicodeError) as error:
         raise UsageError(f"{argument}: can't group by {' and '.join(map(str, names))}: {error}.") from None
 
 
 def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) -> Groups:
-    """Group rows and attempts by all their columns, in the order of these, or else of the rows."""
+    """Group rows and attempts by all their columns, sorted by value or in the order of the rows."""
     both = groupable(pd.concat([rows, attempts], ignore_index=True))
     of_both = both.groupby(list(both.columns), dropna=False, observed=True, sort=sort)
     numbers = of_both.ngroup().to_numpy()
@@ -232,7 +232,7 @@ def grouped(rows: pd.DataFrame, attempts: pd.DataFrame, *, sort: bool = True) ->
 
 
 def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd.Series]:
-    """Return the name of a part of the key, its values for rows, and for attempts."""
+    """Return the name of a part of the key, with its values for rows and for attempts."""
     rows, attempts = history.rows, history.attempts
     if name == columns.RUN_DIR and DIRECTORY in rows.columns:
         return name, rows[DIRECTORY], attempts[name]
@@ -254,7 +254,7 @@ def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd
 
 
 def _as_sent(rows: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column with what was sent where its cells are empty; of results alone, only the model is known."""
+    """Return a column with empty cells filled in as sent; for results alone, only the model is known."""
     sent = rows.get(columns.STORED_PREFIX + name, MODEL if name == columns.MODEL else None)
     cells = rows[name].astype(object)
     is_empty = rows[name].isna() | cells.isin([""])
@@ -263,7 +263,7 @@ def _as_sent(rows: pd.DataFrame, name: str) -> pd.Series:
 
 
 def as_length(text: object) -> pd.Timedelta | None:
-    """Read a length of time in whole microseconds, as times are kept; None if it is none above zero."""
+    """Parse a duration, in whole microseconds like stored times; None if it isn't a positive one."""
     try:
         length = pd.Timedelta(text) if isinstance(text, str) else pd.Timedelta(0)
     except ValueError:
@@ -283,7 +283,7 @@ def _of_attempts(values: pd.Series, history: History, name: str) -> pd.Series:
 
 
 def _submitted_cell(text: object, name: str) -> object:
-    """Return what a row that left the table held when it was submitted."""
+    """Return the value that a row which left the table had when it was submitted."""
     inputs = read_inputs(text)
     if name == columns.SIZE and inputs and not inputs["columns"].get(name):
         return f"{inputs[columns.WIDTH]}x{inputs[columns.HEIGHT]}"
@@ -291,7 +291,7 @@ def _submitted_cell(text: object, name: str) -> object:
 
 
 def _size(rows: pd.DataFrame) -> pd.Series:
-    """Return width x height as submitted where the ledger knows, else as received."""
+    """Return width x height as submitted if known, else as received."""
     names = [columns.STORED_PREFIX + name for name in (columns.WIDTH, columns.HEIGHT)]
     if names[0] not in rows.columns:
         names = [columns.OUTPUT_WIDTH, columns.OUTPUT_HEIGHT]

@@ -92,7 +92,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     """Return one or more run directories as a list without repeats."""
     if isinstance(source, str | os.PathLike):
         return [source]
-    # Iterating over a frame yields its columns.
+    # Iterating over a DataFrame would yield its columns.
     several = list(source) if isinstance(source, Iterable) and not isinstance(source, pd.DataFrame) else []
     if not several or not all(isinstance(path, str | os.PathLike) for path in several):
         raise UsageError(
@@ -101,7 +101,7 @@ def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     by_place: dict[Path, RunDir] = {}
     for path in several:
         by_place.setdefault(RunDirectory(path).path.resolve(), path)
-    # A command that waits in the background, or was stopped while it did, leaves only its log.
+    # A command that waits in the background, or was stopped while waiting, leaves only its log.
     folders = {at: RunDirectory(at) for at in by_place}
     waiting = [at for at, folder in folders.items() if folder.log.is_file() and not journal.has_begun(folder)]
     if 0 < len(waiting) < len(by_place):
@@ -160,7 +160,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
 
 
 def stored_terms(directory: RunDirectory) -> Terms:
-    """Return what may be spent in a run directory, as stored there; no limit if there is no directory yet."""
+    """Return the spending limits stored in a run directory; none if there is no directory yet."""
     if directory.is_sharded:
         manifest = directory.read_manifest()
         return NO_TERMS if manifest is None else Terms(cap=manifest.cap, budget=manifest.budget)
@@ -169,13 +169,13 @@ def stored_terms(directory: RunDirectory) -> Terms:
 
 
 def read_state(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> State:
-    """Fold the ledger, or some of its columns; attempts on the wire when the process ended are ambiguous."""
+    """Read the ledger (or some columns) into a state; attempts on the wire when the process ended are ambiguous."""
     return read_ledger(directory, names)[0]
 
 
 def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) -> tuple[State, bool]:
-    """Fold the ledger as `read_state` does, and return whether the directory is a copy of the one it was written in."""
-    if not directory.path.is_dir():  # it isn't made yet
+    """Read the ledger like `read_state`, and return whether the directory is a copy of the original."""
+    if not directory.path.is_dir():  # it doesn't exist yet
         return State(), False
     if directory.is_sharded:
         shards = {name: read_ledger(shard, names) for name, shard in directory.shards().items()}
@@ -190,7 +190,7 @@ def read_ledger(directory: RunDirectory, names: Sequence[str] = SCHEMA.names) ->
 
 
 def joined(shards: Mapping[str, State], terms: Terms) -> State:
-    """Return the attempts of all shards; the pictures are where they are seen from the whole directory."""
+    """Return the attempts of all shards, with picture paths relative to the whole directory."""
     whole, tables = State(terms=terms), [SCHEMA.empty_table()]
     for name, state in shards.items():
         table, number = state.stored.table, SCHEMA.get_field_index(columns.OUTPUT_PATH)
@@ -207,7 +207,7 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
 
 def _settled(state: State) -> State:
     for attempt in list(ledger.interrupted(state)):
-        from dreamo_batch.engine.effects import interrupted  # loads requests, which is seldom needed here
+        from dreamo_batch.engine.effects import interrupted  # imports requests, which is rarely needed here
 
         state.apply(interrupted(attempt, attempt.sent_at or time.time()))
     return state
@@ -227,7 +227,7 @@ def existing(run_dir: str | os.PathLike[str]) -> RunDirectory:
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Return whether `results.parquet` holds all that the ledger knows of the table of the last call."""
+    """Return whether `results.parquet` is complete for the table of the last call."""
     try:
         results, jobs = map(checkpoint.read_table_meta, (directory.results, directory.jobs))
         meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
@@ -240,7 +240,7 @@ def is_finished(directory: RunDirectory) -> bool:
 
 
 def _stored(directory: RunDirectory) -> pd.DataFrame | None:
-    """Read the stored results; None if they are damaged, as the ledger knows the same."""
+    """Read the stored results; None if they are damaged, as the ledger has the same information."""
     try:
         results, _ = checkpoint.read_frame(directory.results)
     except DirectoryError as error:
@@ -251,17 +251,17 @@ def _stored(directory: RunDirectory) -> pd.DataFrame | None:
 
 
 def composed(directory: RunDirectory, state: State | None = None) -> pd.DataFrame:
-    """Assemble the results from the table of the last call and the ledger, which is read unless it was."""
+    """Assemble the results from the table of the last call and the ledger, which is read unless passed."""
     user, rows = checkpoint.read_outcomes(directory.jobs)
     try:
         state = read_state(directory, _NEEDED) if state is None else state
-    except LedgerDamaged:  # only all columns together show that an event is a repetition
+    except LedgerDamaged:  # all columns are needed to recognise a repeated event
         state = read_state(directory)
     return assemble(user, rows, to_arrow(state))
 
 
 def decided_for(results: pd.DataFrame, folders: Sequence[Path], names: Iterable[str]) -> pd.DataFrame:
-    """Return what was decided for the job of each row, by position; missing where its directory doesn't say."""
+    """Return the decisions for each row's job, by position; missing if its directory has none."""
     known = [
         checkpoint.read_distinct_jobs(RunDirectory(folder).jobs).set_index(columns.JOB_ID)[list(names)]
         for folder in dict.fromkeys(folders)
@@ -285,7 +285,7 @@ def pictures_left(run_dirs: Iterable[RunDir], results: pd.DataFrame) -> int:
 
 
 def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
-    """Return a row per attempt, as `read_state` has them."""
+    """Return a row per attempt, as in `read_state`."""
     return to_frame(to_arrow(read_state(directory)))
 
 
@@ -332,7 +332,7 @@ def scan(run_dir: RunDir) -> ds.Dataset:
 
 
 def _as_table(directory: RunDirectory, schema: pa.Schema) -> pa.Table:
-    """Read a ledger, and say which shard it is if the schema asks."""
+    """Read a ledger as a table, with a column for the shard if the schema has one."""
     table = to_arrow(read_state(directory))
     for field in list(schema)[len(SCHEMA) :]:
         table = table.append_column(field, pa.array([directory.path.name] * len(table), field.type))
@@ -340,7 +340,7 @@ def _as_table(directory: RunDirectory, schema: pa.Schema) -> pa.Table:
 
 
 def _is_settled(directory: RunDirectory) -> bool:
-    """Whether the checkpoint of a ledger holds all that there is to know."""
+    """Whether the checkpoint of a ledger is complete."""
     try:
         meta = checkpoint.read_meta(directory.path / checkpoint.NAME)
         stages = pq.read_table(directory.path / checkpoint.NAME, columns=[columns.STAGE])[columns.STAGE]
@@ -371,7 +371,7 @@ def summarise(results: pd.DataFrame, state: State, cap: Decimal | None) -> dict[
 
 
 def added(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add up the summaries of several directories; a sum is None if one of them is."""
+    """Add up the summaries of several directories; a sum is None if one of its parts is."""
     whole: dict[str, Any] = {}
     for name in summaries[0]:
         values = [summary[name] for summary in summaries]
@@ -386,7 +386,7 @@ def added(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def reconcile(n_rows: int, results: pd.DataFrame) -> dict[str, Any]:
-    """Compare rows in with rows accounted for."""
+    """Compare the number of rows passed in with those accounted for."""
     by_status = _by_status(results)
     n_accounted = sum(by_status.values())
     return {
@@ -403,7 +403,7 @@ def _by_status(results: pd.DataFrame) -> dict[str, int]:
 
 
 def sentence(counts: dict[str, Any], spent_usd: Decimal, results: pd.DataFrame) -> str:
-    """Write the reconciliation as one line, and how many pictures have no cost in USD."""
+    """Return the reconciliation as one line, with the number of pictures without a cost in USD."""
     states = ", ".join(f"{n} {PALETTE[status].word}" for status, n in counts["by_status"].items()) or "none"
     n_in, n_out = counts["rows_in"], counts["rows_accounted_for"]
     text = f"{counted(n_in, 'row')} in, {n_out:,} accounted for: {states}; {dollars(spent_usd)} spent"
@@ -418,7 +418,7 @@ def _n_unpriced(results: pd.DataFrame) -> int:
 
 
 def open_lines(results: pd.DataFrame, state: State) -> list[str]:
-    """List ambiguous rows, what each may have cost, how to settle them; count pictures unsaved or without cost."""
+    """List ambiguous rows with their possible cost and how to settle them; count pictures unsaved or without cost."""
     rows = results[(results[columns.STATUS] == columns.AMBIGUOUS) & results[columns.DUPLICATE_OF].isna()]
     lines = [
         _ambiguous_line(label, job_id, state)

@@ -1,4 +1,4 @@
-"""Metrics: how like a picture is to its reference, with values and vectors kept in the run directory."""
+"""Metrics: how similar a picture is to its reference, with values and vectors stored in the run directory."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ _loading: Final = threading.Lock()
 
 
 def _function_of(metric: Metric) -> Callable[..., Any]:
-    """Return the function, whose model one thread loads while others wait."""
+    """Return the metric's function, loading its model in one thread while others wait."""
     if metric.function is not None:
         return metric.function
-    assert metric.load is not None  # noqa: S101 - checked when it was made
+    assert metric.load is not None  # noqa: S101 - checked by __post_init__
     with _loading:
         return _loaded(metric.load)
 
@@ -149,7 +149,7 @@ NAMED: Final[Mapping[str, Metric | VectorMetric]] = {**BUILT_IN, **BY_NAME}
 
 
 class SentReference(NamedTuple):
-    """A reference picture as it was sent: its file and the digest of that; `path` is None for one at a URL."""
+    """A reference picture as it was sent: its file (None for a URL) and the file's digest."""
 
     path: Path | None
     sha256: str
@@ -157,7 +157,7 @@ class SentReference(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A saved picture, all references of its job that are known, and the one that it is measured against."""
+    """A saved picture, the known references of its job, and the one it is measured against."""
 
     run_dir: Path
     path: Path
@@ -166,19 +166,19 @@ class Subject(NamedTuple):
     references: tuple[SentReference, ...] = ()
 
     def against_each(self) -> list[Subject]:
-        """Return it once for each reference."""
+        """Return a copy for each reference, to be measured against it."""
         return [self._replace(reference=reference) for reference in self.references] or [self]
 
     @property
     def pair(self) -> _Pair | None:
-        """The picture and its reference by their digests; None without a reference that is a file."""
+        """The digests of the picture and its reference; None if the reference isn't a file."""
         if self.reference is None or self.reference.path is None:
             return None
         return _Pair(self.sha256, self.reference.sha256)
 
 
 class Key(NamedTuple):
-    """What a kept value belongs to; `reference` is empty for a vector."""
+    """The key of a stored value; `reference` is empty for a vector."""
 
     output: str
     reference: str
@@ -187,14 +187,14 @@ class Key(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A number, None if there was nothing to measure, or a vector."""
+    """A stored number (None if there was nothing to measure), or a vector."""
 
     number: float | None = None
     vector: bytes | None = None
 
 
 class _Pair(NamedTuple):
-    """A picture and its reference by their digests, whatever the number of rows and files that have them."""
+    """The digests of a picture and its reference, shared by all rows and files that have them."""
 
     output: str
     reference: str
@@ -284,7 +284,7 @@ def measure(
 
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
-    """Read several metrics, each of another name."""
+    """Parse several metrics, which need distinct names."""
     read = [read_metric(metric) for metric in ([None] if metrics is None else as_names("metrics", metrics))]
     for name, n in Counter(metric.name for metric in read).items():
         if n > 1:
@@ -295,12 +295,12 @@ def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
 
 
 def read_metric(metric: Any, argument: str = "metrics") -> Metric | VectorMetric:
-    """Read one metric: its name, a `Metric`, or any callable that has a name."""
+    """Parse one metric: a name, a `Metric`, or any callable that has a name."""
     if isinstance(metric, str) and metric in NAMED:
         return NAMED[metric]
     if isinstance(metric, Metric | VectorMetric):
         return metric
-    if not callable(metric) or isinstance(metric, type):  # a class was meant to be called
+    if not callable(metric) or isinstance(metric, type):  # a class should have been instantiated
         names = ", ".join(map(repr, NAMED))
         raise UsageError(
             f"{argument}: {metric!r} isn't a metric. Pass one of {names}, a Metric, or a function of both pictures."
@@ -314,7 +314,7 @@ def read_metric(metric: Any, argument: str = "metrics") -> Metric | VectorMetric
 
 
 def load_model(metric: Metric | VectorMetric) -> None:
-    """Load what a metric needs to measure; raises what would be raised later."""
+    """Load what a metric needs, to raise errors before measuring."""
     from PIL import Image
 
     if isinstance(metric, Metric):
@@ -366,7 +366,7 @@ def _references(run_dir: Path) -> dict[str, list[SentReference]]:
 def take_fingerprints(
     subjects: Iterable[Subject | None], *, what: str = "comparing"
 ) -> tuple[dict[str, Fingerprint], dict[str, str]]:
-    """Take the fingerprint of each picture once; returns fingerprints and problems by digest."""
+    """Compute the fingerprint of each picture once; return fingerprints and problems by digest."""
     pictures = [PictureFile(item.run_dir, item.path, item.sha256) for item in _by_digest(subjects).values()]
     kept = picture_cache.read_fingerprints(pictures)
     found, problems = {sha256: Fingerprint.from_bytes(content) for sha256, content in kept.items()}, {}
@@ -380,7 +380,7 @@ def take_fingerprints(
 
 
 def _by_digest(subjects: Iterable[Subject | None]) -> dict[str, Subject]:
-    """Return one picture of each digest; of files with the same bytes, one that exists."""
+    """Return one picture for each digest, preferring a file that exists."""
     by_digest: dict[str, Subject] = {}
     for subject in subjects:
         if subject and not (subject.sha256 in by_digest and by_digest[subject.sha256].path.is_file()):
@@ -391,10 +391,10 @@ def _by_digest(subjects: Iterable[Subject | None]) -> dict[str, Subject]:
 def measure_likeness(
     results: pd.DataFrame, folders: Sequence[Path], metrics: Sequence[Metric | VectorMetric]
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Measure pictures as `dreamo_batch.measure`; with it, what failed of the last metric, by positions of rows."""
+    """Measure like `dreamo_batch.measure`; also return what failed in the last metric, by row position."""
     check_results(results, columns.PROMPT)
     subjects, problems = find_subjects(results, folders)
-    # A line for each reference of each row.
+    # One line per row and reference.
     lines = [
         (row, place, pair)
         for row, subject in enumerate(subjects)
@@ -421,7 +421,7 @@ def measure_likeness(
 
 
 def _means(numbers: pd.Series, subjects: Sequence[Subject | None]) -> pd.Series:
-    """Return the mean of each row over the references that aren't styles, or over all if all are."""
+    """Return each row's mean over the references that aren't styles, or over all if all are styles."""
     is_style = np.array([bool(one and one.reference and one.reference.is_style) for one in subjects], bool)
     of_all, of_subjects = (part.groupby(level=0).mean() for part in (numbers, numbers[~is_style]))
     return of_all.where(~of_all.index.isin(numbers.index[~is_style]), of_subjects)
@@ -430,7 +430,7 @@ def _means(numbers: pd.Series, subjects: Sequence[Subject | None]) -> pd.Series:
 def _measured(
     metrics: Sequence[Metric | VectorMetric], subjects: Sequence[Subject | None], prompts: Sequence[Any]
 ) -> Iterator[tuple[Metric | VectorMetric, list[Measured]]]:
-    """Yield what each metric says of each picture."""
+    """Yield each metric with its values of all pictures."""
     built_in = [metric for metric in metrics if metric is BUILT_IN.get(metric.name)]
     own = [metric for metric in metrics if isinstance(metric, Metric) and metric not in built_in]
     prints = take_fingerprints(_with_references(subjects if built_in else ()), what="measuring")
@@ -457,13 +457,13 @@ def _measured(
             ]
             of_pairs = [value for (_, name), value in measured.items() if name == metric.name]
             if failed := [value.problem for value in of_pairs if value.failed == "metric"]:
-                # Once; each row says why in its own column.
+                # Warn once; each row has the reason in its own column.
                 warn(f"{failed[0]} ({len(failed)} of {len(of_pairs)} pictures)")
         yield metric, found
 
 
 def _with_references(subjects: Iterable[Subject | None]) -> list[Subject]:
-    """Return the pictures that have a reference, and the references."""
+    """Return the pictures that have a reference, followed by the references."""
     paired = [subject for subject in subjects if subject and subject.pair]
     references = {subject.reference: subject.run_dir for subject in paired}
     return paired + [Subject(at, ref.path, ref.sha256) for ref, at in references.items() if ref and ref.path]
@@ -471,7 +471,7 @@ def _with_references(subjects: Iterable[Subject | None]) -> list[Subject]:
 
 def _without_pair(subject: Subject | None) -> Measured:
     if subject is None:
-        return Measured(None, failed="file")  # why there is no picture was found out before
+        return Measured(None, failed="file")  # why there is no picture is known already
     if subject.reference is not None:
         return Measured(None, "its reference is at a URL, which is not fetched", "given")
     return Measured(None, "its reference is unknown: the directory's table doesn't have its job", "given")
@@ -483,7 +483,7 @@ def _by_parts(
     score: Callable[[Any, Any], Measured],
     others: Sequence[Any] = (),
 ) -> list[Measured]:
-    """Score each picture by what was taken of it and of its reference, or by one of the others."""
+    """Score each picture from the features of it and its reference, or from other features such as prompts."""
     found, problems = taken
 
     def of_one(place: int, subject: Subject | None) -> Measured:
@@ -555,17 +555,17 @@ def _read(side_px: int, subject: Subject) -> Image.Image | str:
 def embedded(
     metric: VectorMetric, items: Sequence[Item], read: Callable[[Item], Image.Image | str]
 ) -> Iterator[tuple[Item, Vector | str | None]]:
-    """Yield the vector of each picture, made in batches; what `read` says in place of a picture stays as it is."""
+    """Yield the vector of each picture, in batches; if `read` returns a problem instead of a picture, yield that."""
     work = functools.partial(_embed, portable(metric), read)
     n = metric.batch_size
     yield from each(items, work, what=metric.name, is_portable=True, n_batch=n)
 
 
-_embedding: Final = threading.Lock()  # not every model takes several threads
+_embedding: Final = threading.Lock()  # not every model is thread-safe
 
 
 def _embed(sent: Any, read: Callable[[Item], Image.Image | str], items: Sequence[Item]) -> list[Any]:
-    """Put a vector in the place of each picture, with a model that is loaded once a process."""
+    """Replace each picture by its vector, with a model that is loaded once per process."""
     pictures = [read(item) for item in items]
     with _embedding:
         metric: VectorMetric = unpacked(sent)
@@ -574,7 +574,7 @@ def _embed(sent: Any, read: Callable[[Item], Image.Image | str], items: Sequence
 
 
 def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[tuple[_Pair, str], Measured]:
-    """Measure each pair with the user's metrics, from kept values or the pictures, which are read once for all."""
+    """Measure each pair with the user's metrics, from stored values or from the pictures, which are read once."""
     by_pair: dict[_Pair, list[Subject]] = {}
     for subject in subjects:
         if subject and subject.pair:
@@ -609,7 +609,7 @@ def _measure(own: Sequence[Metric], subjects: Iterable[Subject | None]) -> dict[
 
 
 def _measure_several(sent: Any, several: Sequence[tuple[_Pair, Sequence[Subject]]]) -> list[list[Measured]]:
-    """Measure pairs, each given with the pictures that have its bytes, in any process."""
+    """Measure pairs, each given as all pictures with its bytes, in any process."""
     metrics: Sequence[Metric] = unpacked(sent)
     pictures = [_read_pair(copies) for _, copies in several]
     read = [picture for picture in pictures if not isinstance(picture, Measured)]
@@ -640,22 +640,22 @@ def _read_reference(reference: SentReference) -> Image.Image:
 
 
 def _apply_batch(metric: Metric, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[Measured]:
-    """Measure pairs at once; one by one where that fails, since one picture is not all of them."""
+    """Measure several pairs at once, or one by one if that fails, to isolate the failing picture."""
     if metric.is_batched and pairs:
         try:
             copies = ([picture.copy() for picture in side] for side in zip(*pairs, strict=True))
             values = metric.measure_batch(*copies)
             return [_checked(value) for _, value in zip(pairs, values, strict=True)]
-        except Exception as error:  # noqa: BLE001 - a metric is anybody's code
+        except Exception as error:  # noqa: BLE001 - a metric is the user's code
             logger.info("%s failed on a batch: %s", metric.name, error)
     return [apply(metric, *pair) for pair in pairs]
 
 
 def apply(metric: Metric, reference: Image.Image, output: Image.Image) -> Measured:
-    """Measure one pair of pictures, which stay as they are."""
+    """Measure copies of one pair of pictures."""
     try:
-        return _checked(metric(reference.copy(), output.copy()))  # it may change them in place
-    except Exception as error:  # noqa: BLE001 - a metric is anybody's code, and one picture is not all of them
+        return _checked(metric(reference.copy(), output.copy()))  # a metric may change pictures in place
+    except Exception as error:  # noqa: BLE001 - a metric is the user's code, and one failure mustn't stop the rest
         return Measured(None, f"{metric.name} failed: {type(error).__name__}: {error}", "metric")
 
 
@@ -665,22 +665,22 @@ def _checked(value: Any, nothing: str = Bounded.nothing) -> Measured:
 
 
 class Cache:
-    """Values kept in the run directories of pictures; nothing is written before `save`."""
+    """Values stored in the pictures' run directories; nothing is written before `save`."""
 
     def __init__(self, run_dirs: Iterable[Path]) -> None:
         self._known = {run_dir: _read_values(run_dir / NAME) for run_dir in dict.fromkeys(run_dirs)}
         self._fresh: dict[Path, dict[Key, Value]] = {}
 
     def get(self, run_dir: Path, key: Key) -> Value | None:
-        """Return what was measured; None if nothing was."""
+        """Return a stored value; None if there is none."""
         return self._known[run_dir].get(key)
 
     def put(self, run_dir: Path, key: Key, value: Value) -> None:
-        """Keep what was measured."""
+        """Store a value."""
         self._fresh.setdefault(run_dir, {})[key] = value
 
     def save(self) -> None:
-        """Add new values to what each file holds by now; warn of a directory that can't be written to."""
+        """Merge new values into the files as they are now; warn about directories that can't be written to."""
         for run_dir, fresh in self._fresh.items():
             path = run_dir / NAME
             values = self._known[run_dir] | _read_values(path, is_quiet=True) | fresh

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _SIZE_IN: Final = (7.2, 4.0)
 _LABEL_CHARACTERS: Final = 42
 _UNDRAWABLE: Final = "\u25a1"
-# Of the figure's width: it begins at the right, and names of lines are at the left.
+# Share of the figure's width, because the legend starts at the right and line names are at the left.
 _LEGEND_SHARE: Final = 0.94
-_LEGEND_BELOW_PT: Final = 38  # under the ticks and the axis label
+_LEGEND_BELOW_PT: Final = 38  # below the ticks and the axis label
 _N_LINES: Final = 25
 _BAR: Final = 0.62
 _HATCH: Final = "////"
@@ -79,7 +79,7 @@ def plot_spend(
         return _show_empty(ax, theme, f"Money spent: {spent}", n_unpriced if len(attempts) else None)
     title = f"Money spent: {dollars(_sum(paid[columns.COST]))}{_n_unknown(n_unpriced)}"
     paid = paid.sort_values(columns.COMPLETED_AT)
-    # From nothing, else one attempt has no line.
+    # Start at 0, otherwise a single attempt has no line.
     ends = paid[[columns.SENT_AT, columns.COMPLETED_AT]]
     times = pd.concat([ends.min().nsmallest(1), paid[columns.COMPLETED_AT]])
     spent = pd.concat([pd.Series([0.0]), paid[columns.COST_USD].cumsum()])
@@ -280,11 +280,11 @@ def plot_throughput(throughput: pd.DataFrame, *, ax: Axes | None = None) -> Axes
 def _prepare(
     ax: Axes | None, table: pd.DataFrame, expected: Mapping[str, Any], function: str
 ) -> tuple[Axes, Theme, pd.DataFrame]:
-    """Check what is to be drawn; return axes, the colours for their background, and the table with its own types."""
+    """Check the table to draw; return the axes, their colours, and the table with its dtypes."""
     wanted = f"Pass what {function}() returned, such as {function}(run_dir)."
     if absent := [name for name in expected if name not in getattr(table, "columns", ())]:
         raise UsageError(f"The table has no {absent[0]!r} column. {wanted}")
-    try:  # one that was written to CSV and read again has times as text, and codes as numbers
+    try:  # after a round trip through CSV, times are text and codes are numbers
         table = table.astype({name: expected[name].dtype for name in expected if name != columns.PHASE})
     except (TypeError, ValueError) as error:
         raise UsageError(f"The table holds other values ({error}). {wanted}") from None
@@ -302,7 +302,7 @@ def _prepare(
 
 
 def _theme(ax: Axes) -> Theme:
-    """Choose by what is behind the axes: the figure if they are transparent, and a light page if that is too."""
+    """Choose colours by the background: the axes, or the figure if they are transparent, or else a light page."""
     from matplotlib.colors import to_rgba
 
     behind = [to_rgba(ax.get_facecolor()), to_rgba(ax.figure.get_facecolor())]
@@ -312,7 +312,7 @@ def _theme(ax: Axes) -> Theme:
 
 
 def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "", grid: Any = None) -> Axes:
-    """Write the title, the names of the axes, and a legend if there are several colours; draw lines of one axis."""
+    """Add the title, axis labels, grid lines along one axis, and a legend if there are several colours."""
     if grid is not None:
         ax.grid(axis=grid, color=theme.faint, linewidth=0.6)
     title = _drawable(title)
@@ -326,7 +326,7 @@ def _finish(ax: Axes, theme: Theme, *, title: str, x: str = "", y: str = "", gri
 
 
 def _add_legend(ax: Axes, theme: Theme) -> None:
-    """Put the legend below the axes if the figure makes room for it, else inside them."""
+    """Put the legend below the axes if the figure's layout makes room, otherwise inside."""
     style: dict[str, Any] = {"labelcolor": theme.ink, "fontsize": "small"}
     figure: Any = ax.get_figure(root=True)
     if figure.get_layout_engine() is None:
@@ -343,7 +343,7 @@ def _add_legend(ax: Axes, theme: Theme) -> None:
 
 
 def _show_empty(ax: Axes, theme: Theme, title: str, n_unpriced: int | None = None) -> Axes:
-    """Write why there is nothing to draw, rather than show empty axes; of money, how many attempts have no cost."""
+    """Say in the axes why there is nothing to draw, and how many attempts have no known cost."""
     why = {None: "nothing to show", 0: "nothing was spent"}.get(n_unpriced, "no costs are known")
     ax.text(0.5, 0.5, why, color=theme.ink, ha="center", va="center", transform=ax.transAxes)
     ax.set_axis_off()
@@ -359,7 +359,7 @@ def _name_lines(ax: Axes, labels: Sequence[str]) -> None:
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:
-    """Shorten texts so that different ones stay different: in the middle, else to where they differ."""
+    """Shorten texts so that different ones stay different: in the middle, or to the part that differs."""
     labels = {text: _shortened(text, len(text)) for text in texts}
     for label in {label for label, n in Counter(labels.values()).items() if n > 1}:
         alike = [text for text in labels if labels[text] == label]
@@ -371,7 +371,7 @@ def _distinct(texts: Sequence[str]) -> list[str]:
 
 
 def _shortened(text: str, end: int) -> str:
-    """Shorten a text to its beginning and a piece that ends at a place; Chinese letters are twice as wide as others."""
+    """Shorten a text to its beginning and a part ending at an index; Chinese characters count as two."""
     n_wide = sum(east_asian_width(letter) in "FW" for letter in text)
     if len(text) + n_wide <= _LABEL_CHARACTERS:
         return text
@@ -383,7 +383,7 @@ def _shortened(text: str, end: int) -> str:
 
 
 def _drawable(text: str) -> str:
-    """Replace every letter that no font here has by a box."""
+    """Replace letters that no font has by a box."""
     from matplotlib.font_manager import FontProperties, findfont
 
     fonts = Fonts(findfont(FontProperties()))
@@ -392,7 +392,7 @@ def _drawable(text: str) -> str:
 
 
 def _families() -> list[str]:
-    """Name matplotlib's choice of fonts, its own, and those of this machine, in which it looks for letters in turn."""
+    """Return font families in the order to search: matplotlib's setting, its own font, and those of this machine."""
     import matplotlib as mpl
     from matplotlib import font_manager
 
@@ -435,7 +435,7 @@ def _sum(costs: pd.Series) -> Decimal:
 
 
 def _doubts(attempts: pd.DataFrame) -> pd.Series:
-    """Return what is reserved for each attempt that may be billed on top of what was spent, where it is known."""
+    """Return the known reservations of attempts that may be billed on top of what was spent."""
     is_doubtful = attempts[columns.MAY_HAVE_BEEN_BILLED].fillna(value=False).astype(bool)
     return attempts.loc[is_doubtful & attempts[columns.COST].isna(), columns.RESERVED].dropna()
 
@@ -463,12 +463,12 @@ def _draw_ranges(ax: Axes, theme: Theme, shown: pd.DataFrame) -> None:
 
 
 def _date(ax: Axes, theme: Theme) -> Axes:
-    """Write times as short as is unambiguous; the day stands at the right."""
+    """Format times as short as possible; the day is shown at the right."""
     import matplotlib.dates
 
-    dates: Any = matplotlib.dates  # whose annotations are incomplete
+    dates: Any = matplotlib.dates  # its annotations are incomplete
     low, high = ax.dataLim.intervalx
-    if high - low < _SPAN_MIN_DAYS:  # one attempt alone, for which matplotlib shows four years
+    if high - low < _SPAN_MIN_DAYS:  # a single attempt, for which matplotlib would show four years
         ax.set_xlim(low - _SPAN_MIN_DAYS / 2, high + _SPAN_MIN_DAYS / 2)
     locator = dates.AutoDateLocator(minticks=3, maxticks=7)
     ax.xaxis.set_major_locator(locator)

@@ -1,4 +1,4 @@
-"""Files of a run directory that only grow: what people said of pictures, kept at once.
+"""Append-only files of a run directory: ratings and choices, stored immediately.
 
 Several processes may append at the same time: each waits for the file's lock, adds its lines to what is there by then,
 and replaces the file durably. In an object store, what is appended at once is a separate file.
@@ -36,7 +36,7 @@ _LOCK_WAIT_S: Final = 30.0
 
 
 def read_kept(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a file of a run directory, opened once so that it is never mixed with the one that replaces it."""
+    """Read a file of a run directory, opened only once so that it is never mixed with its replacement."""
     try:
         with pa.OSFile(str(path)) as file:
             return pq.read_table(file, page_checksum_verification=True).select(schema.names).cast(schema)
@@ -45,7 +45,7 @@ def read_kept(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 class GrowingTable:
-    """A table in a run directory that lines are only appended to."""
+    """An append-only table in a run directory."""
 
     def __init__(self, path: Path, described: Mapping[str, columns.Column]) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class GrowingTable:
         return self._path.exists() if self._replica is None else bool(self._replica.parts(self._path.name))
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines, with the time at which they are written; on the disk when it returns."""
+        """Append lines with the time of writing; they are on disk when this returns."""
         now = datetime.fromtimestamp(time.time(), UTC)
         added = pa.Table.from_pylist([{**line, columns.AT: now} for line in lines], self._schema)
         try:
@@ -102,7 +102,7 @@ def rating_table(run_dir: Path) -> GrowingTable:
 
 
 def rater_named(rater: str | None) -> str:
-    """Return who rates: as passed, else as the environment says, else the name of the user."""
+    """Return the rater: the argument, or the environment variable, or the user's name."""
     if rater is None:
         rater = os.environ.get(RATER_VARIABLE)
     if rater:
@@ -113,7 +113,7 @@ def rater_named(rater: str | None) -> str:
 
 
 def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
-    """Return which lines count: of each key the last rating and the last other word that were not taken back."""
+    """Return the positions of lines that count: for each key, the last rating and the last word not undone."""
     open_lines: dict[Hashable, list[tuple[bool, int]]] = {}
     for number, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
         lines = open_lines.setdefault(key, [])
@@ -126,12 +126,12 @@ def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
 
 
 def stands(log: pd.DataFrame) -> list[int]:
-    """Return which lines of a rating table count, of each rater on each job."""
+    """Return the positions of a rating table's lines that count, for each rater and job."""
     return standing(zip(log[columns.JOB_ID], log[columns.RATER], strict=True), log[columns.KIND])
 
 
 def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
-    """Return the columns `rating` and `picked` of each picture that was rated, by all raters or one, by job."""
+    """Return the columns `rating` and `picked` by job, from all raters or one."""
     log = rating_table(run_dir).frame()
     current = log.iloc[stands(log)]
     if rater is not None:
@@ -148,13 +148,13 @@ def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
 def with_ratings(
     results: pd.DataFrame, folders: Sequence[Path], rater: str | None = None, *, is_needed: bool = False
 ) -> pd.DataFrame:
-    """Return a table with its ratings as they are now, by all raters or one; columns of the user's own stay."""
+    """Return a table with current ratings, by all raters or one; the user's own columns stay."""
     try:
         rated = [folder for folder in dict.fromkeys(folders) if rating_table(folder).exists()]
         if not rated or any(name in results for name in {*columns.RATED}.difference(rating_columns(results))):
             return results
         known = pd.concat({str(folder): by_job(folder, rater) for folder in rated})
-    except DirectoryError as error:  # pictures are useful without what was said of them
+    except DirectoryError as error:  # pictures are useful without ratings
         if is_needed:
             raise
         warn(str(error))

@@ -1,4 +1,4 @@
-"""What people say of pictures: `rate` keeps it, `ratings` reads it back."""
+"""Ratings of pictures: `rate` stores them, `ratings` reads them back."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def rate_positions(
     folders: Sequence[Path],
     rater: str | None,
 ) -> None:
-    """Keep what is said of the pictures of rows, each in its row's directory; refuse rows without one."""
+    """Store ratings of rows' pictures, each in its row's directory; refuse rows without a picture."""
     kind, number = _read(value)
     is_bare = results[[columns.JOB_ID, columns.OUTPUT_PATH]].isna().any(axis=1).to_numpy()
     if bare := [position for position in positions if is_bare[position]]:
         labels = ", ".join(str(results.index[position]) for position in bare[:5])
         raise UsageError(f"No picture to rate in row {labels}. Rate rows that are completed and saved.")
     name = rating_log.rater_named(rater)
-    of_folder: dict[Path, dict[str, None]] = {}  # each job once, in the order given
+    of_folder: dict[Path, dict[str, None]] = {}  # each job once, in the given order
     for position in positions:
         of_folder.setdefault(folders[position], {})[str(results[columns.JOB_ID].iloc[position])] = None
     for folder, jobs in of_folder.items():

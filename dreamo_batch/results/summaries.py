@@ -1,4 +1,4 @@
-"""What attempts came to, group by group: what they cost, how long they took, and what failed and why."""
+"""Summaries of attempts by group: what they cost, how long they took, and what failed and why."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-_USD_DIGITS: Final = 12  # far below a price, so that a difference of equal amounts is 0
-_RATE_MIN: Final = 0.1  # less is rather an amount, which the service's page also calls a discount
+_USD_DIGITS: Final = 12  # far below any price, so that differences of equal amounts are 0
+_RATE_MIN: Final = 0.1  # lower values are probably amounts, which the service's page also calls discounts
 _COUNTED: Final = (columns.COMPLETED, columns.FAILED, columns.AMBIGUOUS)
 _DUPLICATE: Final = columns.ACTIONS[2]
 
@@ -99,23 +99,23 @@ def costs(
 
 
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
-    """Add up the amounts that can be read, exactly, group by group."""
+    """Add up the readable amounts exactly, by group."""
     totals = [ZERO] * n_groups
-    counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # most amounts are the same
+    counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # cached, as most amounts are the same
     for (number, amount), n in counts.items():
         totals[number] = total((totals[number], times(n, money(amount) or ZERO)))
     return pd.Series([exact_text(amount) for amount in totals], dtype=columns.STR)
 
 
 def _is_usable(attempts: pd.DataFrame) -> pd.Series:
-    """Return which attempts produced a picture that is, or can still be, on disk."""
+    """Return which attempts produced a picture that is on disk or can still be fetched."""
     has_picture = attempts[columns.OUTPUT_URL].notna() | attempts[columns.OUTPUT_PATH].notna()
     is_completed = attempts[columns.STAGE] == str(Stage.COMPLETED)
     return is_completed & has_picture & attempts[columns.OUTPUT_ERROR].isna()
 
 
 def is_unpriced(attempts: pd.DataFrame) -> pd.Series:
-    """Return which attempts have an unknown cost; one that failed and can't have been billed cost nothing."""
+    """Return which attempts have an unknown cost; those that failed unbilled cost nothing."""
     billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL)
     is_free = (attempts[columns.STAGE] == str(Stage.FAILED)) & ~billed.fillna(value=True)
     is_unknown = attempts[columns.COST].isna() & ~is_free
@@ -123,13 +123,13 @@ def is_unpriced(attempts: pd.DataFrame) -> pd.Series:
 
 
 def _added(history: History, groups: Groups) -> pd.DataFrame:
-    """Count and add up everything that `costs` lists of a group."""
+    """Count and add up everything that `costs` lists for a group."""
     attempts, status = history.attempts, history.rows[columns.STATUS]
     cost, reserved = attempts[columns.COST], attempts[columns.RESERVED]
     n_attempts = attempts[columns.ATTEMPTS].to_numpy(dtype=float)
     is_usable, has_no_price = _is_usable(attempts), is_unpriced(attempts)
     may_be_billed = attempts[columns.MAY_HAVE_BEEN_BILLED].astype(columns.BOOL).fillna(value=False)
-    is_several = n_attempts > 1  # summed up: which of them was paid is unknown
+    is_several = n_attempts > 1  # several attempts in one sum: which of them was paid is unknown
     is_known = _n_where(cost.notna() | ~has_no_price, groups) > 0
     is_empty = _count(groups.of_attempts, groups) == 0
     spent = _sum(cost, groups, cost.notna()).where(is_known | is_empty)
@@ -169,7 +169,7 @@ def _count(numbers: np.ndarray, groups: Groups, weights: np.ndarray | None = Non
 
 
 def _n_where(is_true: pd.Series, groups: Groups) -> np.ndarray:
-    """Count the attempts of each group for which something is true."""
+    """Count the attempts in each group for which a condition is true."""
     return _count(groups.of_attempts[is_true.to_numpy(dtype=bool)], groups)
 
 
@@ -179,19 +179,19 @@ def _sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
 
 
 def _known_sum(amounts: pd.Series, groups: Groups, chosen: pd.Series) -> pd.Series:
-    """Sum the chosen; missing where any of them is unknown."""
+    """Sum the chosen amounts; missing if any of them is unknown."""
     return _sum(amounts, groups, chosen).mask(_n_where(chosen & amounts.isna(), groups) > 0)
 
 
 def _saved(history: History, groups: Groups) -> pd.Series:
-    """Add up what duplicates of completed jobs would have cost again."""
+    """Add up what duplicates of completed jobs would have cost."""
     rows, attempts = history.rows, history.attempts
     keys = _job_keys(attempts)
     usable = attempts.loc[_is_usable(attempts), [*keys, columns.COST, columns.ATTEMPTS]].drop_duplicates(keys)
     is_saved = (rows[columns.DUPLICATE_OF].notna() & (rows[columns.STATUS] == columns.COMPLETED)).to_numpy()
     saved = rows[is_saved].drop(columns=columns.RUN_DIR) if DIRECTORY in rows else rows[is_saved]
     prices = saved.rename(columns={DIRECTORY: columns.RUN_DIR})[keys].merge(usable, on=keys, how="left")
-    prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum is no price
+    prices[columns.COST] = prices[columns.COST].mask(prices[columns.ATTEMPTS] > 1)  # a sum isn't a price
     numbers = groups.of_rows[is_saved]
     n_unknown = _count(numbers[prices[columns.COST].isna().to_numpy()], groups)
     return sums(prices[columns.COST], numbers, len(groups.keys)).mask(n_unknown > 0)
@@ -202,14 +202,14 @@ def _job_keys(attempts: pd.DataFrame) -> list[str]:
 
 
 def _n_kept(history: History, groups: Groups) -> pd.Series:
-    """Count the pictures that were picked, each once; missing where none is rated."""
+    """Count the pictures that were picked, each once; missing if none is rated."""
     rows = history.rows
     n_kept = pd.Series(pd.NA, index=groups.keys.index, dtype=columns.INT)
     if not rating_columns(rows):
         return n_kept
     is_kept = rows[columns.PICKED].fillna(value=False).astype(bool) & rows[columns.DUPLICATE_OF].isna()
     n_kept[:] = _count(groups.of_rows[is_kept.to_numpy()], groups)
-    if columns.PICKED in history.attempts:  # of jobs that have left the table, whose cost is counted, too
+    if columns.PICKED in history.attempts:  # jobs that left the table count as well, because their cost does
         left = history.attempts[history.places < 0]
         is_kept = left[columns.PICKED].fillna(value=False) & ~left.duplicated(_job_keys(left))
         n_kept += _count(groups.of_attempts[left.index[is_kept]], groups)
@@ -217,7 +217,7 @@ def _n_kept(history: History, groups: Groups) -> pd.Series:
 
 
 def _prices(attempts: pd.DataFrame, groups: Groups) -> tuple[pd.Series, pd.Series]:
-    """Return the discount rates, and the cost before them; a cost of nothing has no list price."""
+    """Return the discount rates, and the cost before discount; a cost of 0 has no list price."""
     cost = pd.to_numeric(attempts[columns.COST]).astype(columns.FLOAT)
     rates = attempts[columns.DISCOUNT]
     rate = pd.to_numeric(rates, errors="coerce").astype(columns.FLOAT)
@@ -232,7 +232,7 @@ def _prices(attempts: pd.DataFrame, groups: Groups) -> tuple[pd.Series, pd.Serie
 
 
 def _planned(plan: pd.DataFrame, history: History, groups: Groups) -> pd.DataFrame:
-    """Add up what the plan said of each row; duplicates were planned at nothing."""
+    """Add up the planned cost of rows; duplicates were planned at 0."""
     if absent := [name for name in columns.PLAN if name not in getattr(plan, "columns", ())]:
         raise UsageError(f"plan= isn't a plan (no {absent[0]!r} column). Pass what plan() returned.")
     rows = plan[plan[columns.JOB_ID].notna() & (plan[columns.ACTION] != _DUPLICATE)]
@@ -263,9 +263,9 @@ _ENDED: Final = {str(Stage.COMPLETED): columns.COMPLETED} | dict.fromkeys(
 _SERVICE_TIMES: Final = ["in_queue_at", "completed_at", "upload_at"]
 _GROUP: Final = "group"
 
-_N_MIN: Final = 8  # attempts, for advice
+_N_MIN: Final = 8  # attempts needed for advice
 _QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service limits how many run
-_HEADROOM: Final = 1.2  # in flight, so that a free place is taken at once
+_HEADROOM: Final = 1.2  # extra tasks in flight, so that a free slot is used at once
 _GROWTH: Final = 2
 
 
@@ -359,7 +359,7 @@ def throughput(source: Source, *, every: str | None = None) -> pd.DataFrame:
     sent = _numbers(attempts[columns.SENT_AT], starts)
     is_ended = attempts[columns.COMPLETED_AT].notna().to_numpy()
     ended = attempts[is_ended]
-    # A clock that was set back may say that an attempt ended before it was sent.
+    # If the clock was set back, an attempt may seem to have ended before it was sent.
     ends = np.maximum(_numbers(ended[columns.COMPLETED_AT], starts), sent[is_ended])
     words = ended[columns.STAGE].map(_ENDED)
     counts = {
@@ -434,7 +434,7 @@ def pace(source: Directories) -> dict[str, Any]:
 
 
 def phases(attempts: pd.DataFrame) -> pd.DataFrame:
-    """Measure the phases of each attempt, in seconds; the service's own times count from when it took the attempt."""
+    """Measure the phases of each attempt in seconds; the service's own times start when it accepted the attempt."""
     read = [json.loads(text) if isinstance(text, str) else {} for text in attempts[columns.METADATA]]
     cells = [[times.get(name) for name in _SERVICE_TIMES] for times in read]
     known = pd.DataFrame(cells, columns=_SERVICE_TIMES, index=attempts.index, dtype=columns.FLOAT)
@@ -473,7 +473,7 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
 
 
 def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
-    """Return the number of attempts in flight to advise, and why."""
+    """Return the advised number of attempts in flight, and why."""
     n_ended = int(attempts[columns.COMPLETED_AT].notna().sum())
     if n_ended < _N_MIN:
         only = f"Only {counted(n_ended, 'attempt')} {'has' if n_ended == 1 else 'have'} ended"
@@ -497,7 +497,7 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | No
 
 
 def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
-    """Return the median number of attempts that the service held when it took one that it had refused before."""
+    """Return the median number of open attempts when the service accepted one that it had refused before."""
     is_refused = (attempts[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
     at = taken[is_refused]
     held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
@@ -513,7 +513,7 @@ def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) ->
 
 
 def _n_running(attempts: pd.DataFrame) -> int | None:
-    """Return how many attempts the service worked on at once; None unless the others queued."""
+    """Return how many attempts the service worked on at once; None unless others were queued."""
     seconds = phases(attempts)
     known = seconds[[columns.QUEUE, columns.GENERATION]].dropna()
     queue_s, generation_s = known[columns.QUEUE], known[columns.GENERATION]
@@ -524,7 +524,7 @@ def _n_running(attempts: pd.DataFrame) -> int | None:
 
 
 def _times(attempts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return when each attempt was taken and when its end was seen, in Unix seconds; an open one has no end."""
+    """Return when each attempt was accepted and when its end was seen, in Unix seconds; NaN for open ones."""
     taken = _seconds(attempts[columns.ANSWERED_AT].fillna(attempts[columns.SENT_AT]))
     last = attempts[[columns.SENT_AT, columns.ANSWERED_AT, columns.COMPLETED_AT]].max().max()
     return taken, np.maximum(_seconds(attempts[columns.COMPLETED_AT].fillna(last)), taken)
@@ -535,7 +535,7 @@ def _seconds(times: pd.Series) -> np.ndarray:
 
 
 def _peak(begin: np.ndarray, end: np.ndarray) -> int:
-    """Return the most intervals that overlap; one that ends as another begins does not."""
+    """Return the largest number of overlapping intervals; touching ones don't overlap."""
     times = np.concatenate([end, begin])
     steps = np.concatenate([np.full(len(end), -1), np.full(len(begin), 1)])
     order = np.argsort(times, kind="stable")
@@ -550,7 +550,7 @@ def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:
     return float(np.maximum(end - np.maximum(begin, covered_to), 0.0).sum())
 
 
-# Class of a picture that was generated and could not be saved; the row itself is completed.
+# The class of a picture that was generated but not saved; the row itself is completed.
 NOT_SAVED: Final = "not_saved"
 
 
@@ -571,7 +571,7 @@ _UNKNOWN: Final = Meaning("The row failed for a reason that has no description."
 _KEYS: Final = [columns.RUN_DIR, columns.ERROR_CLASS, columns.ERROR_CODE, columns.PATTERN]
 _N_EXAMPLES: Final = 3
 _PATTERN_CHARACTERS: Final = 120
-# Attempts that ended badly, or have an error while they are open.
+# Stages of attempts that ended badly, or have an error while they are open.
 _BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
 _RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
 _PARTS: Final = (
@@ -584,7 +584,7 @@ _PARTS: Final = (
 
 
 def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] = ()) -> str:
-    """Return the call that tries rows again, or the command for a shell: all of a class, or some rows of it.
+    """Return the call (or shell command) that retries rows: all of a class, or some of its rows.
 
     Without a class it is another run. Rows are labels, or job ids where labels name other rows, too.
     """
@@ -602,13 +602,13 @@ def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] 
 
 
 def _place(run_dir: str | None) -> str:
-    """Write a run directory as an argument; of results alone its name isn't known."""
+    """Return a run directory as an argument; from results alone its name is unknown."""
     python = columns.RUN_DIR if run_dir is None else json.dumps(run_dir, ensure_ascii=False)
     return spelled(python, shlex.quote(run_dir or "RUN_DIR"))
 
 
 class FailureGroups(HeadedFrame):
-    """Groups of failures, each shown in full; which say in words if there are none."""
+    """A table of groups of failures, shown in full, or as a sentence if there are none."""
 
     def _headline(self) -> Headline | None:
         if not {*columns.FAILURES} <= {*self.columns}:
@@ -629,7 +629,7 @@ class FailureGroups(HeadedFrame):
 
 
 def _lines(kind: Mapping[str, Any], *, is_held: bool) -> list[str]:
-    """Return a group of failures as lines: what and how many, what it means, what to do, and the calls."""
+    """Return a group of failures as lines: class and counts, meaning, advice, and the calls."""
     labels, n_rows, spent = kind[columns.EXAMPLE_ROWS], kind[columns.N_ROWS], money(kind[columns.SPENT])
     which = "" if not labels else labels if n_rows <= _N_EXAMPLES else f"such as {labels}"
     billed = [f"{dollars(spent)} spent"] if spent else []
@@ -715,7 +715,7 @@ def failures(source: Source) -> pd.DataFrame:
 
 
 def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
-    """Explain a failure by its code where that is documented, else by its class; what its message says comes first.
+    """Explain a failure by its message if that is unambiguous, else by its documented code, else by its class.
 
     Moderation has no code: it comes under the codes of other errors, and means something else.
     """
@@ -733,7 +733,7 @@ def known_classes() -> set[str]:
 
 
 def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
-    """Return rows or attempts with the columns they are grouped by; a picture not saved has its own class."""
+    """Return rows or attempts with their grouping columns; pictures not saved have their own class."""
     is_unsaved = lines[columns.ERROR_CLASS].isna()
     messages = lines[columns.ERROR_MESSAGE].mask(is_unsaved, lines[columns.OUTPUT_ERROR])
     patterns = {text: pattern_of(text) for text in messages.dropna().unique()}
@@ -748,14 +748,14 @@ def _keyed(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def pattern_of(message: str) -> str:
-    """Leave out of a message what differs from one time to the next."""
+    """Return a message without the parts that vary, such as numbers and ids."""
     for part, word in _PARTS:
         message = part.sub(word, message)
     return shortened(" ".join(message.split()), _PATTERN_CHARACTERS)
 
 
 def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | None:
-    """Return how to try just these rows again; what was paid for is only fetched again."""
+    """Return the call that retries just these rows; what was paid for is only fetched again."""
     if not len(part):
         return None
     first = part.iloc[0]

@@ -36,7 +36,7 @@ ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 _HEADERS: Final = {
     "User-Agent": USER_AGENT,
     "Accept": "application/json",
-    # Answers are small, and without compression there are no decompression bombs.
+    # Answers are small, and without compression there can be no decompression bombs.
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
 }
@@ -54,14 +54,14 @@ _ERRORS: Final[dict[FailureKind, type[errors.ServiceError]]] = {
     FailureKind.STOP: errors.ServiceRefused,
     FailureKind.MAY_HAVE_ARRIVED: errors.RequestMayHaveArrived,
 }
-# Fields that hold no words of the service, or an id or amount that was looked at already.
+# Fields without text from the service, or with an id or amount that was checked already.
 _OURS: Final = frozenset({"kind", "error_class", "cause", "status", "task_id", "cost"})
 
 logger = logger_named(__name__)
 
 
 def _form(url: str, transport: Transport, home: str | None) -> Form | Failure:
-    """Build the request, or a failure for a link that must not be followed."""
+    """Build the request for a link, or the failure if it must not be followed."""
     try:
         refusal = _why_refused(url, transport, home)
         if refusal is None:
@@ -80,9 +80,9 @@ def _why_refused(url: str, transport: Transport, home: str | None) -> str | None
         return "the link contains a user name or password, which is never sent"
     if home in (None, parts.netloc):
         return None
-    # An address in the link itself, which a proxy would connect to; names are resolved on connecting.
+    # Check an IP address in the link, as a proxy would connect to it; names are resolved on connecting.
     host = parts.hostname or ""
-    with suppress(OSError, ValueError):  # resolvers also take 0x7f.1 and 2130706433
+    with suppress(OSError, ValueError):  # resolvers also accept 0x7f.1 and 2130706433
         host = socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
     try:
         return why_refused(host, allows_private=transport.allows_private)
@@ -91,7 +91,7 @@ def _why_refused(url: str, transport: Transport, home: str | None) -> str | None
 
 
 def _as_written(url: str) -> str:
-    """Return path and query byte for byte; only what HTTP can't carry is quoted."""
+    """Return path and query unchanged, quoting only what HTTP can't carry."""
     behind_host = url.partition("://")[2].partition("#")[0]
     start = min((at for at in map(behind_host.find, "/?") if at >= 0), default=len(behind_host))
     target = quote(behind_host[start:], safe="".join(map(chr, range(0x21, 0x7F))))
@@ -107,7 +107,7 @@ def _target(url: str, answer: Answer | Failure) -> str | None:
     try:
         return urljoin(url, location) if location else None
     except ValueError:
-        return location  # refused before it is followed
+        return location  # an invalid target is refused later
 
 
 def _content(answer: Answer | Failure, now: float) -> bytes | Failure:
@@ -452,7 +452,7 @@ class Client:
         return f"Client(base_url={self.settings.base_url!r}, api_key={self.settings.api_key})"
 
     def _fetch_link(self, url: str, max_bytes: int) -> bytes | Failure:
-        """Download what a link points to, by a transport that never carries the key."""
+        """Download a link, through a transport that never carries the key."""
         links = self._links
         until = self._monotonic() + DOWNLOAD_WITHIN_READ_TIMEOUTS * self.settings.read_timeout_s
         home = None if self.settings.is_loopback else urlsplit(self.settings.base_url).netloc
@@ -479,7 +479,7 @@ class Client:
         if path not in self._forms:
             url = f"{self.settings.base_url}{path}"
             prepared = requests.Request(method, url, headers=_HEADERS).prepare()
-            prepared.headers.pop("Content-Length", None)  # every call has its own
+            prepared.headers.pop("Content-Length", None)  # one per call
             self._forms[path] = form_of(prepared)
         return self._forms[path]
 
@@ -491,7 +491,7 @@ class Client:
         *,
         body: list[bytes] | None = None,
     ) -> T:
-        """Send one request with the key and read its answer; the body is emptied when it is sent."""
+        """Send one request with the key and read its answer; the body is emptied as it is sent."""
         answer = self._send(operation, self._with_key(form, body or []), body)
         if isinstance(answer, Failure) or answer.broken is not None or not failures.is_success(answer.status):
             raise self._error(operation, answer)
@@ -514,7 +514,7 @@ class Client:
 
     def _send(self, operation: Operation, form: Form, body: list[bytes] | None = None) -> Answer | Failure:
         answer = self._transport.send(operation, form, body, max_bytes=ANSWER_BYTES_MAX)
-        # Masked here, because it stays in a variable of the frame that raises.
+        # Masked here, because a variable of the raising frame keeps it.
         return cast("Failure", self._masked(answer)) if isinstance(answer, Failure) else answer
 
     def _spec(self, model: str = contract.MODEL) -> Answer:
@@ -524,7 +524,7 @@ class Client:
         return answer
 
     def _error(self, operation: Operation, answer: Answer | Failure) -> errors.ServiceError:
-        """Return the error to raise for an unusable answer, or none."""
+        """Return the exception for an unusable or missing answer."""
         failure = answer if isinstance(answer, Failure) else self._failure(operation, answer)
         return _ERRORS[failure.kind](self._masked(failure))
 
@@ -540,10 +540,10 @@ class Client:
                 failure = replace(failure, kind=FailureKind.MAY_HAVE_ARRIVED)
         else:
             failure = replace(answer.broken, excerpt=messages.excerpt(answer.body) or None)
-        # Where the create may have arrived it isn't sent again, so what only words mention is shown.
+        # If the create may have arrived it isn't resent, so ids in the message are shown, too.
         asked = named if failure.kind is FailureKind.MAY_HAVE_ARRIVED else named or quoted
         if len(asked) == 1:
-            # With a reason, what is named may be the request alone; with a refusal, the task that is in its way.
+            # With a reason, the id may be the request's; with a refusal, that of a task in the way.
             has_reason = messages.message_in(messages.load_leniently(answer.body)) is not None
             is_made = not has_reason if failures.is_success(answer.status) else is_bare and failure.is_outage
             failure = replace(failure, task_id=asked[0], is_task_in_doubt=answer.broken is None)
@@ -553,14 +553,14 @@ class Client:
         return replace(failure, message=message) if unnamed else failure
 
     def _tasks_in(self, answer: Answer) -> Iterator[list[str]]:
-        """Yield the tasks that an answer names in its fields or headers, then those that its words mention instead."""
+        """Yield the tasks named in an answer's fields or headers, then those mentioned in its text."""
         headers = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
         named = messages.named_tasks_in(answer.body) or messages.tasks_in_words(headers)
         for found in (named, [] if named else messages.tasks_in_words(answer.body.decode(errors="replace"))):
             yield [task_id for task_id in found if self._without_key(task_id) == task_id]
 
     def _masked(self, value: Any, name: str = "") -> Any:
-        """Replace the key in what the service said: in words wherever it shows, in links if they show all of it."""
+        """Mask the key in the service's words, and in links that contain all of it."""
         key = self.settings.api_key
         if key is None or name in _OURS or (name == "code" and value in contract.ERROR_CODES):
             return value
@@ -576,7 +576,7 @@ class Client:
         return value
 
     def _without_key(self, text: str) -> str:
-        """Replace the key in a text that must otherwise stay exact, such as a link."""
+        """Mask the key in a text that must otherwise stay exact, such as a link."""
         key = self.settings.api_key
         return key.mask(text) if key is not None and key.is_in(text) else text
 
@@ -584,7 +584,7 @@ class Client:
         """Encode the body; if that fails, nothing was sent."""
         try:
             return messages.pieces_of(request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, this create must not count as one that may have arrived
+        except Exception as error:  # noqa: BLE001 - whatever happens, this create certainly didn't arrive
             failure = failures.not_built(error)
         raise self._error("create", failure)
 

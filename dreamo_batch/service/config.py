@@ -39,7 +39,7 @@ _ESCAPED: Final = re.compile(
     re.IGNORECASE,
 )
 _NOTHING: Final = re.compile("(?!)")
-# A shorter start of the key at the end of a cut text reveals nothing, and may be an ordinary word.
+# A shorter prefix of the key at the end of a truncated text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
 
@@ -59,7 +59,7 @@ class Secret:
         return self._value
 
     def mask(self, text: str) -> str:
-        """Replace the key wherever a text shows it, in any letter case.
+        """Mask the key wherever a text contains it, in any letter case.
 
         Plain, with any of its characters escaped as in a URL, in JSON or in HTML, in base64, and cut off by the end of
         the text.
@@ -70,7 +70,7 @@ class Secret:
         return text
 
     def is_in(self, text: str) -> bool:
-        """Return whether an id or a link shows the whole key, in any spelling that `mask` knows.
+        """Return whether an id or a link contains the whole key, in any spelling that `mask` knows.
 
         Keys of fewer than 8 characters may occur there by chance, and are ignored.
         """
@@ -78,14 +78,14 @@ class Secret:
         return self._is_long and any(spelling in read for read in readings for spelling in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
-        """Replace the key in a file with as many asterisks, also in UTF-16; short ones are left, as in `is_in`."""
+        """Replace the key in a file by asterisks, also in UTF-16; short keys are ignored, as in `is_in`."""
         wide = self._value.encode("utf-16-le")[:-1]  # without its last zero in either byte order
         for spelling in (*map(str.encode, _spellings(self._value)), wide) if self._is_long else ():
             content = content.replace(spelling, re.sub(rb"[^\0]", b"*", spelling))
         return content
 
     def may_be_in(self, answer: bytes) -> bool:
-        """Return False if no text read from an answer can show any of the key; quick, and right for most answers."""
+        """Return False if no text in an answer can contain part of the key; a quick test that settles most answers."""
         text = answer.decode(json.detect_encoding(answer), errors="replace")
         return b"\\" in answer or any(self._may_show(text, pattern) for pattern in _readings(text))
 
@@ -94,7 +94,7 @@ class Secret:
         return any(spelling[:_REVEALING_CHARACTERS] in read for spelling in self._spellings)
 
     def _mask_read(self, text: str, pattern: re.Pattern[str]) -> str:
-        """Replace what shows the key in the characters that a text is read as, and what its end cuts off of it."""
+        """Mask the key in a text read with some escapes, including a prefix of the key at the end."""
         read = list(_characters(text, pattern))
         plain = "".join(character for character, _, _ in read)
         shown: set[int] = set()
@@ -126,7 +126,7 @@ class Secret:
 
 
 def _spellings(key: str) -> Iterator[str]:
-    """Yield how a key is written: plain, quoted, and in base64, also within that of a longer text."""
+    """Yield the spellings of a key: plain, quoted, and in base64, also inside the base64 of a longer text."""
     yield from (key, quote(key, safe=""), json.dumps(key)[1:-1])  # a quote or a backslash
     packed = [base64.b64encode(sent.encode()).decode().rstrip("=") for sent in (key, f"Bearer {key}")]
     for n_before in range(3):  # bytes that share its first group of three
@@ -138,12 +138,12 @@ def _spellings(key: str) -> Iterator[str]:
 
 
 def _readings(text: str) -> tuple[re.Pattern[str], ...]:
-    """Return how a text is read: with its escapes, if it has any, and as it is."""
+    """Return the ways to read a text: with escapes decoded, if it has any, and as it is."""
     return (_ESCAPED, _NOTHING) if _ESCAPED.search(text) else (_NOTHING,)
 
 
 def _read(text: str, escaped: re.Pattern[str]) -> str:
-    """Return a text in lower-case letters, escapes as what they mean."""
+    """Return a text in lower case with escapes decoded."""
     return escaped.sub(_read_escape, text).lower()
 
 
@@ -157,7 +157,7 @@ def _read_escape(escape: re.Match[str]) -> str:
 
 
 def _characters(text: str, escaped: re.Pattern[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield each character that `_read` returns, and where it begins and ends in the text."""
+    """Yield each character that `_read` returns, with its start and end in the text."""
     for found in re.finditer(f"{escaped.pattern}|.", text, re.IGNORECASE | re.DOTALL):
         yield from ((character, *found.span()) for character in _read(found[0], escaped))
 
@@ -179,7 +179,7 @@ class Settings:
                 raise SettingsError(f"{name} is {quoted(value)}; expected a number of seconds above 0")
 
     def masked(self, text: str) -> str:
-        """Return a text with the key masked wherever it shows."""
+        """Return a text with the key masked."""
         return text if self.api_key is None else self.api_key.mask(text)
 
     @property
@@ -216,7 +216,7 @@ def environment_key() -> str | None:
 
 
 def key_missing(settings: Settings, free: str = NO_KEY_NEEDED) -> KeyMissing:
-    """Return what is raised where a service needs a key and has none; `free` is what needs none."""
+    """Return the error for a service that needs a key and has none; `free` says how to do without one."""
     return KeyMissing(
         f"{settings.service_name} needs an API key: set the environment variable "
         f"{KEY_VARIABLE}{spelled(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, {free}."

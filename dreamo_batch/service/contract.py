@@ -88,7 +88,7 @@ UPPER_LIMITS: Final = ("max", "max_length", "max_items")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A number that only some models take: its limits and default (None where unknown: then sent only if given)."""
+    """A numeric parameter of some models: limits and default (None if unknown; then it is sent only if given)."""
 
     low: Fact[float | None]
     high: Fact[float | None]
@@ -116,7 +116,7 @@ class Model:
 
     @property
     def parameters(self) -> dict[str, Mapping[str, Fact[Any]]]:
-        """What a description of the model should say of each parameter, in its words. Higher limits are fine."""
+        """What the service's description of the model should say about each parameter; higher limits are fine."""
         images = {"max_items": self.images_max}
         side = {"min": self.side_min_px, "max": self.side_max_px, "default": self.side_default_px}
         common: dict[str, Mapping[str, Fact[Any]]] = {
@@ -192,13 +192,13 @@ def _by_word(**words: tuple[str, ...]) -> dict[str, str]:
     return {word: state for state, listed in words.items() for word in listed}
 
 
-# The state's own word (page, cli, sdk), and others used in the family; in lower case, with _ for spaces and hyphens.
+# Words for each state (page, cli, sdk, family), in lower case, with _ for spaces and hyphens.
 STATUS_WORDS: Final = _by_word(
     in_progress=("in_progress", "pending", "queued", "in_queue", "processing"),
     completed=("completed", "done", "succeeded", "success"),
     failed=("failed", "error", "cancelled", "canceled"),
 )
-# Used elsewhere (assumed); a picture counts for more than one that means failed. For any other word, the output and
+# Used elsewhere (assumed); a picture outweighs one that means failed. For any other word, the output and
 # the error decide.
 STATUS_WORDS_ELSEWHERE: Final = _by_word(
     in_progress=(
@@ -255,7 +255,7 @@ MODERATION_WORDS: Final = (
 )
 MODERATION_CODES: Final = Fact(("000110001",), "sdk", "'input image may contain sensitive information'")
 
-UNKNOWN_TASK: Final = "d0000000000000000000"  # like an id of the service; that nobody has it is assumed
+UNKNOWN_TASK: Final = "d0000000000000000000"  # looks like an id of the service; assumed to be nobody's
 
 # What only the words of a message say, as regular expressions; a task's id in them is assumed.
 TASK_IN_WORDS: Final = r"\b(?:task|generation)[^.\n]{0,40}?[^\w-]((?=[a-z_-]*\d)[\w-]{8,})(?![\w-])"

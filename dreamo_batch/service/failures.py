@@ -1,4 +1,4 @@
-"""Failures as values, and how answers, exceptions and tasks become one."""
+"""Failures as values, and how answers, exceptions and tasks are turned into failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FailureKind(enum.StrEnum):
     MAY_HAVE_ARRIVED = "may_have_arrived"
 
 
-# The most specific advice is shown: by cause, else by class, else by kind.
+# The most specific advice is shown: by cause, by class, or by kind.
 _ADVICE: Final[dict[str, str]] = {
     "closed": "nothing was sent; make a new client",
     "certificate": "set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to your network's CA bundle; check this machine's clock",
@@ -160,20 +160,20 @@ _QUOTED: Final = re.compile(
     "|\u300c.{2,}?\u300d|\u300e.{2,}?\u300f",
     re.DOTALL,
 )
-# Neither passed anything on.
+# The request wasn't passed on in either case.
 _Verdict = tuple[FailureKind, str]  # and the class of the failure
 _CLEAR: Final[dict[int, _Verdict]] = {
     HTTPStatus.TOO_MANY_REQUESTS: (FailureKind.TRANSIENT, RATE_LIMITED),
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (FailureKind.STOP, UNREACHABLE),
 }
-PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may be others later
+PASSING: Final = frozenset({408, 425, 429, *range(500, 1000)})  # statuses that may change later
 NOT_HERE: Final = (404, 405, 410, 421, 426)  # not found, another method, gone, misdirected, upgrade
 # Documented codes of requests that were refused, so that nothing was submitted.
 _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
 )
 _REJECTION: Final = re.compile(rf"\b0*({'|'.join(code.lstrip('0') for code in _REJECTIONS)})\b", re.ASCII)
-# Classes whose texts may be about moderation; other documented codes are unambiguous.
+# Classes whose messages may be about moderation; other documented codes are unambiguous.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
 
@@ -184,7 +184,7 @@ def from_response(
     error = messages.read_error(body)
     kind, error_class = _judge(operation, status, error, body)
     is_sure, target = kind in (FailureKind.STOP, FailureKind.PERMANENT), _target(headers)
-    # Nothing else may name the task that a create made.
+    # Nothing else may name the created task.
     where = f"; its Location is {target.path[:200]}" if operation == "create" and target.path else ""
     redirect = f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
     message = redirect if error_class == REDIRECTED else error.message or _phrase(status, body)
@@ -226,7 +226,7 @@ def is_unbilled_and_retryable(error_class: str | None, message: str | None) -> b
 
 
 def upstream_may_pass(message: str | None) -> bool | None:
-    """Return whether a request that the service behind the service refused may pass later; None if no status says."""
+    """Return whether a request refused by the upstream service may pass later; None if no status is mentioned."""
     words = message or ""
     if _UPSTREAM_BUSY.search(words):
         return True
@@ -254,12 +254,12 @@ def _judge(operation: Operation, status: int, error: ServiceMessage, body: bytes
     unclear = FailureKind.MAY_HAVE_ARRIVED if operation == "create" else FailureKind.TRANSIENT
     error_class = _class_if_unclear(status)
     if status not in contract.STOP_STATUSES.value and messages.says_unclear(error):
-        error_class = error_class or SERVER_ERROR  # a gateway's 400 for what failed behind it
+        error_class = error_class or SERVER_ERROR  # a gateway's 400 for a failure behind it
     return (unclear, error_class) if error_class else _judge_4xx(operation, status, error, body)
 
 
 def _judge_refusal(error: ServiceMessage) -> _Verdict:
-    """Judge an error sent with HTTP 200; one about the key or the account concerns every row."""
+    """Judge an error sent with HTTP 200; errors about the key or the account concern every row."""
     if _says_no_credit(error):
         return FailureKind.STOP, NO_CREDIT
     if (number := messages.code_number(error.code)) in contract.STOP_STATUSES.value:
@@ -270,7 +270,7 @@ def _judge_refusal(error: ServiceMessage) -> _Verdict:
 
 
 def _judge_rejection(operation: Operation, error: ServiceMessage) -> _Verdict:
-    """Judge the refusal of a request that may only have come too early."""
+    """Judge a refusal, which may only mean that the request came too early."""
     is_busy = error.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", error.message or ""))
     if operation == "create" and (is_busy or messages.says_busy(error)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
@@ -300,7 +300,7 @@ def _judge_4xx(operation: Operation, status: int, error: ServiceMessage, body: b
 
 
 def _class_if_unclear(status: int) -> str | None:
-    """Return the class of an answer that doesn't say whether the request was accepted; None if it was refused."""
+    """Return the class of an answer that leaves open whether the request was accepted; None if it was refused."""
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return SERVER_ERROR
     if status in contract.UNCLEAR_STATUSES.value:
@@ -322,7 +322,7 @@ def _class_of(error: ServiceMessage, otherwise: str) -> str:
 
 
 def _is_rejection(error: ServiceMessage) -> bool:
-    """Return whether a documented code, also within words, says that nothing was submitted."""
+    """Return whether a documented code, in the code or the message, means that nothing was submitted."""
     is_told = error.code not in contract.ERROR_CODES and _REJECTION.search(error.message or "")
     return error.code in _REJECTIONS or bool(is_told)
 
@@ -332,7 +332,7 @@ def _says_no_credit(error: ServiceMessage) -> bool:
 
 
 def _says(what: re.Pattern[str], error: ServiceMessage) -> bool:
-    """Return whether a code or its words mean something about the account, and not about the prompt they quote."""
+    """Return whether a code or message matches a pattern about the account, ignoring quoted prompts."""
     words = (error.code or "", _QUOTED.sub("", error.message or ""))
     is_documented = error.code in _REJECTIONS  # it may quote the prompt in any way
     return not is_documented and any(what.search(messages.WORD_ENDS.sub(" ", text)) for text in words)
@@ -344,7 +344,7 @@ def is_success(status: int) -> bool:
 
 
 def _target(headers: Mapping[str, str]) -> SplitResult:
-    """Return where an answer points; its query may be signed, and is never shown."""
+    """Return the target of a redirect; its query may be signed, and is never shown."""
     try:
         return urlsplit(next((value for name, value in headers.items() if name.lower() == "location"), ""))
     except ValueError:
@@ -352,7 +352,7 @@ def _target(headers: Mapping[str, str]) -> SplitResult:
 
 
 def _phrase(status: int, body: bytes) -> str:
-    """Return the standard words for a status, and the beginning of a body in which no words were found."""
+    """Return the standard phrase for a status, and the beginning of a body without a readable message."""
     phrase = http.client.responses.get(status, "unknown HTTP status")
     text = "the answer can't be read" if is_success(status) else phrase
     start = messages.excerpt(body)[:REASON_CHARACTERS_MAX].removeprefix("{}")
@@ -362,13 +362,13 @@ def _phrase(status: int, body: bytes) -> str:
 # How long to wait
 
 WAIT_MAX_S: Final = 24 * 3600.0
-# Some write a unit, and proxies join two headers with a comma.
+# Some services write a unit, and proxies join two headers with a comma.
 _SECONDS: Final = re.compile(r"(?i)^\s*([0-9.]+)\s*(?:s(?:ec(?:ond)?s?)?)?\s*(?:,\s*[0-9.]+\s*)?$")
 _WAIT_KEYS: Final = {"retryafter": 1, "retryafters": 1, "retryafterseconds": 1, "retryafterms": 1000}
 
 
 def read_wait(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
-    """Read from an answer how many seconds to wait; headers take precedence over the body."""
+    """Return how many seconds an answer asks to wait; headers take precedence over the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     wait_ms = messages.number(lowered.get("retry-after-ms"))
     seconds = messages.number(_SECONDS.sub(r"\1", lowered.get("retry-after", "")))
@@ -431,14 +431,14 @@ def from_exception(operation: Operation, exception: BaseException, *, was_sent: 
 
 
 def not_built(exception: BaseException) -> Failure:
-    """Classify a request that couldn't be prepared: whatever the reason, nothing was sent."""
+    """Classify a request that couldn't be prepared; whatever the reason, nothing was sent."""
     return Failure(FailureKind.PERMANENT, NOT_BUILT, message=reason(exception))
 
 
 def reason(exception: BaseException) -> str:
     """Return the innermost exception in one line."""
     *_, innermost = _chain(exception)
-    # Some exceptions of http.client fail in their own str(), which the formatter survives.
+    # Some exceptions of http.client fail in their own str(); the formatter handles that.
     words = " ".join(traceback.format_exception_only(innermost)[-1].split())
     return without_query(_MODULES.sub("", words))[:REASON_CHARACTERS_MAX]
 
@@ -458,18 +458,18 @@ def _lasting_cause(exception: BaseException) -> LastingCause | None:
     if isinstance(tls, str) and not _PASSING_TLS.fullmatch(tls):
         return "scheme"
     is_refusal = type(exception) is OSError and _REFUSED_BY_PROXY.search(str(exception))
-    # Before a request is sent, only a proxy answers.
+    # Before a request is sent, only a proxy can answer.
     return "proxy" if is_refusal or _is_other_protocol(exception) else None
 
 
 def _is_other_protocol(exception: BaseException) -> bool:
-    """Whether what came back isn't HTTP at all."""
+    """Whether the answer isn't HTTP at all."""
     is_other = isinstance(exception, http.client.BadStatusLine | http.client.UnknownProtocol)
     return is_other and not isinstance(exception, http.client.RemoteDisconnected)
 
 
 def _chain(exception: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those inside it, outermost first; libraries hide them in many attributes."""
+    """Yield an exception and those inside it, outermost first; libraries keep them in many attributes."""
     seen: set[int] = set()
     current: BaseException | None = exception
     while current is not None and id(current) not in seen:

@@ -1,4 +1,4 @@
-"""Write requests as JSON, and read answers leniently: nothing a service writes makes the readers crash.
+"""Write requests as JSON, and read answers leniently: nothing a service sends makes the readers crash.
 
 Numbers keep their exact text, what can't be read is None, and all text can be stored as UTF-8.
 """
@@ -28,7 +28,7 @@ EXCERPT_BYTES: Final = 2000
 TEXT_CHARACTERS_MAX: Final = 2000
 _NUMBER_CHARACTERS_MAX: Final = 40
 _DECIMAL: Final = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
-# What may be missing of a JSON object, four levels deep.
+# What may be missing at the end of a JSON object, up to four levels deep.
 _ENDS: Final = [bytes(end) for n in range(1, 5) for end in itertools.product(b"}]", repeat=n)]
 # Lone surrogates can't be encoded, and many programs can't store NUL.
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
@@ -54,7 +54,7 @@ class Unreadable(Exception):  # noqa: N818 - it names what the answer is
 
 @dataclass(frozen=True, slots=True)
 class ServiceMessage:
-    """What the service says went wrong."""
+    """The service's error: its code and message."""
 
     code: str | None
     message: str | None
@@ -71,7 +71,7 @@ def load(body: bytes) -> dict[str, Any]:
 
 
 def load_leniently(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object; an empty one for anything else."""
+    """Parse a JSON object; return an empty one for anything else."""
     try:
         return load(body)
     except Unreadable:
@@ -79,19 +79,19 @@ def load_leniently(body: bytes) -> dict[str, Any]:
 
 
 def _load_inside(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object that programs on the way wrote warnings or guards around; an empty one if there is none."""
+    """Parse a JSON object inside other text, such as warnings of programs on the way; empty if there is none."""
     return load_leniently(body[body.find(b"{") : body.rfind(b"}") + 1])
 
 
 def _load_cut(body: bytes) -> dict[str, Any]:
-    """Parse what is whole of a JSON object that was cut off; an empty one if nothing is."""
+    """Parse the intact part of a truncated JSON object; empty if there is none."""
     wholes = (body if body.endswith((b'"', b"}", b"]")) else b"", body.rpartition(b",")[0])
     closed = (load_leniently(whole + end) for whole in wholes for end in _ENDS)
     return next(filter(None, closed), {})
 
 
 def parse(body: bytes) -> Any:
-    """Parse any JSON value, with exact numbers; no object may name one field twice with different values."""
+    """Parse any JSON value with exact numbers; an object may not repeat a field with different values."""
     try:
         return json.loads(
             body.decode(json.detect_encoding(body), errors="replace"),
@@ -107,19 +107,19 @@ def parse(body: bytes) -> Any:
 def excerpt(body: bytes) -> str:
     """Return the beginning of an answer, at most 2 kB of UTF-8."""
     start = body[:EXCERPT_BYTES].decode("utf-8-sig", errors="replace")
-    # A replaced byte grows to three.
+    # A replacement character takes three bytes.
     return _UNSTORABLE.sub("\ufffd", start).encode()[:EXCERPT_BYTES].decode(errors="ignore")
 
 
 def text(value: Any) -> str | None:
-    """Read a text; None for anything else, or a blank one."""
+    """Return a text; None for anything else or a blank text."""
     if not isinstance(value, str):
         return None
     return _UNSTORABLE.sub("\ufffd", value).strip()[:TEXT_CHARACTERS_MAX] or None
 
 
 def decimal_text(value: Any) -> str | None:
-    """Read an amount exactly, as plain decimal text."""
+    """Return an amount as exact plain decimal text."""
     written = value.strip() if isinstance(value, str) else number_text(value)
     if written is None or len(written) > _NUMBER_CHARACTERS_MAX or not _DECIMAL.fullmatch(written):
         return None
@@ -165,7 +165,7 @@ def unix_time(value: Any) -> float | None:
 
 
 def message_in(payload: Any) -> ServiceMessage | None:
-    """Find code and words in an error of any known shape."""
+    """Find the code and message in an error of any known shape."""
     if not isinstance(payload, dict):
         return _bare_message(payload)
     named = ({plain(name): source[name] for name in reversed(source)} for source in _sources(payload))
@@ -190,7 +190,7 @@ def code_number(code: str | None) -> int | None:
 
 
 def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; nobody can tell which of two values a service means, if it names a field twice."""
+    """Build an object; refuse a repeated field with different values, as nobody knows which one is meant."""
     read = dict(fields)
     if len(read) < len(fields) and any(read[name] != value for name, value in fields):
         raise ValueError
@@ -202,7 +202,7 @@ def _number(written: str) -> int | Decimal | None:
         return None
     if written.lstrip("-").isdigit():
         return int(written)
-    # Exponents of up to 38 digits fit no Decimal, and no amount either.
+    # Huge exponents don't fit a Decimal, and no amount needs one.
     exponent = re.search(r"[eE][+-]?([0-9]+)", written)
     return None if exponent and len(exponent[1]) > len("1000") else Decimal(written)
 
@@ -221,14 +221,14 @@ def _bare_message(value: Any) -> ServiceMessage | None:
 
 
 def _says_nothing(error: ServiceMessage) -> bool:
-    """Return whether an error says that there is none, by its words and without a code of the service's table."""
+    """Return whether an error actually means "no error", such as "ok" without a documented code."""
     words = (error.message or "").lower().rstrip(".!。")
     is_known = error.code in contract.ERROR_CODES
     return words in _NO_ERROR_WORDS and not is_known if words else error.code is None
 
 
 def _sources(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the places of an error, inner ones first: an outer code often repeats the HTTP status."""
+    """Yield the objects that may hold an error, inner ones first, as an outer code often repeats the HTTP status."""
     for key in ("error", "status", "detail", "errors"):
         value = payload.get(key)
         first = value[0] if isinstance(value, list) and value and key == "errors" else value
@@ -246,7 +246,7 @@ def _is_success(source: dict[str, Any]) -> bool:
 
 
 def plain(name: str) -> str:
-    """Write the name of a field in one way, of `error_message`, `errorMessage` and `Error-Message`."""
+    """Normalise the name of a field: `error_message`, `errorMessage` and `Error-Message` are the same."""
     return re.sub("[_-]", "", name).lower()
 
 
@@ -260,7 +260,7 @@ def _code_in(source: dict[str, Any]) -> str | None:
 
 
 def _words(value: Any) -> str | None:
-    """Read words from a text, from the items of a list, or from the known keys of an object."""
+    """Return text from a string, from the items of a list, or from known keys of an object."""
     values = map(value.get, _MESSAGE_KEYS) if isinstance(value, dict) else [value]
     return next(filter(None, map(_words_of_leaf, values)), None)
 
@@ -273,18 +273,18 @@ def _words_of_leaf(value: Any) -> str | None:
 
 
 def says_missing(error: ServiceMessage | None) -> bool:
-    """Return whether words say that the service doesn't know a task."""
+    """Return whether an error says that the service doesn't know a task."""
     words = "" if error is None else f"{error.code} {error.message}".replace("_", " ")
     return _TASK_MISSING.search(words) is not None
 
 
 def says_busy(error: ServiceMessage | None) -> bool:
-    """Return whether a code says that a request came too early."""
+    """Return whether an error's code means that requests come too fast."""
     return _RATE_LIMIT.fullmatch(_bare_code(error)) is not None
 
 
 def says_unclear(error: ServiceMessage | None) -> bool:
-    """Return whether a code says that the service failed, which leaves open what became of a request."""
+    """Return whether an error's code means that the service failed, so that the fate of the request is unknown."""
     return _UNCLEAR.fullmatch(_bare_code(error)) is not None
 
 
@@ -300,13 +300,13 @@ _TASK_IN_WORDS: Final = re.compile(contract.TASK_IN_WORDS, re.IGNORECASE | re.AS
 _UNCLEAR: Final = re.compile(contract.UNCLEAR_CODES, re.IGNORECASE)
 _TASK_MISSING: Final = re.compile(contract.TASK_MISSING_WORDS, re.IGNORECASE | re.DOTALL)
 
-# Printable, and not a step in a path.
+# Printable, and not "." or "..".
 _TASK_ID: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,200}")
-# Spaces behind the host are quoted when the link is followed.
+# Spaces after the host are quoted when the link is followed.
 _LINK: Final = re.compile(
     r"https?://[^\x00-\x20/\x7f-\xa0\ud800-\udfff]+(?:/[^\x00-\x1f\x7f-\xa0\ud800-\udfff]*)?", re.IGNORECASE
 )
-# Names of links where there is no `url`, and of fields of a task with pictures; not thumbnails, inputs or callbacks.
+# Names of links other than `url`, and of fields with pictures; not thumbnails, inputs or callbacks.
 _LINK_KEY: Final = re.compile(
     "content|(?:(?:image|img|picture|file|download|output|result)_?)?(?:url|uri|link|src|href)", re.IGNORECASE
 )
@@ -322,7 +322,7 @@ _TASK_KEY: Final = re.compile("(?:task|generation)(?:[_-]?id)?", re.IGNORECASE)
 _USD: Final = re.compile(r"^\s*(?:US)?\$\s*|^\s*USD\s+|\s*(?:USD|US\$|\$)\s*$", re.IGNORECASE)
 _ECHOED: Final = ("seed", "width", "height", "prompt")
 _ECHO_KEYS: Final = ("params", "parameters", "request", "input")
-_CUT_FROM: Final = 20  # characters of a prompt that may have been cut off
+_CUT_FROM: Final = 20  # length from which a repeated prompt may be truncated
 
 
 class AboutAnother(Unreadable):
@@ -335,7 +335,7 @@ class AboutAnother(Unreadable):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task as a poll found it."""
+    """A task as reported by a poll."""
 
     task_id: str
     status: Status
@@ -384,7 +384,7 @@ def is_task_id(value: str) -> bool:
 
 
 def _ids(answer: Any) -> list[str]:
-    """Read every id in an answer, valid or not; a number with a fraction or exponent names no task for sure."""
+    """Return every id in an answer, valid or not, except numbers with a fraction or exponent."""
     if not isinstance(answer, dict):
         return []
     named = (answer.get(key) for key in _ID_KEYS)
@@ -392,7 +392,7 @@ def _ids(answer: Any) -> list[str]:
 
 
 def _about_task(answer: dict[str, Any], task_id: str) -> dict[str, Any]:
-    """Return the envelope's `data` if the task is in there; both if its id is outside and its status inside."""
+    """Return the envelope's `data` if it has the task; merge both if the id is outside and the status inside."""
     data = answer.get("data")
     if not isinstance(data, dict) or not ("status" in data or "id" in data):
         return answer
@@ -409,7 +409,7 @@ def _mentions_task(answer: dict[str, Any]) -> bool:
         return False
     if task_id_in(answer) is not None:
         if answer.get("status") is None and (says_unclear(error) or says_busy(error)):
-            return False  # the gateway's own
+            return False  # an error of the gateway itself
         return not isinstance(answer.get("status"), dict) or bool(answer.get("output"))
     is_end = is_documented or ("error" in answer and _word(answer) == "failed")
     return isinstance(answer.get("status"), str) and (status != "failed" or is_end)
@@ -419,15 +419,15 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     word, error, data = _status(answer), message_in(answer.get("error")), answer.get("data")
     echo = _echo(answer)
     written, progress = _written(answer.get("status")), number(answer.get("progress"))
-    listed = data if isinstance(data, list) else []  # an object may repeat the reference's link
+    listed = data if isinstance(data, list) else []  # an object may repeat the link of the reference
     pictures = _pictures([*map(answer.get, _OUTPUT_KEYS), *listed])
-    if word == "completed" and not pictures and not echo:  # else links may be the references'
+    if word == "completed" and not pictures and not echo:  # otherwise the links may be those of references
         places = answer | data if isinstance(data, dict) else answer
         pictures = _pictures([value for name, value in places.items() if _PICTURES_KEY.fullmatch(name)])
     if pictures and error is not None and _says_nothing(error):
         error = None  # such as 10000, "Success"
     if word == "failed" and _word(answer) not in contract.STATUS_WORDS and pictures and error is None:
-        word = None  # an unlisted word says less than a picture
+        word = None  # a picture says more than an unknown word
     is_cost_unreadable = _is_cost_unreadable(usage := _usage(answer), answer)
     usage = usage if isinstance(usage, dict) else {}
     has_output = word == "completed" or (word is None and bool(pictures))
@@ -454,12 +454,12 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
 
 
 def _echo(answer: dict[str, Any]) -> dict[str, int | str]:
-    """Read the parameters that an answer repeats."""
+    """Return the parameters that an answer repeats."""
     inputs = answer.get("input")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     nested = first.get("params") if isinstance(first, dict) else None
     places = [nested, first, *map(answer.get, _ECHO_KEYS)]
-    # Beside the output, a size may be the picture's.
+    # A size beside the output may be that of the picture.
     places.append({name: answer.get(name) for name in ("seed", "prompt")})
     found: dict[str, int | str] = {}
     for place in (place for place in places if isinstance(place, dict)):
@@ -478,7 +478,7 @@ def _whole(value: Any) -> int | None:
 def contradiction(
     echo: Mapping[str, int | str], sent: Mapping[str, Any], other_prompts: Callable[[], Collection[str]]
 ) -> str | None:
-    """Say which repeated parameter differs from what was sent; None if the answer may be about it.
+    """Return which repeated parameter differs from what was sent; None if the answer may be about this attempt.
 
     A random seed is chosen by the service. A rephrased prompt may differ, unless it is one of the others.
     """
@@ -496,7 +496,7 @@ def contradiction(
 
 
 def _comparable(prompt: Any) -> str:
-    """Return a prompt without what services change: white space, Unicode form, an ellipsis where it was cut."""
+    """Return a prompt without what services may change: white space, Unicode form, an ellipsis after truncation."""
     return " ".join(unicodedata.normalize("NFC", str(prompt or "")).split()).rstrip(".\u2026 ")
 
 
@@ -520,7 +520,7 @@ def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
 
 
 def _usage(answer: dict[str, Any]) -> Any:
-    """Find the cost: documented as `usage`, and looked for elsewhere if that has none."""
+    """Find the cost in `usage`, where it is documented, or elsewhere if that has none."""
     usage = answer.get("usage")
     if (usage.get("cost") if isinstance(usage, dict) else usage) not in (None, ""):
         return usage
@@ -530,23 +530,23 @@ def _usage(answer: dict[str, Any]) -> Any:
 
 
 def _usd(cost: Any) -> str | None:
-    """Read an amount in USD, with or without its sign; None for one that no picture can cost."""
+    """Return an amount in USD, with or without a dollar sign; None if no picture can cost that."""
     read = decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
     return None if read is None or Decimal(read) > contract.COST_MAX_USD.value else read
 
 
 def _currency(about: dict[str, Any]) -> str | None:
-    """Return what an amount is said to be in, in whatever shape."""
+    """Return the stated currency of an amount, in any known shape."""
     named = {name.lower(): value for name, value in about.items() if value not in (None, "", [], {})}
     keys = sorted(name for name in named if re.fullmatch("(.*(?<!con))?currency(_?code)?|unit", name))
     return (_written(named[keys[0]]) or str(named[keys[0]])[:_WORD_CHARACTERS_MAX]) if keys else None
 
 
-# A cost under another name or elsewhere is none that can be counted, but a task that has one was not free.
+# A cost under another name or elsewhere can't be counted, but shows that the task wasn't free.
 _COST_KEY: Final = re.compile(
     "(?i).*(?:cost|charge|billed|paid|price|amount|fees?(?![a-z])|credit|deduct|debit|spent|consumed)"
 )
-# What may be spent, what one of something costs, and what took time.
+# Names of limits, unit prices and durations, which aren't costs.
 _NO_COST_KEY: Final = re.compile(
     "(?i)unit|.*(?:remain|left|balance|limit|max|estimat|recharge|_per_"
     "|timing|time_?(?:cost|spent|consumed)|(?:cost|spent|consumed)_?time)"
@@ -563,14 +563,14 @@ def _is_cost_unreadable(usage: Any, answer: dict[str, Any]) -> bool:
 
 
 def _names_a_cost(answer: dict[str, Any]) -> bool:
-    """Return whether anything that has the name of a cost is true, or has a digit other than 0."""
+    """Return whether any field named like a cost is true or has a digit other than 0."""
     fields = fields_in(answer, but=_ECHO_KEYS)
     costs = (value for name, value in fields if _COST_KEY.match(name) and not _NO_COST_KEY.match(name))
     return any(value is True or re.search("[1-9]", _written(value) or "") for value in costs)
 
 
 def fields_in(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield all values of an answer under their names, at any depth, but not what has one of some names."""
+    """Yield all names and values in an answer at any depth, skipping some names."""
     waiting = [("", answer)]
     while waiting:
         name, value = waiting.pop()
@@ -581,7 +581,7 @@ def fields_in(answer: Any, *, but: Collection[str] = ()) -> Iterator[tuple[str, 
 
 
 def _pictures(output: Any) -> dict[str, tuple[int | None, str | None]]:
-    """Collect all links in order, with their size and job id; without recursion, at any depth of nesting."""
+    """Collect all links in order, with size and job id, at any depth of nesting."""
     found: dict[str, tuple[int | None, str | None]] = {}
     waiting: list[tuple[Any, dict[str, Any]]] = [(output, {})]
     while waiting:
@@ -693,7 +693,7 @@ class Price:
 
 
 def pieces_of(request: Request) -> list[bytes]:
-    """Write the JSON body of a create in pieces, so that megabytes of base64 are neither encoded nor copied."""
+    """Build the JSON body of a create in pieces, so that megabytes of base64 are neither encoded nor copied."""
     params: dict[str, Any] = {
         "prompt": request.prompt,
         "seed": request.seed,
@@ -716,7 +716,7 @@ def pieces_of(request: Request) -> list[bytes]:
 
 
 def read_created(body: bytes) -> str | ServiceMessage:
-    """Read the answer to a create; one that names two tasks doesn't say which was made."""
+    """Read the answer to a create; if it names two tasks, it is unclear which one was created."""
     answer = load(body)
     if len(_all_ids(answer) if refusal_in(answer) is None else named_tasks_in(body)) > 1:
         raise Unreadable(excerpt(body))
@@ -731,24 +731,24 @@ def _all_ids(answer: dict[str, Any]) -> set[str]:
 
 
 def named_tasks_in(body: bytes) -> list[str]:
-    """Read the ids that an answer names at any depth, refused or cut short: no proof, but where to look."""
+    """Return the ids anywhere in an answer, even a refused or truncated one: no proof, but tasks to look up."""
     answer = load_leniently(body) or _load_inside(body) or _load_cut(body)
     data = answer.get("data")
     items = data if isinstance(data, list) else [answer.get("result")]
     named = _all_ids(answer).union(*map(_ids, items))
     for name, value in fields_in(answer):
-        if _TASK_KEY.fullmatch(name):  # deep inside, other things have an `id`, too
+        if _TASK_KEY.fullmatch(name):  # at deeper levels, other objects have an `id`, too
             named.update(_ids(value) or _ids({"id": value}))
     return sorted(filter(is_task_id, named))
 
 
 def tasks_in_words(words: str) -> list[str]:
-    """Read the ids of tasks that a text mentions, which may be anyone's."""
+    """Return the ids of tasks that a text mentions, which may be anyone's."""
     return sorted(set(_TASK_IN_WORDS.findall(words)))
 
 
 def says_only_running(body: bytes) -> bool:
-    """Return whether a body says nothing but that one task is running, as that of an accepted create does."""
+    """Return whether a body only says that one task is running, like the answer to an accepted create."""
     answer = load_leniently(body)
     return _status(answer) == "in_progress" and message_in(answer) is None and len(_all_ids(answer)) == 1
 
@@ -801,7 +801,7 @@ def read_error(body: bytes) -> ServiceMessage:
 
 
 def refusal_in(answer: dict[str, Any]) -> ServiceMessage | None:
-    """Read an error from an answer with HTTP 200; words alone aren't one, they may say "ok"."""
+    """Return the error in an answer with HTTP 200; a message alone isn't one, it may be "ok"."""
     error = message_in(answer)
     if error is None or message_in(answer.get("error")):
         return error

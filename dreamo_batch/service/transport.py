@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 
 USER_AGENT: Final = "dreamo-batch"
-# A question that is lost on a dead connection is asked again, but only after a minute.
+# A request lost on a dead connection is repeated only after a minute.
 _IDLE_MAX_S: Final = {"POST": 1.0, "GET": 60.0}
 _N_HOSTS_MAX: Final = 10
 _BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 ERROR_BYTES_MAX: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
-# Longer bodies are sent as they are. Shorter ones are copied behind the head, which costs less than more calls.
+# Shorter bodies are joined to the head, because copying costs less than another call.
 _JOINED_BYTES_MAX: Final = 512 * 1024
 _LAST_LOOK_S: Final = 0.001
-# A socket keeps its timeout where that differs by less: every change is a call that lets other threads go first.
+# A timeout that differs by less isn't changed, because every change lets other threads run first.
 _TIMEOUT_TOLERANCE: Final = 0.01
 # The service may have answered before it hung up.
 _HUNG_UP: Final = (errno.EPIPE, errno.ECONNRESET)
@@ -99,12 +99,12 @@ def _read_answer(operation: Operation, response: _TimedAnswer, *, max_bytes: int
         broken = replace(broken, http_status=response.status)
         if isinstance(error, AnswerTooLong | urllib3.exceptions.DecodeError):
             broken = replace(broken, error_class=failures.UNREADABLE, is_outage=False)
-    problem = broken if is_success else None  # what else an error says is only its explanation
+    problem = broken if is_success else None  # the body of an error only explains it
     return Answer(response.status, dict(response.headers.items()), b"".join(pieces), problem), broken is None
 
 
 def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> None:
-    """Read a body in pieces, so that what came before a break is kept."""
+    """Read a body in pieces, so that everything before a break is kept."""
     if failures.is_success(response.status) and (response.length or 0) > max_bytes:
         raise AnswerTooLong(f"the answer has {response.length} bytes; the limit is {max_bytes} bytes")
     left_bytes, read = max_bytes, response.read_next
@@ -122,11 +122,11 @@ def _collect(response: _TimedAnswer, pieces: list[bytes], max_bytes: int) -> Non
 _IPV4: Final = 4
 # Addresses that contain another one: NAT64, 6to4, Teredo, and IPv4 in the last bits.
 _TUNNELS: Final = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "192.88.99.0/24")
-# Not public either, and taken for public by some versions of Python.
+# Not public, although some versions of Python treat them as public.
 _IPV6: Final = ("fec0::/10", "5f00::/16", "3fff::/20", "100:0:0:1::/64", "::ffff:0:0:0/96")
-_OF_CLOUDS: Final = ("192.0.0.0/24", "168.63.129.16/32")  # where they keep a machine's settings
+_OF_CLOUDS: Final = ("192.0.0.0/24", "168.63.129.16/32")  # the metadata services of clouds
 _NOT_PUBLIC: Final = tuple(map(ipaddress.ip_network, (*_TUNNELS, *_IPV6, *_OF_CLOUDS)))
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # how networks without IPv4 write an IPv4 address
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in networks without IPv4
 _FAKE: Final = ipaddress.ip_network("198.18.0.0/15")  # what proxies that answer for DNS make of every name
 _N_INTERIM_MAX: Final = 100
 _N_HEADERS_MAX: Final = 100
@@ -146,7 +146,7 @@ class Exchange:
 
 
 class WatchedAdapter(HTTPAdapter):
-    """The adapter of requests, which knows proxies and certificates; requests go out on connections of its pools."""
+    """The adapter of requests, for its handling of proxies and certificates; its pools provide the connections."""
 
     def __init__(self, exchange: Exchange, tls: Callable[[], ssl.SSLContext]) -> None:
         self._exchange = exchange
@@ -179,7 +179,7 @@ class WatchedAdapter(HTTPAdapter):
 
 
 class _Watched(HTTPConnection):
-    """A connection that leads only where links may lead."""
+    """A connection that only connects to permitted addresses."""
 
     def __init__(self, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -258,7 +258,7 @@ class _TimedAnswer(http.client.HTTPResponse):
     """An answer that must be complete, header and body, by a deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
-        # All that it needs of a socket is a file for reading.
+        # It needs only a file for reading from a socket.
         file = SimpleNamespace(makefile=lambda _: _AnswerReader(sock, exchange))
         super().__init__(cast("socket.socket", file), *args, **kwargs)
         self._exchange = exchange
@@ -281,7 +281,7 @@ class _TimedAnswer(http.client.HTTPResponse):
         self.will_close = is_until_end or is_closing
 
     def read_next(self, n_bytes: int) -> bytes:
-        """Read what has arrived, up to so many bytes, and nothing at the end; raise if the answer ends too early."""
+        """Read up to n bytes of what has arrived (empty at the end); raise if the answer ends too early."""
         if self.chunked or self.length is None:
             return self.read1(n_bytes)
         if not self.length:
@@ -297,7 +297,7 @@ class _TimedAnswer(http.client.HTTPResponse):
         for _ in range(_N_INTERIM_MAX):
             line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in the stubs
             status = line[1]
-            if status == HTTPStatus.SWITCHING_PROTOCOLS:  # never asked for
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:  # never requested
                 self._exchange.is_out_of_step = True
             if status == HTTPStatus.SWITCHING_PROTOCOLS or status >= HTTPStatus.OK:
                 return line
@@ -332,7 +332,7 @@ class _AnswerReader(io.BufferedReader):
     def close(self) -> None:
         if not self.closed:
             self._timed.is_over = True
-            # TLS may have buffered surplus bytes; urllib3 finds those of a plain socket.
+            # TLS may have buffered surplus bytes; urllib3 detects those of a plain socket.
             has_more = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
             self._exchange.is_out_of_step |= bool(self.peek(1)) or has_more
         super().close()
@@ -355,10 +355,10 @@ class _TimedFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self.is_over:
             return 0
-        # What has arrived is read however late: the process may have been suspended.
+        # Data that has arrived is read however late, as the process may have been suspended.
         timeout_s = min(max(self._until - time.monotonic(), _LAST_LOOK_S), self._read_timeout_s)
         _set_timeout(self._sock, timeout_s)
-        with suppress(TimeoutError):  # raised below, in words that distinguish the two timeouts
+        with suppress(TimeoutError):  # raised below, with a message that distinguishes the two timeouts
             return cast("int | None", self._raw.readinto(buffer))
         if time.monotonic() >= self._until:
             raise TimeoutError(f"the answer was incomplete after {self._within_s:g} s")
@@ -457,7 +457,7 @@ class Transport:
     def _exchanged(
         self, lane: _Lane, operation: Operation, form: Form, body: list[bytes], max_bytes: int
     ) -> Answer:
-        """Send on a pooled connection, which is used again only if nothing of this request is left on it."""
+        """Send on a pooled connection, which is reused only if nothing of this request is left on it."""
         pool = self._pool(lane, form.origin)
         connection = cast("HTTPConnection", pool._get_conn())  # noqa: SLF001 - what urllib3 offers to its subclasses; SOCKS has its own
         is_in_step = False
@@ -498,7 +498,7 @@ class Transport:
         """Return this thread's connections, or None when all are closed."""
         lane: _Lane | None = getattr(self._here, "lane", None)
         if lane is not None and lane.pid != os.getpid():
-            lane = None  # forked: answers could arrive in the wrong process
+            lane = None  # after a fork, answers could arrive in the wrong process
         if lane is None and not self._is_closed:
             lane = self._here.lane = self._open_lane()
             with self._lock:
@@ -549,7 +549,7 @@ class _Lane:
 
 
 def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
-    """Write the lines before the body; a proxy without a tunnel gets the whole URL, and who asks."""
+    """Return the lines before the body; a proxy without a tunnel gets the whole URL, and its credentials."""
     target, headers = form.target, form.headers
     is_tunnelled = connection_requires_http_tunnel(pool.proxy, pool.proxy_config, pool.scheme)
     if pool.proxy is not None and not is_tunnelled:
@@ -560,7 +560,7 @@ def _head(form: Form, pool: HTTPConnectionPool) -> bytes:
 
 
 def _write(sock: socket.socket, head: bytes, body: list[bytes], exchange: Exchange) -> None:
-    # The connect timeout is too short for sending megabytes on a slow line.
+    # The connect timeout is too short for sending megabytes over a slow line.
     _set_timeout(sock, exchange.answer_within_s)
     body.insert(0, head)
     if sum(map(len, body)) <= _JOINED_BYTES_MAX:
