@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns
+from dreamo_batch import appearance, columns
 from dreamo_batch.engine.plan import Plan
 from dreamo_batch.money import money
 
@@ -270,3 +271,13 @@ def test_amounts_are_not_set_as_formulas():
     shown = _planned(["new"], [0.1], [0.2], cap="0.15")._repr_html_()
     assert "mathjax_ignore" in shown
     assert "tex2jax_ignore" in shown
+
+
+def test_the_colour_of_a_status_is_written_once():
+    """Style sheets and templates take it from the palette."""
+    package = Path(dreamo.__file__).parent
+    files = [path for kind in ("py", "css", "js", "j2", "toml") for path in package.rglob(f"*.{kind}")]
+    texts = {path: path.read_text(encoding="utf-8").lower() for path in files}
+    colours = {style.colour for style in appearance.PALETTE.values()}
+    found = {path.name for path, text in texts.items() if any(colour in text for colour in colours)}
+    assert found == {"appearance.py"}
