@@ -65,6 +65,30 @@ def test_python_of_a_page_runs_and_shows_what_the_page_says(name, tmp_path):
     assert reference.run_page(PAGES[name], tmp_path)[0] == PAGES[name]
 
 
+def _calls(code):
+    """Return the calls of the package in code that needs what isn't here: a cluster, a GPU, another tool."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if re.fullmatch(r"dreamo\.\w+", ast.unparse(call.func))]
+
+
+SKETCHES = [(name, block) for name, text in PAGES.items() for block in blocks(text, "text") if _calls(block)]
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), SKETCHES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(SKETCHES)]
+)
+def test_python_that_cannot_run_here_calls_what_there_is(name, block):
+    """Its functions exist and take its arguments."""
+    for call in _calls(block):
+        function = getattr(dreamo, ast.unparse(call.func).removeprefix("dreamo."))
+        given = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(function).bind(*call.args, **given)
+
+
 def _commands(block):
     """Return the commands of a shell block as lists of words, without comments and redirections."""
     for line in block.replace("\\\n", " ").splitlines():
