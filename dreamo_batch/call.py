@@ -505,7 +505,7 @@ class Call:
             )
             raise errors.PriceUnknown(
                 f"{limit} can't be enforced because no price is known: none was passed, none was seen in "
-                f"{self.directory.name}, and the service names none{why}. Pass {text.option('unit_cost')} (USD per "
+                f"{self.directory.name}, and the service quotes none{why}. Pass {text.option('unit_cost')} (USD per "
                 f"attempt){instead if shared is None else ''}."
             )
         spending = Spending(cap=cap, max_new=max_new, price=price, n_pilot=n_pilot or 0, attempts=seen)

@@ -227,7 +227,7 @@ class _Visit:
     def ended(self) -> Task:
         """Return the task once it has completed."""
         if self.task is None or self.task.status != "completed":
-            raise _NotReached("there is no completed task to look at")
+            raise _NotReached("there is no completed task to check")
         return self.task
 
 
@@ -347,7 +347,7 @@ def _describes_the_model_as_known(visit: _Visit) -> str:
         return "the model is not described; nothing to compare"
     if differences := differences_from_known(description, visit.model):
         raise _Broken("the description differs from what is known: " + "; ".join(differences))
-    return "described as known"
+    return "the description matches what is known"
 
 
 def _description(client: Client, model: str) -> dict[str, Any] | None:
@@ -413,9 +413,9 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
         visit.client.fetch(contract.UNKNOWN_TASK)
     except errors.RequestRejected as error:
         if error.failure.error_class == TASK_NOT_FOUND:
-            return "not found, as it should be"
+            return "not found, as expected"
         raise
-    raise _Broken(f"the task {contract.UNKNOWN_TASK}, which nobody submitted, was found")
+    raise _Broken(f"the task {contract.UNKNOWN_TASK}, which was never submitted, was found")
 
 
 def _quotes_a_price_or_none(visit: _Visit) -> str:
@@ -427,7 +427,7 @@ def _quotes_a_price_or_none(visit: _Visit) -> str:
     else:
         if price.cost is not None:
             return f"{price.cost} {price.currency or 'USD'} an attempt"
-        without = f"knows no price ({price.reason or 'no reason given'})"
+        without = f"no price is known ({price.reason or 'no reason given'})"
     return f"{without}; a cap needs {option('unit_cost')} or {option('pilot')}"
 
 
@@ -440,8 +440,8 @@ def _refuses_an_invalid_create(visit: _Visit) -> str:
     task = visit.client.wait(task_id, timeout_s=visit.timeout_s)
     visit.cost = task.cost
     if task.status != "failed":
-        raise _Broken(f"a picture of width {_TOO_NARROW_PX} px was taken, and its task {task_id} completed")
-    return f"taken, and its task failed: code {task.error.code if task.error else 'none'}"
+        raise _Broken(f"a picture {_TOO_NARROW_PX} px wide was accepted, and its task {task_id} completed")
+    return f"accepted, and its task failed: code {task.error.code if task.error else 'none'}"
 
 
 def _takes_a_create(visit: _Visit) -> str:
@@ -453,7 +453,7 @@ def _takes_a_create(visit: _Visit) -> str:
 def _finishes_a_task(visit: _Visit) -> str:
     """Polls find the task, until it has completed."""
     if visit.task_id is None:
-        raise _NotReached("no attempt was taken")
+        raise _NotReached("no attempt was accepted")
     visit.task = visit.client.wait(visit.task_id, timeout_s=visit.timeout_s)
     visit.cost = visit.task.cost
     if visit.task.status != "completed":
@@ -473,7 +473,7 @@ def _answers_in_the_documented_form(visit: _Visit) -> str:
     """What does not read as documented is kept as an excerpt."""
     task = visit.ended()
     if task.excerpt is not None:
-        raise _Broken(f"the answer to a poll does not read as documented: {task.excerpt[:200]}")
+        raise _Broken(f"the answer to a poll isn't as documented: {task.excerpt[:200]}")
     return "as documented"
 
 
@@ -492,7 +492,7 @@ def _knows_an_ended_task_again(visit: _Visit) -> str:
     before = visit.ended()
     after = visit.client.fetch(before.task_id)
     if (after.status, after.cost, len(after.urls)) != (before.status, before.cost, len(before.urls)):
-        raise _Broken(f"asked again, status, cost or links had changed: {after.status}, {after.cost}")
+        raise _Broken(f"status, cost or links changed between two polls: {after.status}, {after.cost}")
     return "the same status and cost"
 
 

@@ -76,7 +76,9 @@ def test_a_budget_is_started_shared_and_shown(tmp_path):
     """By the shell alone; the sum of its rows is what was spent from it."""
     place, jobs = tmp_path / "team.budget", write_table(tmp_path)
     assert "--cap USD` to start one" in call("budget", place).stderr
-    assert call("budget", place, "--cap", "0.0086", "--per-user", "5").stdout == "Nothing was spent yet.\n"
+    assert (
+        call("budget", place, "--cap", "0.0086", "--per-user", "5").stdout == "Nothing has been spent yet.\n"
+    )
     ran = call("run", jobs, "--run-dir", tmp_path / "a", "--local", "--yes", "--budget", place)
     assert ran.exit_code == 3
     assert f"raise it with `dreamo-batch budget {place} --cap USD`" in ran.stderr

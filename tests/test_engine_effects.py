@@ -300,7 +300,7 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
         .result
     )
     assert kept.n_bytes == len(wrong)
-    assert kept.warning == f"the picture has {len(wrong)} bytes, and the service had said {len(wrong) + 1}"
+    assert kept.warning == f"the picture has {len(wrong)} bytes; the service stated {len(wrong) + 1}"
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_the_plan_stands_on_the_users_index():
     assert list(frame[columns.ACTION].cat.categories) == list(columns.ACTIONS)
     assert frame[columns.COST_LOW_USD].tolist() == [0.02, 0, 0, 0, 0, 0, 0]
     assert frame[columns.COST_HIGH_USD].tolist() == [0.05, 0, 0, 0.05, 0, 0, 0]
-    assert "position 0" in frame[columns.REASON].iloc[1]
+    assert frame[columns.REASON].iloc[1] == "same job as row ('x', 1)"
     assert frame[columns.REASON].iloc[6] == "prompt: it is blank"
     assert frame[columns.JOB_ID].isna().tolist() == [False] * 6 + [True]
     given = plan.table(table, index, State(), RunOptions(unit_cost="0.03"), None)

@@ -77,7 +77,7 @@ def test_directories_and_people_share_a_cap(tmp_path, gateway, place):
         flow(tmp_path, gateway, "a").run(budget=anna)
     with pytest.raises(
         dreamo.BudgetReached,
-        match=r"^The shared budget .*\$\S+ was spent in other directories. Nobody else holds any of it",
+        match=r"^The shared budget .*\$\S+ was spent in other directories. No other directory holds any of it",
     ):
         flow(tmp_path, gateway, "b").run(budget=ben)
     status = anna.status()

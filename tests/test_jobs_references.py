@@ -881,7 +881,7 @@ def test_a_quoted_link_is_that_link():
 )
 def test_a_link_in_other_words_is_no_file(written, tmp_path):
     """It isn't guessed, but asked for."""
-    assert "write nothing but the link" in _findings_of(written, tmp_path)["message"][0]
+    assert "write only the link" in _findings_of(written, tmp_path)["message"][0]
 
 
 @pytest.mark.parametrize(
@@ -894,10 +894,10 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("image/png;base64,iVBORw0KGgo", "as data:image/png;base64,..."),
         ("base64," + "iVBORw0KGgoAAAANSUhEUg" * 300, "as data:image/png;base64,..."),
         ("/9j/4AAQSkZJRgABAQAAAQABAAD", "put data:image/png;base64, before it"),
-        (repr(encoded(plain()))[:3000], "It is how Python shows bytes"),
-        (repr(encoded(plain(), "JPEG"))[:100], "It is how Python shows bytes"),
-        ("<PIL.Image.Image image mode=RGB size=9x9 at 0x7F>", "It is how Python shows a picture"),
-        (str(np.asarray(plain())), "It is how Python shows a picture"),
+        (repr(encoded(plain()))[:3000], "This is how Python prints bytes"),
+        (repr(encoded(plain(), "JPEG"))[:100], "This is how Python prints bytes"),
+        ("<PIL.Image.Image image mode=RGB size=9x9 at 0x7F>", "This is how Python prints a picture"),
+        (str(np.asarray(plain())), "This is how Python prints a picture"),
         ("My%20Page%20ab12/cat.png", "My%20Page%20ab12/cat.png."),  # Notion
         ("C:\\Users\\me\\cat.png", "Paths of Windows can't be read here"),
         ("C:/Users/me/cat.png", "Paths of Windows can't be read here"),
@@ -906,8 +906,8 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ('<img src="cat.png">', "without Markdown or HTML"),
         ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion
         ("/data/upload/1/cat.png", "Label Studio"),
-        ("{'bytes': None, 'path': 'cat.png'}", "nothing but the path within"),
-        ("PosixPath('cat.png')", "nothing but the path within"),
+        ("{'bytes': None, 'path': 'cat.png'}", "only the path in it"),
+        ("PosixPath('cat.png')", "only the path in it"),
         ("cats/*.png", "use sweep(image=...)"),
         ("cats/*", "use sweep(image=...)"),
         ("*/cat.png", "use sweep(image=...)"),

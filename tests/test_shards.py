@@ -625,7 +625,7 @@ def test_shards_belong_to_a_budget_that_others_share(jobs, gateway, tmp_path):
     team = dreamo.Budget(tmp_path / "team.budget", cap="0.02")
     with pytest.raises(BudgetReached, match="shared budget") as reached:
         run(jobs, tmp_path / "run", gateway, cluster=Here(), budget=team)
-    assert re.search(r"\$0\.01\d+ spent and .* rows not submitted. Nobody else", str(reached.value))
+    assert re.search(r"\$0\.01\d+ spent and .* rows not submitted. No other directory", str(reached.value))
     assert billed(gateway) <= Decimal("0.02")
     n_before = len(gateway.invoice())
     assert n_before > 0

@@ -180,7 +180,7 @@ def stop(run_dir: str) -> Process:
     except PermissionError:
         raise UsageError(f"{process} belongs to another user, who can stop it.") from None
     except KeyboardInterrupt:
-        warn(f"No longer waiting. {process} sends nothing more and ends once its requests are answered.")
+        warn(f"Stopped waiting. {process} sends nothing more and ends once its requests are answered.")
         raise
     return process
 

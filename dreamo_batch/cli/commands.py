@@ -176,7 +176,7 @@ def _ask(sentence: str, *, instead: str = "") -> None:
     sys.stderr.write(f"{harmless(sentence)} Buy? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise click.ClickException("not agreed, so nothing was sent.")
+        raise click.ClickException("not confirmed; nothing was sent.")
 
 
 # Tables and runs.
@@ -203,10 +203,10 @@ _PLAN_COLUMNS: Final = [
     columns.REASON,
 ]
 _HINTS: Final = {
-    columns.FAILED: "failed: `dreamo-batch failures {0}` says why, `dreamo-batch retry {0}` submits them again.",
+    columns.FAILED: "failed: `dreamo-batch failures {0}` says why, `dreamo-batch retry {0}` submits again.",
     columns.AMBIGUOUS: "ambiguous: check your bill, then `dreamo-batch resolve {0} ROW --task-id ID` or "
-    "`--not-sent`; `dreamo-batch retry {0} --classes ambiguous` submits them again and may pay twice.",
-    columns.IN_PROGRESS: "in progress: the same command again asks for them.",
+    "`--not-sent`; `dreamo-batch retry {0} --classes ambiguous` submits again and may pay twice.",
+    columns.IN_PROGRESS: "in progress: run the same command again to collect the result.",
 }
 
 
@@ -355,7 +355,7 @@ def resolve(words: Sequence[str], **answer: Any) -> None:
     path, row = words
     dreamo.resolve(path, row, **answer)
     show_summary(dreamo.status(path))
-    hint(f"row {row} is settled; run the table again to continue.")
+    hint(f"Row {row} is settled. Run the table again to continue.")
 
 
 def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
@@ -462,19 +462,17 @@ def stop(run_dir: str) -> int:
     from dreamo_batch.engine.ledger import interrupted, read
 
     if background.stop(run_dir).until:
-        hint("It was waiting; nothing was sent.")
+        hint("The command was only waiting; nothing was sent.")
         return DONE
     summary = dreamo.status(run_dir)
     show_summary(summary)
     lost = interrupted(read(RunDirectory(run_dir).path).state())
     n_left = sum(summary["by_status"].get(status, 0) for status in columns.UNSETTLED)
     if lost:
-        warn(
-            f"It was killed: {counted(len(lost), 'attempt')} may have been accepted and billed, and is held."
-        )
+        warn(f"It was killed. Held, as possibly accepted and billed: {counted(len(lost), 'attempt')}.")
     else:
         stopped = f"Stopped with {counted(n_left, 'row')} left. The same command again resumes."
-        hint(stopped if n_left else "It had finished: no row is left.")
+        hint(stopped if n_left else "The run had already finished.")
     return NOT_ALL if lost else DONE
 
 
@@ -542,7 +540,7 @@ def budget(place: str, **amounts: str | None) -> None:
     """
     status = dreamo.Budget(place, **amounts).status()
     hint(status.summary())
-    _show_rounded(status, if_empty="Nothing was spent yet.")
+    _show_rounded(status, if_empty="Nothing has been spent yet.")
 
 
 @command(*RUN_DIRS, BY, FORMAT)

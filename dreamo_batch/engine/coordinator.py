@@ -316,7 +316,7 @@ class Coordinator:
         else:
             self.submit_again([key])
         if failure is not None:
-            self._notice("named", "not accepted. Checking a task that the answer names.", key[0])
+            self._notice("named", "not accepted. Checking the task that the answer names.", key[0])
             if failure.kind is FailureKind.STOP and failure.error_class != failures.FORBIDDEN:
                 self._refused_access(failure)
 
@@ -436,11 +436,11 @@ class Coordinator:
         if is_anothers or self._named_at.setdefault(task_id, self._clock.wall()) < sent_at:
             return result
         if differs := self._contradiction(answer.key, named):
-            message = f"{result.message} (task {task_id}, which it names, is about {differs})"
+            message = f"{result.message} (it names task {task_id}, which is about {differs})"
             return replace(result, message=message)
         is_own = not result.is_task_anyones or {"seed", "prompt"} <= named.echo.keys()
         if not is_own or self._contradiction(answer.key, named, is_exact=result.is_task_anyones):
-            message = f"{result.message}; task {task_id}, which it names, exists and may be this one's"
+            message = f"{result.message}; it names task {task_id}, which exists and may be this attempt's"
             return replace(result, kind=_HELD, message=message)
         message = f"adopted task {task_id}, which the error reply to its submission names ({result.message})"
         self._notice("own", f"{message}. Check its picture.", job_id)
@@ -614,7 +614,7 @@ class Coordinator:
     def _notice_price(self, job_id: str, task: Task, price: Decimal | None, excess: Decimal) -> None:
         """Report an unreadable cost and, under a limit, a cost above its reservation and a limit exceeded by it."""
         if task.is_cost_unreadable:
-            message = "what the service gave as its cost is not an amount in USD that a picture can cost"
+            message = "the service's cost isn't a plausible price of a picture in USD"
             self._notice("cost", f"{message}; it counts as unknown.", job_id)
         if self.spending.limit is None or price is None or self.spending.price is None:
             return
@@ -734,7 +734,7 @@ class Coordinator:
 
     def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
         rows = ", ".join(map(self._named, job_ids[:_N_NOTICES_MAX]))
-        last = f" It submits these last: {rows}." if rows else ""
+        last = f" These rows are then submitted last: {rows}." if rows else ""
         self.stop(
             errors.AccessRefused(
                 f"{_REFUSALS.get(failure.error_class, _REFUSALS[failures.ACCESS_REFUSED])}: {failure}. No more jobs "

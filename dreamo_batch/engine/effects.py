@@ -404,7 +404,7 @@ class Effects:
             if is_unknown and failure.kind is not FailureKind.MAY_HAVE_ARRIVED:
                 self._n_unfound[refusal] += 1
                 logger.warning("job %s: no task %s, which an error named", key[0], failure.task_id)
-                message = f"{failure.message} (no task {failure.task_id}, which it names)"
+                message = f"{failure.message} (it names task {failure.task_id}, which doesn't exist)"
                 return CreateAnswer(key, replace(failure, message=message))
             wait_s = max(2 * wait_s, last.retry_after_s or _ASK_AGAIN_S)
             # A rate limit says nothing about the task: often it covers all the key's requests, the create included.
@@ -448,7 +448,7 @@ class Effects:
             content = self._download(url)
             if stated_bytes is None or len(content) == stated_bytes:
                 return content, None
-        return content, f"the picture has {len(content)} bytes, and the service had said {stated_bytes}"
+        return content, f"the picture has {len(content)} bytes; the service stated {stated_bytes}"
 
     def _download(self, url: str) -> bytes:
         """Download a file, and mask the API key if the service wrote it there, for example into metadata."""

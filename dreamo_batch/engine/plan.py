@@ -63,9 +63,9 @@ def decide(
     if latest is None:
         return Decision(NEW, "not submitted yet")
     if latest.stage is Stage.UNSENT:
-        return Decision(NEW, "an earlier create did not arrive")
+        return Decision(NEW, "an earlier submission never arrived")
     if latest.stage is Stage.SENDING:
-        return Decision(IN_FLIGHT, "its create is being answered")
+        return Decision(IN_FLIGHT, "being submitted")
     if latest.stage is Stage.ACCEPTED:
         return Decision(IN_FLIGHT, f"submitted as task {latest.task_id}")
     if latest.stage is Stage.COMPLETED:
@@ -140,7 +140,7 @@ def table(
     seen = [float(price) for price in known if price is not None] or [math.nan]
     prices = (min(seen), max(seen)) if (cost := money(options.unit_cost)) is None else (float(cost),) * 2
     cells = prepared.rows[[columns.JOB_ID, columns.DUPLICATE_OF, columns.ERROR_MESSAGE]]
-    rows = [_row(decisions, prices, *row) for row in cells.itertuples(index=False, name=None)]
+    rows = [_row(decisions, prices, *row, index=index) for row in cells.itertuples(index=False, name=None)]
     return columns.typed(pd.DataFrame(rows, columns=list(columns.PLAN), index=index), columns.PLAN)
 
 
@@ -272,7 +272,7 @@ def _ended_badly(latest: Attempt, number: int, options: RunOptions, *, is_chosen
     if latest.stage is Stage.AMBIGUOUS:
         if is_chosen or options.on_ambiguous == "resubmit":
             return Decision(NEW, f"ambiguous, {_CHOSEN}; it may be paid twice")
-        return Decision(AMBIGUOUS, "may have been submitted: resolve it, or have it sent again")
+        return Decision(AMBIGUOUS, "may have been submitted: resolve it, or submit it again")
     if is_chosen or options.retry_failed:
         return Decision(NEW, f"failed, {_CHOSEN}")
     if number <= options.max_attempts and is_retryable(latest):
@@ -284,13 +284,15 @@ def _row(
     decisions: Mapping[str, Decision],
     prices: tuple[float, ...],
     job_id: str | float,
-    duplicate_of: object,
+    duplicate_of: Any,
     message: str | float,
+    *,
+    index: pd.Index,
 ) -> tuple[object, ...]:
     if not isinstance(job_id, str):
         return (INVALID, message, None, 0.0, 0.0)
     if not pd.isna(duplicate_of):
-        return (DUPLICATE, f"same job as the row at position {duplicate_of}", job_id, 0.0, 0.0)
+        return (DUPLICATE, f"same job as row {text_of(index[duplicate_of])}", job_id, 0.0, 0.0)
     action, reason = decisions[job_id].action, decisions[job_id].reason
     low = prices[0] if action in (NEW, IN_FLIGHT) else 0.0
     high = prices[1] if action in (NEW, IN_FLIGHT, AMBIGUOUS) else 0.0

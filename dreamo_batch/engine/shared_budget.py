@@ -122,7 +122,7 @@ class Budget:
             if not is_known and cap is None:
                 start = spelled("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
                 raise errors.UsageError(
-                    f"No budget at {self.place}. {start} to start one; if it has moved, name its new place."
+                    f"No budget at {self.place}. {start} to start one; if it was moved, pass its new location."
                 )
             if cap is not None or per_user is not None:
                 if not is_known:
@@ -317,7 +317,7 @@ def return_unspent(ledger: Ledger, at: float) -> None:
         ledger.commit()
         share.give_back(spending, ledger.state)
     except (OSError, errors.DreamoError) as error:
-        logger.warning("%s is given back by the next call only: %s", terms.budget, error)
+        logger.warning("what is unspent of %s stays held until the next call: %s", terms.budget, error)
 
 
 def used_up(budget: Budget, slices: Slices, directory: str, summary: str) -> str:
@@ -338,7 +338,7 @@ def used_up(budget: Budget, slices: Slices, directory: str, summary: str) -> str
     )
     return (
         f"{whose} shared budget {budget.place}, {dollars(limit or ZERO)}, is used up: {summary}"
-        f"{elsewhere}{holders or ' Nobody else holds any of it.'} To continue, raise it with {raised}"
+        f"{elsewhere}{holders or ' No other directory holds any of it.'} To continue, raise it with {raised}"
         + (f", or run {same_call()} again once others have given something back." if holders else ".")
     )
 
@@ -415,7 +415,7 @@ def _holders(shares: Iterable[Share]) -> str:
         f"{dollars(held)} by {share.owner} in {share.about.get('directory')} on {share.about.get('host')}"
         for held, share in found
     )
-    return f" Held and not spent: {listed(of_each, _HOLDERS_MAX)}. What a killed run holds is free once it is resumed."
+    return f" Held and not spent: {listed(of_each, _HOLDERS_MAX)}. Resume a killed run to free what it holds."
 
 
 def _refuse_lowered(

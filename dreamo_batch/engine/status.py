@@ -126,7 +126,7 @@ class Status(Snapshot):
     newest : tuple of Picture
         The pictures saved last, newest first, 12 at most.
     notices : tuple of str
-        What was to be said, oldest first, the last 20.
+        Messages about the run, oldest first, the last 20.
     problem : str or None
         What stopped the run early, with what to do.
     is_cap_reached : bool
