@@ -284,6 +284,21 @@ def test_references_are_turned_upright():
     assert load_reference(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 200).size == (40, 80)
 
 
+def test_a_reference_is_decoded_once_and_may_be_style_and_figure_at_once():
+    """The rows of a table share few references, and a picture may be passed twice."""
+    load_reference.cache_clear()
+    draw = engine_named("preview").generate
+    twice = replace(REQUEST, model="spark_multi_dreamo", ref_types=("STYLE", "IP"))
+    both = draw(twice, MASCOT, MASCOT)
+    assert load_reference.cache_info().misses == 1
+    load_reference.cache_clear()
+    assert draw(twice, MASCOT, MASCOT) == both
+    pictures = [
+        Image.open(io.BytesIO(one)) for one in (both, draw(replace(twice, ref_types=("STYLE",)), MASCOT))
+    ]
+    assert difference(*pictures) > 5
+
+
 def test_large_references_are_reduced():
     """No more of a reference is kept than the picture can show."""
     assert load_reference(encoded(Image.new("L", (4096, 2048))), 512).size == (512, 256)

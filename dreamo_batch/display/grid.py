@@ -324,8 +324,7 @@ def lay_out(
         down, along = _read_axes(results, *names, is_spread=True)
     if len(along) == 1 < len(down):
         down = Axis(len(results), down.parts, is_named=True)
-    places = _places(down, along)
-    return Grid(results, down, along, range(len(down)), range(len(along)), places, entries)
+    return Grid(results, down, along, range(len(down)), range(len(along)), _places(down, along), entries)
 
 
 def _places(down: Axis, along: Axis) -> dict[tuple[int, int], list[int]]:

@@ -155,9 +155,9 @@ class Preview:
         """Paint a picture."""
         width, height = request.width, request.height
         loaded = [load_reference(content, max(width, height)) for content in (reference, *further)]
-        types = request.ref_types or (contract.MODELS[request.model].ref_types.value[:1] * len(loaded))
-        styles = [image for image, kind in zip(loaded, types, strict=False) if kind == _STYLE]
-        figures = [image for image in loaded if not any(image is style for style in styles)]
+        kinds = request.ref_types or ("",) * len(loaded)
+        styles = [one for one, kind in zip(loaded, kinds, strict=True) if kind == _STYLE]
+        figures = [one for one, kind in zip(loaded, kinds, strict=True) if kind != _STYLE]
         rng = np.random.default_rng(_entropy(request.prompt, request.seed, request.use_rephraser))
         words = read_words(request.prompt)
         words.setdefault("scene", list(_ART["scenes"])[_entropy(request.prompt) % len(_ART["scenes"])])
@@ -192,6 +192,7 @@ def read_words(prompt: str) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=4)  # the rows of a table share few references
 def load_reference(reference: bytes, side_px: int) -> Image.Image:
     """Decode a reference upright as RGBA, no larger than `side_px`; raise ValueError if it can't be read."""
     try:
