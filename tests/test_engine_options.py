@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
+from dreamo_batch.call import Service
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import UsageError
 
@@ -101,3 +102,10 @@ def test_an_option_has_the_type_and_the_default_that_run_shows():
     for one in fields(RunOptions):
         assert (one.name, one.default) == (one.name, shown[one.name].default)
         assert one.type in ("Any", str(shown[one.name].annotation))
+
+
+def test_every_argument_of_run_is_an_option_or_known_to_be_none():
+    """One that stands only in the signature would be neither checked nor stored."""
+    known = {one.name for cls in (RunOptions, Service) for one in fields(cls)}
+    of_call = {"table", "run_dir", "progress", "base_dir", "notify", "on_event", "not_before", "cluster"}
+    assert inspect.signature(dreamo.run).parameters.keys() == known | of_call
