@@ -124,6 +124,23 @@ def test_ends_seen_late_do_not_widen_the_cap():
     assert pace_of(attempts)["max_in_flight"] == 3
 
 
+def test_what_the_service_takes_is_known_although_it_refused_below_that():
+    """After a refusal a run sends one at a time again: what the service held then says nothing of what it takes."""
+    waves = [(wave, i) for wave in range(4) for i in range(10)]
+    attempts = [
+        completed(
+            f"{wave} {i}",
+            sent_at=NOON + 30 * wave + i,
+            answered_at=NOON + 30 * wave + i,
+            completed_at=NOON + 30 * wave + 20,
+            n_refusals=1 if i < 5 else 0,
+        )
+        for wave, i in waves
+    ]
+    pace = pace_of(attempts)
+    assert (pace["peak_in_flight"], pace["refusals"], pace["max_in_flight"]) == (10, 20, 10)
+
+
 def test_a_queue_at_the_service_shows_what_it_works_on():
     """More in flight than 1.2 times what the service works on only wait there."""
     attempts = []

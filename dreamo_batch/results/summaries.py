@@ -267,6 +267,7 @@ _N_MIN: Final = 8  # attempts needed for advice
 _QUEUE_SHARE: Final = 0.2  # of the generation; a longer queue shows that the service limits how many run
 _HEADROOM: Final = 1.2  # extra tasks in flight, so that a free slot is used at once
 _GROWTH: Final = 2
+_OFTEN: Final = 0.9  # of the attempts: more at once were few, or their ends seen late
 
 
 def latency(source: Source, by: str | Sequence[str] | None = None) -> pd.DataFrame:
@@ -419,7 +420,7 @@ def pace(source: Directories) -> dict[str, Any]:
     n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
     n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
     peak = _peak(taken, ended)
-    n_held = _n_held(attempts, taken, _ended_there(attempts, taken, ended)) if n_refusals else None
+    n_held = _n_held(attempts, taken, ended) if n_refusals else None
     advised, advice = _advise(attempts, n_refusals, peak, n_held)
     return {
         "attempts": len(attempts),
@@ -480,8 +481,8 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | No
         return None, f"{only if n_ended else 'No attempt has ended'}; advice needs at least {_N_MIN}."
     if n_held is not None:
         return n_held, (
-            f"The service refused {counted(n_refusals, 'create')}, and held {counted(n_held, 'attempt')} whenever it "
-            f"accepted again: {option('max_in_flight', n_held)} is as fast, without the refusals."
+            f"The service refused {counted(n_refusals, 'create')}, and seldom held more than {n_held} at once: "
+            f"{option('max_in_flight', n_held)} is about as fast, with fewer refusals."
         )
     n_running = _n_running(attempts)
     if n_running is not None:
@@ -496,20 +497,12 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | No
     )
 
 
-def _n_held(attempts: pd.DataFrame, taken: np.ndarray, ended: np.ndarray) -> int:
-    """Return the median number of open attempts when the service accepted one that it had refused before."""
-    is_refused = (attempts[columns.N_REFUSALS].fillna(0) > 0).to_numpy(dtype=bool)
-    at = taken[is_refused]
-    held = np.searchsorted(np.sort(taken), at, side="right") - np.searchsorted(
-        np.sort(ended), at, side="right"
-    )
-    return max(1, round(float(np.median(held))))
-
-
-def _ended_there(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return when each attempt ended at the service; if unknown, when its end was seen."""
+def _n_held(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> int:
+    """Return how many attempts were open at the service when it accepted one, but for the highest tenth."""
     known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
-    return np.asarray(np.fmin(taken + known, seen))
+    at, ended = np.sort(taken), np.sort(np.fmin(taken + known, seen))  # there, else as it was seen
+    held = np.searchsorted(at, at, side="right") - np.searchsorted(ended, at, side="right")
+    return max(1, int(np.quantile(held, _OFTEN, method="higher")))
 
 
 def _n_running(attempts: pd.DataFrame) -> int | None:
