@@ -133,6 +133,28 @@ def test_captions_tell_pictures_of_the_same_prompt_and_seed_apart(run_dir):
     assert grids.telling_apart(table[:1]) == {"prompt": ""}
 
 
+@pytest.mark.parametrize("labels", [["seed", "prompt"], ["prompt", "seed_sent"], "prompt"])
+def test_the_seed_stands_once_below_a_picture(run_dir, monkeypatch, labels):
+    """Also where it is one of the columns to write."""
+    drawn, caption = [], sheets._PlainSheet.caption
+    monkeypatch.setattr(sheets._PlainSheet, "caption", lambda *own: drawn.append(caption(*own)) or drawn[0])
+    contact_sheet(results("red.png").assign(seed=-1), run_dir / "sheet.png", run_dir=run_dir, labels=labels)
+    assert [line for line, _ in drawn[0]] == ["a fox", "seed 7"]
+
+
+@pytest.mark.parametrize(("n_across", "n_pages"), [(1, 60), (4, 3), (12, 1)])
+def test_a_pdf_without_axes_has_pages_for_paper(run_dir, n_across, n_pages):
+    """Rather than one that is as long as a hundred pictures."""
+    for number in range(60):
+        (run_dir / f"{number}.png").hardlink_to(run_dir / "red.png")
+    table = results(*(f"{number}.png" for number in range(60)))
+    assert contact_sheet(table, run_dir / "sheet.pdf", run_dir=run_dir, n_across=n_across) == 60
+    pdf = (run_dir / "sheet.pdf").read_bytes()
+    assert int(re.findall(rb"/Count (\d+)", pdf)[-1]) == n_pages
+    boxes = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+)", pdf)
+    assert max(float(height) / float(width) for width, height in boxes) <= 1.02 * 297 / 210
+
+
 @pytest.mark.parametrize("prompt", ["a fox", "雪山上的狐狸"])
 def test_only_letters_without_a_font_are_left_out(run_dir, prompt):
     """One that no font has does not take the others with it."""
@@ -151,7 +173,7 @@ def test_no_more_than_a_hundred_on_a_page(run_dir):
     assert (run_dir / "sheet-2.png").exists()
     assert contact_sheet(results(*names), run_dir / "sheet.pdf", run_dir=run_dir) == 101
     pdf = (run_dir / "sheet.pdf").read_bytes()
-    assert re.findall(rb"/Count (\d+)", pdf)[-1] == b"2"
+    assert re.findall(rb"/Count (\d+)", pdf)[-1] == b"6"
     assert "sheet".encode("utf-16-be") in pdf  # its title
     assert "partial".encode("utf-16-be") not in pdf
 

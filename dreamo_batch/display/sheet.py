@@ -90,6 +90,8 @@ _PLAIN_TEXT_PX: Final = 15
 _PLAIN_LINE: Final = 18
 _PLAIN_LINES_MAX: Final = 80
 _PLAIN_PICTURES_MAX: Final = 100
+_LINES_ON_PAPER: Final = 1.26  # of square pictures, for each in a line: about the shape of A4
+_SEEDS: Final = (names.SEED_SENT, names.SEED)
 _FOLDER: Final = "folder of the run"
 _PLAIN_PAPER: Final = "#f4f1ea"
 
@@ -127,8 +129,8 @@ def contact_sheet(
     n_across : int
         Without axes: pictures in a row.
     labels : sequence of str, optional
-        Without axes: columns to write below each picture, besides the seed. Default: the prompt, and what else tells
-        them apart.
+        Without axes: columns to write below each picture; the seed is always there. Default: the prompt, and what else
+        tells them apart.
     title : str
         A heading, with axes.
     paper : {"a4", "letter"}
@@ -176,17 +178,20 @@ def contact_sheet(
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     check_results(source, names.OUTPUT_PATH)
     shown = telling_apart(source) if labels is None else dict.fromkeys(as_names("labels", labels, source), "")
+    shown = {name: before for name, before in shown.items() if name not in _SEEDS}
+    is_cut = kind != _PDF  # pages of a PDF are paper
     folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
     # With the package's Pillow settings, because the user's limit on pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:
-            plain = _PlainSheet(source, folders, shown, fonts, n_across=n_across, notice=notice)
+            plain = _PlainSheet(
+                source, folders, shown, fonts, n_across=n_across, notice=notice, is_cut=is_cut
+            )
             if not any(small_pictures([file], 1)[0] for file in plain.files):
                 return 0
             sheet: _PlainSheet | _GridSheet = plain
         else:
             grid = lay_out(source, rows, columns, is_spread=True)
-            is_cut = kind != _PDF
             sheet = _GridSheet(grid, folders, fonts, title=title, paper=paper, notice=notice, is_cut=is_cut)
         with ticking(len(sheet), "contact sheet", unit="row") as tick:
             _write_pages(sheet.pages(tick), target, kind, title or target.stem)
@@ -601,6 +606,7 @@ class _PlainSheet:
     fonts: Fonts
     n_across: int = 4
     notice: str = ""
+    is_cut: bool = True
 
     def __post_init__(self) -> None:
         results = self.results
@@ -613,6 +619,8 @@ class _PlainSheet:
         self.files = list(map(PictureFile, saved[_FOLDER], paths, digests))
         self._foot = "; ".join(text for text in (_without_picture(results[~is_saved]), self.notice) if text)
         self.n_across = min(self.n_across, max(1, len(self._rows)))
+        on_paper = self.n_across * int(_LINES_ON_PAPER * self.n_across)
+        self._n_on_page = _PLAIN_PICTURES_MAX if self.is_cut else min(on_paper, _PLAIN_PICTURES_MAX)
         self.drawn: set[Path] = set()
         self.codes: dict[str, str] = {}  # without letters that no font has
 
@@ -622,9 +630,9 @@ class _PlainSheet:
 
     def pages(self, tick: Callable[[], None]) -> Iterator[Image.Image]:
         """Draw the pages in turn, calling `tick` for each picture."""
-        n_pages = math.ceil(len(self._rows) / _PLAIN_PICTURES_MAX)
+        n_pages = math.ceil(len(self._rows) / self._n_on_page)
         for number in range(n_pages):
-            part = slice(number * _PLAIN_PICTURES_MAX, (number + 1) * _PLAIN_PICTURES_MAX)
+            part = slice(number * self._n_on_page, (number + 1) * self._n_on_page)
             foot = [f"page {number + 1} of {n_pages}"] if n_pages > 1 else []
             foot += [self._foot] if self._foot and number == n_pages - 1 else []
             yield self._page(part, foot, tick)
@@ -660,7 +668,7 @@ class _PlainSheet:
     def caption(self, row: dict[Any, Any]) -> list[tuple[str, Font]]:
         shown = ((before, row[name], name in self._pictures) for name, before in self.labels.items())
         texts = (f"{before}{label_of(value, is_picture=is_picture)}" for before, value, is_picture in shown)
-        seeds = [f"seed {row[name]}" for name in (names.SEED_SENT, names.SEED) if name in row]
+        seeds = [f"seed {row[name]}" for name in _SEEDS if name in row]
         return self._lines([*filter(None, map(self.fonts.drawable, texts)), *seeds[:1]], _PLAIN_CELL - 4)
 
     def _lines(self, texts: Sequence[str], width: int) -> list[tuple[str, Font]]:
