@@ -144,9 +144,8 @@ def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tup
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
-        raise errors.InvalidTable(
-            "None of the rows can be submitted, so none can be probed.", prepared.problems
-        )
+        why = "None of the rows can be submitted, so none can be probed."
+        raise errors.InvalidTable(why, prepared.problems)
     chosen = bought[spread(len(bought), k)]
     jobs = [prepared.jobs[job_id] for job_id in rows[columns.JOB_ID].iloc[chosen]]
     again = max(job.replicate for job in prepared.jobs.values()) + 1
@@ -284,12 +283,9 @@ def check_service(
     with ExitStack() as resources:
         service = client or resources.enter_context(Client(api_key=api_key, base_url=base_url))
         most = highest_cost(service, models)
-        logger.info(
-            "checking %s with at most %d attempts, for up to %s in all",
-            service.settings.service_name,
-            N_ATTEMPTS_MAX * len(models),
-            "an unknown amount" if most is None else dollars(most),
-        )
+        cost = "an unknown amount" if most is None else dollars(most)
+        offer = service.settings.service_name, N_ATTEMPTS_MAX * len(models), cost
+        logger.info("checking %s with at most %d attempts, for up to %s in all", *offer)
         rows = []
         for number, model in enumerate(models):
             visit = _Visit(with_key(service), _request(model), timeout_s, model)
@@ -381,9 +377,8 @@ def differences_from_known(description: dict[str, Any], model: str) -> list[str]
         for word, fact in known[name].items():
             value = constraints.get(word) if isinstance(constraints, dict) else None
             if value is not None and not _agrees(word, value, fact.value):
-                found.append(
-                    f"{name}: {word} {str(value)[:80]} is described, {fact.value} is known ({fact.source})"
-                )
+                known_is = f"{fact.value} is known ({fact.source})"
+                found.append(f"{name}: {word} {str(value)[:80]} is described, {known_is}")
     return found
 
 

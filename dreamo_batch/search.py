@@ -226,10 +226,9 @@ def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> 
 def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
     """Refuse rows of the same job, because one row's seeds would depend on how many tries the other has made."""
     actions = plan(as_frame(jobs).assign(**{columns.SEED: 1}), **options)[columns.ACTION]
-    if (actions == DUPLICATE).any():
-        label = actions.index[(actions == DUPLICATE).to_numpy().argmax()]
+    if len(repeated := actions.index[actions == DUPLICATE]):
         raise UsageError(
-            f"Row {label} is the same job as an earlier row. Drop one, or tell them apart by replicate."
+            f"Row {repeated[0]} is the same job as an earlier row. Drop one, or tell them apart by replicate."
         )
 
 

@@ -113,11 +113,8 @@ def resolve(
         raise UsageError(f"{quoted(task_id)} is not a task id. Pass the one from the service's list or bill.")
     directory = RunDirectory(run_dir)
     table = checkpoint.read_jobs(directory.jobs)
-    manifest = directory.read_manifest()
-    if manifest is None:
-        remedy = "Restore it from a copy" if directory.is_sharded else "Run the table again to rebuild it"
-        raise DirectoryError(f"run.json is missing or can't be read in {directory.name}. {remedy}.")
-    job_id, service, is_sharded = find_job(table, row), manifest.service, directory.is_sharded
+    service, is_sharded = directory.require_manifest().service, directory.is_sharded
+    job_id = find_job(table, row)
     holder = directory.shard(shard_of(job_id)) if is_sharded else directory
     elsewhere = reading.read_state(directory) if is_sharded else State()
 

@@ -504,12 +504,7 @@ class ShardedCall(Call):
 
     def _manifest(self) -> Manifest:
         directory, service = self.directory, self.client.settings.service_name
-        manifest = directory.read_manifest()
-        if manifest is None and directory.is_sharded:
-            raise errors.LedgerDamaged(
-                f"run.json is missing or can't be read in {directory.given}, a run with shards, so nothing is bought. "
-                "Restore the file from a copy."
-            )
+        manifest = directory.require_manifest() if directory.is_sharded else directory.read_manifest()
         refuse_ordinary(directory, N_SHARDS)  # another call may have made it since
         manifest = manifest or Manifest(service=service, entropy=self.entropy)
         refuse_other_service(directory, manifest.service, service)

@@ -366,6 +366,10 @@ def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str,
         budget_of(given["budget"])
     if directory is not None:
         directory.refuse_foreign_folder()
+        if directory.is_sharded:
+            directory.require_manifest()
+        if directory.replica is not None:
+            directory.replica.refuse_taken()
 
 
 @takes_options_of_run(but=_OF_A_TABLE)

@@ -91,7 +91,7 @@ def draw_docs(browser: Browser) -> None:
         dreamo.contact_sheet(done, "sheet.png", rows="prompt", columns="seed", progress=False)
         _keep("first_run", Path("sheet.png").read_bytes())
         done.dreamo.gallery(rows="prompt", columns="seed").to_html("gallery.html", progress=False)
-        dreamo.report("runs/first", "report.html", progress=False)
+        dreamo.report("runs/fox", "report.html", progress=False)
         for name, height in (("gallery", 760), ("report", 900)):
             page = browser.new_page(viewport={"width": _VIEW_PX, "height": height})
             page.goto(Path(f"{name}.html").absolute().as_uri())

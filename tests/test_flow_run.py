@@ -541,6 +541,14 @@ def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
         dreamo.retry(tmp_path / "run", rows=["nowhere"], **service)
 
 
+@pytest.mark.parametrize("rows", ["0-99", "x-1", "1 - 7"])
+def test_a_range_that_leaves_the_table_is_refused_with_its_labels(run, reference, tmp_path, rows):
+    """It names where the table begins and ends, so that the range can be corrected."""
+    run(jobs(reference, 2))
+    with pytest.raises(errors.UsageError, match=f"{rows}': end the range at a label, 0 to 1"):
+        dreamo.rate(tmp_path / "run", rows, 3)
+
+
 @pytest.mark.parametrize(("classes", "meant"), [("moderatoin", "moderation"), (["ambigous"], "ambiguous")])
 def test_an_unknown_class_of_failures_is_refused(run, reference, tmp_path, classes, meant):
     """A slip of the pen would choose no row, and look as if all were well."""

@@ -119,15 +119,13 @@ def report(
     'report.html'
     """
     run_dirs = load.as_paths(run_dir)
-    if path is None and len(run_dirs) > 1:
-        raise UsageError(
-            f"Name a file for a report of several run directories: {spelled('path=', '--output')}."
-        )
-    target = (
-        (load.existing(run_dirs[0]).path / NAME)
-        if path is None
-        else as_new_file("path", path, PAGES).absolute()
-    )
+    if path is not None:
+        target = as_new_file("path", path, PAGES).absolute()
+    elif len(run_dirs) > 1:
+        several = spelled("path=", "--output")
+        raise UsageError(f"Name a file for a report of several run directories: {several}.")
+    else:
+        target = load.existing(run_dirs[0]).path / NAME
     with bars(progress):
         page = render(list(map(Facts, run_dirs)))
     return write_page(target, page)

@@ -161,6 +161,15 @@ class RunDirectory:
                 return self.manifest
         return None
 
+    def require_manifest(self) -> Manifest:
+        """Return the content of `run.json`; raise if it is missing or can't be read."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            in_shards = ", a run with shards, so nothing is bought. Restore it from a copy"
+            remedy = in_shards if self.is_sharded else ". Run the table again to rebuild it"
+            raise LedgerDamaged(f"run.json is missing or can't be read in {self.name}{remedy}.")
+        return manifest
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace `run.json` atomically."""
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

@@ -260,7 +260,7 @@ class Replica:
         """Become the only writer, so that no other can commit any more, and rebuild the folder."""
         with self._named_in_errors():
             if not store.numbered(self.store, store.LOG):
-                self._refuse_taken()
+                self.refuse_taken()
                 self._refuse_last_copy()
                 refuse_unsafe(self.store, self.url)
             log = FencedLog(self.store, _me(), is_gone=_has_ended)
@@ -277,8 +277,10 @@ class Replica:
         self._beating.clear()
         threading.Thread(target=self._beat, args=(log,), name="dreamo-lease", daemon=True).start()
 
-    def _refuse_taken(self) -> None:
-        """Refuse a location used by a budget, another run directory, or a run directory on a disk."""
+    def refuse_taken(self) -> None:
+        """Refuse a location without a log that a budget, another run directory, or one on a disk uses."""
+        if store.numbered(self.store, store.LOG):
+            return
         parent, _, name = self.url.rpartition("/")
         above = open_store(parent) if is_url(parent) else self.store
         is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))

@@ -161,9 +161,8 @@ class FaultPlan:
         check_seed(seed)
         self._rngs = {stage: random.Random(None if seed is None else f"{seed} {stage}") for stage in STAGES}
         self._clear()
-        self.change(
-            _read_file(faults) if isinstance(faults, str | Path) else {} if faults is None else faults
-        )
+        faults = _read_file(faults) if isinstance(faults, str | Path) else faults
+        self.change({} if faults is None else faults)
 
     def script(self, stage: Stage, *entries: str | Mapping[str, Any], seconds: float = SLOW_S) -> None:
         """Add faults that strike the next requests of a stage, one each.

@@ -302,13 +302,9 @@ class ExportedPictures:
             stem = next(name for name in chain([job], (f"{job}_{n}" for n in count(2))) if name not in taken)
             free[folder, name] = stem
             taken.add(stem)
-            whole: list[tuple[str | None, dict[str, Any] | None]] = [
-                (path, {} if directory.is_in_place(folder, path, n_bytes[place]) else None)
-            ]
-            whole += [
-                (one, _facts_of(folder, one)) for one in directory.further_paths(folder, path, urls[place])
-            ]
-            for found, facts in whole:
+            first: dict[str, Any] | None = {} if directory.is_in_place(folder, path, n_bytes[place]) else None
+            further = directory.further_paths(folder, path, urls[place])
+            for found, facts in [(path, first), *((one, _facts_of(folder, one)) for one in further)]:
                 if found is None or facts is None:
                     self.n_missing += 1
                 else:

@@ -236,9 +236,12 @@ def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
         return None
     cuts = (place for place, letter in enumerate(value) if letter == "-")
     ends = ((places.get(value[:cut].strip()), places.get(value[cut + 1 :].strip())) for cut in cuts)
-    first, last = next((pair for pair in ends if all(pair)), (None, None))
-    if first is None or last is None:
+    first, last = max(ends, key=lambda pair: sum(map(bool, pair)), default=(None, None))
+    if not first and not last:
         return None
+    if not first or not last:
+        labels = [*places]
+        raise UsageError(f"Rows {value!r}: end the range at a label, {labels[0]} to {labels[-1]}.")
     if first[0] > last[-1]:
         raise UsageError(f"Rows {value!r}: the table lists the first of these labels after the second.")
     return list(range(first[0], last[-1] + 1))

@@ -155,6 +155,8 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     for path in as_paths(run_dir):
         directory = existing(path)
         state = read_state(directory)
+        if directory.is_sharded and directory.read_manifest() is None:
+            warn(f"run.json can't be read in {directory.given}: a cap that the run has isn't shown.")
         summaries.append(summarise(_load(directory, state), state, money(state.terms.cap)))
     return added(summaries)
 

@@ -90,9 +90,8 @@ def plot_spend(
         end = float(spent.iloc[-1]) + float(doubt)
         ax.axhline(end, color=theme.open, linestyle=":", linewidth=1.5, label=label)
     if limit is not None:
-        ax.axhline(
-            float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=f"cap: {dollars(limit)}"
-        )
+        label = f"cap: {dollars(limit)}"
+        ax.axhline(float(limit), color=theme.bad, linestyle="--", linewidth=1.5, label=label)
     ax.set_ylim(bottom=0)
     return _date(_finish(ax, theme, title=title, y="USD", grid="y"), theme)
 
