@@ -613,7 +613,7 @@ def test_rows_still_in_progress_leave_with_3(table, run_dir, env, gateway):
     gateway.faults.script("create", "stuck")
     result = call("run", table, "--run-dir", run_dir, "--task-timeout-s", "0.3", env=env)
     assert result.exit_code == 3
-    assert "1 in progress: the same command again" in result.stderr
+    assert "1 in progress: run the same command again" in result.stderr
 
 
 def test_another_service_leaves_with_2(done):

@@ -497,4 +497,4 @@ def test_braces_left_in_a_prompt_are_warned_of(left):
     assert found[["position", "severity", "code"]].to_numpy().tolist() == [
         [0, "warning", "prompt-has-braces"]
     ]
-    assert f" {left} in it" in found["message"][0]
+    assert f"still contains {left}," in found["message"][0]
