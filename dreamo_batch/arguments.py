@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch.errors import UsageError
 from dreamo_batch.money import Amount, money
-from dreamo_batch.text import meant, quoted, type_of
+from dreamo_batch.text import did_you_mean, quoted, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -37,7 +37,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def as_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
+def check_amount(name: str, value: Amount | None, *, unless: str = "") -> Decimal | None:
     """Return an amount in USD; None if it isn't given, or infinite where `unless` says what that means."""
     amount = money(value)
     if amount is None and value is not None and not (unless and str(value).lower() in _INFINITE):
@@ -71,7 +71,7 @@ def check_text(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be text, not {type_of(value)}.")
 
 
-def as_names(
+def names_in(
     argument: str, names: Any, known: Any = None, what: str = "column", *, is_ordered: bool = True
 ) -> list[Any]:
     """Return the names that an argument lists (one, several or none); raise if one isn't known."""
@@ -87,7 +87,7 @@ def as_names(
         raise UsageError(f"{argument}: expected one name, or a list of names in order, not {quoted(names)}.")
     names_known = list(dict.fromkeys(several if known is None else known))
     if unknown := [name for name in several if name not in names_known]:
-        raise UsageError(f"{argument}: no {what} {unknown[0]!r}; {meant(unknown[0], names_known)}")
+        raise UsageError(f"{argument}: no {what} {unknown[0]!r}; {did_you_mean(unknown[0], names_known)}")
     return several
 
 
@@ -104,7 +104,7 @@ def is_function_of(n_arguments: int, function: Any) -> bool:
     return True
 
 
-def as_path(name: str, path: object, *, is_local: bool = True) -> str:
+def check_path(name: str, path: object, *, is_local: bool = True) -> str:
     """Return a path argument as text; raise an error that names the argument, also for a URL if `is_local`."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -120,16 +120,16 @@ def as_path(name: str, path: object, *, is_local: bool = True) -> str:
     return text
 
 
-def as_file(name: str, path: object) -> Path:
+def file_path(name: str, path: object) -> Path:
     """Return the path of a file or folder on this machine, with ~ expanded."""
-    return Path(as_path(name, path)).expanduser()
+    return Path(check_path(name, path)).expanduser()
 
 
-def as_new_file(
+def output_file(
     name: str, path: object, suffixes: Collection[str], kind: type[UsageError] = UsageError
 ) -> Path:
     """Return the path of a file to write, checked before the work that fills it; its folder must exist."""
-    target = as_file(name, path)
+    target = file_path(name, path)
     if target.suffix.lower() not in suffixes:
         raise kind(f"Can't write to {target}: expected a name that ends in {', '.join(suffixes)}.")
     if target.is_dir():

@@ -378,15 +378,15 @@ class Call:
     # In the runner's thread.
 
     def _install(
-        self, price: Decimal | None, resources: ExitStack, on_begin: Callable[[Call], None], at_work: Runner
+        self, price: Decimal | None, resources: ExitStack, on_begin: Callable[[Call], None], running: Runner
     ) -> None:
-        ledger = at_work.open(self.client.settings.service_name, self.entropy)
-        before = at_work.coordinator
+        ledger = running.open(self.client.settings.service_name, self.entropy)
+        before = running.coordinator
         assignment = self._assignment(ledger.state, before)
         spending = self.spending_of(assignment, ledger.state, price)
         self._refuse_copy(assignment, is_copy=ledger.is_copy)
         max_in_flight, wait_s = self.inputs.options.max_in_flight, self.inputs.options.task_timeout_s
-        limits = Limits(max_in_flight, at_work.n_workers(max_in_flight), wait_s, patience_s=wait_s)
+        limits = Limits(max_in_flight, running.n_workers(max_in_flight), wait_s, patience_s=wait_s)
         coordinator = Coordinator(
             ledger=ledger,
             spending=spending,
@@ -405,15 +405,15 @@ class Call:
             self._join(ledger, coordinator)
             self._remember(ledger, spending.cap)
         self.warnings = warnings
-        at_work.resources.push(resources.pop_all())
-        self.runner, self.coordinator, self.ledger = at_work, coordinator, ledger
+        running.resources.push(resources.pop_all())
+        self.runner, self.coordinator, self.ledger = running, coordinator, ledger
         self.notices, self.spending = coordinator.notices, spending
         coordinator.schedule.is_paused = self._waits()
         coordinator.is_paused_on_request = self.not_before is not None
         on_begin(self)
         self.listeners.begin(self.client.settings.api_key)
         coordinator.report = self.report
-        at_work.switch_to(coordinator, self._finish, self.report_end)
+        running.switch_to(coordinator, self._finish, self.report_end)
         self.is_begun = True
         if self._is_stopped:
             coordinator.halt()
@@ -583,11 +583,11 @@ class Call:
             self.coordinator.storage_failed(error)
         self.results = mark(results, self.directory)  # last, because other threads wait for it
 
-    def _keep(self, refused: errors.AccessRefused, at_work: Runner) -> None:
+    def _keep(self, refused: errors.AccessRefused, running: Runner) -> None:
         """Store the table in the directory although nothing was submitted, and attach its state to the error."""
-        if at_work.coordinator is not None:
+        if running.coordinator is not None:
             return
-        ledger = at_work.open(self.client.settings.service_name, self.entropy)
+        ledger = running.open(self.client.settings.service_name, self.entropy)
         with storing(self.directory):
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
@@ -724,7 +724,7 @@ def jobs_to_retry(
         known = sorted(
             {*summaries.known_classes(), columns.AMBIGUOUS, *results[columns.ERROR_CLASS].dropna()}
         )
-        names = arguments.as_names("classes", classes, known, "failure class", is_ordered=False)
+        names = arguments.names_in("classes", classes, known, "failure class", is_ordered=False)
         of_class = is_failed & results[columns.ERROR_CLASS].isin(names)
         wanted = of_class | (is_ambiguous if columns.AMBIGUOUS in names else False)
     if rows is not None:

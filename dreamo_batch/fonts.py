@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 _CHINESE: Final = "\u96ea"
-_SAID_MAX: Final = 60
+_REPORTED_MAX: Final = 60
 _LACKING: Final = "\U0010fffe"  # in no font, so it shows what a font draws for a missing letter
 _BEYOND_LATIN: Final = "\u0250"
 _KNOWN: Final = toml_beside(__file__, "fonts.toml")
 _logger: Final = logger_named(__name__)
-_said: Final[set[str]] = set()  # letters already reported in this process
+_reported: Final[set[str]] = set()  # letters already reported in this process
 
 
 class Fonts:
@@ -59,12 +59,12 @@ class Fonts:
         """Return the letters of a text that no font has; log them once."""
         letters = {letter for letter in text if self.font_for(letter, 20) is None}
         shown = " ".join(sorted(letter for letter in letters if letter.isprintable()))
-        if shown and not _said:
-            _said.add(shown)
+        if shown and not _reported:
+            _reported.add(shown)
             _logger.warning(
                 "No font found here has %s; labels lack such characters. Install one that does, such as Noto Emoji "
                 "or the Noto Sans of that script.",
-                shortened(shown, _SAID_MAX),
+                shortened(shown, _REPORTED_MAX),
             )
         return letters
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from dreamo_batch import arguments, columns, errors
 from dreamo_batch.call import Call, jobs_to_retry
 from dreamo_batch.display import panel as panels
-from dreamo_batch.display.progress import Progress, Silent, say, shown
+from dreamo_batch.display.progress import LoggedProgress, Progress, say, shown
 from dreamo_batch.engine.checkpoint import read_jobs, read_table_meta
 from dreamo_batch.engine.coordinator import snapshot_of
 from dreamo_batch.engine.directory import RunDirectory
@@ -32,7 +32,7 @@ from dreamo_batch.engine.spending import highest_price
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import Amount, dollars, exact_text
 from dreamo_batch.results.load import existing, load, open_lines, read_state
-from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, spelled
+from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -249,8 +249,8 @@ def moment(not_before: Any, *, now: float) -> float | None:
         clock_time(at)  # not every time can be converted
     except (ValueError, OverflowError):
         raise errors.UsageError(
-            f"{spelled(f'not_before={quoted(not_before)}', f'--not-before {not_before}')}: expected "
-            f"{spelled('a datetime, or ', '')}a time such as 22:30, 2027-01-31T22:30 (local) or 2027-01-31T22:30+01:00."
+            f"{wording(f'not_before={quoted(not_before)}', f'--not-before {not_before}')}: expected "
+            f"{wording('a datetime, or ', '')}a time such as 22:30, 2027-01-31T22:30 (local) or 2027-01-31T22:30+01:00."
         ) from None
     if at > now:
         return at
@@ -274,7 +274,7 @@ def _read_time(given: Any, now: datetime) -> datetime:
 def wait_until(seconds: float, directory: RunDirectory, *, show: bool) -> None:
     """Wait in the foreground until a time."""
     until = clock_time(seconds)
-    ways = spelled("An interrupt", f"Ctrl-C or `dreamo-batch stop {shlex.quote(directory.given)}`")
+    ways = wording("An interrupt", f"Ctrl-C or `dreamo-batch stop {shlex.quote(directory.given)}`")
     with interrupts():
         announce.get()(until)
         left = duration(max(0.0, seconds - time.time()))
@@ -458,7 +458,7 @@ class Batch:
         with self._changing:
             call = self._own("raise_budget")
             before = call.spending.cap
-            cap = arguments.as_amount("max_cost", str(max_cost), unless="no cap")  # None is no amount here
+            cap = arguments.check_amount("max_cost", str(max_cost), unless="no cap")  # None is no amount here
             if before is None or (cap is not None and cap <= before):
                 has = "there is no cap" if before is None else f"the cap is already {dollars(before)}"
                 raise errors.UsageError(
@@ -523,7 +523,7 @@ class Batch:
             except KeyboardInterrupt:
                 bar.say(
                     f"Stopped waiting. The run continues in the background ({self.run_dir}); "
-                    f"{spelled('.stop()', '`dreamo-batch stop`')} stops it."
+                    f"{wording('.stop()', '`dreamo-batch stop`')} stops it."
                 )
                 raise
             finally:
@@ -584,7 +584,7 @@ class Batch:
     async def _until_over(self) -> pd.DataFrame:
         while not (ended := self._state_source()).is_over:  # noqa: ASYNC110 - the run ends in a thread, not in this loop
             await asyncio.sleep(_LOOK_EVERY_S)
-        return end(ended, Silent())
+        return end(ended, LoggedProgress())
 
     def _state_source(self) -> Call | FollowedRun:
         """Return the source of the run's state: the call, or in other and forked processes the directory on disk."""

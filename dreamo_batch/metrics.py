@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from PIL import Image
 
-from dreamo_batch.arguments import as_file, check_count, is_number
+from dreamo_batch.arguments import check_count, file_path, is_number
 from dreamo_batch.errors import UsageError
 from dreamo_batch.files import toml_beside
 from dreamo_batch.importing import load_extra
@@ -141,7 +141,7 @@ class _Weights:
     def __init__(self, preset: str, kind: str, folder: str | os.PathLike[str] | None) -> None:
         self.preset = _preset(preset, kind)
         self.name = preset
-        self._folder = None if folder is None else as_file("path", folder)
+        self._folder = None if folder is None else file_path("path", folder)
         self._files: Mapping[str, Mapping[str, str]] = self.preset["files"]
 
     def digest(self, *names: str) -> str:

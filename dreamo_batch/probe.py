@@ -17,9 +17,9 @@ from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.images import encoded
-from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, convert_to_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import Prepared, prepare
-from dreamo_batch.jobs.references import Check, Inputs
+from dreamo_batch.jobs.references import CheckOptions, Inputs
 from dreamo_batch.money import Amount, dollars, money, times, total, total_if_known
 from dreamo_batch.results.comparison import compare_replicates
 from dreamo_batch.results.load import read_state
@@ -110,7 +110,7 @@ def probe_seeds(
     [{'row_a': '0', 'seed_sent': 1, 'is_same_pixels': True}, {'row_a': '4', 'seed_sent': 5, 'is_same_pixels': True}]
     """
     given = all_arguments(probe_seeds, locals())
-    cap = arguments.as_amount("max_cost", max_cost)
+    cap = arguments.check_amount("max_cost", max_cost)
     if cap is None:
         raise errors.UsageError(f"probe_seeds needs a cap: pass {option('max_cost')} in USD.")
     directory = RunDirectory(run_dir)
@@ -136,11 +136,11 @@ def probe_seeds(
 def _probe(table: Table, k: int, base_dir: str | os.PathLike[str] | None) -> tuple[pd.DataFrame, Prepared]:
     """Make the probe's table: each chosen row, and right behind it the same with another replicate."""
     arguments.check_count("k", k)
-    table, _ = recognised(as_frame(table))
+    table, _ = recognised(convert_to_frame(table))
     user = table[user_columns(table)].copy()
     if columns.SEED_SENT in table.columns:  # results: the seed that was sent is the one to be probed
         user[columns.SEED] = table[columns.SEED_SENT]
-    prepared = prepare(user, Check(base_dir, inputs=Inputs(None)), entropy=_ENTROPY)
+    prepared = prepare(user, CheckOptions(base_dir, inputs=Inputs(None)), entropy=_ENTROPY)
     rows = prepared.rows
     bought = np.flatnonzero(rows[columns.JOB_ID].notna() & rows[columns.DUPLICATE_OF].isna())
     if not len(bought):
@@ -175,7 +175,7 @@ def _refuse_other_table(
         stored_jobs = set(read_jobs(directory.jobs).rows[columns.JOB_ID].dropna())
     except errors.DirectoryError:
         return  # there is none; should it be damaged, the run itself says so
-    jobs = prepare(probe, Check(base_dir, inputs=Inputs(None)), entropy=_ENTROPY).jobs
+    jobs = prepare(probe, CheckOptions(base_dir, inputs=Inputs(None)), entropy=_ENTROPY).jobs
     again = {job_id for job_id, job in jobs.items() if job.replicate == probe[columns.REPLICATE].max()}
     is_probe = bool(stored_jobs & again) and (stored_jobs <= set(jobs) or set(jobs) <= stored_jobs)
     if stored_jobs and not is_probe:
@@ -200,7 +200,7 @@ def _price(
 N_ATTEMPTS_MAX: Final = 2
 _SIDE_PX: Final = 512
 _TOO_NARROW_PX: Final = 1
-_NOBODY: Final = "not-a-key-of-this-service"
+_WRONG_KEY: Final = "not-a-key-of-this-service"
 
 
 class _Broken(Exception):  # noqa: N818 - it names what happened to the contract
@@ -212,7 +212,7 @@ class _NotReached(Exception):  # noqa: N818 - no error: an earlier check has rep
 
 
 @dataclass(slots=True)
-class _Visit:
+class _CheckContext:
     """What the checks share: the service, and what was submitted from it."""
 
     client: Client
@@ -288,15 +288,15 @@ def check_service(
         logger.info("checking %s with at most %d attempts, for up to %s in all", *offer)
         rows = []
         for number, model in enumerate(models):
-            visit = _Visit(with_key(service), _request(model), timeout_s, model)
+            context = _CheckContext(with_key(service), _request(model), timeout_s, model)
             checks = CHECKS if not number else {n: one for n, one in CHECKS.items() if one not in _OF_SERVICE}
-            rows += [_row(visit, name, check) for name, check in checks.items()]
+            rows += [_row(context, name, check) for name, check in checks.items()]
     return pd.DataFrame(rows, columns=list(columns.CHECKS)).astype(columns.dtypes(columns.CHECKS))
 
 
 def known_models(models: Collection[str]) -> tuple[str, ...]:
     """Return the names of models, each once; refuse unknown ones."""
-    names = arguments.as_names("models", models, contract.MODELS, "model", is_ordered=False)
+    names = arguments.names_in("models", models, contract.MODELS, "model", is_ordered=False)
     return tuple(dict.fromkeys(names or contract.MODELS))
 
 
@@ -310,11 +310,11 @@ def highest_cost(client: Client, models: Collection[str] = tuple(contract.MODELS
     return None if whole is None else times(N_ATTEMPTS_MAX, whole)
 
 
-def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, Any]:
-    visit.cost = None
+def _row(context: _CheckContext, name: str, check: Callable[[_CheckContext], str]) -> dict[str, Any]:
+    context.cost = None
     passed: bool | None = False
     try:
-        passed, detail = True, check(visit)
+        passed, detail = True, check(context)
     except _NotReached as missing:
         passed, detail = None, f"not checked: {missing}"
     except (_Broken, errors.ServiceError, NotAPicture) as broken:
@@ -323,25 +323,25 @@ def _row(visit: _Visit, name: str, check: Callable[[_Visit], str]) -> dict[str, 
         detail = f"unexpected {type(error).__name__}"
     return {
         columns.CHECK: name,
-        columns.MODEL: None if check in _OF_SERVICE else visit.model,
+        columns.MODEL: None if check in _OF_SERVICE else context.model,
         columns.PASSED: passed,
-        columns.DETAIL: harmless(visit.client.settings.masked(detail)),  # an answer to a wrong key, too
-        columns.COST: visit.cost,
+        columns.DETAIL: harmless(context.client.settings.masked(detail)),  # an answer to a wrong key, too
+        columns.COST: context.cost,
     }
 
 
-def _answers_without_a_key(visit: _Visit) -> str:
+def _answers_without_a_key(context: _CheckContext) -> str:
     """An outage is told from a refusal by a GET that needs no key."""
-    visit.client.probe()
+    context.client.probe()
     return "the model's description is answered, or at least the question"
 
 
-def _describes_the_model_as_known(visit: _Visit) -> str:
+def _describes_the_model_as_known(context: _CheckContext) -> str:
     """The description is optional; where there is one, our facts are compared with it."""
-    description = _description(visit.client, visit.model)
+    description = _description(context.client, context.model)
     if description is None:
         return "the model is not described; nothing to compare"
-    if differences := differences_from_known(description, visit.model):
+    if differences := differences_from_known(description, context.model):
         raise _Broken("the description differs from what is known: " + "; ".join(differences))
     return "the description matches what is known"
 
@@ -389,9 +389,9 @@ def _agrees(word: str, given: object, known: float) -> bool:
     return read is not None and (read >= known if word in contract.UPPER_LIMITS else read == known)
 
 
-def _refuses_a_wrong_key(visit: _Visit) -> str:
+def _refuses_a_wrong_key(context: _CheckContext) -> str:
     """The run stops on 401, 402 or 403 only; anything else would be asked again."""
-    settings = replace(visit.client.settings, api_key=Secret(_NOBODY))
+    settings = replace(context.client.settings, api_key=Secret(_WRONG_KEY))
     with Client(settings=settings) as stranger:
         try:
             stranger.fetch(contract.UNKNOWN_TASK)
@@ -402,10 +402,10 @@ def _refuses_a_wrong_key(visit: _Visit) -> str:
     raise _Broken("a poll with a wrong key was answered as if it were the right one")
 
 
-def _does_not_find_an_unknown_task(visit: _Visit) -> str:
+def _does_not_find_an_unknown_task(context: _CheckContext) -> str:
     """A task that is lost must be told from a service that is away."""
     try:
-        visit.client.fetch(contract.UNKNOWN_TASK)
+        context.client.fetch(contract.UNKNOWN_TASK)
     except errors.RequestRejected as error:
         if error.failure.error_class == TASK_NOT_FOUND:
             return "not found, as expected"
@@ -413,10 +413,10 @@ def _does_not_find_an_unknown_task(visit: _Visit) -> str:
     raise _Broken(f"the task {contract.UNKNOWN_TASK}, which was never submitted, was found")
 
 
-def _quotes_a_price_or_none(visit: _Visit) -> str:
+def _quotes_a_price_or_none(context: _CheckContext) -> str:
     """Precharge is optional: without it a cap needs `unit_cost` or `pilot`."""
     try:
-        price = visit.client.precharge(visit.request)
+        price = context.client.precharge(context.request)
     except errors.RequestRejected as error:
         without = f"does not offer it ({error.failure.error_class})"
     else:
@@ -426,72 +426,72 @@ def _quotes_a_price_or_none(visit: _Visit) -> str:
     return f"{without}; a cap needs {option('unit_cost')} or {option('pilot')}"
 
 
-def _refuses_an_invalid_create(visit: _Visit) -> str:
+def _refuses_an_invalid_create(context: _CheckContext) -> str:
     """A bad parameter is refused at once, or its task fails."""
     try:
-        task_id = visit.client.create(replace(visit.request, width=_TOO_NARROW_PX))
+        task_id = context.client.create(replace(context.request, width=_TOO_NARROW_PX))
     except errors.RequestRejected as error:
         return f"refused: {error.failure.error_class}, code {error.failure.code or 'none'}"
-    task = visit.client.wait(task_id, timeout_s=visit.timeout_s)
-    visit.cost = task.cost
+    task = context.client.wait(task_id, timeout_s=context.timeout_s)
+    context.cost = task.cost
     if task.status != "failed":
         raise _Broken(f"a picture {_TOO_NARROW_PX} px wide was accepted, and its task {task_id} completed")
     return f"accepted, and its task failed: code {task.error.code if task.error else 'none'}"
 
 
-def _takes_a_create(visit: _Visit) -> str:
+def _takes_a_create(context: _CheckContext) -> str:
     """A create is answered with the id of a task."""
-    visit.task_id = visit.client.create(visit.request)
-    return f"task {visit.task_id}"
+    context.task_id = context.client.create(context.request)
+    return f"task {context.task_id}"
 
 
-def _finishes_a_task(visit: _Visit) -> str:
+def _finishes_a_task(context: _CheckContext) -> str:
     """Polls find the task, until it has completed."""
-    if visit.task_id is None:
+    if context.task_id is None:
         raise _NotReached("no attempt was accepted")
-    visit.task = visit.client.wait(visit.task_id, timeout_s=visit.timeout_s)
-    visit.cost = visit.task.cost
-    if visit.task.status != "completed":
-        raise _Broken(f"task {visit.task_id} failed: {visit.task.error}")
-    return f"task {visit.task_id} completed"
+    context.task = context.client.wait(context.task_id, timeout_s=context.timeout_s)
+    context.cost = context.task.cost
+    if context.task.status != "completed":
+        raise _Broken(f"task {context.task_id} failed: {context.task.error}")
+    return f"task {context.task_id} completed"
 
 
-def _reports_what_a_task_cost(visit: _Visit) -> str:
+def _reports_what_a_task_cost(context: _CheckContext) -> str:
     """Without a readable cost, budgets keep what was reserved."""
-    cost = visit.ended().cost
+    cost = context.ended().cost
     if cost is None:
         raise _Broken("the completed task has no readable cost")
     return f"{cost} USD"
 
 
-def _answers_in_the_documented_form(visit: _Visit) -> str:
+def _answers_in_the_documented_form(context: _CheckContext) -> str:
     """What does not read as documented is kept as an excerpt."""
-    task = visit.ended()
+    task = context.ended()
     if task.excerpt is not None:
         raise _Broken(f"the answer to a poll isn't as documented: {task.excerpt[:200]}")
     return "as documented"
 
 
-def _serves_the_picture(visit: _Visit) -> str:
+def _serves_the_picture(context: _CheckContext) -> str:
     """The link leads to a picture, without the key."""
-    task = visit.ended()
+    task = context.ended()
     if not task.urls:
         raise _Broken("the completed task has no link to a picture")
-    content = visit.client.download(task.urls[0], max_bytes=PICTURE_BYTES_MAX)
+    content = context.client.download(task.urls[0], max_bytes=PICTURE_BYTES_MAX)
     suffix, width_px, height_px = inspect_picture(content)
     return f"{suffix}, {width_px}x{height_px} px, {len(content)} bytes"
 
 
-def _knows_an_ended_task_again(visit: _Visit) -> str:
+def _knows_an_ended_task_again(context: _CheckContext) -> str:
     """A later call asks for what an earlier one had submitted, and finds the same."""
-    before = visit.ended()
-    after = visit.client.fetch(before.task_id)
+    before = context.ended()
+    after = context.client.fetch(before.task_id)
     if (after.status, after.cost, len(after.urls)) != (before.status, before.cost, len(before.urls)):
         raise _Broken(f"status, cost or links changed between two polls: {after.status}, {after.cost}")
     return "the same status and cost"
 
 
-CHECKS: Final[dict[str, Callable[[_Visit], str]]] = {
+CHECKS: Final[dict[str, Callable[[_CheckContext], str]]] = {
     check.__name__.strip("_"): check
     for check in (
         _answers_without_a_key,

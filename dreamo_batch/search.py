@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.arguments import as_names, check_count, is_function_of
+from dreamo_batch.arguments import check_count, is_function_of, names_in
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.notify import Listeners, RunEvent
 from dreamo_batch.engine.plan import DUPLICATE, INVALID, NEW, Plan
 from dreamo_batch.errors import TableError, UsageError
 from dreamo_batch.jobs.cells import is_blank, is_missing, read_integer
-from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, convert_to_frame, recognised, user_columns
 from dreamo_batch.metrics import Bounded, Criterion, PromptMatch, is_latin, written
 from dreamo_batch.parallel import working
 from dreamo_batch.results.frame import folders_of
@@ -195,12 +195,12 @@ def _yes_or_no(verdict: Any) -> float:
 
 
 def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> _Tries:
-    table, _ = recognised(as_frame(jobs))
+    table, _ = recognised(convert_to_frame(jobs))
     table = table[user_columns(table)]
     new = [columns.SEARCH_TRY, _ACCEPTED, wanted.metric.name]
     if taken := [name for name in new if name in table]:
         raise UsageError(f"The jobs have a column {taken[0]!r}, which search adds. Rename it.")
-    per = [*dict.fromkeys(as_names("per", per, table))]
+    per = [*dict.fromkeys(names_in("per", per, table))]
     if not per:
         raise UsageError("per= is empty; name the columns whose values make the groups.")
     seeds = table.get(columns.SEED, ())
@@ -225,7 +225,7 @@ def _all_tries(jobs: pd.DataFrame, per: Any, n_each: int, wanted: Criterion) -> 
 
 def _refuse_equal_rows(jobs: pd.DataFrame, options: dict[str, Any]) -> None:
     """Refuse rows of the same job, because one row's seeds would depend on how many tries the other has made."""
-    actions = plan(as_frame(jobs).assign(**{columns.SEED: 1}), **options)[columns.ACTION]
+    actions = plan(convert_to_frame(jobs).assign(**{columns.SEED: 1}), **options)[columns.ACTION]
     if len(repeated := actions.index[actions == DUPLICATE]):
         raise UsageError(
             f"Row {repeated[0]} is the same job as an earlier row. Drop one, or tell them apart by replicate."

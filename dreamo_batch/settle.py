@@ -36,7 +36,7 @@ from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, 
 from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
-from dreamo_batch.text import option, quoted, spelled
+from dreamo_batch.text import option, quoted, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -102,12 +102,12 @@ def resolve(
     check_count("attempt", 1 if attempt is None else attempt)
     if (task_id is None) == (not check_flag("not_sent", not_sent)):
         raise UsageError(
-            f"Pass either {spelled('task_id=', '--task-id ID')}, if the attempt was accepted, or "
+            f"Pass either {wording('task_id=', '--task-id ID')}, if the attempt was accepted, or "
             f"{option('not_sent', value=True)}, if it wasn't."
         )
     if task_id is not None and (key := environment_key()) and key.lower() in str(task_id).lower():
         raise UsageError(
-            f"{spelled('task_id=', '--task-id')} shows your API key. Pass the task id from the service's list or bill."
+            f"{wording('task_id=', '--task-id')} shows your API key. Pass the task id from the service's list or bill."
         )
     if task_id is not None and not is_task_id(task_id):
         raise UsageError(f"{quoted(task_id)} is not a task id. Pass the one from the service's list or bill.")
@@ -118,8 +118,8 @@ def resolve(
     holder = directory.shard(shard_of(job_id)) if is_sharded else directory
     elsewhere = reading.read_state(directory) if is_sharded else State()
 
-    def settle(at_work: runner.Runner) -> State:
-        opened, now = at_work.open(service), time.time()
+    def settle(running: runner.Runner) -> State:
+        opened, now = running.open(service), time.time()
         settled = _ambiguous(opened.state.of(job_id), row, attempt)
         for other in chain(opened.state, elsewhere) if task_id is not None else ():
             if other.task_id == task_id and other != settled:  # else its cost would count twice
@@ -128,8 +128,8 @@ def resolve(
                 )
         if not_sent and not force:
             refuse_young(holder.replica, [settled], now)
-        at_work.settle(effects.resolved(settled, now, task_id))
-        if at_work.coordinator is None:
+        running.settle(effects.resolved(settled, now, task_id))
+        if running.coordinator is None:
             return_unspent(opened, now)
         return opened.state.copy()
 
@@ -270,7 +270,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
     >>> verify("runs/none")
     ['No run directory at ...runs/none.']
     """
-    found = {path: _damage(path, progress=progress) for path in reading.as_paths(run_dir)}
+    found = {path: _damage(path, progress=progress) for path in reading.list_run_dirs(run_dir)}
     if len(found) == 1:
         return next(iter(found.values()))
     return [f"{os.fspath(path)}: {line}" for path, lines in found.items() for line in lines]

@@ -45,7 +45,7 @@ from dreamo_batch.money import ZERO, exact_text, money, total
 from dreamo_batch.results.frame import mark
 from dreamo_batch.results.load import composed, joined, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
-from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, spelled
+from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -287,7 +287,7 @@ def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
         return
     raise UsageError(
         f"{directory.given} is an ordinary run directory, in which one process buys. "
-        f"{spelled('cluster=', '--workers')} needs a new one, or one that was started with it."
+        f"{wording('cluster=', '--workers')} needs a new one, or one that was started with it."
     )
 
 
@@ -299,7 +299,7 @@ def over_shards(call: Call, cluster: Cluster = None) -> Call:
 
 
 @dataclass
-class _HandedOut:
+class _WorkerShards:
     """Shards that a worker has. Its reports are read once a beat, so no time counts while this process is suspended."""
 
     names: list[str]
@@ -516,7 +516,7 @@ class ShardedCall(Call):
         if self._team is not None and self.spending.limit is not None:
             raise UsageError(
                 f"{self.directory.given} has shards, which share one cap: leave {option('budget')} out, or pass it "
-                f"with {spelled('max_cost=inf', '--max-cost inf')} and no {option('max_new_cost')}."
+                f"with {wording('max_cost=inf', '--max-cost inf')} and no {option('max_new_cost')}."
             )
         if self.spending.limit is not None and self.spending.price is None and options.pilot is not None:
             raise UsageError(f"{option('pilot')} doesn't work with shards. Pass {option('unit_cost')}.")
@@ -658,7 +658,7 @@ class ShardedCall(Call):
         """Keep every worker busy; a shard stays in `waiting` until it is done."""
         all_in_flight = self.inputs.options.max_in_flight
         width = max(1, min(parallel.n_workers(self._cluster or executor), len(waiting), all_in_flight))
-        left, running = deque(waiting), dict[Future[list[ShardOutcome]], _HandedOut]()
+        left, running = deque(waiting), dict[Future[list[ShardOutcome]], _WorkerShards]()
         try:
             while (left and not self.is_halted) or running:
                 self.runner.listen()
@@ -666,7 +666,7 @@ class ShardedCall(Call):
                     n_most = -(-len(left) // (width - len(running)))
                     n_at_once, in_flight = _lanes(min(_AT_ONCE, n_most), all_in_flight // width)
                     n = min(n_most, max(n_at_once, len(left) // _SHARE))
-                    work = _HandedOut([left.popleft() for _ in range(n)], uuid.uuid4().hex)
+                    work = _WorkerShards([left.popleft() for _ in range(n)], uuid.uuid4().hex)
                     tasks = [self._task(name, in_flight, work.pulse_id) for name in work.names]
                     running[executor.submit(work_on_shards, tasks, n_at_once)] = work
                 wait(running, parallel.LOOK_EVERY_S, FIRST_COMPLETED)
@@ -690,7 +690,7 @@ class ShardedCall(Call):
                 self._wait_for_ended(executor, running.values())
             raise
 
-    def _wait_for_ended(self, executor: Executor, running: Collection[_HandedOut]) -> None:
+    def _wait_for_ended(self, executor: Executor, running: Collection[_WorkerShards]) -> None:
         """Wait for processes of this machine that have to end, as long as they report."""
         silent_s = 0.0
         while (left := parallel.live_workers(executor)) and silent_s < store.STILL_S:
@@ -702,7 +702,7 @@ class ShardedCall(Call):
             pids = listed(process.pid for process in left)
             self.notices.append(f"Killed process {pids}: not heard from for {store.STILL_S:.0f} s.")
 
-    def _is_lost(self, work: _HandedOut) -> bool:
+    def _is_lost(self, work: _WorkerShards) -> bool:
         """Whether a worker has gone silent; for less long once it has to stop, unless that would kill it."""
         is_local, beat = parallel.is_count(self._cluster), beat_s(self.directory.name)
         if not self.is_halted or (is_local and work.last is not None):
@@ -711,7 +711,7 @@ class ShardedCall(Call):
         patience_s = beat + (beat if self._trouble else _PATIENCE_S)
         return max(work.unheard_s, work.silent_s) >= (beat if is_local else patience_s)
 
-    def _give_up(self, future: Future[list[ShardOutcome]], work: _HandedOut) -> list[str]:
+    def _give_up(self, future: Future[list[ShardOutcome]], work: _WorkerShards) -> list[str]:
         """Return the shards of a worker that has gone silent, for another one."""
         self._silent.append(future)
         future.cancel()
@@ -770,7 +770,7 @@ class ShardedCall(Call):
             self._stopped = outcome.error
             self.halt()
 
-    def _read_pulses(self, running: Collection[_HandedOut]) -> None:
+    def _read_pulses(self, running: Collection[_WorkerShards]) -> None:
         """Read how far the workers are."""
         if time.monotonic() < self._pulsed_at:
             return
@@ -789,7 +789,7 @@ class ShardedCall(Call):
             work.last, work.unheard_s = pulse, 0.0 if pulse else work.unheard_s + beat
         self._trouble = "" if is_heard else parallel.trouble_of(self._cluster)
 
-    def _report_trouble(self, running: Iterable[_HandedOut]) -> None:
+    def _report_trouble(self, running: Iterable[_WorkerShards]) -> None:
         """Report attempts that are held whenever their number has doubled, and an outage once while it lasts."""
         now = self.snapshot()
         if now.n_held.bit_length() > self._n_held.bit_length():

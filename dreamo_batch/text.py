@@ -91,7 +91,7 @@ def listed(names: Iterable[object], n_max: int = 20) -> str:
     return ", ".join(shown[:n_max]) + (f" and {n_more:,} more" if n_more > 0 else "")
 
 
-def meant(name: object, known: Iterable[object]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return "did you mean ...?" with the known name most like an unknown one, or else the known names."""
     names = list(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=1)
@@ -127,7 +127,7 @@ def shell_words() -> Iterator[None]:
         _is_shell = before
 
 
-def spelled(python: str, shell: str) -> str:
+def wording(python: str, shell: str) -> str:
     """Return the text for Python users or for users of the command line."""
     return shell if _is_shell else python
 
@@ -137,17 +137,17 @@ def option(keyword: str, value: object = None) -> str:
     shown = "" if value is None else exact_text(value) if isinstance(value, Decimal) else str(value)
     quoted = f'"{value}"' if isinstance(value, str) else shown
     flag = f"--{keyword.replace('_', '-')}"
-    return spelled(f"{keyword}={quoted}", flag if value is None or value is True else f"{flag} {shown}")
+    return wording(f"{keyword}={quoted}", flag if value is None or value is True else f"{flag} {shown}")
 
 
 def local_option() -> str:
     """Return the option for using the local gateway."""
-    return spelled('gateway="local"', "--local")
+    return wording('gateway="local"', "--local")
 
 
 def same_call() -> str:
     """Return "the same call" or "the same command"."""
-    return spelled("the same call", "the same command")
+    return wording("the same call", "the same command")
 
 
 def aligned(names: Sequence[str], rows: Sequence[Sequence[object]], *, width: int | None = None) -> str:

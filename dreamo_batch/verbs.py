@@ -32,14 +32,14 @@ from dreamo_batch.engine.plan import Plan, RunOptions, planned, taken_over
 from dreamo_batch.engine.runner import PATIENCE_S, live, storing
 from dreamo_batch.engine.shared_budget import Budget, budget_of
 from dreamo_batch.errors import InvalidTable, UsageError, logger_named
-from dreamo_batch.jobs.fields import Table, as_frame, recognised, user_columns
+from dreamo_batch.jobs.fields import Table, convert_to_frame, recognised, user_columns
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.jobs.references import Check, Inputs
+from dreamo_batch.jobs.references import CheckOptions, Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
 from dreamo_batch.live import Batch, begin, in_foreground, moment, run_to_end, wait_until
 from dreamo_batch.parallel import Cluster, bars
 from dreamo_batch.results.load import read_ledger
-from dreamo_batch.text import counted, meant, option, spelled
+from dreamo_batch.text import counted, did_you_mean, option, wording
 
 if TYPE_CHECKING:
     import os
@@ -226,7 +226,7 @@ def all_arguments(verb: Callable[..., Any], given: dict[str, Any]) -> dict[str, 
     known = inspect.signature(verb).parameters
     for name in given["options"]:
         if name not in known:
-            raise UsageError(f"{verb.__name__}() has no argument {name!r}; {meant(name, known)}")
+            raise UsageError(f"{verb.__name__}() has no argument {name!r}; {did_you_mean(name, known)}")
     return {**{name: parameter.default for name, parameter in known.items()}, **given, **given["options"]}
 
 
@@ -255,7 +255,7 @@ def _call(
     is_kept: bool,
 ) -> Call:
     """Check the table that a verb is given, and make it a call on the directory; unless `is_kept`, write nothing."""
-    table = as_frame(given["table"])
+    table = convert_to_frame(given["table"])
     named, _ = recognised(table)
     # Raised below, if nothing is wrong with the table; until then nothing is written.
     refusal: Exception | None = None
@@ -271,7 +271,7 @@ def _call(
     entropy = peek_entropy(directory) or new_entropy()
     kept = Inputs(directory.inputs if is_kept and refusal is None else None)
     with kept.undone_if_refused():
-        how = Check(given["base_dir"], options.fix_images, kept, known_images(directory.jobs), at)
+        how = CheckOptions(given["base_dir"], options.fix_images, kept, known_images(directory.jobs), at)
         prepared = prepare(table, how, entropy=entropy, random_seed=options.random_seed)
         errors = prepared.problems[prepared.problems[columns.SEVERITY] == ERROR]
         # Links that have all expired leave nothing to buy: the rows come back as invalid, with those that were bought.
@@ -344,13 +344,13 @@ def plan(
     ['new', 'duplicate']
     """
     given = all_arguments(plan, locals())
-    table, checked = as_frame(table), RunOptions.of(given)
+    table, checked = convert_to_frame(table), RunOptions.of(given)
     directory = None if run_dir is None else RunDirectory(run_dir)
     _refuse_what_run_refuses(directory, given)
     state, is_copy = (State(), False) if directory is None else read_ledger(directory)
     entropy = (None if directory is None else peek_entropy(directory)) or new_entropy()
     known = {} if directory is None else known_images(directory.jobs)
-    how = Check(given["base_dir"], checked.fix_images, Inputs(None), known)
+    how = CheckOptions(given["base_dir"], checked.fix_images, Inputs(None), known)
     prepared = prepare(table, how, entropy=entropy, random_seed=checked.random_seed)
     return planned(prepared, table.index, state, checked, directory, is_copy=is_copy)
 
@@ -480,7 +480,7 @@ def resume(run_dir: str | os.PathLike[str], **options: Unpack[StoredOptions]) ->
 
 def _what_is_wrong(errors: pd.DataFrame) -> str:
     n_rows = errors[columns.POSITION].nunique()
-    see = spelled("See .problems (or call validate)", "See `dreamo-batch validate TABLE`")
+    see = wording("See .problems (or call validate)", "See `dreamo-batch validate TABLE`")
     lines = [
         f"{counted(n_rows, 'row')} can't be submitted; nothing was sent.",
         *(f"  {line}" for line in kind_lines(errors)),

@@ -19,7 +19,7 @@ import tqdm.std
 import dreamo_batch as dreamo
 from dreamo_batch import parallel
 from dreamo_batch.display import progress
-from dreamo_batch.display.progress import Bar, Lines, Shown, Silent, postfix
+from dreamo_batch.display.progress import Bar, FailsafeProgress, LineProgress, LoggedProgress, postfix
 from dreamo_batch.engine.status import Snapshot
 from dreamo_batch.money import dollars
 
@@ -119,7 +119,7 @@ def test_lines_go_above_the_bar_and_do_no_harm(capsys):
 
 def test_silence_is_logged(caplog, clock):
     """Nothing on the terminal, the lines in the log: how far it is every 30 s, and at the end."""
-    silent = Silent(clock=clock.monotonic)
+    silent = LoggedProgress(clock=clock.monotonic)
     with caplog.at_level(logging.INFO):
         silent.update(snapshot(pending=3))
         silent.update(snapshot(pending=2, completed=1))
@@ -138,8 +138,8 @@ def test_warnings_are_logged_as_such_only_where_nothing_shows_them(caplog, monke
     """Without a bar a warning reaches whoever reads warnings; beside one it is a plain line of the log."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with caplog.at_level(logging.INFO):
-        Silent().say("not shown", logging.WARNING)
-        Shown(snapshot()).say("shown", logging.WARNING)
+        LoggedProgress().say("not shown", logging.WARNING)
+        FailsafeProgress(snapshot()).say("shown", logging.WARNING)
     levels = {record.message: record.levelno for record in caplog.records}
     assert (levels["not shown"], levels["shown"]) == (logging.WARNING, logging.INFO)
 
@@ -161,7 +161,7 @@ def test_the_bar_of_a_retry_starts_at_0():
 def test_lines_are_dated_and_seldom(monkeypatch, clock):
     """One at the start, one every 30 s if anything changed, and at once when a row fails or is in doubt first."""
     monkeypatch.setattr(sys, "stderr", out := io.StringIO())
-    lines = Lines(clock=clock.monotonic, now=lambda: datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC))
+    lines = LineProgress(clock=clock.monotonic, now=lambda: datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC))
     for seen in (
         snapshot(pending=9),
         snapshot(pending=8, completed=1),
@@ -225,7 +225,7 @@ def test_a_standard_error_that_fails_fails_nothing(monkeypatch, caplog, stream):
     """Missing, closed or gone at any write: every call returns, and what could not be shown is in the log."""
     with caplog.at_level(logging.INFO):
         monkeypatch.setattr(sys, "stderr", stream)
-        shown = Shown(snapshot(pending=2))
+        shown = FailsafeProgress(snapshot(pending=2))
         shown.update(snapshot(pending=1, completed=1))
         for _ in range(6):
             shown.say("row 1 is ambiguous", logging.WARNING)
@@ -242,7 +242,7 @@ def test_a_bar_that_fails_holds_no_lock(monkeypatch, n_good, terminal):
     """Other bars, tqdm's own thread and workers that log would wait for it for ever."""
     monkeypatch.setattr(sys, "stderr", stream := terminal(n_good))
     with suppress(KeyboardInterrupt):
-        shown = Shown(snapshot(pending=2))
+        shown = FailsafeProgress(snapshot(pending=2))
         shown.update(snapshot(completed=2))
     stream.n_good = 100  # so that it can be closed
     got: list[bool] = []
@@ -292,7 +292,7 @@ def test_a_lock_of_tqdm_fails_and_hangs_nothing(monkeypatch, lock):
     monkeypatch.setattr(tqdm.std.tqdm, "_lock", lock, raising=False)
 
     def work() -> None:
-        shown = Shown(snapshot(pending=2))
+        shown = FailsafeProgress(snapshot(pending=2))
         shown.say("row 1 is ambiguous")
         shown.update(snapshot(completed=2))
         shown.close()
@@ -315,7 +315,7 @@ def test_a_log_that_fails_fails_nothing(monkeypatch):
     monkeypatch.setattr("dreamo_batch.display.progress.logger.log", fail)
     monkeypatch.setattr("dreamo_batch.display.progress.logger.info", fail)
     monkeypatch.setattr(sys, "stderr", None)
-    shown = Shown(snapshot(pending=2))
+    shown = FailsafeProgress(snapshot(pending=2))
     shown.say("3 rows")
     shown.close()
 

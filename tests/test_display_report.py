@@ -16,7 +16,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.display.report import Facts, render, sections
+from dreamo_batch.display.report import ReportData, render, sections
 from dreamo_batch.engine.directory import Manifest, RunDirectory
 from dreamo_batch.money import dollars
 from dreamo_batch.results import history
@@ -166,7 +166,7 @@ def test_money_is_that_of_the_invoice(run, page):
 @pytest.mark.no_cover
 def test_the_users_decimal_context_changes_no_amount(run):
     """Nor does one that raises end the report."""
-    facts = Facts(run[0])
+    facts = ReportData(run[0])
     exact = sections(facts)["money"]
     assert exact["left"] is not None
     with localcontext(prec=2, traps=[Inexact]):
@@ -177,7 +177,7 @@ def test_the_users_decimal_context_changes_no_amount(run):
 def test_money_by_prompt_is_that_of_costs(run):
     """Groups are those of costs(), exact."""
     run_dir, _ = run
-    (table,) = sections(Facts(run_dir))["money"]["groups"]
+    (table,) = sections(ReportData(run_dir))["money"]["groups"]
     told = {line["spent"] for line in table["lines"]}
     assert told == set(dreamo.costs(run_dir, by="prompt")["spent"])
 
@@ -189,7 +189,7 @@ def test_groups_of_one_row_each_are_not_listed(tmp_path):
         image="data/mascot.png", prompt=["a", "b"], seed=1, size="512x512", use_rephraser=False
     )
     dreamo.run(jobs, tmp_path / "r", gateway="local", progress=False)
-    assert sections(Facts(tmp_path / "r"))["money"]["groups"] == []
+    assert sections(ReportData(tmp_path / "r"))["money"]["groups"] == []
 
 
 def test_failures_tell_meaning_example_and_call(run, page):
@@ -234,7 +234,7 @@ def test_methods_can_be_pasted(run, page):
 @pytest.mark.no_cover
 def test_the_call_that_runs_it_again_does(run, page, tmp_path):
     """The Python text, run as it stands, buys the same jobs with the same seeds; no key is in it."""
-    code = sections(Facts(run[0]))["methods"]["python"]
+    code = sections(ReportData(run[0]))["methods"]["python"]
     assert " ".join(code.split()) in page.text
     assert 'max_cost="5"' in code
     again = tmp_path / "again"
@@ -265,7 +265,7 @@ def test_it_needs_nothing_from_anywhere(page):
 @pytest.mark.no_cover
 def test_styles_name_no_address(run):
     """Neither the page's nor the gallery's."""
-    text = render([Facts(run[0])])
+    text = render([ReportData(run[0])])
     for style in re.findall(r"<style.*?</style>", text, re.DOTALL):
         assert "http" not in style
         assert "@import" not in style
@@ -379,7 +379,7 @@ def test_a_thousand_rows_stay_below_5_mb(tmp_path):
     assert "1,010" in told.text
 
 
-class FactsMadeUp(Facts):
+class FactsMadeUp(ReportData):
     """Facts of no run directory."""
 
     def __init__(self, **known):

@@ -99,11 +99,11 @@ def test_a_table_that_was_never_written_so_is_refused(changes, problem):
 def test_owners_are_those_of_a_dict():
     """The first job of each hash is kept, in a quarter of a dict's memory, whatever their number and order."""
     given = [(hash(str(n % 15_000)), f"job-{n % 7}") for n in range(20_000)]
-    owners, expected = attempts.Owners(), {}
+    owners, expected = attempts.FirstJobs(), {}
     assert [owners.setdefault(*one) for one in given] == [expected.setdefault(*one) for one in given]
     tracemalloc.start()
     try:
-        many = attempts.Owners()
+        many = attempts.FirstJobs()
         for n in range(100_000):
             many.setdefault(hash(str(n)), "job")
         assert tracemalloc.get_traced_memory()[0] < 40 * 100_000

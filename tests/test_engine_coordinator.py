@@ -83,7 +83,7 @@ def make(tmp_path, clock):
 
 def given(coordinator) -> list:
     """What free workers are told to do now."""
-    return [call() for _, call in coordinator.give(10)]
+    return [call() for _, call in coordinator.next_work(10)]
 
 
 def latest(coordinator):
@@ -105,21 +105,21 @@ def accepted(make, clock, **options) -> Coordinator:
     """A coordinator whose one job has been taken and is asked for."""
     coordinator = make("a", **options)
     assert given(coordinator) == [("create", KEY)]
-    coordinator.take(CreateAnswer(KEY, "t1"))
+    coordinator.handle(CreateAnswer(KEY, "t1"))
     assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
     return coordinator
 
 
 def completed(make, clock, task: Task = DONE) -> Coordinator:
     coordinator = accepted(make, clock)
-    coordinator.take(PollAnswer(Do.POLL, KEY, task))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, task))
     return coordinator
 
 
 def test_about_to_send_is_written_down_with_its_reservation(make, clock):
     """Seed, time and money stand in the ledger before the worker is called."""
     coordinator = make("a")
-    ((action, _),) = coordinator.give(10)
+    ((action, _),) = coordinator.next_work(10)
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.seed_sent, attempt.reserved, attempt.sent_at) == (
         Stage.SENDING,
@@ -130,7 +130,7 @@ def test_about_to_send_is_written_down_with_its_reservation(make, clock):
     assert coordinator.ledger.unwritten[-1].kind == "sending"
     assert coordinator.snapshot().by_status["submitting"] == 1
     assert coordinator.spending.reserved == Decimal("0.03")
-    coordinator.take_back(action)
+    coordinator.undo_choice(action)
     assert latest(coordinator).stage is Stage.UNSENT
     assert coordinator.spending.reserved == 0
     assert coordinator.schedule.n_in_flight == 0
@@ -139,8 +139,8 @@ def test_about_to_send_is_written_down_with_its_reservation(make, clock):
 def test_no_more_is_given_than_workers_are_free(make):
     """Creates are written down only when somebody can send them."""
     coordinator = make("a", "b", "c")
-    assert len(coordinator.give(2)) == 2
-    assert coordinator.give(0) == []
+    assert len(coordinator.next_work(2)) == 2
+    assert coordinator.next_work(0) == []
     assert coordinator.wait_s(0) is None
     assert len(list(coordinator.ledger.state)) == 2
 
@@ -165,7 +165,7 @@ def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
     """Refused and doubtful ones are over, what never arrived waits at the head of the queue."""
     coordinator = make("a", "b")
     assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
-    coordinator.take(CreateAnswer(KEY, failure))
+    coordinator.handle(CreateAnswer(KEY, failure))
     assert latest(coordinator).stage is stage
     assert coordinator.schedule.n_waiting == n_waiting
     assert coordinator.schedule.outage.mood == mood
@@ -179,7 +179,7 @@ def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
     """Then it is sent again under the same number."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(
+    coordinator.handle(
         CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=7.0))
     )
     assert given(coordinator) == []
@@ -200,7 +200,7 @@ def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
 def test_a_wait_that_an_earlier_call_was_asked_for_is_kept(make, clock, answer):
     """Nobody here is waiting for the answer itself, but the service's word holds for every request."""
     coordinator = make("a")
-    coordinator.take(answer)
+    coordinator.handle(answer)
     assert given(coordinator) == []
     clock.advance(7.1)
     assert given(coordinator) == [("create", KEY)]
@@ -210,7 +210,7 @@ def test_a_wait_of_years_is_slept_in_pieces(make):
     """What a queue can be told to wait has an end, whatever a service asks for."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(
+    coordinator.handle(
         CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=1e12))
     )
     assert coordinator.wait_s(10) <= 3600
@@ -223,7 +223,7 @@ def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
     while not coordinator.is_over():
         assert bool(coordinator.notices) == (clock.now >= began + 30)
         for _, key in given(coordinator):
-            coordinator.take(CreateAnswer(key, LIMITED))
+            coordinator.handle(CreateAnswer(key, LIMITED))
         clock.advance(max(coordinator.wait_s(10), 0.001))
     assert clock.now == pytest.approx(began + 900, abs=1)
     assert isinstance(coordinator.stopped, ServiceUnreachable)
@@ -237,7 +237,7 @@ def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, c
     """A service that asks for a day is left at the end of the patience, with its wish in the error."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(
+    coordinator.handle(
         CreateAnswer(KEY, Failure(FailureKind.TRANSIENT, failures.RATE_LIMITED, retry_after_s=86_400.0))
     )
     assert not coordinator.is_over()
@@ -253,7 +253,7 @@ def test_a_pause_does_not_count_against_a_service_that_refused(make, clock):
     """Nothing is sent in a pause, so that nothing can be taken either."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, LIMITED))
+    coordinator.handle(CreateAnswer(KEY, LIMITED))
     coordinator.pause(is_paused=True)
     clock.advance(5000)
     assert not coordinator.is_over()
@@ -266,10 +266,10 @@ def test_a_pause_does_not_count_against_a_service_that_refused(make, clock):
 def test_polls_refused_for_ever_end_the_run_too(make, clock):
     """What is in flight stays in the ledger, and the next call asks for it."""
     coordinator = accepted(make, clock)
-    coordinator.take(PollAnswer(Do.POLL, KEY, LIMITED))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, LIMITED))
     while not coordinator.is_over():
         for do, key, _ in given(coordinator):
-            coordinator.take(PollAnswer(do, key, LIMITED))
+            coordinator.handle(PollAnswer(do, key, LIMITED))
         clock.advance(max(coordinator.wait_s(10) or 0, 0.001))
     assert latest(coordinator).stage is Stage.ACCEPTED
 
@@ -278,10 +278,10 @@ def test_a_service_that_takes_something_now_and_then_is_waited_for(make, clock):
     """Any other answer starts the patience anew; the end of a long standstill is told."""
     coordinator = make("a", "b")
     given(coordinator)
-    coordinator.take(CreateAnswer(("b", 1), LIMITED))
+    coordinator.handle(CreateAnswer(("b", 1), LIMITED))
     clock.advance(45)
     assert not coordinator.is_over()
-    coordinator.take(CreateAnswer(KEY, "t1"))
+    coordinator.handle(CreateAnswer(KEY, "t1"))
     assert not coordinator.is_over()
     clock.advance(45)
     assert not coordinator.is_over()
@@ -294,14 +294,14 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     """An attempt that was in doubt while another one was made keeps a name of its own."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    coordinator.handle(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     ledger = coordinator.ledger
     ledger.record([effects.sending(("a", 2), clock.wall(), None, seed=7, reserved=None)])
     ledger.record([effects.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
     options = plan.RunOptions()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert given(coordinator) == [("save", KEY, "https://h/1", "a-attempt-1")]
 
 
@@ -309,7 +309,7 @@ def resending(make, clock, **options) -> Coordinator:
     """A coordinator that was asked to send a job in doubt again, and has done so as attempt 2."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
+    coordinator.handle(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     asked = plan.RunOptions(on_ambiguous="resubmit", **options)
     ledger = coordinator.ledger
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, asked, ledger.directory.path))
@@ -337,7 +337,7 @@ def with_a_resend_on_the_wire(make, clock, **options) -> Coordinator:
 def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, clock, failure):
     """The attempt found to be taken serves the job: no create follows it, and its picture is the row's."""
     coordinator = with_a_resend_on_the_wire(make, clock)
-    coordinator.take(CreateAnswer(("a", 2), failure))
+    coordinator.handle(CreateAnswer(("a", 2), failure))
     assert coordinator.schedule.waiting == ()
     assert latest(coordinator).attempt == 1
     assert coordinator.snapshot().by_status["in_progress"] == 1
@@ -346,7 +346,7 @@ def test_a_resend_that_is_not_taken_is_not_sent_again_once_the_first_was(make, c
 def test_a_resend_that_is_not_taken_is_sent_again_by_the_call_that_was_asked_for_it(make, clock):
     """The row stays in doubt and counts as unfinished; a later call that is not asked leaves it alone."""
     coordinator = resending(make, clock)
-    coordinator.take(CreateAnswer(("a", 2), LIMITED))
+    coordinator.handle(CreateAnswer(("a", 2), LIMITED))
     assert latest(coordinator) == coordinator.ledger.state.find("a", 1)
     assert coordinator.schedule.waiting == (("a", 2),)
     assert coordinator.snapshot().by_status["ambiguous"] == 1
@@ -361,10 +361,10 @@ def test_a_resend_that_is_not_taken_is_sent_again_by_the_call_that_was_asked_for
 def test_a_resend_that_failed_is_not_tried_again_while_the_first_is_in_doubt(make, clock):
     """Attempts that are left are the user's word on failures, not on what may have been billed."""
     coordinator = resending(make, clock, max_attempts=5)
-    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    coordinator.handle(CreateAnswer(("a", 2), "t2"))
     until_given(coordinator, clock)
     failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
-    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    coordinator.handle(PollAnswer(Do.POLL, ("a", 2), failed))
     assert coordinator.schedule.waiting == ()
     assert coordinator.is_over()
     assert latest(coordinator).stage is Stage.AMBIGUOUS
@@ -376,7 +376,7 @@ def test_a_resend_that_failed_is_not_tried_again_while_the_first_is_in_doubt(mak
 def test_a_job_none_of_whose_attempts_was_taken_is_submitted(make, clock):
     """The last doubt gone, nothing holds it back, whichever attempt was settled last; and it is queued once."""
     coordinator = resending(make, clock)
-    coordinator.take(CreateAnswer(("a", 2), AWAY))
+    coordinator.handle(CreateAnswer(("a", 2), AWAY))
     later = make("a")
     assert given(later) == []
     later.settle(effects.resolved(later.ledger.state.find("a", 1), clock.wall(), None))
@@ -395,7 +395,7 @@ def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, c
     coordinator = make("a")
     for _ in range(3):
         assert until_given(coordinator, clock) == [(Do.POLL, ("a", 3), "t3")]
-        coordinator.take(PollAnswer(Do.POLL, ("a", 3), NOT_FOUND))
+        coordinator.handle(PollAnswer(Do.POLL, ("a", 3), NOT_FOUND))
     assert coordinator.is_over()
     assert latest(coordinator).attempt == 2
     assert coordinator.snapshot().by_status["ambiguous"] == 1
@@ -407,14 +407,14 @@ def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, c
 def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(make, clock):
     """Attempts that are left are not for a job whose other attempt is still being made."""
     coordinator = with_a_resend_on_the_wire(make, clock, max_attempts=5)
-    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    coordinator.handle(CreateAnswer(("a", 2), "t2"))
     clock.advance(60)
     given(coordinator)
     failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
-    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    coordinator.handle(PollAnswer(Do.POLL, ("a", 2), failed))
     assert effects.is_retryable(coordinator.ledger.state.find("a", 2))
     assert coordinator.schedule.waiting == ()
-    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.snapshot().by_status["completed"] == 1
     again = plan.RunOptions(retry_failed=True, on_ambiguous="resubmit", max_attempts=9)
     assert (
@@ -433,7 +433,7 @@ def test_a_completed_task_is_saved(make, clock):
     assert (coordinator.spending.spent, coordinator.spending.reserved) == (Decimal("0.0286"), 0)
     assert given(coordinator) == [("save", KEY, "https://h/1")]
     assert not coordinator.is_over()
-    coordinator.take(SaveAnswer(KEY, SAVED))
+    coordinator.handle(SaveAnswer(KEY, SAVED))
     assert latest(coordinator).output_path == "images/a.jpg"
     assert coordinator.is_over()
     assert coordinator.stopped is None
@@ -442,7 +442,7 @@ def test_a_completed_task_is_saved(make, clock):
 def test_pictures_are_not_fetched_where_nobody_wants_them(make, clock):
     """Without download a completed task is the end."""
     coordinator = accepted(make, clock, should_download=False)
-    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.is_over()
 
 
@@ -451,13 +451,13 @@ def test_a_picture_is_asked_for_three_times_with_fresh_links(make, clock):
     coordinator = completed(make, clock)
     for n in (1, 2):
         assert given(coordinator) == [("save", KEY, f"https://h/{n}")]
-        coordinator.take(SaveAnswer(KEY, "not a picture"))
+        coordinator.handle(SaveAnswer(KEY, "not a picture"))
         assert until_given(coordinator, clock) == [(Do.REFRESH, KEY, "t1")]
         fresh = Task("t1", "completed", urls=(f"https://h/{n + 1}",))
-        coordinator.take(PollAnswer(Do.REFRESH, KEY, fresh))
+        coordinator.handle(PollAnswer(Do.REFRESH, KEY, fresh))
         assert latest(coordinator).output_url == f"https://h/{n + 1}"
     assert given(coordinator) == [("save", KEY, "https://h/3")]
-    coordinator.take(SaveAnswer(KEY, "still not a picture"))
+    coordinator.handle(SaveAnswer(KEY, "still not a picture"))
     assert latest(coordinator).output_error == "still not a picture"
     assert latest(coordinator).stage is Stage.COMPLETED
     assert coordinator.is_over()
@@ -476,9 +476,9 @@ def test_a_link_that_is_not_told_again_is_used_again(make, clock, answer):
     """A task that is gone by now may still have its file; the link of another row is never used."""
     coordinator = completed(make, clock)
     given(coordinator)
-    coordinator.take(SaveAnswer(KEY, "not a picture"))
+    coordinator.handle(SaveAnswer(KEY, "not a picture"))
     until_given(coordinator, clock)
-    coordinator.take(PollAnswer(Do.REFRESH, KEY, answer))
+    coordinator.handle(PollAnswer(Do.REFRESH, KEY, answer))
     assert given(coordinator) == [("save", KEY, "https://h/1")]
     assert latest(coordinator).links == ("https://h/1",)
 
@@ -487,7 +487,7 @@ def test_a_completed_task_without_a_link_is_asked_again_first(make, clock):
     """Nothing is fetched from nowhere."""
     coordinator = completed(make, clock, Task("t1", "completed"))
     assert until_given(coordinator, clock) == [(Do.REFRESH, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.REFRESH, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.REFRESH, KEY, DONE))
     assert given(coordinator) == [("save", KEY, "https://h/1")]
 
 
@@ -495,7 +495,7 @@ def test_a_failed_task_is_over(make, clock):
     """With the service's own words, and without a second attempt."""
     coordinator = accepted(make, clock)
     task = Task("t1", "failed", cost="0", error=ServiceMessage("003011095", "Internal generation error"))
-    coordinator.take(PollAnswer(Do.POLL, KEY, task))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, task))
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.error_class, attempt.error_code) == (
         Stage.FAILED,
@@ -509,11 +509,11 @@ def test_an_unbilled_failure_is_submitted_again_where_that_is_allowed(make, cloc
     """As a new attempt under the next number, up to the attempts."""
     coordinator = accepted(make, clock, max_attempts=2)
     failed = Task("t1", "failed", error=ServiceMessage("003011099", None))
-    coordinator.take(PollAnswer(Do.POLL, KEY, failed))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, failed))
     assert given(coordinator) == [("create", ("a", 2))]
-    coordinator.take(CreateAnswer(("a", 2), "t2"))
+    coordinator.handle(CreateAnswer(("a", 2), "t2"))
     assert until_given(coordinator, clock) == [(Do.POLL, ("a", 2), "t2")]
-    coordinator.take(PollAnswer(Do.POLL, ("a", 2), failed))
+    coordinator.handle(PollAnswer(Do.POLL, ("a", 2), failed))
     assert coordinator.is_over()
     assert len(coordinator.ledger.state.of("a")) == 2
 
@@ -527,7 +527,7 @@ def test_a_failure_that_may_have_cost_something_is_not_submitted_again_by_itself
     """Whatever the code says: a cost is spent money, and a picture or an unreadable cost leave it open."""
     coordinator = accepted(make, clock, max_attempts=2)
     failed = Task("t1", "failed", error=ServiceMessage("003011099", None), **told)
-    coordinator.take(PollAnswer(Do.POLL, KEY, failed))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, failed))
     assert given(coordinator) == []
     assert coordinator.is_over()
     assert coordinator.spending.spent == Decimal(told.get("cost", "0"))
@@ -540,7 +540,9 @@ def test_an_unbilled_failure_holds_nothing_back(make, clock):
     """Its reservation is free at once, and stays so when the directory is opened again."""
     coordinator = accepted(make, clock)
     assert coordinator.spending.reserved == Decimal("0.03")
-    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
+    coordinator.handle(
+        PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None)))
+    )
     assert coordinator.spending.reserved == 0
     assert Spending(attempts=coordinator.ledger.state).reserved == 0
 
@@ -552,11 +554,11 @@ def test_a_new_call_waits_its_own_time_for_an_old_task(make, clock):
     again = make("a")
     for _ in range(5):
         assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
-        again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        again.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
         assert not again.is_over()
     clock.advance(60)
     assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
-    again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+    again.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
     assert again.is_over()
     assert latest(again).error_class == "task_timeout"
 
@@ -568,9 +570,9 @@ def test_a_clock_that_jumps_between_calls_changes_no_decision(make, clock, jump_
     clock._offset += jump_s
     again = make("a")
     assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
-    again.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+    again.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
     assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
-    again.take(PollAnswer(Do.POLL, KEY, DONE))
+    again.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert latest(again).stage is Stage.COMPLETED
 
 
@@ -579,13 +581,13 @@ def test_a_task_that_runs_is_asked_for_again_until_it_is_overdue(make, clock):
     coordinator = accepted(make, clock)
     n_polls = 1
     while clock.now < 1_000 + 60:
-        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
         if coordinator.is_over():
             break
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
         n_polls += 1
     else:
-        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
     assert coordinator.is_over()
     assert n_polls < 60
     assert (latest(coordinator).stage, latest(coordinator).error_class) == (Stage.ACCEPTED, "task_timeout")
@@ -596,10 +598,10 @@ def test_a_task_is_lost_only_if_nobody_knows_it_for_long(make, clock):
     """Three times over half a minute, and an answer in between starts the count anew."""
     coordinator = accepted(make, clock)
     for answer in (NOT_FOUND, NOT_FOUND, Task("t1", "in_progress"), NOT_FOUND, NOT_FOUND):
-        coordinator.take(PollAnswer(Do.POLL, KEY, answer))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, answer))
         assert latest(coordinator).stage is Stage.ACCEPTED
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, NOT_FOUND))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, NOT_FOUND))
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.error_class, attempt.may_have_been_billed) == (
         Stage.LOST,
@@ -614,14 +616,14 @@ def test_an_outage_is_waited_out_behind_a_probe(make, clock):
     """No task fails; one small question is asked until somebody answers."""
     coordinator = accepted(make, clock)
     for _ in range(2):
-        coordinator.take(PollAnswer(Do.POLL, KEY, AWAY))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, AWAY))
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, AWAY))
-    for is_there in (False, False, True):
+    coordinator.handle(PollAnswer(Do.POLL, KEY, AWAY))
+    for is_reachable in (False, False, True):
         assert until_given(coordinator, clock) == [("probe",)]
-        coordinator.take(ProbeAnswer(is_there=is_there))
+        coordinator.handle(ProbeAnswer(is_reachable=is_reachable))
     assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert latest(coordinator).stage is Stage.COMPLETED
     assert coordinator.stopped is None
 
@@ -629,7 +631,7 @@ def test_an_outage_is_waited_out_behind_a_probe(make, clock):
 def test_a_limit_on_open_files_is_no_full_disk(make):
     """The message says which limit to raise."""
     coordinator = make("a")
-    coordinator.take(OSError(errno.EMFILE, "Too many open files"))
+    coordinator.handle(OSError(errno.EMFILE, "Too many open files"))
     assert "Raise the limit on open files (ulimit -n), then run the same call" in str(coordinator.stopped)
 
 
@@ -637,7 +639,7 @@ def test_a_disk_that_fails_is_graver_than_any_other_reason(make):
     """It is the one that is told, and nothing at all is sent any more."""
     coordinator = make("a", "b")
     coordinator.stop(AccessRefused("no credit"))
-    coordinator.take(OSError(28, "No space left on device"))
+    coordinator.handle(OSError(28, "No space left on device"))
     assert isinstance(coordinator.stopped, StorageFailed)
     assert "No space left on device" in str(coordinator.stopped)
     first = coordinator.stopped
@@ -659,7 +661,7 @@ def test_the_first_reason_to_stop_is_reported(make):
 def test_what_nobody_foresaw_is_raised(make):
     """A bug must not look like an answer."""
     with pytest.raises(ZeroDivisionError):
-        make("a").take(ZeroDivisionError())
+        make("a").handle(ZeroDivisionError())
 
 
 def test_an_attempt_that_is_not_in_the_ledger_can_not_be_asked_for(make):
@@ -677,7 +679,7 @@ def test_creates_of_an_earlier_call_are_waited_for(make, clock):
     assert given(second) == []
     assert second.schedule.n_in_flight == 1
     assert not second.is_over()
-    second.take(CreateAnswer(KEY, "t1"))
+    second.handle(CreateAnswer(KEY, "t1"))
     assert until_given(second, clock) == [(Do.POLL, KEY, "t1")]
 
 
@@ -687,7 +689,7 @@ def test_a_create_of_an_earlier_table_is_not_sent_again(make):
     given(first)
     second = make("b")
     second.begin(frozenset({KEY}))
-    second.take(CreateAnswer(KEY, AWAY))
+    second.handle(CreateAnswer(KEY, AWAY))
     assert latest(second).stage is Stage.UNSENT
     assert KEY not in second.schedule.creating
 
@@ -705,11 +707,11 @@ def test_a_pause_holds_creates_back_and_nothing_else(make, clock):
     coordinator = make("a", "b", max_in_flight=1)
     assert given(coordinator) == [("create", KEY)]
     coordinator.pause(is_paused=True)
-    coordinator.take(CreateAnswer(KEY, "t1"))
+    coordinator.handle(CreateAnswer(KEY, "t1"))
     assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, DONE))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert given(coordinator) == [("save", KEY, "https://h/1")]
-    coordinator.take(SaveAnswer(KEY, SAVED))
+    coordinator.handle(SaveAnswer(KEY, SAVED))
     assert given(coordinator) == []
     assert not coordinator.is_over()
     assert coordinator.wait_s(10) is None
@@ -719,7 +721,9 @@ def test_a_pause_holds_creates_back_and_nothing_else(make, clock):
 
 def _fail_unbilled(make, clock) -> Coordinator:
     coordinator = accepted(make, clock, max_attempts=2)
-    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None))))
+    coordinator.handle(
+        PollAnswer(Do.POLL, KEY, Task("t1", "failed", error=ServiceMessage("003011099", None)))
+    )
     return coordinator
 
 
@@ -727,7 +731,7 @@ def test_a_failure_that_waits_for_its_next_attempt_is_not_settled(make, clock):
     """It is counted as failed, and as one of those that are submitted again."""
     coordinator = _fail_unbilled(make, clock)
     assert (coordinator.snapshot().n_failed, coordinator.snapshot().n_settled) == (1, 0)
-    coordinator.give(1)
+    coordinator.next_work(1)
     assert coordinator.snapshot().n_again == 0
 
 
@@ -754,8 +758,8 @@ def test_a_task_id_of_another_attempt_is_not_taken(make, clock):
     """A cache or a connection out of step answered; the create may be billed, and its row is held."""
     coordinator = make("a", "b")
     assert given(coordinator) == [("create", KEY), ("create", ("b", 1))]
-    coordinator.take(CreateAnswer(KEY, "t1"))
-    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    coordinator.handle(CreateAnswer(KEY, "t1"))
+    coordinator.handle(CreateAnswer(("b", 1), "t1"))
     attempt = coordinator.ledger.state.deciding("b")
     assert (attempt.stage, attempt.task_id, attempt.error_class) == (
         Stage.AMBIGUOUS,
@@ -772,7 +776,7 @@ def test_a_task_id_of_an_earlier_call_is_not_taken_either(make, clock):
     completed(make, clock)
     coordinator = make("b")
     assert ("create", ("b", 1)) in given(coordinator)
-    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    coordinator.handle(CreateAnswer(("b", 1), "t1"))
     assert coordinator.ledger.state.deciding("b").stage is Stage.AMBIGUOUS
 
 
@@ -783,11 +787,11 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     )
     coordinator = accepted(make, clock)
     for _ in range(3):
-        coordinator.take(PollAnswer(Do.POLL, KEY, other))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, other))
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
     assert len([text for text in coordinator.notices if "t9" in text]) == 1
     clock.advance(60.0)
-    coordinator.take(PollAnswer(Do.POLL, KEY, other))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, other))
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.error_class) == (Stage.ACCEPTED, failures.TASK_TIMEOUT)
     assert "answered about t9" in attempt.error_message
@@ -797,7 +801,7 @@ def test_an_unlisted_status_is_told_once(make, clock):
     """It counts as in progress, and the user may know better."""
     coordinator = accepted(make, clock)
     for _ in range(3):
-        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", unlisted_status="resting")))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", unlisted_status="resting")))
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
     assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
 
@@ -805,10 +809,10 @@ def test_an_unlisted_status_is_told_once(make, clock):
 def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
     """The picture is saved, and what is odd about it stays beside what saving it told."""
     coordinator = accepted(make, clock)
-    coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, unlisted_status="Expired")))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, replace(DONE, unlisted_status="Expired")))
     assert "'Expired'" in latest(coordinator).output_warning
     assert given(coordinator) == [("save", KEY, "https://h/1")]
-    coordinator.take(SaveAnswer(KEY, replace(SAVED, warning="two pictures")))
+    coordinator.handle(SaveAnswer(KEY, replace(SAVED, warning="two pictures")))
     assert latest(coordinator).output_warning.endswith("'Expired', with this picture; two pictures")
 
 
@@ -823,7 +827,7 @@ def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, cloc
                 answer = SaveAnswer(key, replace(SAVED, sha256=key[0], width_px=widths_px[key[0]]))
             else:
                 answer = PollAnswer(do, key, replace(DONE, task_id=rest[0], urls=(f"https://h/{key[0]}",)))
-            coordinator.take(answer)
+            coordinator.handle(answer)
     told = [coordinator.ledger.state.deciding(name).output_warning for name in "abcd"]
     named = [f"the picture has {width}x1328 px, not the 1328x1328 requested" for width in (1320, 664, 664)]
     assert told == [None, *named]
@@ -835,9 +839,9 @@ def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, cloc
 def test_an_answer_that_names_another_task_beside_its_own_is_told_once(make, clock):
     """Its picture may be another's."""
     coordinator = accepted(make, clock)
-    coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", other_id="t2")))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", other_id="t2")))
     assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, other_id="t2")))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, replace(DONE, other_id="t2")))
     assert latest(coordinator).stage is Stage.COMPLETED
     assert len([text for text in coordinator.notices if "also names t2" in text]) == 1
 
@@ -846,7 +850,7 @@ def test_an_answer_with_another_seed_is_asked_for_again_and_then_held(make, cloc
     """Its picture may be another's, so it is never saved; the next call asks again."""
     coordinator = accepted(make, clock)
     for n in range(3):
-        coordinator.take(PollAnswer(Do.POLL, KEY, replace(DONE, echo={"seed": 8})))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, replace(DONE, echo={"seed": 8})))
         if n < 2:
             assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
     assert coordinator.is_over()
@@ -861,7 +865,7 @@ def test_an_answer_with_another_seed_is_asked_for_again_and_then_held(make, cloc
     assert len([text for text in coordinator.notices if "seed 8, not 7" in text]) == 1
     later = make("a")
     assert given(later) == [(Do.POLL, KEY, "t1")]
-    later.take(PollAnswer(Do.POLL, KEY, DONE))
+    later.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert latest(later).stage is Stage.COMPLETED
 
 
@@ -873,15 +877,15 @@ def test_two_jobs_with_one_picture_are_reported(make, clock, link, digest, words
     """One of them may hold what was made for the other, also if that was in an earlier call."""
     first = completed(make, clock)
     assert given(first) == [("save", KEY, "https://h/1")]
-    first.take(SaveAnswer(KEY, SAVED))
+    first.handle(SaveAnswer(KEY, SAVED))
     coordinator = make("b")
     assert ("create", ("b", 1)) in given(coordinator)
-    coordinator.take(CreateAnswer(("b", 1), "t2"))
+    coordinator.handle(CreateAnswer(("b", 1), "t2"))
     until_given(coordinator, clock)
     task = Task("t2", "completed", urls=(f"https://h/{link}",), cost="0.0286")
-    coordinator.take(PollAnswer(Do.POLL, ("b", 1), task))
+    coordinator.handle(PollAnswer(Do.POLL, ("b", 1), task))
     given(coordinator)
-    coordinator.take(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
+    coordinator.handle(SaveAnswer(("b", 1), replace(SAVED, path="images/b.jpg", sha256=digest)))
     told = [text for text in coordinator.notices if "Job b and Job a: different jobs" in text]
     assert [words in text for text in told] == ([] if words is None else [True])
 
@@ -892,7 +896,7 @@ FORBIDDEN = Failure(FailureKind.STOP, failures.FORBIDDEN, http_status=403, messa
 def _of_two(make) -> Coordinator:
     coordinator = make("a", "b", max_in_flight=1)
     assert given(coordinator) == [("create", KEY)]
-    coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+    coordinator.handle(CreateAnswer(KEY, FORBIDDEN))
     assert given(coordinator) == [("create", ("b", 1))]
     return coordinator
 
@@ -900,11 +904,11 @@ def _of_two(make) -> Coordinator:
 def test_a_403_to_one_create_fails_its_row_once_others_are_accepted(make, clock):
     """A firewall dislikes one prompt; it is tried once more, after the others."""
     coordinator = _of_two(make)
-    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    coordinator.handle(CreateAnswer(("b", 1), "t1"))
     assert until_given(coordinator, clock) == [(Do.POLL, ("b", 1), "t1")]
-    coordinator.take(PollAnswer(Do.POLL, ("b", 1), DONE))
+    coordinator.handle(PollAnswer(Do.POLL, ("b", 1), DONE))
     assert ("create", KEY) in until_given(coordinator, clock)
-    coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+    coordinator.handle(CreateAnswer(KEY, FORBIDDEN))
     assert coordinator.stopped is None
     attempt = latest(coordinator)
     assert (attempt.stage, attempt.error_class) == (Stage.REFUSED, failures.FORBIDDEN)
@@ -914,7 +918,7 @@ def test_a_403_to_one_create_fails_its_row_once_others_are_accepted(make, clock)
 def test_two_403_in_a_row_stop_the_run_and_fail_no_row(make):
     """Then it is the account's."""
     coordinator = _of_two(make)
-    coordinator.take(CreateAnswer(("b", 1), FORBIDDEN))
+    coordinator.handle(CreateAnswer(("b", 1), FORBIDDEN))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert "you have been blocked" in str(coordinator.stopped)
     assert [coordinator.ledger.state.deciding(name).stage for name in ("a", "b")] == [Stage.UNSENT] * 2
@@ -925,7 +929,7 @@ def test_a_row_alone_that_is_refused_twice_stops_the_run(make):
     coordinator = make("a")
     for _ in range(2):
         assert given(coordinator) == [("create", KEY)]
-        coordinator.take(CreateAnswer(KEY, FORBIDDEN))
+        coordinator.handle(CreateAnswer(KEY, FORBIDDEN))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert latest(coordinator).stage is Stage.UNSENT
 
@@ -935,13 +939,13 @@ def test_what_was_accepted_since_an_earlier_call_tells_whose_a_403_is(make, cloc
     coordinator = _of_two(make)
     assert latest(coordinator).error_message == "you have been blocked"
     clock.advance(1.0)
-    coordinator.take(CreateAnswer(("b", 1), "t1"))
+    coordinator.handle(CreateAnswer(("b", 1), "t1"))
     coordinator.halt()
     later = make("a", "c", max_in_flight=1)
     assert list(later.schedule.waiting) == [("c", 1), KEY]
     later = make("a", max_in_flight=2)
     assert ("create", KEY) in given(later)
-    later.take(CreateAnswer(KEY, FORBIDDEN))
+    later.handle(CreateAnswer(KEY, FORBIDDEN))
     assert later.stopped is None
     assert latest(later).stage is Stage.REFUSED
 
@@ -950,14 +954,14 @@ def test_a_403_to_one_poll_is_asked_again(make, clock):
     """Two in a row are the account's."""
     coordinator = accepted(make, clock)
     for _ in range(2):
-        coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, FORBIDDEN))
         assert coordinator.stopped is None
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-        coordinator.take(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))
         assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, FORBIDDEN))
     assert until_given(coordinator, clock) == [(Do.POLL, KEY, "t1")]
-    coordinator.take(PollAnswer(Do.POLL, KEY, FORBIDDEN))
+    coordinator.handle(PollAnswer(Do.POLL, KEY, FORBIDDEN))
     assert isinstance(coordinator.stopped, AccessRefused)
 
 
@@ -966,7 +970,7 @@ def test_what_is_the_accounts_stops_at_once(make, error_class):
     """With the service's words; the rows stay pending."""
     coordinator = make("a", "b", max_in_flight=1)
     assert given(coordinator) == [("create", KEY)]
-    coordinator.take(CreateAnswer(KEY, Failure(FailureKind.STOP, error_class, 400, message="out of paint")))
+    coordinator.handle(CreateAnswer(KEY, Failure(FailureKind.STOP, error_class, 400, message="out of paint")))
     assert isinstance(coordinator.stopped, AccessRefused)
     assert "out of paint" in str(coordinator.stopped)
     assert latest(coordinator).stage is Stage.UNSENT
@@ -986,7 +990,7 @@ UNKNOWN_HOST = replace(AWAY, message="gaierror: Name or service not known", caus
 def _probed_in_vain(coordinator, clock, failure, n_probes) -> None:
     for _ in range(n_probes):
         assert until_given(coordinator, clock) == [("probe",)]
-        coordinator.take(ProbeAnswer(is_there=False, failure=failure))
+        coordinator.handle(ProbeAnswer(is_reachable=False, failure=failure))
 
 
 @pytest.mark.parametrize(("failure", "is_over"), [(UNKNOWN_HOST, True), (AWAY, False)])
@@ -994,7 +998,7 @@ def test_what_waiting_does_not_mend_ends_within_seconds(make, clock, failure, is
     """A name that can't be resolved, before anything was ever answered; a service that is away is waited for."""
     coordinator = make("a")
     given(coordinator)
-    coordinator.take(CreateAnswer(KEY, failure))
+    coordinator.handle(CreateAnswer(KEY, failure))
     before = clock.now
     _probed_in_vain(coordinator, clock, failure, 3)
     assert coordinator.is_over() is is_over
@@ -1009,7 +1013,7 @@ def test_a_name_that_was_resolved_before_is_waited_for(make, clock):
     """Then it is the network that is away."""
     coordinator = accepted(make, clock)
     for _ in range(3):
-        coordinator.take(PollAnswer(Do.POLL, KEY, UNKNOWN_HOST))
+        coordinator.handle(PollAnswer(Do.POLL, KEY, UNKNOWN_HOST))
         if coordinator.schedule.outage.mood == "open":
             until_given(coordinator, clock)
     _probed_in_vain(coordinator, clock, UNKNOWN_HOST, 4)
@@ -1022,12 +1026,12 @@ def test_waiting_for_a_quota_tells_the_services_words(make, clock):
     coordinator = make("a")
     given(coordinator)
     told = replace(LIMITED, message="five a minute", retry_after_s=90.0)
-    coordinator.take(CreateAnswer(KEY, told))
+    coordinator.handle(CreateAnswer(KEY, told))
     coordinator.is_over()
     assert any("HTTP 429: five a minute" in text for text in coordinator.notices)
     clock.advance(90.0)
     assert given(coordinator) == [("create", KEY)]
-    coordinator.take(CreateAnswer(KEY, told))
+    coordinator.handle(CreateAnswer(KEY, told))
     clock.advance(1000.0)
     assert coordinator.is_over()
     assert "five a minute" in str(coordinator.stopped)

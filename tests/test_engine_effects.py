@@ -201,11 +201,11 @@ def _raise(error):
     raise error
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_there):
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_reachable):
     """Changed or gone, the row fails with its own class, and no request is made."""
     path = tmp_path / "cat.png"
-    if is_there:
+    if is_reachable:
         path.write_bytes(b"another")
     image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
     made = effects("t1", tmp_path)
@@ -366,13 +366,13 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "is_there"),
+    ("answer", "is_reachable"),
     [
         (None, True),
         (RequestNotTaken(AWAY), False),
         (RequestRejected(Failure(FailureKind.PERMANENT, failures.REJECTED, 404)), True),
     ],
 )
-def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_there):
+def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_reachable):
     """Any answer at all means that the service is there."""
-    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_there, answer and answer.failure)
+    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_reachable, answer and answer.failure)

@@ -221,7 +221,7 @@ def test_three_lost_polls_in_a_row_close_the_door():
     for _ in range(3):
         breaker.failed(2.0, is_create=False)
     assert breaker.mood == "down"
-    breaker.probed(3.0, is_there=True)
+    breaker.probed(3.0, is_reachable=True)
     assert (breaker.mood, breaker.probe_at) == ("trial", None)
     breaker.answered()
     assert breaker.mood == "open"
@@ -235,7 +235,7 @@ def test_polls_lost_after_every_probe_are_a_lasting_outage():
             breaker.failed(now, is_create=False)
         waits.append(breaker.probe_at - now)
         now = breaker.probe_at
-        breaker.probed(now, is_there=True)
+        breaker.probed(now, is_reachable=True)
         assert breaker.is_lasting is (len(waits) > 1)
     assert waits[-1] > 4 * waits[0]
     assert not breaker.has_answered
@@ -249,7 +249,7 @@ def test_after_a_lost_create_one_is_let_through_first():
     breaker.failed(0.0, is_create=True)
     breaker.answered()
     assert breaker.mood == "down"
-    breaker.probed(1.0, is_there=True)
+    breaker.probed(1.0, is_reachable=True)
     assert breaker.mood == "trial"
     breaker.answered()
     assert breaker.mood == "trial"
@@ -264,7 +264,7 @@ def test_probes_grow_rarer():
     for n in range(1, 15):
         gaps.append(breaker.probe_at - now)
         now = breaker.probe_at
-        breaker.probed(now, is_there=False)
+        breaker.probed(now, is_reachable=False)
         assert breaker.n_failed_probes == n
     assert gaps[5] > 10 * gaps[0]
     assert max(gaps) <= 36
@@ -279,7 +279,7 @@ def test_patience_ends():
     assert not breaker.is_hopeless(60.0)
     assert breaker.is_hopeless(60.1)
     assert not breaker.is_losing_creates
-    breaker.probed(61.0, is_there=True)
+    breaker.probed(61.0, is_reachable=True)
     assert not breaker.is_hopeless(1e9)
 
 
@@ -289,7 +289,7 @@ def test_a_service_that_loses_every_create_is_given_up():
     breaker.failed(0.0, is_create=True)
     for n in range(5):
         assert not breaker.is_hopeless(0.0), n
-        breaker.probed(float(n), is_there=True)
+        breaker.probed(float(n), is_reachable=True)
         assert breaker.mood == "trial"
         breaker.tried()
         breaker.failed(float(n), is_create=True)
@@ -303,7 +303,7 @@ def test_creates_that_were_under_way_when_the_door_closed_are_no_trials():
     breaker = outage()
     for _ in range(8):
         breaker.failed(0.0, is_create=True)
-    breaker.probed(1.0, is_there=True)
+    breaker.probed(1.0, is_reachable=True)
     breaker.answered(is_create=True)
     assert (breaker.mood, breaker.is_losing_creates) == ("open", False)
 
@@ -312,7 +312,7 @@ def test_creates_lost_before_a_trial_do_not_decide_it():
     """Their answers time out one by one, long after the service came back; only the trial's own tells anything."""
     breaker = outage()
     breaker.failed(0.0, is_create=True)
-    breaker.probed(1.0, is_there=True)
+    breaker.probed(1.0, is_reachable=True)
     for _ in range(8):
         breaker.failed(2.0, is_create=True)
     assert (breaker.mood, breaker.is_losing_creates) == ("trial", False)
@@ -326,14 +326,14 @@ def test_outage_is_told_once_and_ends_when_the_service_answers():
     breaker = outage(patience_s=60)
     breaker.failed(0.0, is_create=True)
     assert (breaker.is_lasting, breaker.has_answered) == (False, False)
-    breaker.probed(1.0, is_there=True)
+    breaker.probed(1.0, is_reachable=True)
     for _ in range(3):
         breaker.failed(2.0, is_create=False)
     assert (breaker.mood, breaker.is_lasting, breaker.has_answered) == ("down", True, False)
     assert breaker.is_hopeless(60.1), "a probe that is answered between does not renew the patience"
     breaker.answered()
     assert not breaker.has_answered, "an answer on its way before the service went tells nothing"
-    breaker.probed(3.0, is_there=True)
+    breaker.probed(3.0, is_reachable=True)
     breaker.answered()
     assert breaker.has_answered
     breaker.answered(is_create=True)
@@ -344,11 +344,11 @@ def test_polls_that_fail_in_a_trial_close_the_door_again():
     """The trial is repeated after them."""
     breaker = outage()
     breaker.failed(0.0, is_create=True)
-    breaker.probed(1.0, is_there=True)
+    breaker.probed(1.0, is_reachable=True)
     for _ in range(3):
         breaker.failed(2.0, is_create=False)
     assert breaker.mood == "down"
-    breaker.probed(3.0, is_there=True)
+    breaker.probed(3.0, is_reachable=True)
     assert breaker.mood == "trial"
 
 

@@ -12,7 +12,7 @@ from dreamo_batch.engine import checkpoint, plan
 from dreamo_batch.engine.attempts import Attempt, Stage, State
 from dreamo_batch.engine.plan import RunOptions, decide
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.jobs.references import Check, Inputs
+from dreamo_batch.jobs.references import CheckOptions, Inputs
 from tests.fakes import prepared
 from tests.pictures import encoded, plain
 
@@ -217,11 +217,11 @@ def test_a_picture_that_changed_where_it_was_is_named(tmp_path, seed):
     photo = tmp_path / "photo.png"
     photo.write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": [str(photo)], "prompt": "a fox", "seed": pd.array([seed], dtype="Int64")})
-    bought = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e")
+    bought = prepare(table, CheckOptions(inputs=Inputs(tmp_path)), entropy="e")
     checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
     state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     photo.write_bytes(encoded(plain(colour=(0, 0, 9))))
-    now = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e")
+    now = prepare(table, CheckOptions(inputs=Inputs(tmp_path)), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
     assert nearly == dict.fromkeys(now.jobs, "the content of its picture file")
 
@@ -236,11 +236,11 @@ def test_a_picture_that_moved_is_the_same_where_the_prompt_differs(tmp_path):
     def cells(folder):
         return pd.Series([str(tmp_path / folder / "fox.png"), plain()], dtype=object)
 
-    bought = prepare(table.assign(image=cells("old")), Check(inputs=Inputs(tmp_path)), entropy="e")
+    bought = prepare(table.assign(image=cells("old")), CheckOptions(inputs=Inputs(tmp_path)), entropy="e")
     checkpoint.write_jobs(tmp_path / "jobs.parquet", table, bought, "t")
     state = State([Attempt(one, 1, Stage.COMPLETED) for one in bought.jobs])
     table = table.assign(image=cells("new"), prompt="a fox\nin snow")
-    now = prepare(table, Check(inputs=Inputs(None)), entropy="e")
+    now = prepare(table, CheckOptions(inputs=Inputs(None)), entropy="e")
     nearly = plan.nearly_bought(now, state, tmp_path / "jobs.parquet")
     assert nearly == dict.fromkeys(now.jobs, "the line ends of its prompt")
 

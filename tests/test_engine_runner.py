@@ -71,7 +71,7 @@ class FakeService:
         return SaveAnswer(key, Saved(f"images/{key[0]}.jpg", "00", 5, 8, 8))
 
     def probe(self):
-        return ProbeAnswer(is_there=True)
+        return ProbeAnswer(is_reachable=True)
 
 
 class Call:
@@ -90,8 +90,8 @@ class Call:
         runner.ask(self.directory, self.install)
         return self
 
-    def install(self, at_work: Runner) -> None:
-        self.ledger = ledger = at_work.open("loopback")
+    def install(self, running: Runner) -> None:
+        self.ledger = ledger = running.open("loopback")
         self.on_open(ledger)
         spending = Spending(attempts=ledger.state)
         self.coordinator = Coordinator(
@@ -104,8 +104,8 @@ class Call:
                 prepared(*self.names), ledger.state, plan.RunOptions(), self.directory.path
             ),
         )
-        self.runner = at_work
-        at_work.switch_to(self.coordinator, self.close)
+        self.runner = running
+        running.switch_to(self.coordinator, self.close)
 
     def wait(self) -> Call:
         assert self.runner.is_closed.wait(PATIENCE_S)
@@ -206,9 +206,9 @@ def test_going_on_is_for_the_same_service_and_seeds(folder, service):
     call = Call(folder, service, "a").start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with pytest.raises(OtherService):
-        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("host:443"))
+        runner.ask(RunDirectory(folder), lambda running: running.open("host:443"))
     with pytest.raises(DirectoryError, match="Another call created"):
-        runner.ask(RunDirectory(folder), lambda at_work: at_work.open("loopback", "00"))
+        runner.ask(RunDirectory(folder), lambda running: running.open("loopback", "00"))
     service.gate.set()
     call.wait()
     assert stages(folder) == {"a": "completed"}
@@ -262,7 +262,7 @@ class Stall:
         self.is_well, self.is_stalled = threading.Event(), threading.Event()
         self._asking = threading.Thread(target=lambda: call.runner.ask(self._stand_still))
 
-    def _stand_still(self, _at_work: Runner) -> None:
+    def _stand_still(self, _running: Runner) -> None:
         self.is_stalled.set()
         assert self.is_well.wait(PATIENCE_S)
 
@@ -346,9 +346,9 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     service.n_held.acquire(timeout=PATIENCE_S)
 
     def settle(task_id):
-        def do(at_work: Runner) -> None:
+        def do(running: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            at_work.settle(effects.resolved(call.ledger.state.deciding(job_id), 1.0, task_id))
+            running.settle(effects.resolved(call.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -375,9 +375,9 @@ def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
     call.start()
     service.n_held.acquire(timeout=PATIENCE_S)
 
-    def settle(at_work: Runner) -> None:
+    def settle(running: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        at_work.settle(effects.resolved(call.ledger.state.deciding("b"), 1.0, "task-b"))
+        running.settle(effects.resolved(call.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -394,9 +394,9 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
     dead.commit()
     dead.abandon()
 
-    def settle(at_work: Runner) -> None:
-        attempt = at_work.open("loopback").state.deciding("a")
-        at_work.settle(effects.resolved(attempt, 1.0, "task-a"))
+    def settle(running: Runner) -> None:
+        attempt = running.open("loopback").state.deciding("a")
+        running.settle(effects.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
     assert runner.live(folder) is None
@@ -652,7 +652,7 @@ def test_an_id_is_recorded_wherever_an_error_comes_before_its_answer_is_taken_in
     owner, name = {
         "worker": (FakeService, "create"),
         "runner": (Runner, "_open_message"),
-        "coordinator": (Coordinator, "take"),
+        "coordinator": (Coordinator, "handle"),
     }[where]
     done = getattr(owner, name)
 
@@ -763,14 +763,14 @@ def test_answers_to_an_earlier_call_are_not_taken_for_ones_own(folder, service):
     service.n_held.acquire(timeout=PATIENCE_S)
     task = Task("t", "completed")
 
-    def take(_at_work: Runner) -> None:
+    def take(_running: Runner) -> None:
         before = list(call.ledger.state)
         for answer in (
             PollAnswer(Do.POLL, ("a", 1), task),
             PollAnswer(Do.REFRESH, ("a", 1), task),
             SaveAnswer(("a", 1), "not a picture"),
         ):
-            call.coordinator.take(answer)
+            call.coordinator.handle(answer)
         assert list(call.ledger.state) == before
 
     call.runner.ask(take).result()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.display.progress import Silent
+from dreamo_batch.display.progress import LoggedProgress
 from dreamo_batch.engine.attempts import EventKind
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.money import dollars
@@ -49,7 +49,7 @@ class Rising:
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(Silent, "say", lambda _, text, *__: lines.append(text))
+    monkeypatch.setattr(LoggedProgress, "say", lambda _, text, *__: lines.append(text))
     return lines
 
 

@@ -25,7 +25,7 @@ from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
 from dreamo_batch.errors import DirectoryError, LedgerDamaged
 from dreamo_batch.jobs.prepare import prepare
-from dreamo_batch.jobs.references import Check, Inputs
+from dreamo_batch.jobs.references import CheckOptions, Inputs
 from dreamo_batch.service.client import Client
 from tests.fakes import picture as picture_bytes
 from tests.fakes import to_state, write_checkpoint
@@ -663,7 +663,7 @@ def test_a_wall_clock_that_jumps_loses_and_repeats_nothing(slow, clock, monkeypa
         directory = RunDirectory(slow.run_dir)
         entropy = peek_entropy(directory) or new_entropy()
         table = slow.table.head(n_rows)
-        prepared = prepare(table, Check(inputs=Inputs(directory.inputs)), entropy=entropy)
+        prepared = prepare(table, CheckOptions(inputs=Inputs(directory.inputs)), entropy=entropy)
         with Client(api_key=slow.gateway.api_key, base_url=slow.gateway.base_url) as client:
             task = CallInputs(table, prepared, options)
             service = Service(client=client)

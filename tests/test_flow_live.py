@@ -329,7 +329,7 @@ def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_director
     """Both draw the same seeds: it waits for the first to have made its ledger, or to have given up."""
     flow.table = flow.table.drop(columns="seed", errors="ignore")
     go_on = threading.Event()
-    opened, read = runner.open_ledger, verbs.as_frame
+    opened, read = runner.open_ledger, verbs.convert_to_frame
 
     def late(*given: object) -> object:
         _thread.interrupt_main()
@@ -345,7 +345,7 @@ def test_the_same_call_goes_on_where_an_interrupted_one_still_makes_the_director
         with pytest.raises(KeyboardInterrupt):
             flow.run()
     assert flow.invoice() == []
-    monkeypatch.setattr(verbs, "as_frame", in_time)
+    monkeypatch.setattr(verbs, "convert_to_frame", in_time)
     live = dreamo.start(flow.table, flow.run_dir, gateway=flow.gateway, unit_cost="0.03")
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     flow.assert_finishes()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.display.progress import Silent
+from dreamo_batch.display.progress import LoggedProgress
 from tests.fakes import picture
 from tests.fast_clock import speed_up
 from tests.flows import until
@@ -64,7 +64,7 @@ class Job:
         self.said: list[str] = []
         self.results: Any = None
         self.stopped: BaseException | None = None
-        monkeypatch.setattr(Silent, "say", lambda _, text, *__: self.said.append(text))
+        monkeypatch.setattr(LoggedProgress, "say", lambda _, text, *__: self.said.append(text))
         self._thread = threading.Thread(target=self._run)
 
     @property

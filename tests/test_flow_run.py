@@ -23,7 +23,7 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
-from dreamo_batch.display.progress import Bar, Silent
+from dreamo_batch.display.progress import Bar, LoggedProgress
 from dreamo_batch.engine import runner
 from dreamo_batch.errors import UnfailingLogger
 from tests.flows import Slow
@@ -213,7 +213,7 @@ def test_row_warnings_are_shown_before_anything_is_sent(run, gateway, reference,
     """By run and by retry, one line per kind; a finished run has nothing to warn of."""
     shown = []
 
-    class Slowly(Silent):
+    class Slowly(LoggedProgress):
         def say(self, text, level=logging.INFO):
             time.sleep(0.2)
             shown.append((text, len(gateway.invoice())))

@@ -11,7 +11,7 @@ import pytest
 from dreamo_batch.jobs import links
 from dreamo_batch.jobs.links import judge_url
 from dreamo_batch.jobs.prepare import prepare, validate
-from dreamo_batch.jobs.references import Check, ImageSource, Source, check, read_source
+from dreamo_batch.jobs.references import CheckOptions, ImageSource, Source, check, read_source
 
 BASE = Path("/data")
 
@@ -211,7 +211,7 @@ def test_an_expired_link_is_an_error(scheme):
     end = links.expires_at(link)
 
     def found(after_s: float, **how) -> list[tuple[str, str]]:
-        at = Check(BASE, at=end + after_s, **how)
+        at = CheckOptions(BASE, at=end + after_s, **how)
         return [(one.severity, one.code) for one in check(Source("url", link), at).findings]
 
     assert found(-400) == []
@@ -234,5 +234,5 @@ def test_an_end_that_can_not_be_read_is_none(end):
         f"https://h.example/a?Policy={end}&Signature=1&Key-Pair-Id=K",
         f"https://h.example/a?ex={end}&is=1&hm=2",
     ):
-        codes = [one.code for one in check(Source("url", link), Check(BASE)).findings]
+        codes = [one.code for one in check(Source("url", link), CheckOptions(BASE)).findings]
         assert "image-link-expired" not in codes

@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.jobs.prepare import Draw, head_of, job_id, prepare, tail_of, text_of
-from dreamo_batch.jobs.references import Check, Inputs
+from dreamo_batch.jobs.references import CheckOptions, Inputs
 from tests.pictures import encoded, plain
 
 URL = "https://example.com/cat.png"
@@ -109,7 +109,7 @@ def test_index_order_and_path_do_not_count(tmp_path):
         .set_index("prompt", drop=False)
     )
     first, second = (
-        prepare(one, Check(tmp_path, inputs=Inputs(None)), entropy="e").rows["job_id"]
+        prepare(one, CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e").rows["job_id"]
         for one in (table, moved)
     )
     assert set(first) == set(second)
@@ -270,7 +270,7 @@ def test_a_table_is_not_changed():
         {"image": [URL, plain()], "prompt": ["a", None], "seed": [1.0, np.nan]}, index=["x", "x"]
     )
     before = table.copy(deep=True)
-    prepare(table, Check(fix_images=True, inputs=Inputs(None)), entropy="e")
+    prepare(table, CheckOptions(fix_images=True, inputs=Inputs(None)), entropy="e")
     pd.testing.assert_frame_equal(table, before)
 
 

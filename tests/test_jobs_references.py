@@ -30,7 +30,7 @@ from dreamo_batch.engine import directory
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.jobs import references
 from dreamo_batch.jobs.prepare import prepare, validate
-from dreamo_batch.jobs.references import Check, ImageSource, Inputs, Source, check, read_source, repair
+from dreamo_batch.jobs.references import CheckOptions, ImageSource, Inputs, Source, check, read_source, repair
 from dreamo_batch.likeness import read
 from dreamo_batch.service import contract
 from tests.pictures import encoded, noisy, opened, plain, png_claiming, turned
@@ -39,7 +39,7 @@ BASE = Path("/data")
 
 
 def _codes(content, **how):
-    return [one.code for one in check(Source("bytes", content=content), Check(BASE, **how)).findings]
+    return [one.code for one in check(Source("bytes", content=content), CheckOptions(BASE, **how)).findings]
 
 
 def _findings_of(cell, tmp_path, **options):
@@ -68,7 +68,7 @@ def test_progressive_and_two_picture_jpegs_are_jpegs():
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
 def test_other_formats_are_refused_but_can_be_fixed(kind):
     """The format is that of the content."""
-    found = check(Source("bytes", content=encoded(plain(), kind)), Check(BASE)).findings
+    found = check(Source("bytes", content=encoded(plain(), kind)), CheckOptions(BASE)).findings
     assert [one.code for one in found] == ["image-format"]
     assert found[0].is_error
     assert "fix_images=True" in found[0].fix
@@ -101,7 +101,7 @@ def test_formats_that_are_not_converted_are_refused():
 )
 def test_what_is_no_picture_is_named(content, guess):
     """The finding says what the file looks like instead."""
-    found = check(Source("bytes", content=content), Check(BASE)).findings
+    found = check(Source("bytes", content=content), CheckOptions(BASE)).findings
     assert [one.code for one in found] == ["image-not-a-picture"]
     assert guess in found[0].message
 
@@ -141,7 +141,7 @@ def test_bombs_are_refused_unopened():
     """A few bytes that promise gigapixels are not decoded, fix or no fix."""
     for fix_images in (False, True):
         assert _codes(png_claiming(60_000, 60_000), fix_images=fix_images) == ["image-bomb"]
-    found = check(Source("bytes", content=png_claiming(12_000, 14_950)), Check(BASE)).findings
+    found = check(Source("bytes", content=png_claiming(12_000, 14_950)), CheckOptions(BASE)).findings
     assert found[0].message.endswith("(179400000 pixels) exceeds limit of 178956970 pixels.")
 
 
@@ -170,7 +170,7 @@ def test_too_many_bytes_are_refused():
     codes = {
         n: [
             (one.code, one.severity)
-            for one in check(Source("bytes", content=content.ljust(n, b"\0")), Check(BASE)).findings
+            for one in check(Source("bytes", content=content.ljust(n, b"\0")), CheckOptions(BASE)).findings
         ]
         for n in (4_700_000, 4_700_001, 4_928_307, 4_928_308)
     }
@@ -188,15 +188,15 @@ def test_rotated_animated_and_deep_pictures_are_warned_of():
         (deep, "image-colours"),
         (encoded(plain(mode="CMYK"), "JPEG"), "image-colours"),
     ):
-        found = check(Source("bytes", content=content), Check(BASE)).findings
+        found = check(Source("bytes", content=content), CheckOptions(BASE)).findings
         assert [(one.code, one.severity) for one in found] == [(code, "warning")]
-    assert not check(Source("bytes", content=turned(99)), Check(BASE)).findings  # means nothing
+    assert not check(Source("bytes", content=turned(99)), CheckOptions(BASE)).findings  # means nothing
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
 def test_frames_that_a_corrected_copy_leaves_out_are_said(kind):
     content = encoded(plain(), kind, save_all=True, append_images=[plain(colour=(0, 0, 0))])
-    found = check(Source("bytes", content=content), Check(BASE, fix_images=True)).findings
+    found = check(Source("bytes", content=content), CheckOptions(BASE, fix_images=True)).findings
     assert [one.code for one in found] == ["image-format", "image-animated"]
     assert found[1].message.startswith("The picture has 2 frames")
 
@@ -341,7 +341,7 @@ def test_one_picture_in_every_guise_is_one_picture(tmp_path):
     cells += [f"file://{tmp_path}/cat.dat", f"'file://localhost{tmp_path}/c%61t.dat'", io.BytesIO(content)]
     cells += [{"bytes": content, "path": "gone.png"}, {"bytes": None, "path": "cat.dat"}, read_to_its_end]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a", "seed": 1})
-    prepared = prepare(table, Check(tmp_path, inputs=Inputs(tmp_path / "inputs")), entropy="e")
+    prepared = prepare(table, CheckOptions(tmp_path, inputs=Inputs(tmp_path / "inputs")), entropy="e")
     digest = hashlib.sha256(content).hexdigest()
     assert len(prepared.jobs) == 1
     assert set(prepared.rows["image_digest"]) == {digest}
@@ -353,9 +353,9 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     """Planning leaves no trace, and gives the same jobs."""
     monkeypatch.chdir(tmp_path)
     table = pd.DataFrame({"image": [plain(), encoded(plain(), "GIF")], "prompt": "a", "seed": 1})
-    planned = prepare(table, Check(fix_images=True, inputs=Inputs(None)), entropy="e")
+    planned = prepare(table, CheckOptions(fix_images=True, inputs=Inputs(None)), entropy="e")
     assert list(tmp_path.iterdir()) == []
-    run = prepare(table, Check(fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e")
+    run = prepare(table, CheckOptions(fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e")
     assert list(planned.jobs) == list(run.jobs)
     assert planned.rows["image_sent_digest"].tolist() == run.rows["image_sent_digest"].tolist()
     assert [Path(place).name for place in run.rows["image_sent"]] == planned.rows["image_sent"].tolist()
@@ -365,7 +365,9 @@ def test_a_relative_folder_gives_absolute_places(tmp_path, monkeypatch):
     """What is recorded must still be found from another working directory."""
     monkeypatch.chdir(tmp_path)
     inputs = Inputs(directory.RunDirectory("runs/a").inputs)
-    prepared = prepare(pd.DataFrame({"image": [plain()], "prompt": "a"}), Check(inputs=inputs), entropy="e")
+    prepared = prepare(
+        pd.DataFrame({"image": [plain()], "prompt": "a"}), CheckOptions(inputs=inputs), entropy="e"
+    )
     assert Path(prepared.rows["image_sent"][0]).parent == tmp_path / "runs" / "a" / "inputs"
 
 
@@ -389,7 +391,7 @@ def test_what_is_sent_is_what_stands_there(tmp_path):
     (tmp_path / "cat.png").write_bytes(encoded(plain()))
     cells = ["cat.gif", "cat.png", plain(mode="RGBA"), encoded(plain(), "JPEG")]
     table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "prompt": "a"})
-    how = Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
+    how = CheckOptions(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
     for job in prepare(table, how, entropy="e").jobs.values():
         sent = Path(job.image.sent_location)
         assert sent.is_absolute()
@@ -446,7 +448,9 @@ def test_rotated_pixels_are_warned_of_and_turned(tmp_path):
     table = pd.DataFrame({"image": [opened(turned())], "prompt": "a"})
     assert validate(table)["code"].tolist() == ["image-rotated"]
     job = next(
-        iter(prepare(table, Check(inputs=Inputs(tmp_path), fix_images=True), entropy="e").jobs.values())
+        iter(
+            prepare(table, CheckOptions(inputs=Inputs(tmp_path), fix_images=True), entropy="e").jobs.values()
+        )
     )
     assert opened(Path(job.image.sent_location).read_bytes()).size == (40, 60)
 
@@ -465,8 +469,10 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
     (tmp_path / "fine.png").write_bytes(encoded(plain()))
     (tmp_path / "turned.jpg").write_bytes(turned())
     table = pd.DataFrame({"image": ["fine.png", "turned.jpg"], "prompt": "a", "seed": 1})
-    as_is = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e")
-    fixed = prepare(table, Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e")
+    as_is = prepare(table, CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e")
+    fixed = prepare(
+        table, CheckOptions(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs")), entropy="e"
+    )
     assert as_is.rows["job_id"][0] == fixed.rows["job_id"][0]
     assert as_is.rows["job_id"][1] != fixed.rows["job_id"][1]
     assert fixed.rows["image_sent"][0] == fixed.rows["image_source"][0]
@@ -476,7 +482,7 @@ def test_a_picture_that_needs_no_fix_is_the_same_job_with_and_without(tmp_path):
 def test_a_copy_made_once_is_used_again(tmp_path, monkeypatch):
     """A later call finds the copy and need not make it, unless it was damaged."""
     table = pd.DataFrame({"image": [turned()], "prompt": "a"})
-    how = Check(fix_images=True, inputs=Inputs(tmp_path))
+    how = CheckOptions(fix_images=True, inputs=Inputs(tmp_path))
     first = prepare(table, how, entropy="e")
     made = []
     monkeypatch.setattr(references, "repair", lambda content: made.append(content) or repair(content))
@@ -639,7 +645,7 @@ def test_numbers_that_are_no_levels_are_refused(image, kind, codes):
     """A picture that would come out black is never sent; how to scale it is the user's choice, fix or no fix."""
     content = encoded(Image.fromarray(image), kind)
     assert _codes(content) == _codes(content, fix_images=True) == codes
-    found = check(Source("bytes", content=content), Check(BASE, fix_images=True, inputs=Inputs(None)))
+    found = check(Source("bytes", content=content), CheckOptions(BASE, fix_images=True, inputs=Inputs(None)))
     assert (found.image is None) == any("levels" in code or "numbers" in code for code in codes)
 
 
@@ -679,7 +685,7 @@ def test_deep_pixels_of_any_byte_order_are_one_picture(mode, dtype, tmp_path):
     levels = (RAMP * 65535).astype("uint16")
     image = Image.frombytes(mode, levels.shape[::-1], levels.astype(dtype).tobytes())
     table = pd.DataFrame({"image": [image], "prompt": ["a"]})
-    (job,) = prepare(table, Check(inputs=Inputs(tmp_path)), entropy="e").jobs.values()
+    (job,) = prepare(table, CheckOptions(inputs=Inputs(tmp_path)), entropy="e").jobs.values()
     assert np.array_equal(np.asarray(Image.open(job.image.sent_location)), levels)
     assert validate(table, base_dir=tmp_path)["code"].tolist() == ["image-colours"]
 
@@ -691,7 +697,7 @@ def test_a_copy_of_one_colour_is_not_sent(monkeypatch):
     content = encoded(image, "TIFF")
     monkeypatch.setattr("dreamo_batch.jobs.references._BYTES_MAX", 100)
     monkeypatch.setattr("dreamo_batch.jobs.references._encode_jpeg", lambda image, _: encoded(image, "JPEG"))
-    how = Check(BASE, fix_images=True, inputs=Inputs(None))
+    how = CheckOptions(BASE, fix_images=True, inputs=Inputs(None))
     assert [one.code for one in check(Source("bytes", content=content), how).findings] == [
         "image-copy-uniform"
     ]
@@ -752,7 +758,9 @@ def test_pictures_that_can_not_be_fixed_after_all_are_refused(monkeypatch):
         raise OSError("broken data stream")
 
     monkeypatch.setattr(references, "repair", fails)
-    checked = check(Source("bytes", content=turned()), Check(BASE, fix_images=True, inputs=Inputs(None)))
+    checked = check(
+        Source("bytes", content=turned()), CheckOptions(BASE, fix_images=True, inputs=Inputs(None))
+    )
     assert checked.image is None
     assert [one.code for one in checked.findings] == ["image-damaged"]
 
@@ -764,7 +772,9 @@ def test_a_folder_that_can_not_be_written_stops_the_run(tmp_path):
     for fix_images in (False, True):
         with pytest.raises(StorageFailed, match="Nothing was sent"):
             prepare(
-                table, Check(inputs=Inputs(tmp_path / "file" / "inputs"), fix_images=fix_images), entropy="e"
+                table,
+                CheckOptions(inputs=Inputs(tmp_path / "file" / "inputs"), fix_images=fix_images),
+                entropy="e",
             )
 
 
@@ -773,7 +783,7 @@ def test_files_that_are_gone_keep_their_identity_if_they_are_known(tmp_path):
     for name, content in (("cat.png", encoded(plain())), ("turned.jpg", turned())):
         (tmp_path / name).write_bytes(content)
     table = pd.DataFrame({"image": ["cat.png", "turned.jpg"], "prompt": "a", "seed": 1})
-    how = Check(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
+    how = CheckOptions(tmp_path, fix_images=True, inputs=Inputs(tmp_path / "inputs"))
     before = prepare(table, how, entropy="e")
     known = {job.image.location: job.image for job in before.jobs.values()}
     for name in table["image"]:
@@ -791,7 +801,7 @@ def test_known_pictures_do_not_hide_what_is_there_now(tmp_path):
     path.write_bytes(encoded(plain()))
     old = ImageSource("file", str(path), "0" * 64, str(path), "0" * 64)
     table = pd.DataFrame({"image": [path], "prompt": "a"})
-    rows = prepare(table, Check(known_images={str(path): old}, inputs=Inputs(None)), entropy="e").rows
+    rows = prepare(table, CheckOptions(known_images={str(path): old}, inputs=Inputs(None)), entropy="e").rows
     assert rows["image_digest"][0] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -807,8 +817,10 @@ def test_a_list_of_one_picture_is_that_picture(cell, tmp_path):
     """The service's own `image_urls` is such a list, so people write it."""
     (tmp_path / "a.png").write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": pd.Series([cell], dtype=object), "prompt": "a", "seed": 1})
-    (listed,) = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs
-    (bare,) = prepare(table.assign(image="a.png"), Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs
+    (listed,) = prepare(table, CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e").jobs
+    (bare,) = prepare(
+        table.assign(image="a.png"), CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e"
+    ).jobs
     assert listed == bare
 
 
@@ -857,7 +869,7 @@ def test_a_path_that_is_there_in_another_spelling_is_found(there, written, tmp_p
     (tmp_path / there).write_bytes(encoded(plain()))
     table = pd.DataFrame({"image": [written.replace("{base}", str(tmp_path))], "prompt": "a", "seed": 1})
     assert validate(table, base_dir=tmp_path).empty
-    (job,) = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").jobs.values()
+    (job,) = prepare(table, CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e").jobs.values()
     assert Path(job.image.location).read_bytes() == encoded(plain())
 
 
@@ -928,7 +940,7 @@ def test_an_array_of_levels_is_the_picture_that_pil_makes_of_it(mode, tmp_path):
     levels = np.asarray(image)
     held = [image, levels, *([levels[:, :, np.newaxis]] if mode == "L" else [])]
     table = pd.DataFrame({"image": pd.Series(held, dtype=object), "prompt": "a", "seed": 1})
-    rows = prepare(table, Check(tmp_path, inputs=Inputs(None)), entropy="e").rows
+    rows = prepare(table, CheckOptions(tmp_path, inputs=Inputs(None)), entropy="e").rows
     assert set(rows["duplicate_of"][1:]) == {0}
 
 

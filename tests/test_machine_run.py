@@ -458,7 +458,7 @@ class Loop:
         pytest.fail("the call does not end")
 
     def give(self) -> bool:
-        work = self.coordinator.give(self.n_workers - len(self.on_the_way))
+        work = self.coordinator.next_work(self.n_workers - len(self.on_the_way))
         self.world.ledger.commit()
         for action, call in work:
             arrives_at, answer = self.answer(action, *call())
@@ -481,7 +481,7 @@ class Loop:
         is_news, service = False, self.world.service
         while self.on_the_way and self.on_the_way[0][0] <= self.clock.now:
             answer = heappop(self.on_the_way)[2]
-            self.coordinator.take(answer)
+            self.coordinator.handle(answer)
             said = getattr(answer, "refusal", None) or getattr(answer, "result", None)
             asked_s = getattr(said, "retry_after_s", None) or 0.0
             service.quiet_until = max(service.quiet_until, self.clock.now + asked_s)
@@ -502,8 +502,8 @@ class Loop:
                 saved = Saved(f"images/{key[0]}.jpg", "00", 5, 8, 8)
                 return arrives_at, SaveAnswer(key, saved if is_saved else "not a picture")
             case "probe":
-                is_there = not service.is_away() and not service.happens(service.weather.probe_fault)
-                return arrives_at, ProbeAnswer(is_there=is_there)
+                is_reachable = not service.is_away() and not service.happens(service.weather.probe_fault)
+                return arrives_at, ProbeAnswer(is_reachable=is_reachable)
             case _:
                 return arrives_at, PollAnswer(what, key, service.poll(detail))
 

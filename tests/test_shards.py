@@ -321,7 +321,7 @@ def test_a_worker_is_silent_while_it_has_work_and_says_nothing_new(tmp_path, mon
     monkeypatch.setattr(shards, "beat_s", lambda _run_dir: 20.0)
     call = ShardedCall(Call(RunDirectory(tmp_path), None, "entropy", None), 2)
     call._snapshots = {}
-    work = shards._HandedOut([task.name], task.pulse_id)
+    work = shards._WorkerShards([task.name], task.pulse_id)
     for beat in beats:
         if beat is not None:
             beat_of(task, *beat)
@@ -338,7 +338,7 @@ def test_a_worker_that_has_just_reported_is_not_given_up_where_dask_is_slow_at_a
     monkeypatch.setattr(parallel, "trouble_of", lambda _cluster: "Dask's scheduler doesn't answer.")
     call = ShardedCall(Call(RunDirectory(tmp_path), None, "entropy", None), Here())
     call._snapshots, call._table_id = {}, "call"
-    work = shards._HandedOut([task.name], task.pulse_id)
+    work = shards._WorkerShards([task.name], task.pulse_id)
     beat_of(task, at=1.0, n_left=1)
     call._read_pulses([work])
     call.halt()

@@ -18,7 +18,7 @@ import click
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.arguments import as_file, as_new_file
+from dreamo_batch.arguments import file_path, output_file
 from dreamo_batch.cli import background
 from dreamo_batch.cli.options import (
     ABOUT_FILE,
@@ -78,7 +78,7 @@ _STEPS_USD: Final = (Decimal("0.01"), Decimal("0.0001"))  # from a dollar up, an
 # Asking for consent.
 
 
-class Offer(NamedTuple):
+class PurchaseEstimate(NamedTuple):
     """The number of attempts that would be bought, and the most they can cost in USD; None if no price is known."""
 
     n_attempts: int
@@ -140,7 +140,7 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
         )
     may_repeat = options["max_attempts"] > 1  # then also tasks in flight
     bought = planned[planned[columns.ACTION].isin([NEW, IN_FLIGHT] if may_repeat else [NEW])]
-    offer = Offer(len(bought), total_if_known(map(money, bought[columns.COST_HIGH_USD])))
+    offer = PurchaseEstimate(len(bought), total_if_known(map(money, bought[columns.COST_HIGH_USD])))
     if not offer.n_attempts:
         return None
     if not is_agreed:
@@ -364,7 +364,7 @@ def _with_base_dir(options: dict[str, Any], table: str) -> dict[str, Any]:
 
 
 def _folder_of(table: str) -> str:
-    return str(as_file("TABLE", table).absolute().parent)
+    return str(file_path("TABLE", table).absolute().parent)
 
 
 def _show_plan(planned: Any, *, rows: bool, on_invalid: str) -> int:
@@ -658,7 +658,7 @@ def gallery(
             raise click.UsageError("name a file for a gallery of several run directories: --output PATH")
         output = str(existing(run_dirs[0]).path / "gallery.html")
     axes: dict[str, Any] = {"rows": _axis(rows), "columns": _axis(across)}
-    if as_new_file("output", output, (*PAGES, *FORMATS)).suffix.lower() in PAGES:
+    if output_file("output", output, (*PAGES, *FORMATS)).suffix.lower() in PAGES:
         shown = dreamo.gallery(run_dirs, **axes, title=title)
         emit(f"{shown.to_html(output)}\n")
         hint(f"{counted(len(shown.results), 'row')}; open it in a browser")
@@ -814,7 +814,7 @@ def _check(base_url: str | None, api_key: str | None, models: tuple[str, ...], *
     chosen = known_models(models)
     with Client(api_key=api_key, base_url=base_url) as client:
         settings = with_key(client, "leave out --live").settings
-        offer = Offer(N_ATTEMPTS_MAX * len(chosen), highest_cost(client, chosen))
+        offer = PurchaseEstimate(N_ATTEMPTS_MAX * len(chosen), highest_cost(client, chosen))
         sentence = f"Up to {offer.sentence(settings.service_name)}"
         hint(sentence)
         if not (is_agreed or settings.is_loopback):

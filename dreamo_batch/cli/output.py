@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 
 from dreamo_batch import columns
-from dreamo_batch.arguments import as_path
+from dreamo_batch.arguments import check_path
 from dreamo_batch.errors import DreamoError, RunStopped, ServiceError
 from dreamo_batch.text import aligned, harmless
 
@@ -217,7 +217,7 @@ def logging_to(*, verbose: int = 0, quiet: bool = False, log_file: str | None = 
         undo.callback(logger.setLevel, logger.level)
         handlers: list[logging.Handler] = [_StderrHandler(level if verbose else logging.WARNING)]
         if log_file is not None:
-            path = Path(as_path("--log-file", log_file))
+            path = Path(check_path("--log-file", log_file))
             path.parent.mkdir(parents=True, exist_ok=True)  # the folder of a run directory yet to be created
             handlers.append(_LogFile(path, encoding="utf-8"))
         for handler in handlers:

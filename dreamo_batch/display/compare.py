@@ -27,7 +27,7 @@ from dreamo_batch.jobs.tables import decoded
 from dreamo_batch.parallel import bars, each
 from dreamo_batch.results.frame import places_of, with_additions, with_pictures
 from dreamo_batch.results.history import Source, read_results
-from dreamo_batch.results.rating_log import UNDO, GrowingTable, rater_named, standing
+from dreamo_batch.results.rating_log import UNDO, GrowingTable, positions_in_force, rater_named
 from dreamo_batch.text import counted, fill_template
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class PairedComparison:
         self.rater = rater_named(rater)
         results = read_results(source, names.PROMPT)
         known = [*results, names.SEED]
-        self._by, same = arguments.as_names("by", by, known), arguments.as_names("within", within, known)
+        self._by, same = arguments.names_in("by", by, known), arguments.names_in("within", within, known)
         if not self._by:
             raise errors.UsageError("by= is empty; name the columns whose values make the groups.")
         self._results = results.dropna(subset=[names.JOB_ID, names.OUTPUT_PATH])
@@ -212,7 +212,7 @@ class PairedComparison:
         OSError
             If it can't be written.
         """
-        target = arguments.as_new_file("path", path, PAGES)
+        target = arguments.output_file("path", path, PAGES)
         places = list({place: None for pair in self._pairs for place in (pair.left, pair.right)})
         with bars(progress):
             pictures = dict(each(places, self._picture, what="encoding pictures"))
@@ -282,7 +282,7 @@ class PairedComparison:
         folder_of = dict(zip(self._jobs, self._folders, strict=True))
         known = {tuple(line) for line in self._choices(None)[_SAVED].astype(str).itertuples(index=False)}
         added: dict[Path, list[dict[str, str]]] = {}
-        file = arguments.as_file("path", path)
+        file = arguments.file_path("path", path)
         for number, line in enumerate(csv.reader(io.StringIO(decoded(file, file.read_bytes()))), start=1):
             if number == 1 and line == _SAVED:
                 continue
@@ -404,7 +404,7 @@ class PairedComparison:
         log = pd.concat(logs, ignore_index=True).sort_values(names.AT, kind="stable")
         log = log if rater is None else log[log[names.RATER] == rater]
         pairs = map(frozenset, zip(log[names.JOB_ID_A], log[names.JOB_ID_B], strict=True))
-        places = standing(zip(pairs, log[names.RATER], strict=True), log[names.CHOICE])
+        places = positions_in_force(zip(pairs, log[names.RATER], strict=True), log[names.CHOICE])
         return log.iloc[places].reset_index(drop=True)
 
     def _keep(self, pair: Pair, choice: str) -> None:

@@ -27,7 +27,7 @@ from dreamo_batch.display.grid import (
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
-from dreamo_batch.jobs.fields import as_frame
+from dreamo_batch.jobs.fields import convert_to_frame
 from dreamo_batch.parallel import bars, working, write_file
 from dreamo_batch.results import load as reading
 from dreamo_batch.results.frame import places_of, row_mask, run_dir_of, with_additions, with_pictures
@@ -167,8 +167,8 @@ class Gallery:
     def __init__(
         self, source: Any, *, axes: Any, run_dir: Any, page_size: tuple[int, int], title: str, rater: Any
     ) -> None:
-        source = as_frame(source)
-        self._run_dirs = None if isinstance(source, pd.DataFrame) else reading.as_paths(source)
+        source = convert_to_frame(source)
+        self._run_dirs = None if isinstance(source, pd.DataFrame) else reading.list_run_dirs(source)
         self._axes, self._run_dir, self._page_most = axes, run_dir, page_size
         self._number = 1
         self._chosen: list[int] = []
@@ -341,7 +341,7 @@ class Gallery:
         OSError
             If it can't be written.
         """
-        target = None if path is None else arguments.as_new_file("path", path, PAGES)
+        target = None if path is None else arguments.output_file("path", path, PAGES)
         with working(cluster=cluster, progress=progress):
             ratings = self._current_ratings()
             fragment = self._html(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import NO_RESULT, PICTURE, UNSAVED
-from dreamo_batch.arguments import as_names
+from dreamo_batch.arguments import names_in
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
 from dreamo_batch.engine.directory import RunDirectory, is_unaltered
@@ -28,7 +28,7 @@ from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of, printable
 from dreamo_batch.jobs.fields import image_columns, numbered, rating_columns
 from dreamo_batch.jobs.references import FILE, URL, Source, pictures_in, read_source
-from dreamo_batch.jobs.tables import as_input
+from dreamo_batch.jobs.tables import restore_input_dtype
 from dreamo_batch.money import dollars, money
 from dreamo_batch.parallel import threads, ticking
 from dreamo_batch.results.history import check_results
@@ -454,7 +454,7 @@ def _named_seeds(results: pd.DataFrame) -> pd.Series:
     sent = columns.integers(results[columns.SEED_SENT])
     if columns.SEED not in results.columns:
         return sent.where((sent >= 0) & sent.duplicated(keep=False).any())
-    named = as_input(columns.SEED, results[columns.SEED])
+    named = restore_input_dtype(columns.SEED, results[columns.SEED])
     return sent.fillna(named).where(named >= 0)  # an invalid row was never sent
 
 
@@ -472,8 +472,8 @@ def _job_numbers(results: pd.DataFrame, cells: NDArray[np.intp]) -> NDArray[np.i
 
 def _choose_axes(results: pd.DataFrame, rows: Names, across: Names) -> tuple[list[Any], list[Any]]:
     known = [*results, columns.SEED, columns.SIZE]
-    down = _available(results, [columns.PROMPT]) if rows is ... else as_names("rows", rows, known)
-    along = _available(results, [columns.SEED]) if across is ... else as_names("columns", across, known)
+    down = _available(results, [columns.PROMPT]) if rows is ... else names_in("rows", rows, known)
+    along = _available(results, [columns.SEED]) if across is ... else names_in("columns", across, known)
     open_axes = [axis for axis, wanted in ((down, rows), (along, across)) if wanted is ...]
     if not open_axes or not len(results):
         return down, along

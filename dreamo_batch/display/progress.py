@@ -31,14 +31,14 @@ _BAR_FORMAT: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{rem
 _TICK_S: Final = 1.0  # the first row may take a minute, and a bar that doesn't move looks broken
 
 
-class Silent:
+class LoggedProgress:
     """Shows nothing; logs lines, and progress at most every 30 s or when rows first fail."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._next_at = clock()
         self._is_bad = (False, False)
-        self._said = self._now = ""
+        self._reported = self._now = ""
 
     def say(self, text: str, level: int = logging.INFO) -> None:
         """Log a line."""
@@ -54,13 +54,13 @@ class Silent:
 
     def close(self) -> None:
         """Log the final progress, unless it was logged."""
-        if self._now != self._said:
+        if self._now != self._reported:
             self._next_at = self._clock() + _LINE_EVERY_S
-            self._said = self._now
+            self._reported = self._now
             self.say(self._now)
 
 
-class Lines(Silent):
+class LineProgress(LoggedProgress):
     """Writes the same to standard error, with dates, for a file or a system journal."""
 
     def __init__(
@@ -176,19 +176,19 @@ class MarimoBar:
         self._place.__exit__(None, None, None)
 
 
-_Way: TypeAlias = Bar | MarimoBar | Lines
+_Display: TypeAlias = Bar | MarimoBar | LineProgress
 
 
-class Shown:
+class FailsafeProgress:
     """Shows a run in the best way that works, and never fails: as a bar, as lines, or only in the log."""
 
     def __init__(self, first: Snapshot, *, n_before: int = 0) -> None:
-        def bar() -> _Way:
+        def bar() -> _Display:
             return (MarimoBar if is_in_marimo() else Bar)(first, n_before=n_before)
 
-        self._log = Silent()
-        self._shown: _Way | None = None
-        self._ways: list[Callable[[], _Way]] = [bar, Lines] if is_watched() else [Lines]
+        self._log = LoggedProgress()
+        self._shown: _Display | None = None
+        self._ways: list[Callable[[], _Display]] = [bar, LineProgress] if is_watched() else [LineProgress]
         self.update(first)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -206,7 +206,7 @@ class Shown:
         self._show(lambda shown: shown.close())
         _safely(self._log.close)
 
-    def _show(self, do: Callable[[_Way], None]) -> bool:
+    def _show(self, do: Callable[[_Display], None]) -> bool:
         """Show something in the first way that works; return False if none does."""
         while self._ways:
             try:
@@ -227,19 +227,19 @@ class Shown:
         _safely(lambda: logger.warning("progress can't be shown (%r); the run continues", error))
 
 
-Progress: TypeAlias = Shown | Silent
+Progress: TypeAlias = FailsafeProgress | LoggedProgress
 
 
 def shown(first: Snapshot, *, show: bool, n_before: int = 0) -> Progress:
     """Start to show a run, or only log it."""
-    return Shown(first, n_before=n_before) if show else Silent()
+    return FailsafeProgress(first, n_before=n_before) if show else LoggedProgress()
 
 
 def say(text: str, *, show: bool) -> None:
     """Show and log a line while no run is being shown."""
     _safely(lambda: logger.info("%s", text))
     if show and not is_watched():
-        _safely(lambda: Lines().say(text))
+        _safely(lambda: LineProgress().say(text))
     elif show:
         stream = sys.stdout if is_in_notebook() or is_in_marimo() else sys.stderr
         _safely(lambda: print(harmless(text), file=_usable(stream), flush=True))

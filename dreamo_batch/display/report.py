@@ -16,7 +16,7 @@ import pandas as pd
 
 from dreamo_batch import __version__, columns
 from dreamo_batch.appearance import ON_DARK, ON_LIGHT, PALETTE
-from dreamo_batch.arguments import as_new_file
+from dreamo_batch.arguments import output_file
 from dreamo_batch.display.gallery import PAGES, gallery, write_page
 from dreamo_batch.display.grid import removed_rows_notice, thumbnails_of
 from dreamo_batch.engine.attempts import Stage
@@ -34,7 +34,7 @@ from dreamo_batch.results.export import LOOPBACK, UNKNOWN, Methods
 from dreamo_batch.results.history import LABEL, attempts, read_history
 from dreamo_batch.results.summaries import costs, failures, latency, pace, throughput
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, duration, fill_template, harmless, one_line, shortened, spelled
+from dreamo_batch.text import counted, duration, fill_template, harmless, one_line, shortened, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -118,20 +118,20 @@ def report(
     >>> dreamo.report(run_dir).name
     'report.html'
     """
-    run_dirs = load.as_paths(run_dir)
+    run_dirs = load.list_run_dirs(run_dir)
     if path is not None:
-        target = as_new_file("path", path, PAGES).absolute()
+        target = output_file("path", path, PAGES).absolute()
     elif len(run_dirs) > 1:
-        several = spelled("path=", "--output")
+        several = wording("path=", "--output")
         raise UsageError(f"Name a file for a report of several run directories: {several}.")
     else:
         target = load.existing(run_dirs[0]).path / NAME
     with bars(progress):
-        page = render(list(map(Facts, run_dirs)))
+        page = render(list(map(ReportData, run_dirs)))
     return write_page(target, page)
 
 
-class Facts:
+class ReportData:
     """A run directory at one moment, as the data of a report."""
 
     def __init__(self, run_dir: RunDir) -> None:
@@ -163,7 +163,7 @@ class Facts:
         return int((asked.isna() | (asked == _DRAWN)).sum())
 
 
-def render(facts: Sequence[Facts]) -> str:
+def render(facts: Sequence[ReportData]) -> str:
     """Render the page."""
     runs = [
         sections(run, prefix=f"run{number}-" if len(facts) > 1 else "", n_runs=len(facts))
@@ -181,7 +181,7 @@ def render(facts: Sequence[Facts]) -> str:
     )
 
 
-def sections(facts: Facts, *, prefix: str = "", n_runs: int = 1) -> dict[str, Any]:
+def sections(facts: ReportData, *, prefix: str = "", n_runs: int = 1) -> dict[str, Any]:
     """Return the data of a run that the template shows."""
     by_status = facts.summary["by_status"]
     return {
@@ -208,7 +208,7 @@ def _records(table: pd.DataFrame, n_max: int) -> dict[str, Any]:
     return {"lines": table.head(n_max).to_dict("records"), "n_more": max(0, len(table) - n_max)}
 
 
-def _money(facts: Facts) -> dict[str, Any]:
+def _money(facts: ReportData) -> dict[str, Any]:
     """Add up what was spent, reserved, wasted and saved."""
     names = ("max_cost_usd", "spent_usd", "reserved_usd", "possibly_billed_usd")
     cap, spent, reserved, billed = (money(facts.summary[name]) for name in names)
@@ -221,7 +221,7 @@ def _money(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
+def _grouped(facts: ReportData, by: str) -> dict[str, Any] | None:
     """Return the cost of each group, the most expensive first; None if grouping says nothing new."""
     try:
         table = costs(facts.history, by)
@@ -234,7 +234,7 @@ def _grouped(facts: Facts, by: str) -> dict[str, Any] | None:
     return {"by": by, **_records(table.assign(share=shares), _GROUPS_MAX)}
 
 
-def _timing(facts: Facts) -> dict[str, Any]:
+def _timing(facts: ReportData) -> dict[str, Any]:
     """Return how long attempts took, and what to change."""
     phases = latency(facts.history)
     try:
@@ -252,7 +252,7 @@ def _timing(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _ambiguous(facts: Facts) -> dict[str, Any]:
+def _ambiguous(facts: ReportData) -> dict[str, Any]:
     """Return rows that may have been submitted, with what each may cost."""
     rows = facts.first_rows[facts.first_rows[columns.STATUS] == columns.AMBIGUOUS]
     attempts = facts.history.attempts[facts.history.attempts[columns.STAGE] == str(Stage.AMBIGUOUS)]
@@ -263,7 +263,7 @@ def _ambiguous(facts: Facts) -> dict[str, Any]:
     return found
 
 
-def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
+def _grid(facts: ReportData, *, n_runs: int) -> dict[str, Any]:
     """Return prompts against seeds as HTML, with boxes for rows that failed or have no picture."""
     shown = facts.results.iloc[:N_ROWS_MAX]
     grid = gallery(shown, run_dir=facts.path, page_rows=_UNLIMITED, page_columns=_UNLIMITED)
@@ -276,7 +276,7 @@ def _grid(facts: Facts, *, n_runs: int) -> dict[str, Any]:
     }
 
 
-def _likeness(facts: Facts) -> dict[str, Any]:
+def _likeness(facts: ReportData) -> dict[str, Any]:
     """Return how much the pictures of each prompt differ, and the pairs that hardly differ."""
     bounds = comparison.Threshold()
     reserved = (*columns.DIVERSITY, *columns.NEAR_DUPLICATES)
@@ -293,7 +293,7 @@ def _likeness(facts: Facts) -> dict[str, Any]:
     return {"groups": _records(groups, _GROUPS_MAX), "pairs": near, "n_pairs": len(pairs), "bounds": bounds}
 
 
-def _ratings(facts: Facts) -> dict[str, Any] | None:
+def _ratings(facts: ReportData) -> dict[str, Any] | None:
     """Return the ratings of the pictures; None if there are none."""
     rows = facts.first_rows
     if not rating_columns(rows):
@@ -307,7 +307,7 @@ def _ratings(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _methods(facts: Facts) -> dict[str, Any]:
+def _methods(facts: ReportData) -> dict[str, Any]:
     made = Methods(facts.jobs, facts.first_rows[columns.STATUS], facts.manifest)
     sent, spent = facts.history.attempts[columns.SENT_AT], money(facts.summary["spent_usd"])
     drawn = "all" if facts.n_drawn == len(facts.results) else f"{facts.n_drawn:,} of the rows' seeds"
@@ -323,7 +323,7 @@ def _methods(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _options(facts: Facts) -> dict[str, Any]:
+def _options(facts: ReportData) -> dict[str, Any]:
     """Return the arguments that repeat the call: the service, and the options that differ from the defaults."""
     manifest, cap, defaults = facts.manifest, facts.summary["max_cost_usd"], asdict(RunOptions())
     service = manifest.service if manifest else _DEFAULT_SERVICE
@@ -339,7 +339,7 @@ def _options(facts: Facts) -> dict[str, Any]:
     return options if cap is None or manifest is None else {**options, "max_cost": cap}
 
 
-def _python(facts: Facts) -> str:
+def _python(facts: ReportData) -> str:
     arguments = "".join(f", {name}={literal(value)}" for name, value in _options(facts).items())
     seeds = f'.assign({columns.SEED}=lambda table: table["{columns.SEED_SENT}"])' if facts.n_drawn else ""
     known = {"name": facts.name, "arguments": arguments, "seeds": seeds}
@@ -351,7 +351,7 @@ def literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def _charts(facts: Facts, *, prefix: str) -> dict[str, str]:
+def _charts(facts: ReportData, *, prefix: str) -> dict[str, str]:
     """Draw money over time, latency by phase, and throughput."""
     if facts.history.attempts[columns.COMPLETED_AT].isna().all():
         return {}

@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from dreamo_batch import columns as names
 from dreamo_batch.appearance import GONE, ON_LIGHT, PALETTE, PICTURE, UNSAVED
-from dreamo_batch.arguments import as_file, as_names, as_new_file, check_choice, check_count, check_text
+from dreamo_batch.arguments import check_choice, check_count, check_text, file_path, names_in, output_file
 from dreamo_batch.display.grid import (
     NUMBER,
     ReferencePlacement,
@@ -31,11 +31,11 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile
 from dreamo_batch.fonts import Fonts, fitted, is_cut, line_px, wrapped
 from dreamo_batch.images import PNG, pillow_settings, png_chunk
-from dreamo_batch.jobs.fields import as_frame, image_columns
+from dreamo_batch.jobs.fields import convert_to_frame, image_columns
 from dreamo_batch.parallel import Cluster, bars, threads, ticking, working, write_file
 from dreamo_batch.results.frame import folders_of
 from dreamo_batch.results.history import Source, check_results
-from dreamo_batch.results.load import as_paths, load, pictures_left
+from dreamo_batch.results.load import list_run_dirs, load, pictures_left
 
 if TYPE_CHECKING:
     import os
@@ -167,20 +167,20 @@ def contact_sheet(
     >>> dreamo.contact_sheet(done, run_dir + "/sheet.pdf", rows="prompt", columns="seed")
     6
     """
-    target = as_new_file("path", path, FORMATS)
+    target = output_file("path", path, FORMATS)
     check_count("n_across", n_across)
     check_text("title", title)
     kind = FORMATS[target.suffix.lower()]
-    source, notice = as_frame(source), ""
+    source, notice = convert_to_frame(source), ""
     if not isinstance(source, pd.DataFrame):
-        run_dirs = as_paths(source)
+        run_dirs = list_run_dirs(source)
         source = load(run_dirs)
         notice = removed_rows_notice(pictures_left(run_dirs, source))
     check_results(source, names.OUTPUT_PATH)
-    shown = telling_apart(source) if labels is None else dict.fromkeys(as_names("labels", labels, source), "")
+    shown = telling_apart(source) if labels is None else dict.fromkeys(names_in("labels", labels, source), "")
     shown = {name: before for name, before in shown.items() if name not in _SEEDS}
     is_cut = kind != _PDF  # pages of a PDF are paper
-    folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else as_file("font", font))
+    folders, fonts = folders_of(source, run_dir), Fonts(None if font is None else file_path("font", font))
     # With the package's Pillow settings, because the user's limit on pixels would also limit text.
     with working(cluster=cluster, progress=progress), pillow_settings:
         if rows is None and columns is None:

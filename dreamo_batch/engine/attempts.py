@@ -94,7 +94,7 @@ _SENDABLE: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 # Stages in which an attempt exists, or may exist, at the service.
 SUBMITTED: Final = frozenset(Stage) - _SENDABLE
 # Stages in which an attempt gives no picture.
-CAME_TO_NOTHING: Final = _SENDABLE | {Stage.FAILED, Stage.LOST}
+WITHOUT_PICTURE: Final = _SENDABLE | {Stage.FAILED, Stage.LOST}
 OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
 
 
@@ -431,7 +431,7 @@ _BLOCKS_AT_ONCE: Final = 4
 _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 
 
-class Places:
+class HashPositions:
     """Finds the positions of hashes in an array, in a sixth of a dict's memory."""
 
     def __init__(self, hashes: NDArray[np.int64]) -> None:
@@ -444,7 +444,7 @@ class Places:
         return [int(place) for place in self._order[first:end]]
 
 
-class Owners:
+class FirstJobs:
     """Maps each hash to the first job given for it, in a quarter of a dict's memory."""
 
     def __init__(self) -> None:
@@ -581,11 +581,11 @@ class StoredAttempts:
         return self._job_ids.take(self._starts[:-1])
 
     @cached_property
-    def _places(self) -> Places:
+    def _places(self) -> HashPositions:
         """The positions of each job; strings as keys would take much more memory."""
         if self._table is not None and len(pc.unique(self._firsts())) < len(self):
             raise ImpossibleEvent("the attempts of a job don't follow each other")
-        return Places(np.fromiter(map(hash, self), np.int64, len(self)))
+        return HashPositions(np.fromiter(map(hash, self), np.int64, len(self)))
 
     def _place(self, job_id: object) -> int | None:
         ids, starts, places = self._job_ids, self._starts, self._places.of(hash(job_id))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
-from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, Places, StoredAttempts, Terms, with_all
+from dreamo_batch.engine.attempts import NO_TERMS, SCHEMA, HashPositions, StoredAttempts, Terms, with_all
 from dreamo_batch.engine.directory import INPUTS, MANIFEST, UNREADABLE
 from dreamo_batch.engine.replica import url_of
 from dreamo_batch.errors import DirectoryError, logger_named, warn
@@ -187,7 +187,7 @@ _BLOCK: Final = 512
 def describer(user: pd.DataFrame, rows: pd.DataFrame) -> Callable[[Job], str]:
     """Return a function that describes a job as JSON: its fields, and the user's columns of its first row."""
     ids = rows[columns.JOB_ID]
-    places = cache(lambda: Places(np.fromiter(map(hash, ids), np.int64, len(ids))))
+    places = cache(lambda: HashPositions(np.fromiter(map(hash, ids), np.int64, len(ids))))
     names = list(map(str, user.columns))
 
     @lru_cache(maxsize=1)

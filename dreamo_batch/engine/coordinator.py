@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
-from dreamo_batch.engine.attempts import OPEN, Owners, Stage, next_number, status_of
+from dreamo_batch.engine.attempts import OPEN, FirstJobs, Stage, next_number, status_of
 from dreamo_batch.engine.directory import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.spending import Spending
@@ -23,7 +23,7 @@ from dreamo_batch.service import failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import Task, contradiction
 from dreamo_batch.service.transport import boottime
-from dreamo_batch.text import counted, harmless, one_line, option, same_call, spelled
+from dreamo_batch.text import counted, harmless, one_line, option, same_call, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -150,7 +150,7 @@ class Coordinator:
             self.schedule.add_save(key, refresh_first=refresh_first, now=now)
         self.schedule.add_jobs(self.assignment.to_submit)
 
-    def give(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
+    def next_work(self, n_free: int) -> list[tuple[Action, Callable[[], Any]]]:
         """Choose requests for free workers, and record the creates among them as about to be sent."""
         now = self._clock.monotonic()
         if now >= self._ask_share_at and not self.schedule.is_paused:
@@ -160,7 +160,7 @@ class Coordinator:
             work.append((action, self._work(action)))
         return work
 
-    def take_back(self, action: Action) -> None:
+    def undo_choice(self, action: Action) -> None:
         """Undo the choice of a create that could not be recorded and therefore wasn't sent."""
         self.record(effects.not_sent(action.key, self._clock.wall()))
         self.schedule.create_ended(action.key)
@@ -247,7 +247,7 @@ class Coordinator:
             )
         return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
 
-    def take(self, answer: object) -> None:
+    def handle(self, answer: object) -> None:
         """Handle a worker's answer."""
         match answer:
             case effects.CreateAnswer():
@@ -268,8 +268,8 @@ class Coordinator:
             case effects.SaveAnswer():
                 self._save_ended(answer)
             case effects.ProbeAnswer():
-                self._away = self._away if answer.is_there else answer.failure or self._away
-                self.schedule.probed(self._clock.monotonic(), is_there=answer.is_there)
+                self._away = self._away if answer.is_reachable else answer.failure or self._away
+                self.schedule.probed(self._clock.monotonic(), is_reachable=answer.is_reachable)
             case OSError():
                 self.storage_failed(answer)
             case BaseException():
@@ -365,7 +365,7 @@ class Coordinator:
         if not isinstance(self.stopped, errors.StorageFailed):
             self.stopped = None
         directory = self.ledger.directory
-        also = spelled(" This error's .results also holds the task ids.", "") if directory.is_lost() else ""
+        also = wording(" This error's .results also holds the task ids.", "") if directory.is_lost() else ""
         self.stop(errors.StorageFailed(directory.unwritable(error) + also))
         self.halt()
 
@@ -374,7 +374,7 @@ class Coordinator:
         lines = [
             f"Not recorded on disk: job {attempt.job_id} is task {attempt.task_id}. Once the disk works again, "
             "settle it with "
-            + spelled(
+            + wording(
                 f'resolve(run_dir, "{attempt.job_id}", task_id="{attempt.task_id}")',
                 f"`dreamo-batch resolve RUN_DIR {attempt.job_id} --task-id {attempt.task_id}`",
             )
@@ -447,9 +447,9 @@ class Coordinator:
         return task_id
 
     @functools.cached_property
-    def _job_of(self) -> Owners:
+    def _job_of(self) -> FirstJobs:
         """The job of each task, link and file, by hash, because strings would take much memory."""
-        names, found = ("task_id", *_SAME), Owners()
+        names, found = ("task_id", *_SAME), FirstJobs()
         for job_id, *values in self.ledger.state.cells(columns.JOB_ID, *names):
             for name, value in zip(names, values, strict=True):
                 if value is not None:
@@ -701,7 +701,7 @@ class Coordinator:
         outage = self.schedule.outage
         if outage.is_lasting and outage.mood == "down" and not self._outage:
             reason, check = _reason(self._away), self._what_to_check()
-            self._outage = self._told(f"Service unreachable{reason}; retrying. No rows are lost{check}.")
+            self._outage = self._notify(f"Service unreachable{reason}; retrying. No rows are lost{check}.")
         elif self._outage and outage.has_answered:
             self._outage = ""
             self.notices.append("The service is back; resuming.")
@@ -711,12 +711,12 @@ class Coordinator:
         if schedule.standstill.is_lasting(now, schedule.quota.cool_until) and not self._standstill:
             reason, asked_s = _reason(self._limited), max(1.0, schedule.cool_down_left_s(now))
             text = f"Rate limited (429){reason}; next request in {asked_s:.0f} s. No rows are lost."
-            self._standstill = self._told(text)
+            self._standstill = self._notify(text)
         elif self._standstill and schedule.standstill.since is None:
             self._standstill = ""
             self.notices.append("No longer rate limited; resuming.")
 
-    def _told(self, outage: str) -> str:
+    def _notify(self, outage: str) -> str:
         self.notices.append(outage)
         self.report("outage", outage)
         return outage

@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files
 from dreamo_batch.engine import picture_cache
-from dreamo_batch.engine.attempts import CAME_TO_NOTHING
+from dreamo_batch.engine.attempts import WITHOUT_PICTURE
 from dreamo_batch.engine.replica import Replica, folder_of, url_of
-from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, as_place, is_url
+from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, check_location, is_url
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.images import is_jpeg, opened, reduced
 from dreamo_batch.money import money
@@ -108,7 +108,7 @@ class RunDirectory:
     """Paths of a run directory, its manifest and its lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.given = as_place("run_dir", path)
+        self.given = check_location("run_dir", path)
         is_in_store = is_url(self.given)
         self.path = folder_of(self.given) if is_in_store else Path(self.given).expanduser().absolute()
         if str(self.path).encode(errors="replace").decode() != str(self.path):
@@ -452,7 +452,7 @@ class Saved:
 def picture_name(attempts: Sequence[Attempt], number: int) -> str:
     """Name a picture by its job, or by job and number if a later attempt has or may still get the job's name."""
     job_id = attempts[0].job_id
-    last = max(attempt.attempt for attempt in attempts if attempt.stage not in CAME_TO_NOTHING)
+    last = max(attempt.attempt for attempt in attempts if attempt.stage not in WITHOUT_PICTURE)
     others = {Path(one.output_path).stem for one in attempts if one.output_path and one.attempt != number}
     return job_id if last == number and job_id not in others else f"{job_id}-attempt-{number}"
 

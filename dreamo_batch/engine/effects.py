@@ -176,7 +176,7 @@ class SaveAnswer:
 class ProbeAnswer:
     """The outcome of a probe: whether the service is reachable, and if not, why."""
 
-    is_there: bool
+    is_reachable: bool
     failure: Failure | None = None
 
 
@@ -474,5 +474,5 @@ class Effects:
         try:
             self._client.probe()
         except ServiceError as error:
-            return ProbeAnswer(is_there=not error.failure.is_outage, failure=error.failure)
-        return ProbeAnswer(is_there=True)
+            return ProbeAnswer(is_reachable=not error.failure.is_outage, failure=error.failure)
+        return ProbeAnswer(is_reachable=True)

@@ -330,7 +330,7 @@ _NOT_TAKEN: Final = frozenset({Stage.UNSENT, Stage.REFUSED})
 _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
 
-class Kept(NamedTuple):
+class Stray(NamedTuple):
     """The content of a file of strays: service and entropy of its run, and the last state of its attempts.
 
     `n_bytes` is the size when it was read.
@@ -427,7 +427,7 @@ def stray_files(folder: Path) -> list[Path]:
     return sorted((*folder.glob(f"{_PREFIX}*{_SUFFIX}"), *beside))
 
 
-def read_strays(folder: Path) -> tuple[Kept, ...]:
+def read_strays(folder: Path) -> tuple[Stray, ...]:
     """Read the strays of a run directory."""
     found = []
     for path in stray_files(folder):
@@ -444,11 +444,11 @@ def read_strays(folder: Path) -> tuple[Kept, ...]:
                 raise LedgerDamaged(f"{path}: a line is not an attempt of this version ({error}).") from error
             latest = {_create(attempt): attempt for attempt in attempts}
             run = records[-1]
-            found.append(Kept(path, len(content), run["service"], run["entropy"], tuple(latest.values())))
+            found.append(Stray(path, len(content), run["service"], run["entropy"], tuple(latest.values())))
     return tuple(found)
 
 
-def remove_strays(kept: Kept) -> None:
+def remove_strays(kept: Stray) -> None:
     """Delete a file that was folded in, unless its run is still writing or has written more since."""
     with suppress(FileNotFoundError), kept.path.open("rb") as file:
         try:

@@ -42,7 +42,7 @@ from dreamo_batch.engine.directory import (
     refuse_newer,
     unknown_purchases,
 )
-from dreamo_batch.engine.journal import Kept, Strays
+from dreamo_batch.engine.journal import Stray, Strays
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService, logger_named
 from dreamo_batch.text import local_option, option, same_call
 
@@ -77,7 +77,7 @@ class Recovered:
     damaged: tuple[str, ...]
     warnings: tuple[str, ...]
     terms: Terms
-    strays: tuple[Kept, ...]
+    strays: tuple[Stray, ...]
 
     def state(self) -> State:
         """Fold all events into the state."""

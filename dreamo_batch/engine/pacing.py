@@ -646,9 +646,9 @@ class Outage:
         if self.mood == "trial" and (is_create or not self._needs_trial):
             self._recover()
 
-    def probed(self, now: float, *, is_there: bool) -> None:
+    def probed(self, now: float, *, is_reachable: bool) -> None:
         """Handle the outcome of a probe."""
-        if not is_there:
+        if not is_reachable:
             self.n_failed_probes += 1
             self.is_lasting = True
             self.probe_at = now + self._back_off.next()
@@ -688,7 +688,7 @@ class Outage:
         self._back_off.reset()
 
 
-_TOLD_AFTER_S: Final = 30.0
+_REPORTED_AFTER_S: Final = 30.0
 _PATIENCE_MIN_S: Final = 60.0  # even a call that doesn't wait for tasks waits this long for a quota
 
 
@@ -713,7 +713,7 @@ class Standstill:
 
     def is_lasting(self, now: float, until: float) -> bool:
         """Whether nothing has been accepted for a while, or nothing will be before `until`, as the service asks."""
-        return self.since is not None and max(now, until) - self.since >= _TOLD_AFTER_S
+        return self.since is not None and max(now, until) - self.since >= _REPORTED_AFTER_S
 
     def is_hopeless(self, now: float) -> bool:
         """Whether nothing was accepted for too long."""
@@ -723,5 +723,5 @@ class Standstill:
         """Return when `is_lasting` or `is_hopeless` next changes by time alone; None if neither does."""
         if self.since is None:
             return None
-        times = (self.since + _TOLD_AFTER_S, self.since + self._patience_s)
+        times = (self.since + _REPORTED_AFTER_S, self.since + self._patience_s)
         return min((at for at in times if at > now), default=None)

@@ -26,7 +26,7 @@ from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
 from dreamo_batch.money import Amount, dollars, minus, money, total, total_if_known
-from dreamo_batch.text import aligned, counted, option, quoted, spelled
+from dreamo_batch.text import aligned, counted, option, quoted, wording
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -214,7 +214,7 @@ def nearly_bought(prepared: Prepared, state: State, jobs_path: Path | None) -> d
 def _nearly_bought_warnings(nearly: Mapping[str, str], job_ids: Collection[str]) -> tuple[str, ...]:
     """Warn about rows to be bought that nearly equal a bought row."""
     counts = Counter(nearly[job_id] for job_id in job_ids if job_id in nearly)
-    see = spelled("plan()", "`dreamo-batch plan --rows`")
+    see = wording("plan()", "`dreamo-batch plan --rows`")
     return tuple(
         f"{counted(n, 'row')} to be bought, although a bought one differs only in {what}: see {see}."
         for what, n in counts.items()
@@ -245,7 +245,7 @@ def _leaving(prepared: Prepared, state: State, jobs_path: Path) -> tuple[str, ..
     are = "row of the last table is" if n == 1 else "rows of the last table are"
     return (
         f"{n:,} paid {are} not in this one. Pictures and costs stay in the run directory: "
-        + spelled("load(run_dir, all=True).", "`dreamo-batch results RUN_DIR --all`."),
+        + wording("load(run_dir, all=True).", "`dreamo-batch results RUN_DIR --all`."),
     )
 
 
@@ -375,7 +375,7 @@ class RunOptions:
             elif get_origin(hint) is Literal:
                 arguments.check_choice(name, value, get_args(hint))
             elif hint == Amount | None:
-                arguments.as_amount(name, value, unless="no cap" if name == "max_cost" else "")
+                arguments.check_amount(name, value, unless="no cap" if name == "max_cost" else "")
             elif hint is int or (value is not None and hint is not Any):
                 arguments.check_count(name, value)
                 value = int(value)

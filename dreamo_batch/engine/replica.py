@@ -26,9 +26,9 @@ from dreamo_batch import errors, files
 from dreamo_batch.engine import store
 from dreamo_batch.engine.store import (
     FIRST_SLICE,
-    Content,
     Fenced,
     FencedLog,
+    LogView,
     ObjectStore,
     is_url,
     read_log,
@@ -36,7 +36,7 @@ from dreamo_batch.engine.store import (
 )
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.text import clock_time, same_call, spelled
+from dreamo_batch.text import clock_time, same_call, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -176,7 +176,7 @@ class Replica:
         shard, inner = found.groups() if (found := _OF_SHARD.fullmatch(path)) else ("", path)
         return self.store.get(f"{shard}{_FILES}/{inner}")
 
-    def _write(self, found: Content) -> None:
+    def _write(self, found: LogView) -> None:
         """Write the store's content into the folder, and delete what the store doesn't have."""
         if not found.last:
             self._refuse_last_copy()
@@ -401,5 +401,5 @@ def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: floa
         raise UsageError(
             f"Job {young[0].job_id} was about to be sent less than {SETTLED_AFTER_S / 60:.0f} minutes ago, and a "
             f"process that was suspended elsewhere might still send it. Wait {left_min} minutes, or settle it with "
-            f"{spelled('resolve(..., not_sent=True, force=True)', '--not-sent --force')} if no other process is left."
+            f"{wording('resolve(..., not_sent=True, force=True)', '--not-sent --force')} if no other process is left."
         )

@@ -290,7 +290,7 @@ class Runner:
 
     def _note(self, key: Key, failure: Failure) -> bool:
         """Record on disk, for a worker, which task an error names; return False if that is no longer possible."""
-        reply = self._ask(lambda at_work: at_work.settle(effects.named(key, time.time(), failure), failure))
+        reply = self._ask(lambda running: running.settle(effects.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
     # The thread.
@@ -350,7 +350,7 @@ class Runner:
     def _give(self, coordinator: Coordinator) -> None:
         """Hand out due requests; creates only once they are on disk, while answers are handled."""
         n_free = self._n_free()
-        for action, call in coordinator.give(n_free) if n_free > 0 else ():
+        for action, call in coordinator.next_work(n_free) if n_free > 0 else ():
             if action.do is Do.CREATE:
                 self._recorded.append((coordinator.ledger.n_recorded, action, call))
             else:
@@ -399,7 +399,7 @@ class Runner:
     def _take_back(self, coordinator: Coordinator) -> None:
         """Give up the creates that wait for the disk."""
         while self._recorded:
-            coordinator.take_back(self._recorded.popleft()[1])
+            coordinator.undo_choice(self._recorded.popleft()[1])
 
     def _take(self, wait_s: float | None) -> None:
         try:
@@ -417,7 +417,7 @@ class Runner:
             message()
         elif self.coordinator is not None:
             self.n_busy -= 1
-            self.coordinator.take(message)
+            self.coordinator.handle(message)
             if isinstance(message, effects.CreateAnswer):
                 self._taken.pop(message.key, None)
 

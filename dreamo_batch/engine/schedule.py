@@ -33,11 +33,11 @@ _STRIKES: Final = 3
 _STRIKES_OVER_S: Final = 30.0
 _STRIKE_EVERY_S: Final = 15.5
 _RETRY_CAP_S: Final = 30.0
-_AT_EASE_FROM: Final = 50  # open tasks
+_RELAXED_FROM: Final = 50  # open tasks
 _N_AT_ONCE: Final = 2  # tasks polled immediately while no latency is known: they may be done already
 _SCOUTS: Final = 16  # tasks, the first ones accepted, that are polled to learn latencies
 _UNKNOWN_POLL_S: Final = 2.0  # for the other tasks; each poll comes at three times the age of the last
-_PUT_OFF_FROM_S: Final = 0.05
+_RESCHEDULED_FROM_S: Final = 0.05
 
 
 class Do(StrEnum):
@@ -351,11 +351,11 @@ class Schedule:
         self._busy[Do.REFRESH].discard(key)
         self._plan(Do.REFRESH, key, now + 1.0)
 
-    def probed(self, now: float, *, is_there: bool) -> None:
+    def probed(self, now: float, *, is_reachable: bool) -> None:
         """Handle the outcome of a probe."""
         self._busy[Do.PROBE].clear()
-        self.outage.probed(now, is_there=is_there)
-        if is_there:
+        self.outage.probed(now, is_reachable=is_reachable)
+        if is_reachable:
             self.standstill.answered()
 
     def answered(self, *, is_create: bool = False) -> None:
@@ -429,7 +429,7 @@ class Schedule:
             left_s = 0.0
             if task is not None and task.is_fresh and not task.n_polls:
                 left_s = self.poll_times.first_in(now - task.born, ease=self._ease(task))
-            if left_s <= _PUT_OFF_FROM_S:
+            if left_s <= _RESCHEDULED_FROM_S:
                 return
             heappop(self._due)
             self._plan(do, key, now + left_s)
@@ -455,7 +455,7 @@ class Schedule:
     def _ease(self, task: _Task) -> float:
         """Return how late a task's end may be noticed, from 0 (others wait for its slot) to 1."""
         is_urgent = task.is_scout or (self._waiting and self.is_submitting)
-        return 0.0 if is_urgent else min(len(self._tasks) / _AT_EASE_FROM, 1.0)
+        return 0.0 if is_urgent else min(len(self._tasks) / _RELAXED_FROM, 1.0)
 
     def _next_save(self, now: float) -> Action | None:
         if not self._may_save() or (self._does_pace_saves and not self.quota.is_open(now)):

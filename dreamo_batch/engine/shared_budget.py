@@ -35,7 +35,7 @@ from dreamo_batch.engine import store
 from dreamo_batch.engine.directory import identity_of_file, is_same_file
 from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.money import EXACT, ZERO, Amount, dollars, exact_text, minus, money, times, total
-from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, spelled, user_name
+from dreamo_batch.text import aligned, harmless, listed, option, quoted, same_call, user_name, wording
 
 if TYPE_CHECKING:
     import os
@@ -114,13 +114,13 @@ class Budget:
         self.user = user_name() if user is None else harmless(user.strip()) if isinstance(user, str) else ""
         if not self.user:
             raise errors.UsageError(f"user must be a name, not {quoted(user)}.")
-        new_cap = arguments.as_amount("cap", cap)
-        new_share = arguments.as_amount("per_user", per_user, unless="no limit")
+        new_cap = arguments.check_amount("cap", cap)
+        new_share = arguments.check_amount("per_user", per_user, unless="no limit")
         with budget_errors(self.place):
             slices = slices_at(self.place)
             is_known = slices.read()
             if not is_known and cap is None:
-                start = spelled("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
+                start = wording("Pass cap= (USD)", f"Use `dreamo-batch budget {self.place} --cap USD`")
                 raise errors.UsageError(
                     f"No budget at {self.place}. {start} to start one; if it was moved, pass its new location."
                 )
@@ -332,7 +332,7 @@ def used_up(budget: Budget, slices: Slices, directory: str, summary: str) -> str
     spent = total(amount for share in others for amount in _sums(share)[0].values())
     elsewhere = f" {dollars(spent)} was spent in other directories." if spent else ""
     holders = _holders(others)
-    raised = spelled(
+    raised = wording(
         f"Budget({budget.place!r}, {name}=...)",
         f"`dreamo-batch budget {budget.place} --{name.replace('_', '-')} USD`",
     )
@@ -365,7 +365,7 @@ def _identity(place: str) -> str:
 
 def _place(given: str | os.PathLike[str]) -> str:
     """Return a URL as it is, and the absolute path of a folder."""
-    text = store.as_place("budget", given)
+    text = store.check_location("budget", given)
     return text.rstrip("/") if store.is_url(text) else str(Path(text).expanduser().absolute())
 
 

@@ -62,9 +62,9 @@ _ANSWER: Final = re.compile(
 )
 
 
-def as_place(name: str, place: object) -> str:
+def check_location(name: str, place: object) -> str:
     """Return a path, or the URL of a store, as text; raise an error that names the argument."""
-    text = arguments.as_path(name, place, is_local=False)
+    text = arguments.check_path(name, place, is_local=False)
     if not arguments.LIKE_URL.match(text):
         return text
     if _SECRET.search(text):
@@ -316,7 +316,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class LogView:
     """The content of a log: the newest checkpoint, the number it covers, and the slots after it by number."""
 
     checkpoint: bytes | None
@@ -346,7 +346,7 @@ class Content:
         return owners[-1] if owners else "another process"
 
 
-def read_log(store: ObjectStore) -> Content:
+def read_log(store: ObjectStore) -> LogView:
     """Read a log that may be written to at the same time."""
     while True:
         covers, epoch, name = _newest_checkpoint(store)
@@ -360,7 +360,7 @@ def read_log(store: ObjectStore) -> Content:
         while (written := read.get(end) or store.get(end)) is not None:
             slots[covers + len(slots) + 1] = Slot.from_bytes(written)
             end = _slot(covers + len(slots) + 1)
-        content = Content(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
+        content = LogView(checkpoint, covers, slots, max([epoch, *(slot.epoch for slot in slots.values())]))
         has_gap = listed[-1:] > [end]
         if _newest_checkpoint(store)[0] != covers:  # some slots may have been deleted meanwhile
             continue
@@ -447,7 +447,7 @@ class FencedLog:
                 return found.owner
         return ""
 
-    def open(self) -> Content:
+    def open(self) -> LogView:
         """Take over the log, so that earlier writers can't write any more; return its content."""
         while True:
             found = read_log(self._store)
@@ -464,7 +464,7 @@ class FencedLog:
                 if self._is_newest(found.covers):
                     self.last, self.committed_at = number, self._clock()
                     self._kinds = {at: slot.kind for at, slot in slots.items()}
-                    return Content(found.checkpoint, found.covers, slots, self.epoch)
+                    return LogView(found.checkpoint, found.covers, slots, self.epoch)
             # If there is a newer checkpoint, the barrier may be among compacted slots, where it has no effect.
 
     def commit(self, content: bytes) -> None:

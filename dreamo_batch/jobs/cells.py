@@ -52,7 +52,7 @@ _BOOLEANS: Final = {  # also as German, French, Spanish and Italian Excel write 
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Cell:
     """A cell's value, or why it can't be read; neither if the cell is missing."""
 
     value: Any = None
@@ -73,36 +73,36 @@ def is_blank(cell: Any) -> bool:
     return isinstance(cell, str) and not cell.strip()
 
 
-def read_integer(cell: Any) -> Read:
+def read_integer(cell: Any) -> Cell:
     """Read one cell as an integer of 64 bits."""
     if isinstance(cell, str):
         return _integer_of_text(cell.translate(HALF_WIDTH).strip())
-    return Read() if is_missing(cell) else _integer_of_number(cell)
+    return Cell() if is_missing(cell) else _integer_of_number(cell)
 
 
-def read_boolean(cell: Any) -> Read:
+def read_boolean(cell: Any) -> Cell:
     """Read one cell as a boolean."""
     if isinstance(cell, str):
         cell = cell.strip().lower()
     if is_missing(cell):
-        return Read()
+        return Cell()
     is_number = isinstance(cell, (bool, np.bool_, numbers.Real, Decimal)) and cell in {0, 1}
     value = _BOOLEANS.get(cell) if isinstance(cell, str) else bool(cell) if is_number else None
-    return Read(value=value, fault=NOT_BOOLEAN if value is None else None)
+    return Cell(value=value, fault=NOT_BOOLEAN if value is None else None)
 
 
-def read_number(cell: Any) -> Read:
+def read_number(cell: Any) -> Cell:
     """Read one cell as a finite float."""
     if isinstance(cell, str):
         cell = cell.strip() or None
     if is_missing(cell):
-        return Read()
+        return Cell()
     is_number = isinstance(cell, str | numbers.Real | Decimal) and not isinstance(cell, bool | np.bool_)
     try:
         value = float(cell) if is_number else math.nan
     except (ValueError, OverflowError, TypeError):
         value = math.nan
-    return Read(value=value) if math.isfinite(value) else Read(fault=NOT_NUMBER)
+    return Cell(value=value) if math.isfinite(value) else Cell(fault=NOT_NUMBER)
 
 
 def items_of(cell: Any) -> list[Any] | None:
@@ -175,33 +175,33 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _integer_of_text(text: str) -> Read:
+def _integer_of_text(text: str) -> Cell:
     if not text:
-        return Read()
+        return Cell()
     # R writes 100000 as 1e+05, but only where that is shorter; longer numbers with an exponent were rounded.
     if (power := _POWER.fullmatch(text)) is not None and len(text) <= int(power[1]):
         return _integer_of_number(Decimal(text))
     if (match := _DIGITS.fullmatch(text)) is None:
-        return Read(fault=NOT_INTEGER)
-    read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
+        return Cell(fault=NOT_INTEGER)
+    read = _within_int64(int(match[1])) if len(match[1]) <= _DIGITS_MAX else Cell(fault=OUT_OF_RANGE)
     # "9007199254740993.0" was a float before it became text.
     if match[2] and read.value is not None and abs(read.value) >= exact_end(float):
-        return Read(fault=INEXACT)
+        return Cell(fault=INEXACT)
     return read
 
 
-def _integer_of_number(cell: Any) -> Read:
+def _integer_of_number(cell: Any) -> Cell:
     if isinstance(cell, numbers.Integral) and not isinstance(cell, bool | np.timedelta64):
         return _within_int64(operator.index(cell))
     if isinstance(cell, (float, np.floating)) and np.isfinite(cell) and cell == np.trunc(cell):
-        return Read(fault=INEXACT) if np.abs(cell) >= exact_end(type(cell)) else Read(value=int(cell))
+        return Cell(fault=INEXACT) if np.abs(cell) >= exact_end(type(cell)) else Cell(value=int(cell))
     if isinstance(cell, Decimal) and cell.is_finite() and cell == cell.to_integral_value():
-        return _within_int64(int(cell)) if cell.adjusted() < _DIGITS_MAX else Read(fault=OUT_OF_RANGE)
-    return Read(fault=NOT_INTEGER)
+        return _within_int64(int(cell)) if cell.adjusted() < _DIGITS_MAX else Cell(fault=OUT_OF_RANGE)
+    return Cell(fault=NOT_INTEGER)
 
 
-def _within_int64(value: int) -> Read:
-    return Read(value=value) if INT64_MIN <= value <= INT64_MAX else Read(fault=OUT_OF_RANGE)
+def _within_int64(value: int) -> Cell:
+    return Cell(value=value) if INT64_MIN <= value <= INT64_MAX else Cell(fault=OUT_OF_RANGE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,7 +340,7 @@ def _of_numbers(series: pd.Series) -> Integers:
     return Integers(whole, ~is_missing_or_faulty, _found(faults))
 
 
-def _of_distinct(found: Distinct, read: Callable[[Any], Read]) -> Integers:
+def _of_distinct(found: Distinct, read: Callable[[Any], Cell]) -> Integers:
     reads = [read(cell) for cell in found.cells]
     faults = {fault: found.take([read.fault == fault for read in reads], missing=False) for fault in FAULTS}
     numbers = found.take([int(read.value or 0) for read in reads], missing=0)

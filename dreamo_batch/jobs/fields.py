@@ -25,14 +25,14 @@ from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.cells import Distinct, Integers
 from dreamo_batch.jobs.rules import Finding, Findings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, listed, spelled, type_of
+from dreamo_batch.text import counted, listed, type_of, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    Both: TypeAlias = tuple[Integers, Integers]
+    _SidePair: TypeAlias = tuple[Integers, Integers]
     Mask: TypeAlias = NDArray[np.bool_]
 
 
@@ -67,7 +67,7 @@ def check_pandas() -> None:
         )
 
 
-def as_frame(table: Any) -> Any:
+def convert_to_frame(table: Any) -> Any:
     """Convert a table of another library with Arrow data (polars, Arrow, DuckDB) to a DataFrame."""
     check_pandas()
     # a stream can be read only once
@@ -276,7 +276,7 @@ def _refuse_absent(table: pd.DataFrame) -> None:
     raise TableError(
         f"The table has no column {' and no column '.join(map(repr, absent))}{aliases}; it has "
         f"{listed(table.columns) or 'no columns at all'}. {hints}Every row needs a picture and a prompt; the first "
-        f"line of a file names the columns, separated as {spelled('sep=', '--delimiter')} says."
+        f"line of a file names the columns, separated as {wording('sep=', '--delimiter')} says."
     )
 
 
@@ -580,7 +580,7 @@ def read_sizes(findings: Findings, models: RowModels) -> tuple[NDArray[np.int64]
     return widths, heights
 
 
-def _read_named(findings: Findings) -> Both:
+def _read_named(findings: Findings) -> _SidePair:
     n_rows = len(findings.of_table)
     if columns.SIZE not in findings.of_table:
         return Integers.nothing(n_rows), Integers.nothing(n_rows)

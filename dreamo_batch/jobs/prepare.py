@@ -29,7 +29,7 @@ from dreamo_batch.appearance import lines_of
 from dreamo_batch.arguments import check_flag
 from dreamo_batch.jobs import fields
 from dreamo_batch.jobs.cells import Distinct, distinct, show
-from dreamo_batch.jobs.references import OF_IMAGE, Check, Images, ImageSource, Inputs
+from dreamo_batch.jobs.references import OF_IMAGE, CheckOptions, Images, ImageSource, Inputs
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, Findings, Problems
 from dreamo_batch.service import contract
 
@@ -48,10 +48,10 @@ _INVISIBLE: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufe0e\ufe0f")
 _INVISIBLE_KINDS: Final = ("Cf", "Cc")
 
 
-class Reading:
+class CheckedTable:
     """A table after reading and checking, one entry per row; placeholders where `is_valid` is false."""
 
-    def __init__(self, table: pd.DataFrame, how: Check) -> None:
+    def __init__(self, table: pd.DataFrame, how: CheckOptions) -> None:
         given, (table, renamed) = table, fields.recognised(table)
         fields.check_columns(table)
         findings = Findings(table, lines_of(given))
@@ -183,9 +183,9 @@ def validate(
     >>> validate(table)[["severity", "code", "value"]].values.tolist()
     [['error', 'seed-not-integer', '1.5']]
     """
-    table = fields.as_frame(table)
-    how = Check(base_dir, fix_images=check_flag("fix_images", fix_images))
-    return Problems.of(Reading(table, how).problems, n_rows=len(table))
+    table = fields.convert_to_frame(table)
+    how = CheckOptions(base_dir, fix_images=check_flag("fix_images", fix_images))
+    return Problems.of(CheckedTable(table, how).problems, n_rows=len(table))
 
 
 # Jobs and their identity.
@@ -275,11 +275,11 @@ class Prepared:
 
 
 def prepare(
-    table: pd.DataFrame, how: Check | None = None, *, entropy: str, random_seed: str = RECORD
+    table: pd.DataFrame, how: CheckOptions | None = None, *, entropy: str, random_seed: str = RECORD
 ) -> Prepared:
     """Turn a table into jobs and check their pictures; by default no copies are stored."""
-    reading = Reading(table, how or Check(inputs=Inputs(None)))
-    wanted = _Wanted(reading, entropy, random_seed)
+    reading = CheckedTable(table, how or CheckOptions(inputs=Inputs(None)))
+    wanted = _SubmittableRows(reading, entropy, random_seed)
     drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()
     gc.disable()  # garbage collection meanwhile would triple the time for a million jobs
@@ -291,10 +291,10 @@ def prepare(
     return Prepared(jobs, _rows(reading, wanted), reading.problems, drawn)
 
 
-class _Wanted:
+class _SubmittableRows:
     """The rows that can be submitted: position, job id, seed, and the position of the first row with the same job."""
 
-    def __init__(self, reading: Reading, entropy: str, random_seed: str) -> None:
+    def __init__(self, reading: CheckedTable, entropy: str, random_seed: str) -> None:
         self.positions = np.flatnonzero(reading.is_valid)
         choose = Draw(entropy if random_seed == RECORD else None)
         self.seeds = reading.seeds.numbers[self.positions].tolist()
@@ -311,7 +311,7 @@ class _Wanted:
         self.firsts = np.fromiter(firsts, np.intp, len(self.ids))
 
 
-def _texts(reading: Reading, positions: NDArray[np.intp]) -> Iterator[JobText]:
+def _texts(reading: CheckedTable, positions: NDArray[np.intp]) -> Iterator[JobText]:
     images, owns, names = reading.images.identities, reading.own.cells, list(contract.MODELS)
     prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
 
@@ -367,7 +367,7 @@ class Draw:
         return seed, one
 
 
-def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
+def _jobs(reading: CheckedTable, wanted: _SubmittableRows) -> dict[str, Job]:
     is_first = wanted.firsts == wanted.positions
     positions = wanted.positions[is_first]
     ids = list(itertools.compress(wanted.ids, is_first))
@@ -386,7 +386,7 @@ def _jobs(reading: Reading, wanted: _Wanted) -> dict[str, Job]:
     return dict(zip(ids, map(Job, *fields), strict=True))
 
 
-def _rows(reading: Reading, wanted: _Wanted) -> pd.DataFrame:
+def _rows(reading: CheckedTable, wanted: _SubmittableRows) -> pd.DataFrame:
     index = pd.RangeIndex(len(reading.is_valid))
     is_again = wanted.firsts != wanted.positions
     again = (wanted.positions[is_again], wanted.firsts[is_again])
@@ -402,7 +402,7 @@ def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: st
     return pd.Series(values, index=positions, dtype=dtype).reindex(index)
 
 
-def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
+def _images_of(reading: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
     # As categories, because a million paths and digests would take more memory than the rest of the table.
     found = {}
     for name, part in zip(OF_IMAGE, ("location", "digest", "sent_location", "sent_digest"), strict=True):
@@ -411,7 +411,7 @@ def _images_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
     return found
 
 
-def _errors_of(reading: Reading, index: pd.Index) -> dict[str, pd.Series]:
+def _errors_of(reading: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
     errors = reading.problems[reading.problems[columns.SEVERITY] == ERROR].set_index(columns.POSITION)
     messages = errors[columns.COLUMN] + ": " + errors[columns.MESSAGE]
     found = {

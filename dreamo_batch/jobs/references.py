@@ -27,7 +27,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dreamo_batch import columns, files, images
-from dreamo_batch.arguments import as_file
+from dreamo_batch.arguments import file_path
 from dreamo_batch.errors import StorageFailed, UsageError
 from dreamo_batch.jobs import links
 from dreamo_batch.jobs.cells import distinct, is_blank, is_missing, items_of, printable, unwrapped
@@ -35,7 +35,7 @@ from dreamo_batch.jobs.fields import RowModels, image_columns, numbered
 from dreamo_batch.jobs.rules import LINK_EXPIRED, RULES, WARNING, Finding, Findings
 from dreamo_batch.parallel import each
 from dreamo_batch.service import contract
-from dreamo_batch.text import option, spelled, type_of
+from dreamo_batch.text import option, type_of, wording
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -273,7 +273,7 @@ class ImageSource:
 
 
 @dataclass(slots=True)
-class Check:
+class CheckOptions:
     """How pictures are checked.
 
     Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
@@ -291,14 +291,14 @@ class Check:
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folder = as_file("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
+        self.folder = file_path("base_dir", "." if self.base_dir is None else self.base_dir).absolute()
         if os.path.isfile(self.folder):  # noqa: PTH113 - never raises
-            name = spelled("base_dir", "--base-dir")
+            name = wording("base_dir", "--base-dir")
             raise UsageError(f"{name} is a file, {self.folder}. Pass the folder where relative paths start.")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResult:
     """What a check found: findings and, if the picture can be sent, it and its part of a job's identity (JSON)."""
 
     findings: tuple[Finding, ...]
@@ -313,7 +313,7 @@ class Images:
     several; `counts` says how many a row names, usable or not.
     """
 
-    def __init__(self, findings: Findings, how: Check, models: RowModels) -> None:
+    def __init__(self, findings: Findings, how: CheckOptions, models: RowModels) -> None:
         table = findings.of_table
         cells = {name: distinct(table[name]) for name in image_columns(table)}
         sources = {
@@ -349,7 +349,7 @@ class Images:
         self.identities = [tuple(checked[key].identity for key in keys) for keys in usable]
 
 
-def _check_all(found: Iterable[Source | Finding], how: Check) -> dict[Hashable, Checked]:
+def _check_all(found: Iterable[Source | Finding], how: CheckOptions) -> dict[Hashable, CheckResult]:
     by_key = {source.key: source for source in found if isinstance(source, Source)}
     checked = {key: check(source, how) for key, source in by_key.items() if source.kind == URL}
     local = [source for source in by_key.values() if source.kind != URL]
@@ -359,7 +359,7 @@ def _check_all(found: Iterable[Source | Finding], how: Check) -> dict[Hashable, 
     return checked
 
 
-def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, Checked]) -> list[Finding]:
+def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, CheckResult]) -> list[Finding]:
     """Return the findings about the pictures of one cell; if there are several, with the number of the picture."""
     by_picture = [checked[one.key].findings if isinstance(one, Source) else (one,) for one in read]
     if len(read) == 1:
@@ -391,7 +391,7 @@ def _find_wrong_counts(
     return counts
 
 
-def check(source: Source, how: Check) -> Checked:
+def check(source: Source, how: CheckOptions) -> CheckResult:
     """Check one picture, reading it once."""
     if source.kind == URL:
         return _check_url(source.location, how)
@@ -408,7 +408,7 @@ def check(source: Source, how: Check) -> Checked:
         loaded = loaded._replace(digest=Path(loaded.location).stem, kind=PIXELS)
     findings = tuple(_with_repair(finding, fix_images=how.fix_images) for finding in examine(loaded.content))
     if how.inputs is None or any(finding.is_error for finding in findings):
-        return Checked(findings)
+        return CheckResult(findings)
     location = loaded.location or how.inputs.keep(
         loaded.digest + images.suffix_of(loaded.content), loaded.content
     )
@@ -416,32 +416,32 @@ def check(source: Source, how: Check) -> Checked:
         return _check_copy(loaded, location, findings, how.inputs)
     sent_digest = sha256(loaded.content) if loaded.kind == PIXELS else loaded.digest
     image = ImageSource(FILE, location, loaded.digest, location, sent_digest)
-    return Checked(findings, image, _identity(loaded.kind, loaded.digest))
+    return CheckResult(findings, image, _identity(loaded.kind, loaded.digest))
 
 
-def _check_copy(loaded: _Loaded, location: str, findings: tuple[Finding, ...], inputs: Inputs) -> Checked:
+def _check_copy(loaded: _Loaded, location: str, findings: tuple[Finding, ...], inputs: Inputs) -> CheckResult:
     try:
         sent_location, copy = inputs.keep_repaired(loaded.digest, loaded.content)
     except StorageFailed:
         raise
     except UniformCopy:
-        return Checked((Finding.of("image-copy-uniform"),))
+        return CheckResult((Finding.of("image-copy-uniform"),))
     except Exception as error:  # noqa: BLE001 - Pillow raises almost anything for damaged files
-        return Checked((_damaged(error),))
+        return CheckResult((_damaged(error),))
     image = ImageSource(FILE, location, loaded.digest, sent_location, sha256(copy))
-    return Checked(findings, image, _identity_of_copy(_identity(loaded.kind, loaded.digest)))
+    return CheckResult(findings, image, _identity_of_copy(_identity(loaded.kind, loaded.digest)))
 
 
-def _check_url(url: str, how: Check) -> Checked:
+def _check_url(url: str, how: CheckOptions) -> CheckResult:
     named = links.canonical(url)
     findings = tuple(
         finding for finding in (links.judge_url(url), _expiry(url, named, how)) if finding is not None
     )
     image = ImageSource(URL, url, sha256(named.encode()), url, sha256(url.encode()))
-    return Checked(findings, image, _identity(URL, named))
+    return CheckResult(findings, image, _identity(URL, named))
 
 
-def _expiry(url: str, named: str, how: Check) -> Finding | None:
+def _expiry(url: str, named: str, how: CheckOptions) -> Finding | None:
     end, now = links.expires_at(url), time.time() if how.at is None else how.at
     if end is None or end > now + max(how.n_rows * _ROW_S, _SENT_IN_S):
         return None
@@ -454,13 +454,13 @@ def _expiry(url: str, named: str, how: Check) -> Finding | None:
     return replace(finding, severity=WARNING) if is_enough else finding
 
 
-def _check_missing(source: Source, finding: Finding, how: Check) -> Checked:
+def _check_missing(source: Source, finding: Finding, how: CheckOptions) -> CheckResult:
     """Fall back on what earlier calls recorded about a file that can't be read."""
     image = how.known_images.get(source.location) or _known_elsewhere(source, how)
     if image is None or finding.code not in {"image-not-found", "image-unreadable"}:
-        return Checked((finding,))
+        return CheckResult((finding,))
     code = "image-kept" if Path(image.sent_location).is_file() else "image-gone"
-    return Checked((Finding.of(code, path=source.location),), image, _known_identity(image))
+    return CheckResult((Finding.of(code, path=source.location),), image, _known_identity(image))
 
 
 def _is_of_pixels(known: ImageSource, kept: _Loaded) -> bool:
@@ -476,7 +476,7 @@ def _known_identity(image: ImageSource) -> str:
     return identity if image.sent_digest == unchanged else _identity_of_copy(identity)
 
 
-def _known_elsewhere(source: Source, how: Check) -> ImageSource | None:
+def _known_elsewhere(source: Source, how: CheckOptions) -> ImageSource | None:
     """Find the picture of a table that was moved with its run directory: the same path below another folder."""
     try:
         below = Path(source.location).relative_to(how.folder)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import HeadedFrame, Headline
-from dreamo_batch.arguments import as_file, as_names, check_count, file_errors
+from dreamo_batch.arguments import check_count, file_errors, file_path, names_in
 from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
@@ -125,7 +125,7 @@ def _images(value: Any) -> list[Any]:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
-    found, near = matching(str(as_file("image", value)))
+    found, near = matching(str(file_path("image", value)))
     named = listed(map(cells.printable, near))
     if not found:
         hint = f" Some differ only in letter case: {named}." if near else ""
@@ -420,7 +420,7 @@ def _groups(
     listed = list(tied) if isinstance(tied, Iterable) and not isinstance(tied, str | Mapping) else [tied]
     if listed and all(isinstance(name, str) for name in listed):
         listed = [listed]
-    groups = [tuple(as_names("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
+    groups = [tuple(names_in("zip", group, is_ordered=False)) for group in (*listed, *zipped)]
     names = [name for group in groups for name in group]
     for name in names:
         if name not in axes:
@@ -519,7 +519,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
     >>> lines(path)
     ['beach', 'forest']
     """
-    file = as_file("path", path)
+    file = file_path("path", path)
     with file_errors(TableError, file, "read"):
         text = decoded(file, file.read_bytes())
     found = [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]

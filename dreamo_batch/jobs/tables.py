@@ -32,15 +32,15 @@ from PIL import Image
 
 from dreamo_batch import columns, files
 from dreamo_batch.appearance import TableOfFile
-from dreamo_batch.arguments import as_file, as_new_file, check_flag, file_errors
+from dreamo_batch.arguments import check_flag, file_errors, file_path, output_file
 from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import Table, as_frame, check_pandas, dtype_of, is_result, means
+from dreamo_batch.jobs.fields import Table, check_pandas, convert_to_frame, dtype_of, is_result, means
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
-from dreamo_batch.text import counted, meant, option, quoted, spelled, type_of
+from dreamo_batch.text import counted, did_you_mean, option, quoted, type_of, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -110,7 +110,7 @@ def read_table(
     ['42.5']
     """
     check_pandas()
-    path = as_file("path", path)
+    path = file_path("path", path)
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise TableError(
@@ -118,9 +118,9 @@ def read_table(
             "Unpack compressed files; save other tables as .csv or .xlsx."
         )
     if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
-        raise UsageError(f"{spelled('sep', '--delimiter')} must be one character, not {quoted(sep)}")
+        raise UsageError(f"{wording('sep', '--delimiter')} must be one character, not {quoted(sep)}")
     if decimal is not None and not (isinstance(decimal, str) and decimal in (".", ",")):
-        raise UsageError(f"{spelled('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
+        raise UsageError(f"{wording('decimal', '--decimal')} must be '.' or ',', not {quoted(decimal)}")
     if not isinstance(rename, Mapping | None):
         raise UsageError(f"rename must map names in the file to new ones, not be {type_of(rename)}.")
     with file_errors(TableError, path, "read"):
@@ -129,7 +129,7 @@ def read_table(
         if not path.is_file():  # a pipe might block forever
             raise TableError(
                 f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}. Pass a table's file; use "
-                f"{spelled('load()', '`dreamo-batch results`')} to read a run directory."
+                f"{wording('load()', '`dreamo-batch results`')} to read a run directory."
             )
         if suffix == ".parquet":
             return _renamed(path, _read_parquet(path), rename)
@@ -176,7 +176,7 @@ def write_table(frame: Table, path: Path | str, *, excel_safe: bool = False) -> 
     >>> path.read_text(encoding="utf-8")
     "\ufeffprompt\n'=1+1\n"
     """
-    path, frame = as_new_file("path", path, _SUFFIXES, TableError), as_frame(frame)
+    path, frame = output_file("path", path, _SUFFIXES, TableError), convert_to_frame(frame)
     suffix = path.suffix.lower()
     check_flag("excel_safe", excel_safe)
     if not isinstance(frame, pd.DataFrame):
@@ -222,7 +222,7 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
     new_names = dict(rename or {})
     for column, name in new_names.items():
         if column not in table.columns:
-            raise TableError(f"{path} has no column {column!r} to rename; {meant(column, table.columns)}")
+            raise TableError(f"{path}: no column {column!r} to rename; {did_you_mean(column, table.columns)}")
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"rename: the new name of column {column!r} must be text, not {name!r}.")
     first: dict[str, Any] = {}
@@ -355,7 +355,7 @@ def decoded(path: Path, content: bytes, encoding: str | None = None, *, or_else:
 
 
 def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
-    advice = f", or pass {spelled('encoding=', '--encoding')}, such as gb18030 for Chinese"
+    advice = f", or pass {wording('encoding=', '--encoding')}, such as gb18030 for Chinese"
     return decoded(path, content, encoding, or_else="" if encoding else advice)
 
 
@@ -411,7 +411,7 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
         for cell in column[column.str.fullmatch(_THOUSANDS, na=False)]:
             raise TableError(
                 f"{path}, column {column.name!r}: {cell!r} may mean thousands or decimals. Write whole numbers without "
-                f"points and commas, or pass {spelled('decimal=', '--decimal')}."
+                f"points and commas, or pass {wording('decimal=', '--decimal')}."
             )
     return "."
 
@@ -999,7 +999,7 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
     return pd.DataFrame(series, index=frame.index)
 
 
-def as_result(table: pd.DataFrame) -> pd.DataFrame:
+def restore_output_dtypes(table: pd.DataFrame) -> pd.DataFrame:
     """Convert output columns back to their dtypes, after JSON, SQL or another program changed them."""
     outputs = [(name, table[name], columns.OUTPUTS[name].dtype) for name in columns.OUTPUTS if name in table]
     restored = {
@@ -1008,7 +1008,7 @@ def as_result(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**restored) if restored else table
 
 
-def as_input(name: str, column: pd.Series) -> pd.Series:
+def restore_input_dtype(name: str, column: pd.Series) -> pd.Series:
     """Convert an input of numbers or booleans to its dtype; cells that can't be read are missing."""
     return _converted(columns.INPUTS[name].dtype, column)[1]
 

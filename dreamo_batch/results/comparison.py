@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns, images, likeness
-from dreamo_batch.arguments import as_file, as_names, check_count, is_number
+from dreamo_batch.arguments import check_count, file_path, is_number, names_in
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import groupable, is_blank, is_missing
-from dreamo_batch.jobs.fields import as_frame
+from dreamo_batch.jobs.fields import convert_to_frame
 from dreamo_batch.metrics import PromptMatch, VectorMetric, cosine
 from dreamo_batch.parallel import Cluster, each, working
 from dreamo_batch.results import load, measure
@@ -296,9 +296,9 @@ def rank(
     >>> dreamo.rank(done.assign(stars=[2, 5, 3]), by="stars")["rank"].to_dict()
     {1: 1, 2: 2, 0: 3}
     """
-    source = as_frame(source)
+    source = convert_to_frame(source)
     results = read_results(source)
-    is_by_rating = any(str(name).removeprefix(_LOWER) in columns.RATED for name in as_names("by", by))
+    is_by_rating = any(str(name).removeprefix(_LOWER) in columns.RATED for name in names_in("by", by))
     if is_by_rating or isinstance(source, pd.DataFrame):  # usually made before the pictures were rated
         with suppress(UsageError):  # without a known directory there are no ratings either
             results = with_ratings(results, places_of(results, run_dir), is_needed=is_by_rating)
@@ -375,7 +375,7 @@ def best_seeds(ranked: pd.DataFrame, within: str | Sequence[str] | EllipsisType 
     """
     attrs = getattr(ranked, "attrs", {})
     within = attrs.get(_WITHIN, columns.PROMPT) if within is ... else within
-    keys = list(dict.fromkeys(as_names("within", within)))
+    keys = list(dict.fromkeys(names_in("within", within)))
     if absent := [name for name in [*columns.RANKS, *keys] if name not in getattr(ranked, "columns", ())]:
         raise UsageError(f"No column {absent[0]!r}: pass what rank() returned, and the same within=.")
     groups = pd.Series(0, index=ranked.index)
@@ -544,7 +544,7 @@ def _described(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def read_measures(by: Any, results: pd.DataFrame) -> list[Measure]:
     """Parse `by`: metrics, and names of columns or metrics, with ``-`` if less is better."""
-    measures = [_read_by(item, results) for item in as_names("by", by)]
+    measures = [_read_by(item, results) for item in names_in("by", by)]
     names = [criterion.name for criterion in measures]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"by={quoted(by)}: expected at least one measure, and each only once.")
@@ -792,7 +792,7 @@ def _read_subjects(pictures: Any) -> dict[str, list[Path]]:
             _refuse_gaps(pictures, name)
         pictures = dict(list(pictures.groupby("subject", sort=False)[columns.IMAGE]))
     if isinstance(pictures, str | os.PathLike):
-        folder = as_file("pictures", pictures)
+        folder = file_path("pictures", pictures)
         if not folder.is_dir():
             raise UsageError(f"No folder at {folder}.")
         found = {one.name: _pictures_at(one) for one in sorted(folder.glob("[!.]*")) if one.is_dir()}

@@ -19,7 +19,7 @@ import pandas as pd
 
 from dreamo_batch import columns
 from dreamo_batch.appearance import PALETTE
-from dreamo_batch.arguments import as_file, as_names, check_choice
+from dreamo_batch.arguments import check_choice, file_path, names_in
 from dreamo_batch.engine import directory
 from dreamo_batch.engine.checkpoint import IMAGE, references_of
 from dreamo_batch.engine.directory import RunDirectory
@@ -28,7 +28,7 @@ from dreamo_batch.images import PNG, png_chunk, suffix_of, with_comment
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.jobs.references import sha256
-from dreamo_batch.jobs.tables import as_input, content_of, with_index_as_columns
+from dreamo_batch.jobs.tables import content_of, restore_input_dtype, with_index_as_columns
 from dreamo_batch.money import dollars, total
 from dreamo_batch.parallel import Cluster, each, working, write_file
 from dreamo_batch.results.frame import folders_of, run_dir_of
@@ -36,7 +36,7 @@ from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.results.load import decided_for
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service import contract
-from dreamo_batch.text import counted, fill_template, first_line, joined, listed, one_line, option, spelled
+from dreamo_batch.text import counted, fill_template, first_line, joined, listed, one_line, option, wording
 
 if TYPE_CHECKING:
     import os
@@ -181,7 +181,7 @@ def export(
     dataset = None if to is None else read_address(to)
     if folder is None and dataset is None:
         raise UsageError(
-            f"Pass {spelled('a folder', '--output FOLDER')}, or {option('to', 'hf://datasets/OWNER/NAME')} to upload."
+            f"Pass {wording('a folder', '--output FOLDER')}, or {option('to', 'hf://datasets/OWNER/NAME')} to upload."
         )
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(licence)):
         raise UsageError(f"licence={licence!r}: expected an identifier of the hub, such as cc-by-4.0.")
@@ -232,7 +232,7 @@ def export(
 
 
 def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list[str]:
-    wanted = as_names("formats", formats, _FORMATS, "format", is_ordered=False)
+    wanted = names_in("formats", formats, _FORMATS, "format", is_ordered=False)
     check_choice("pictures", pictures, ("copy", "link", "none"))
     if text and pictures != "copy":
         raise UsageError(
@@ -243,7 +243,7 @@ def _checked(formats: str | Iterable[str], pictures: str, *, text: bool) -> list
 
 
 def _target(folder: str | os.PathLike[str], run_dirs: Iterable[Path]) -> Path:
-    target = as_file("folder", folder).absolute()
+    target = file_path("folder", folder).absolute()
     if target.resolve() in {RunDirectory(run_dir).path.resolve() for run_dir in dict.fromkeys(run_dirs)}:
         raise UsageError(f"{target} is the run directory itself. Export into another folder.")
     if (target.exists() or target.is_symlink()) and not target.is_dir():
@@ -260,7 +260,7 @@ def _flat(results: pd.DataFrame, decided: pd.DataFrame, folders: Sequence[Path])
     table = table.drop(columns=columns.RUN_DIR, errors="ignore")
     for name in _SUBMITTED:
         submitted = decided[name].astype(columns.INPUTS[name].dtype)
-        table[name] = submitted.fillna(as_input(name, table[name])) if name in table else submitted
+        table[name] = submitted.fillna(restore_input_dtype(name, table[name])) if name in table else submitted
     names = _short_names(folders)
     if len(names) > 1:
         table[columns.RUN_DIR] = pd.Series([names[folder] for folder in folders], dtype=columns.STR)
@@ -530,7 +530,7 @@ def read_address(address: object) -> tuple[str, str | None]:
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         raise UsageError(
-            f'{spelled(f"to={address!r}", f"--to {address}")}: expected "hf://datasets/OWNER/NAME".'
+            f'{wording(f"to={address!r}", f"--to {address}")}: expected "hf://datasets/OWNER/NAME".'
         )
     load_extra("huggingface_hub", "Uploading needs", "hub")  # before anything is written
     return match[1], match[2]

@@ -23,7 +23,7 @@ from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import rating_columns
 from dreamo_batch.money import exact_text, money, total
 from dreamo_batch.results.rating_log import with_ratings
-from dreamo_batch.text import counted, quoted, spelled
+from dreamo_batch.text import counted, quoted, wording
 
 if TYPE_CHECKING:
     import os
@@ -201,7 +201,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
-                f"Pass labels{spelled(' as rows=, or one boolean per row', ', as `dreamo-batch results` shows them')}."
+                f"Pass labels{wording(' as rows=, or one boolean per row', ', as `dreamo-batch results` shows them')}."
             )
         mask[found] = True
     return mask

@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 
 from dreamo_batch import columns
-from dreamo_batch.arguments import as_names
+from dreamo_batch.arguments import names_in
 from dreamo_batch.engine import checkpoint
 from dreamo_batch.engine.attempts import STATUS_OF, SUBMITTED
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError
 from dreamo_batch.jobs.cells import groupable, text_of, typed
-from dreamo_batch.jobs.fields import Table, as_frame, rating_columns
-from dreamo_batch.jobs.tables import as_result
+from dreamo_batch.jobs.fields import Table, convert_to_frame, rating_columns
+from dreamo_batch.jobs.tables import restore_output_dtypes
 from dreamo_batch.results.frame import own_cells, places_of, read_inputs
-from dreamo_batch.results.load import RunDir, as_paths, ledger_frame, load
+from dreamo_batch.results.load import RunDir, ledger_frame, list_run_dirs, load
 from dreamo_batch.results.rating_log import with_ratings
 from dreamo_batch.service.contract import MODEL
-from dreamo_batch.text import meant
+from dreamo_batch.text import did_you_mean
 
 _SUBMITTED: Final = [str(stage) for stage in SUBMITTED]
 # Statuses of rows whose latest attempt exists at the service, with the stage of that attempt.
@@ -99,7 +99,7 @@ def attempts(run_dir: Directories) -> pd.DataFrame:
 
 def read_history(source: Source) -> History:
     """Read the history from results or from run directories."""
-    source = as_frame(source)
+    source = convert_to_frame(source)
     return from_results(source) if isinstance(source, pd.DataFrame) else read_directories(source)
 
 
@@ -107,7 +107,7 @@ def read_directories(source: Directories) -> History:
     """Read the history of one or more run directories."""
     if isinstance(source, History):
         return source
-    return concatenated({os.fspath(run_dir): _read_directory(run_dir) for run_dir in as_paths(source)})
+    return concatenated({os.fspath(run_dir): _read_directory(run_dir) for run_dir in list_run_dirs(source)})
 
 
 def _read_directory(run_dir: RunDir) -> History:
@@ -165,10 +165,10 @@ def from_results(results: pd.DataFrame) -> History:
 
 def read_results(source: Source, *needed: str) -> pd.DataFrame:
     """Return results, loaded from run directories if necessary; raise for other tables."""
-    source = as_frame(source)
+    source = convert_to_frame(source)
     results = source if isinstance(source, pd.DataFrame) else load(source)
     check_results(results, *(name for name in columns.OUTPUTS if name != columns.RUN_DIR), *needed)
-    return as_result(results)
+    return restore_output_dtypes(results)
 
 
 def check_results(table: Any, *needed: str) -> None:
@@ -205,7 +205,7 @@ def labelled(results: pd.DataFrame) -> pd.DataFrame:
 
 def group(history: History, by: Any, argument: str = "by", *, reserved: Collection[str] = ()) -> Groups:
     """Group rows and attempts by columns, size, or time; None makes a single group."""
-    names = as_names(argument, by)
+    names = names_in(argument, by)
     rows, attempts = pd.DataFrame(index=history.rows.index), pd.DataFrame(index=history.attempts.index)
     for name in names:
         column, of_rows, of_attempts = _key(history, name, argument)
@@ -243,11 +243,11 @@ def _key(history: History, name: str, argument: str) -> tuple[str, pd.Series, pd
     if name == HOUR:
         of_rows, of_attempts = (time.dt.hour.astype(columns.INT) for time in times)
         return name, of_rows, of_attempts
-    length = as_length(name)
+    length = parse_duration(name)
     if length is None:
         known = [own for own in rows.columns if not str(own).startswith(columns.STORED_PREFIX)]
         raise UsageError(
-            f'{argument}: {name!r} is neither a column nor a length of time such as "1h"; {meant(name, known)}'
+            f'{argument}: {name!r} is neither a column nor a length of time such as "1h"; {did_you_mean(name, known)}'
         )
     of_rows, of_attempts = (time.dt.floor(length) for time in times)
     return columns.SUBMITTED_AT, of_rows, of_attempts
@@ -262,7 +262,7 @@ def _as_sent(rows: pd.DataFrame, name: str) -> pd.Series:
     return rows[name] if sent is None or not is_empty.any() else typed(filled)
 
 
-def as_length(text: object) -> pd.Timedelta | None:
+def parse_duration(text: object) -> pd.Timedelta | None:
     """Parse a duration, in whole microseconds like stored times; None if it isn't a positive one."""
     try:
         length = pd.Timedelta(text) if isinstance(text, str) else pd.Timedelta(0)

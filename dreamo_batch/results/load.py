@@ -37,7 +37,7 @@ from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logge
 from dreamo_batch.jobs.fields import check_pandas
 from dreamo_batch.money import dollars, exact_text, money, total
 from dreamo_batch.results.frame import TAKEN, assemble, mark, stacked, with_jobs_left
-from dreamo_batch.text import counted, option, quoted, same_call, spelled
+from dreamo_batch.text import counted, option, quoted, same_call, wording
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +85,10 @@ def load(run_dir: RunDir | Iterable[RunDir], *, all: bool = False) -> pd.DataFra
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     check_pandas()
-    return stacked([_load(existing(path), with_left=all) for path in as_paths(run_dir)])
+    return stacked([_load(existing(path), with_left=all) for path in list_run_dirs(run_dir)])
 
 
-def as_paths(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
+def list_run_dirs(source: RunDir | Iterable[RunDir]) -> list[RunDir]:
     """Return one or more run directories as a list without repeats."""
     if isinstance(source, str | os.PathLike):
         return [source]
@@ -152,7 +152,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     dreamo_batch.errors.DirectoryError: No run directory at ...runs/none.
     """
     summaries = []
-    for path in as_paths(run_dir):
+    for path in list_run_dirs(run_dir):
         directory = existing(path)
         state = read_state(directory)
         if directory.is_sharded and directory.read_manifest() is None:
@@ -431,7 +431,7 @@ def open_lines(results: pd.DataFrame, state: State) -> list[str]:
     if lines:
         lines.append(
             "Ambiguous rows may have been accepted and billed. They won't be resent unless you ask: settle each with "
-            + spelled(
+            + wording(
                 "resolve(run_dir, row, task_id=...) or resolve(run_dir, row, not_sent=True)",
                 "`dreamo-batch resolve RUN_DIR ROW`",
             )

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from dreamo_batch import columns, files, likeness
-from dreamo_batch.arguments import as_names
+from dreamo_batch.arguments import names_in
 from dreamo_batch.engine import checkpoint, directory, picture_cache
 from dreamo_batch.engine.attempts import rows_as_table, schema_of
 from dreamo_batch.engine.directory import RunDirectory
@@ -285,7 +285,7 @@ def measure(
 
 def read_metrics(metrics: Any) -> list[Metric | VectorMetric]:
     """Parse several metrics, which need distinct names."""
-    read = [read_metric(metric) for metric in ([None] if metrics is None else as_names("metrics", metrics))]
+    read = [read_metric(metric) for metric in ([None] if metrics is None else names_in("metrics", metrics))]
     for name, n in Counter(metric.name for metric in read).items():
         if n > 1:
             raise UsageError(f"{n} metrics are named {name!r}; use Metric(name, ...) to rename them.")

@@ -112,7 +112,7 @@ def rater_named(rater: str | None) -> str:
     return user_name()
 
 
-def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
+def positions_in_force(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
     """Return the positions of lines that count: for each key, the last rating and the last word not undone."""
     open_lines: dict[Hashable, list[tuple[bool, int]]] = {}
     for number, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
@@ -125,15 +125,15 @@ def standing(keys: Iterable[Hashable], kinds: Iterable[str]) -> list[int]:
     return sorted(last.values())
 
 
-def stands(log: pd.DataFrame) -> list[int]:
+def ratings_in_force(log: pd.DataFrame) -> list[int]:
     """Return the positions of a rating table's lines that count, for each rater and job."""
-    return standing(zip(log[columns.JOB_ID], log[columns.RATER], strict=True), log[columns.KIND])
+    return positions_in_force(zip(log[columns.JOB_ID], log[columns.RATER], strict=True), log[columns.KIND])
 
 
 def by_job(run_dir: Path, rater: str | None = None) -> pd.DataFrame:
     """Return the columns `rating` and `picked` by job, from all raters or one."""
     log = rating_table(run_dir).frame()
-    current = log.iloc[stands(log)]
+    current = log.iloc[ratings_in_force(log)]
     if rater is not None:
         current = current[current[columns.RATER] == rater]
     is_rating = current[columns.KIND] == RATING

@@ -14,8 +14,8 @@ from dreamo_batch.errors import UsageError
 from dreamo_batch.results import rating_log
 from dreamo_batch.results.frame import places_of, row_mask
 from dreamo_batch.results.history import LABEL, labelled
-from dreamo_batch.results.load import RunDir, as_paths, existing, load
-from dreamo_batch.text import quoted, spelled
+from dreamo_batch.results.load import RunDir, existing, list_run_dirs, load
+from dreamo_batch.text import quoted, wording
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -109,7 +109,7 @@ def _read(value: int | str) -> tuple[str, float | None]:
     if is_whole and LOWEST <= float(value) <= HIGHEST:
         return rating_log.RATING, float(value)
     raise UsageError(
-        f"{spelled('value=', 'VALUE ')}{quoted(value)}: expected {LOWEST} to {HIGHEST}, or one of "
+        f"{wording('value=', 'VALUE ')}{quoted(value)}: expected {LOWEST} to {HIGHEST}, or one of "
         f"{', '.join(map(repr, WORDS))}."
     )
 
@@ -145,7 +145,7 @@ def ratings(run_dir: RunDir | Iterable[RunDir]) -> pd.DataFrame:
     >>> dreamo.ratings(run_dir)[["row", "rater", "kind", "value", "stands"]].values.tolist()
     [['1', 'ann', 'rating', 3.0, True], ['1', 'ann', 'rating', 5.0, False], ['1', 'ann', 'undo', nan, False]]
     """
-    read = {os.fspath(path): _ratings_of(path) for path in as_paths(run_dir)}
+    read = {os.fspath(path): _ratings_of(path) for path in list_run_dirs(run_dir)}
     if len(read) > 1:
         read = {name: lines.assign(**{columns.RUN_DIR: name}) for name, lines in read.items()}
     return pd.concat(read.values()).sort_values(columns.AT, kind="stable", ignore_index=True)
@@ -155,5 +155,5 @@ def _ratings_of(run_dir: RunDir) -> pd.DataFrame:
     rows = labelled(load(run_dir)).dropna(subset=columns.JOB_ID).drop_duplicates(columns.JOB_ID)
     log = rating_log.rating_table(existing(run_dir).path).frame()
     log[columns.ROW] = log[columns.JOB_ID].map(rows.set_index(columns.JOB_ID)[LABEL])
-    log[columns.STANDS] = log.index.isin(rating_log.stands(log))
+    log[columns.STANDS] = log.index.isin(rating_log.ratings_in_force(log))
     return columns.typed(log[list(columns.RATINGS_READ)], columns.RATINGS_READ)

@@ -27,15 +27,15 @@ from dreamo_batch.results.history import (
     Groups,
     History,
     Source,
-    as_length,
     group,
     grouped,
+    parse_duration,
     read_directories,
     read_history,
 )
 from dreamo_batch.service.contract import ERROR_CODES
 from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
-from dreamo_batch.text import counted, harmless, option, quoted, shortened, spelled
+from dreamo_batch.text import counted, harmless, option, quoted, shortened, wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -463,7 +463,7 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     if every is None:
         steps = [pd.Timedelta(step) for step in _STEPS]
         return next((step for step in steps if span / step <= _N_BUCKETS), steps[-1])
-    step = as_length(every)
+    step = parse_duration(every)
     if step is None:
         raise UsageError(f'every={quoted(every)} isn\'t a length of time; write one such as "1min" or "1h".')
     if span / step > _N_BUCKETS_MAX:
@@ -583,12 +583,12 @@ def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] 
     """
     place = _place(run_dir)
     if classes is None:
-        return spelled(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
+        return wording(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(rows)
     named = f"rows={json.dumps(rows, ensure_ascii=False)}, " if rows else ""
     flag = f" --rows {shlex.quote(text.getvalue())}" if rows else ""
-    return spelled(
+    return wording(
         f"dreamo.retry({place}, {named}classes={json.dumps(classes)})",
         f"dreamo-batch retry {place} --classes {classes}{flag}",
     )
@@ -597,7 +597,7 @@ def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] 
 def _place(run_dir: str | None) -> str:
     """Return a run directory as an argument; from results alone its name is unknown."""
     python = columns.RUN_DIR if run_dir is None else json.dumps(run_dir, ensure_ascii=False)
-    return spelled(python, shlex.quote(run_dir or "RUN_DIR"))
+    return wording(python, shlex.quote(run_dir or "RUN_DIR"))
 
 
 class FailureGroups(HeadedFrame):
@@ -634,10 +634,10 @@ def _lines(kind: Mapping[str, Any], *, is_held: bool) -> list[str]:
     calls = list(filter(None, [kind[columns.CALL]]))
     if is_held and labels:
         place = _place(kind[columns.RUN_DIR])
-        begin = spelled(f"dreamo.resolve({place}, row, ", f"dreamo-batch resolve {place} ROW ")
+        begin = wording(f"dreamo.resolve({place}, row, ", f"dreamo-batch resolve {place} ROW ")
         settled = (option("task_id", "ID"), "accepted"), (option("not_sent", value=True), "not accepted")
         calls = [f"{call}  # may be paid twice" for call in calls]
-        calls = [f"{begin}{how}{spelled(')', '')}  # {when}" for how, when in settled] + calls
+        calls = [f"{begin}{how}{wording(')', '')}  # {when}" for how, when in settled] + calls
     counts = rows, counted(kind[columns.ATTEMPTS], "attempt"), *(billed or ["not billed"])
     parts = f"{name}: {', '.join(counts)}", message, meaning, kind[columns.ADVICE]
     return [*filter(None, parts), *(f"  {call}" for call in calls)]

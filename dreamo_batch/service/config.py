@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from dreamo_batch.arguments import is_number
 from dreamo_batch.errors import KeyMissing, SettingsError
 from dreamo_batch.service import contract
-from dreamo_batch.text import quoted, spelled, type_of
+from dreamo_batch.text import quoted, type_of, wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,7 +219,7 @@ def key_missing(settings: Settings, free: str = NO_KEY_NEEDED) -> KeyMissing:
     """Return the error for a service that needs a key and has none; `free` says how to do without one."""
     return KeyMissing(
         f"{settings.service_name} needs an API key: set the environment variable "
-        f"{KEY_VARIABLE}{spelled(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, {free}."
+        f"{KEY_VARIABLE}{wording(', or pass api_key=', '')}. Nothing was sent. To try without a key or cost, {free}."
     )
 
 
@@ -236,7 +236,7 @@ def is_loopback_host(host: str) -> bool:
 def _checked_key(value: str) -> str:
     key = value.strip()
     if not key:
-        raise SettingsError(f"the API key is empty; set {KEY_VARIABLE}{spelled(' or pass api_key=', '')}")
+        raise SettingsError(f"the API key is empty; set {KEY_VARIABLE}{wording(' or pass api_key=', '')}")
     if not re.fullmatch(r"""(?!["'])[!-~]+""", key):  # a Docker env file keeps the quotes
         raise SettingsError(
             "the API key contains whitespace, control characters or non-ASCII letters, or begins with a quote; "
