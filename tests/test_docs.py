@@ -10,12 +10,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import dreamo_batch as dreamo
 from dreamo_batch import cli, errors
+from dreamo_batch.gateway import LocalGateway
 from tests import reference
 from tests.benchmarks.report import Figure
 
@@ -33,6 +36,10 @@ def blocks(text, language):
 
 
 PYTHON_PAGES = [name for name, text in PAGES.items() if blocks(text, "python")]
+# Pages whose commands are run; those of others wait, serve, or need what isn't here.
+SHELL_PAGES = [
+    f"docs/guide/{name}.md" for name in ("command-line", "first-hour", "looking", "money", "rating")
+]
 SHELL_BLOCKS = [(name, block) for name, text in PAGES.items() for block in blocks(text, "sh")]
 
 
@@ -59,10 +66,23 @@ def test_code_blocks_name_a_language_that_is_tested():
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("name", PYTHON_PAGES)
+@pytest.mark.parametrize("name", sorted({*PYTHON_PAGES, *SHELL_PAGES}))
 def test_python_of_a_page_runs_and_shows_what_the_page_says(name, tmp_path):
     """All Python blocks of a page, one after another, on the local gateway; `make docs` writes what they show."""
     assert reference.run_page(PAGES[name], tmp_path)[0] == PAGES[name]
+    if name in SHELL_PAGES:
+        _run_commands(name, tmp_path)
+
+
+def _run_commands(name, folder):
+    """Run the commands of a page in the folder that its Python blocks left; each leaves with 0."""
+    with chdir(folder), LocalGateway(engine="flat") as gateway:
+        at = {"DREAMO_BASE_URL": gateway.base_url, "DREAMO_API_KEY": gateway.api_key}
+        commands = (words for block in blocks(PAGES[name], "sh") for words in _commands(block))
+        for words in commands:
+            if words[0] == "dreamo-batch" and not any(word.startswith("hf:") for word in words):
+                done = CliRunner().invoke(cli.main, words[1:], env=at)
+                assert (done.exit_code, words) == (0, words), done.stderr
 
 
 def _calls(code):
