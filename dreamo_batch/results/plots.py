@@ -104,7 +104,7 @@ def plot_costs(costs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     costs : pandas.DataFrame
         What `dreamo_batch.costs` returned. Only the 25 most expensive groups are drawn; the title counts all.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, which becomes pyplot's current one.
+        Where to draw; a figure with ``layout="constrained"`` makes room for long labels. Default: a new one.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def plot_latency(latency: pd.DataFrame, *, phase: str | None = None, ax: Axes | 
     phase : str, optional
         One phase only; default: every phase if there are no groups, else ``"task"``.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, which becomes pyplot's current one.
+        Where to draw; a figure with ``layout="constrained"`` makes room for long labels. Default: a new one.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def plot_failures(failures: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     failures : pandas.DataFrame
         What `dreamo_batch.failures` returned.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default: a new figure, which becomes pyplot's current one.
+        Where to draw; a figure with ``layout="constrained"`` makes room for long labels. Default: a new one.
 
     Returns
     -------
