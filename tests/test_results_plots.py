@@ -328,7 +328,7 @@ def test_letters_without_a_font_are_boxes(monkeypatch, caplog):
     """Said once, rather than a warning for each."""
     monkeypatch.setattr(fonts, "machine_fonts", tuple)
     monkeypatch.setattr(plots, "machine_fonts", tuple)
-    monkeypatch.setattr(fonts, "_said", set())
+    monkeypatch.setattr(fonts, "_reported", set())
     plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 b"]), "scene"))
     ax = plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
