@@ -988,7 +988,7 @@ png = content(Image.new("RGB", (5000, 5000)), "PNG")
 Image.new("L", (7000, 7000)).load()
 before = peak_mb()
 with ThreadPoolExecutor(16) as pool:
-    list(pool.map(examine, [gif, frames] * 16))
+    list(pool.map(examine, [gif, frames] * 8))
     list(pool.map(inspect_picture, [png] * 16))
 print(peak_mb() - before)
 """

@@ -6,6 +6,7 @@ import json
 import warnings
 from datetime import date, time
 from decimal import Decimal
+from functools import cache
 from io import StringIO
 
 import numpy as np
@@ -106,6 +107,17 @@ def test_filled_cells_keep_their_kind(tmp_path, dtype):
     assert made["use_rephraser"].dtype == columns.BOOL
 
 
+@cache
+def kept_results():
+    attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
+    return results(["a", "a", "b", "c", "d"], attempts)
+
+
+@cache
+def costs_of_kept_results():
+    return {by: dreamo.costs(kept_results(), by=by) for by in (None, "hour", "1h", "status")}
+
+
 @pytest.mark.parametrize(
     "detour",
     [
@@ -125,11 +137,10 @@ def test_filled_cells_keep_their_kind(tmp_path, dtype):
 @pytest.mark.filterwarnings("ignore:.*epoch")
 def test_results_come_back_from_other_programs(detour):
     """JSON, SQL and spreadsheets change dtypes and drop time zones; sums, times and groups stay the same."""
-    attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
-    made = results(["a", "a", "b", "c", "d"], attempts)
+    made = kept_results()
     back = detour(made)
-    for by in (None, "hour", "1h", "status"):
-        pd.testing.assert_frame_equal(dreamo.costs(back, by=by), dreamo.costs(made, by=by), check_exact=True)
+    for by, costs in costs_of_kept_results().items():
+        pd.testing.assert_frame_equal(dreamo.costs(back, by=by), costs, check_exact=True)
     pd.testing.assert_frame_equal(dreamo.latency(back), dreamo.latency(made), atol=0.002)
     assert len(dreamo.failures(back)) == len(dreamo.failures(made)) > 0
     assert repr(dreamo.gallery(back, run_dir=".")) == repr(dreamo.gallery(made, run_dir="."))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from unittest.mock import Mock
 
 import matplotlib as mpl
@@ -288,6 +289,12 @@ def test_a_plot_is_the_current_figure_of_pyplot(plot, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@cache
+def table_of(plot):
+    """Return what it draws of a history of rows of every kind."""
+    return DRAWN[plot](history())
+
+
 @pytest.mark.no_cover
 @pytest.mark.parametrize("size", [(7.2, 4.0), (4.5, 3.0), (12.0, 3.0)])
 @pytest.mark.parametrize("layout", [None, "constrained", "tight"])
@@ -295,7 +302,7 @@ def test_a_plot_is_the_current_figure_of_pyplot(plot, tmp_path):
 def test_legends_are_not_cut_off(plot, layout, size):
     """Whatever the size of the figure, and whether or not it makes room for what stands beside its axes."""
     figure = Figure(figsize=size, layout=layout)
-    ax = plot(DRAWN[plot](history()), ax=figure.subplots())
+    ax = plot(table_of(plot), ax=figure.subplots())
     figure.draw_without_rendering()
     legend = ax.get_legend()
     assert legend is not None
