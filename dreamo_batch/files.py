@@ -29,10 +29,7 @@ def publish(folder: Path, put: Callable[[Path], object] | None) -> None:
 def replace(
     path: Path, write: Callable[[Path], object], *, previous: Path | None = None, is_durable: bool = True
 ) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`, and what was there to `previous`.
-
-    What can be made again, or is soon out of date, need not be durable.
-    """
+    """Let `write` fill a temporary file beside `path`, rename it to `path`, and what was there to `previous`."""
     # Unique per thread, as two calls may save the same picture; writers read the format from the suffix.
     stem = path.stem[:_STEM_MAX]
     temporary = path.with_name(f".partial-{threading.get_native_id()}-{stem}{path.suffix}")

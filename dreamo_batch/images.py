@@ -128,10 +128,7 @@ def _shrunk(image: Image.Image, side_px: int, resample: Image.Resampling) -> Ima
 def in_strips(
     image: Image.Image, side_px: int, converted: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """Convert a picture; a large one a few rows at a time, reduced to at most twice `side_px` a side.
-
-    Converting a whole picture takes several times its memory.
-    """
+    """Convert a picture, a large one in strips to save memory and reduced to at most twice `side_px` a side."""
     image.load()
     factor = max(image.size) // side_px
     if factor <= 1 or image.width * image.height <= _LARGE_PX:

@@ -238,10 +238,7 @@ def _say_stopped(call: Call, bar: Progress) -> None:
 
 
 def moment(not_before: Any, *, now: float) -> float | None:
-    """Parse a start time (local, or with an offset) into Unix seconds; None if it has passed.
-
-    A time of day means the next one.
-    """
+    """Parse a start time (local, or with an offset; a bare time is the next one) to Unix seconds; None if past."""
     if not_before is None:
         return None
     try:
@@ -333,6 +330,15 @@ class Batch:
     ...     done = live.wait(progress=False)
     >>> live.status.phase, live.status.n_settled
     ('finished', 2)
+    >>> live = dreamo.start(jobs, tempfile.mkdtemp(), gateway="local", max_cost=1)
+    >>> live.pause()
+    >>> live.raise_budget(2)
+    >>> live.resume()
+    >>> done = live.wait(progress=False)
+    >>> live.retry()  # nothing failed
+    >>> live.stop()
+    >>> live.results()["status"].tolist()
+    ['completed', 'completed']
     """
 
     def __init__(self, directory: RunDirectory, followed: FollowedRun | None = None) -> None:
@@ -533,9 +539,12 @@ class Batch:
             return self.results() if ended is None else end(ended, bar)
 
     def panel(self) -> Any:
-        """Return the dashboard of the run: an ipywidgets widget that keeps itself up to date.
+        """Return the dashboard of the run.
 
-        If it can't be built, the reason is logged and the batch itself is returned; the run continues.
+        Returns
+        -------
+        ipywidgets.Widget or Batch
+            A widget that keeps itself up to date; the batch itself, with the reason logged, if it can't be built.
         """
         return self._shown(lambda: panels.panel(self), otherwise=self)
 

@@ -269,15 +269,7 @@ class _Network:
 
 
 class VectorMetric(Bounded, ABC):
-    """A metric that compares vectors: each picture is turned into one once, and the vectors are kept.
-
-    Attributes
-    ----------
-    name : str
-        Name of the column.
-    higher_is_better : bool
-        True: the cosine of two vectors, from -1 to 1, is higher for what is alike.
-    """
+    """A metric that compares vectors by their cosine: each picture is turned into one once, and they are kept."""
 
     higher_is_better: ClassVar[bool] = True
     side_px: ClassVar[int] = 512  # a JPEG is decoded at the least fraction that is no smaller
@@ -359,7 +351,18 @@ class Embedding(VectorMetric):
         return f"{self._weights.name}:{self._weights.digest('image')}:{_VERSION}"
 
     def embed(self, pictures: Sequence[Image.Image]) -> list[Vector | None]:
-        """Turn upright RGB pictures into vectors."""
+        """Turn upright RGB pictures into vectors.
+
+        Parameters
+        ----------
+        pictures : sequence of PIL.Image.Image
+            Upright, in RGB.
+
+        Returns
+        -------
+        list of (numpy.ndarray of float32, or None)
+            A vector of shape (n,) for each picture.
+        """
         if not pictures:
             return []
         how = self._weights.preset["image"]
@@ -422,7 +425,18 @@ class PromptMatch(Embedding):
         self._tokenizer: Any = None
 
     def embed_prompt(self, prompt: str) -> Vector | None:
-        """Turn a prompt into a vector; None if it isn't in Latin script."""
+        """Turn a prompt into a vector.
+
+        Parameters
+        ----------
+        prompt : str
+            Cut after 77 tokens.
+
+        Returns
+        -------
+        numpy.ndarray of float32, or None
+            Shape (n,); None if the prompt isn't in Latin script.
+        """
         if not is_latin(prompt):
             return None
         ids = np.array([self._tokens(prompt)], dtype=np.int64)
@@ -505,7 +519,18 @@ class Face(VectorMetric):
         return f"{self._weights.name}:{digest}:{self.min_score}:{_VERSION}"
 
     def embed(self, pictures: Sequence[Image.Image]) -> list[Vector | None]:
-        """Turn upright RGB pictures into the vectors of their largest faces; None if there is none."""
+        """Turn upright RGB pictures into the vectors of their largest faces.
+
+        Parameters
+        ----------
+        pictures : sequence of PIL.Image.Image
+            Upright, in RGB.
+
+        Returns
+        -------
+        list of (numpy.ndarray of float32, or None)
+            A vector of shape (n,) for each picture; None for one without a face.
+        """
         return [self._of_largest(picture) for picture in pictures]
 
     def _of_largest(self, picture: Image.Image) -> Vector | None:

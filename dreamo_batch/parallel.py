@@ -97,10 +97,7 @@ def ticking(n: int, what: str, *, unit: str = "picture") -> Iterator[Callable[[]
 
 
 def bar_class() -> type[Any]:
-    """Return tqdm's bar for this place, with its own lock: another's may be held forever, or be none.
-
-    tqdm's own bars keep the lock if they can't be drawn, or are interrupted: a worker that logs would wait forever.
-    """
+    """Return tqdm's bar with a lock of its own: another's may be missing, or never released."""
     return _bar_class_of(load_module("tqdm.auto").tqdm)
 
 
@@ -208,10 +205,7 @@ def refuse_other(cluster: Cluster) -> None:
 
 
 def portable(thing: Any) -> Any:
-    """Pickle what a user made, for the processes of the cluster; where there are none, return it as it is.
-
-    What a notebook defines, and what other machines can't import, is sent whole, if cloudpickle is there.
-    """
+    """Pickle what a user made for the cluster's processes, whole where they can't import it; else return it."""
     cluster = _cluster.get()
     if cluster is None or isinstance(cluster, ThreadPoolExecutor):
         return thing

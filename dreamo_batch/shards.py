@@ -567,10 +567,7 @@ class ShardedCall(Call):
         return replace(terms, cap=exact_text(min(caps)) if caps else None)
 
     def _share_out(self, shards: Mapping[str, State], slices: Slices) -> Slices | None:
-        """Set the cap that workers take their slices of; None if there never was one.
-
-        Shards that bought without one join it first; those that hold too much, as their worker was killed, return it.
-        """
+        """Set the cap that workers take slices of, if there ever was one; shards that hold too much return it."""
         place = f"{self.directory.name}/{_BUDGET}"
         with shared_budget.budget_errors(place):
             if not slices.read() and self.spending.limit is None:

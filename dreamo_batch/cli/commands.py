@@ -127,10 +127,7 @@ def agree(
 
 
 def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is_agreed: bool) -> str | None:
-    """Ask whether to buy what is planned, unless agreed already; return the sum in USD at which the call stops.
-
-    Raises if the call would refuse invalid rows anyway.
-    """
+    """Ask whether to buy what is planned, unless agreed; return the sum in USD to stop at; raise on invalid rows."""
     invalid = planned[planned[columns.ACTION] == INVALID]
     if len(invalid) and options.get("on_invalid") == "raise":
         raise click.ClickException(

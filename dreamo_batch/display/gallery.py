@@ -236,7 +236,13 @@ class Gallery:
         return self.selection
 
     def choose(self, positions: Sequence[int]) -> None:
-        """Choose rows by position."""
+        """Choose rows by position.
+
+        Parameters
+        ----------
+        positions : sequence of int
+            From 0; those outside the table are ignored.
+        """
         self._chosen = sorted({position for position in positions if 0 <= position < len(self.results)})
         if self._widget is not None:
             self._widget.chosen = self.chosen

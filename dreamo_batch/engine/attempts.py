@@ -100,10 +100,7 @@ OPEN: Final = frozenset({Stage.SENDING, Stage.ACCEPTED})
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of a job; `attempt` counts from 1, times are Unix seconds, money is exact decimal text.
-
-    Fields carry the names of `dreamo_batch.columns.LEDGER`.
-    """
+    """One attempt of a job, as in `columns.LEDGER`: numbered from 1, times in Unix seconds, money as exact text."""
 
     job_id: str
     attempt: int

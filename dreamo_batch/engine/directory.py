@@ -436,10 +436,7 @@ class NotAPicture(ValueError):  # noqa: N818 - it names what arrived
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A picture on disk: path relative to the run directory, digest, size in bytes and pixels.
-
-    `warning` says what is odd about it, or which other pictures its task made.
-    """
+    """A picture on disk (path in the run directory, digest, bytes, pixels), and a `warning` if something is odd."""
 
     path: str
     sha256: str

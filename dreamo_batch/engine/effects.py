@@ -117,11 +117,7 @@ class Payloads:
 
 
 def _read(image: ImageSource) -> bytes:
-    """Read a picture as base64, in parts.
-
-    It gets its own memory, which goes back to the system when it is dropped: malloc would keep some megabytes for
-    every worker.
-    """
+    """Read a picture as base64 into memory that goes back to the system once dropped, as malloc's would not."""
     digest = hashlib.sha256()
     try:
         with Path(image.sent_location).open("rb") as file:
@@ -218,10 +214,7 @@ def not_sent(key: Key, at: float) -> Event:
 
 
 def resolved(attempt: Attempt, at: float, task_id: str | None) -> Event:
-    """Make the event of an ambiguous attempt settled by the user: accepted as a task, or never accepted.
-
-    The latter keeps its number, so that the ledger shows the doubt beside what is sent afterwards.
-    """
+    """Make the event of an ambiguous attempt the user settled; one never accepted keeps its number as a trace."""
     key = (attempt.job_id, attempt.attempt)
     if task_id is None:
         return Event.of(EventKind.NOT_SENT, key, at, may_have_been_billed=False)

@@ -331,10 +331,7 @@ _IN_DOUBT: Final = frozenset({Stage.SENDING, Stage.AMBIGUOUS})
 
 
 class Stray(NamedTuple):
-    """The content of a file of strays: service and entropy of its run, and the last state of its attempts.
-
-    `n_bytes` is the size when it was read.
-    """
+    """A file of strays: service and entropy of its run, last states of its attempts, its size when it was read."""
 
     path: Path
     n_bytes: int

@@ -460,10 +460,7 @@ class Ledger:
         self.checkpoint(pending)
 
     def _cover(self, stored: StoredAttempts, pending: Iterable[str], *, is_followed: bool) -> None:
-        """Write a checkpoint of everything recorded, and remove the journals covered by two checkpoints.
-
-        If the next journal is open already, nothing is in it yet.
-        """
+        """Write a checkpoint of everything recorded, and remove journals covered by two; an open next one is empty."""
         header = self._journal.header
         covered = header.number - is_followed
         meta = checkpoint.Meta(

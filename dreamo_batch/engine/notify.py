@@ -86,6 +86,8 @@ class RunEvent:
     >>> done = dreamo.run(jobs, tempfile.mkdtemp(), gateway="local", progress=False, on_event=events.append)
     >>> [(event.kind, event.by_status["completed"]) for event in events]
     [('done', 1)]
+    >>> json.loads(events[0].to_json())["kind"]
+    'done'
     """
 
     kind: Kind
@@ -98,7 +100,13 @@ class RunEvent:
     max_cost_usd: Decimal | None = None
 
     def to_json(self) -> bytes:
-        """Return what is posted; `text` is a sentence for people."""
+        """Return the event as it is posted.
+
+        Returns
+        -------
+        bytes
+            A JSON object: these attributes, amounts as text, and `text`, a sentence for people.
+        """
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         known |= {name: None if known[name] is None else exact_text(known[name]) for name in AMOUNTS}
         known["at"] = self.at.isoformat(timespec="seconds")
@@ -226,10 +234,7 @@ class _UndeliveredError(DreamoError):
 
 
 class _Webhook:
-    """A URL that events are posted to, signed as Standard Webhooks describes it if there is a secret.
-
-    The URL may hold a secret itself: only its scheme and host are ever shown.
-    """
+    """A URL that events are posted to, signed as a Standard Webhook if there is a secret; only its host is shown."""
 
     def __init__(self, url: str) -> None:
         self._place = _place_of(url)

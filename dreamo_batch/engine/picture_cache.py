@@ -107,10 +107,7 @@ def keep(run_dir: Path, sha256: str, summary: PictureSummary) -> None:
 
 
 def merge(run_dir: Path) -> None:
-    """Merge the tail into the table once it is large beside it; raise OSError if that can't be written.
-
-    What another process appends at this moment may be lost, and is then made again.
-    """
+    """Merge the tail into the table once large beside it, losing what others append meanwhile; OSError if it fails."""
     n_tail, n_table = (_state_of(run_dir / name)[0] for name in (TAIL, NAME))
     if n_tail and n_tail * _TAIL_SHARE >= n_table:
         files.replace(run_dir / NAME, lambda temporary: _write_table(temporary, run_dir), is_durable=False)

@@ -420,6 +420,8 @@ class Plan(HeadedFrame):
     >>> planned = dreamo.plan(jobs, unit_cost="0.03")
     >>> planned["action"].tolist(), planned["cost_high_usd"].sum()
     (['new', 'new'], np.float64(0.06))
+    >>> planned.changes()[["action", "rows"]].values.tolist(), planned.warnings()
+    ([['new', 2]], [])
     """
 
     # The directory's cap, what was spent in it (USD), and remarks on the table.
@@ -445,7 +447,13 @@ class Plan(HeadedFrame):
         return Headline(first, changes, notes, self._remarks)
 
     def changes(self) -> pd.DataFrame:
-        """Return one row per action and reason: how many rows, which ones, and the most they can cost."""
+        """Summarise the plan.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per action and reason: how many rows, which ones, and the most they can cost.
+        """
         labels = [text_of(label) for label in self.index]
         plan = pd.DataFrame(self).reset_index(drop=True)
         reasons = plan[columns.REASON].astype(columns.STR)
@@ -469,7 +477,13 @@ class Plan(HeadedFrame):
         return aligned(list(changes), changes.to_numpy(dtype=object).tolist())
 
     def warnings(self) -> list[str]:
-        """Return what to know before these rows are bought."""
+        """Return what to know before these rows are bought.
+
+        Returns
+        -------
+        list of str
+            One sentence or more per warning; empty if there is none.
+        """
         return list(self._remarks)
 
 

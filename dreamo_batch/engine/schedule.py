@@ -164,10 +164,7 @@ class Schedule:
     # What comes next.
 
     def next_action(self, now: float) -> Action | None:
-        """Return the next request for a free worker, or None; it then counts as under way.
-
-        The kinds take turns, so that polls, creates and downloads never starve one another.
-        """
+        """Return the next request, now under way, or None; the kinds take turns, so that none starves another."""
         if self.is_halted:
             return None
         choices = (self._next_create, self._next_due, self._next_save)

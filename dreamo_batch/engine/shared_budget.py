@@ -558,10 +558,7 @@ class Slices:
     def give_back(
         self, child: str, keep: Decimal, *, opening: int, about: Mapping[str, Any] | None = None
     ) -> None:
-        """Set what a ledger has to `keep`, which its holder has written down as its slice before.
-
-        It is more than was granted where prices rose above what was reserved.
-        """
+        """Set what a ledger has to `keep`, already noted as its slice; more than granted where prices rose."""
 
         def lowered() -> dict[str, Any] | None:
             share = self._share_of(child, opening, "")

@@ -391,21 +391,7 @@ def _newest_checkpoint(store: ObjectStore) -> tuple[int, int, str | None]:
 
 
 class FencedLog:
-    """The open log of one writer.
-
-    Parameters
-    ----------
-    store : ObjectStore
-        Where the log is.
-    owner : str
-        Who writes, for people to read.
-    is_gone : callable
-        Says whether an owner is known to have ended, so that nothing needs to wait for it.
-    pause : callable
-        Waits some seconds.
-    clock : callable
-        Returns seconds that only go forward.
-    """
+    """The open log of one writer; it waits for no owner of whom `is_gone` says that they have ended."""
 
     def __init__(
         self,

@@ -113,10 +113,7 @@ def _refused_by(problem: Problem) -> Response:
 
 @dataclass(eq=False, repr=False)
 class Endpoints:
-    """The endpoints, bound to one gateway.
-
-    The key is checked and bodies are read here, not by FastAPI's dependencies, which would cost a tenth of a request.
-    """
+    """The endpoints of one gateway; it checks keys and reads bodies itself, faster than FastAPI's dependencies."""
 
     tasks: Tasks
     renderer: Renderer

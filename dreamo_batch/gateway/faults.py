@@ -154,6 +154,11 @@ class FaultPlan:
     >>> plan = FaultPlan({"poll": {"http_503": 1.0}}, seed=0)
     >>> plan.draw("poll").fault.status
     503
+    >>> plan.set({"poll": {}})
+    >>> plan.script("create", "drop_after_accept")
+    >>> plan.describe()["script"]
+    {'create': ['drop_after_accept']}
+    >>> plan.clear()
     """
 
     def __init__(self, faults: Mapping[str, Any] | str | Path | None = None, seed: int | None = None) -> None:

@@ -117,6 +117,10 @@ class LocalGateway:
     >>> gateway.faults.script("create", "drop_after_accept")
     >>> gateway
     <LocalGateway, not running, engine flat>
+    >>> gateway.check()
+    >>> gateway.start().is_running
+    True
+    >>> gateway.stop()
     """
 
     def __init__(

@@ -283,10 +283,7 @@ def _request_and_references(task: dict[str, Any]) -> dict[str, Any]:
 
 
 class Slots:
-    """The limit on concurrent tasks; further ones are refused, or wait for the first free slot.
-
-    No timer is needed: a slot is known by the time at which its last task ends.
-    """
+    """The limit on concurrent tasks: a slot is free once its last task ends; others are refused, or wait for one."""
 
     def __init__(self, n_slots: int | None, *, does_queue: bool = False, ends: Iterable[float] = ()) -> None:
         self._n_slots = n_slots
@@ -574,10 +571,7 @@ class ReferenceStore:
 
 
 class DaemonThreads:
-    """A pool of threads that accepts work until it is shut down, even while the process exits.
-
-    The pools of `concurrent.futures` take none by then, and a run that waits for its last answers would lose them.
-    """
+    """A pool of threads that, unlike those of `concurrent.futures`, accepts work while the process exits."""
 
     def __init__(self, n: int, name: str) -> None:
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
@@ -666,10 +660,7 @@ class Renderer:
         return await asyncio.wrap_future(self._helpers.submit(do, *args))
 
     def read(self, picture: str) -> bytes:
-        """Return the content of a picture, rendering it again if its file is gone or changed; empty if that fails.
-
-        The file may be the one that a client saved beside the gateway's folder, and somebody may have edited it.
-        """
+        """Return the bytes of a picture, rendered again if its file is gone or was edited; empty if that fails."""
         path = self._pictures / picture
         content = path.read_bytes() if path.is_file() else b""
         if content and picture.startswith(_start_of_name(content)):

@@ -605,10 +605,7 @@ def _read_named(findings: Findings) -> _SidePair:
 def find_rephrased_sweeps(
     findings: Findings, seeds: Integers, use_rephraser: NDArray[np.bool_], rest: Sequence[NDArray[Any]]
 ) -> None:
-    """Find seed sweeps that leave the rephraser on, and add one warning for the whole table.
-
-    `rest` is what else tells jobs apart beside their pictures.
-    """
+    """Warn once of seed sweeps that leave the rephraser on; `rest` tells jobs apart beside their pictures."""
     table = findings.of_table
     found = np.zeros(len(table), dtype=bool)
     at = np.flatnonzero(use_rephraser & ~findings.is_in_error())

@@ -29,10 +29,7 @@ _YEAR_10000: Final = 253_402_300_800
 
 
 def canonical(url: str) -> str:
-    """Return the part of a URL that identifies the picture.
-
-    Without fragment, default port and signature; scheme and host in lower case; escapes in one spelling.
-    """
+    """Return a URL without fragment, default port and signature, in one spelling, to identify its picture."""
     parts = urlsplit(url)
     query = "&".join(_unsigned(url, parts.query.split("&"))) if parts.query else ""
     path = _spelled(parts.path) or "/"

@@ -877,10 +877,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def storable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table that Parquet can store and read back, and the names of what had to become text.
-
-    Each column, and the index, is written and read as a test unless its dtype is known to work.
-    """
+    """Return a table that Parquet can store, tried where a dtype may fail, and the names of what became text."""
     stored, changed = frame.copy(deep=False), []
     for place, (name, given) in enumerate(frame.items()):
         column = _plain_dtype(given)

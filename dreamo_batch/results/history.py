@@ -137,10 +137,7 @@ def from_ledger(results: pd.DataFrame, attempts: pd.DataFrame) -> History:
 
 
 def from_results(results: pd.DataFrame) -> History:
-    """Derive attempts from results alone: one line per job, with the sum of its costs.
-
-    Where a merge or concat repeated rows, the first of a job counts: it was paid for once.
-    """
+    """Derive attempts from results alone: one line per job, with its costs; rows repeated by a merge count once."""
     results = read_results(results)
     if columns.RUN_DIR in results and results[columns.RUN_DIR].notna().any():
         results = with_ratings(results, places_of(results[[columns.RUN_DIR]]))

@@ -112,7 +112,18 @@ class Metric(Bounded):
     def measure_batch(
         self, references: Sequence[Image.Image], outputs: Sequence[Image.Image]
     ) -> Sequence[float | None]:
-        """Measure several pictures at once, if it `is_batched`."""
+        """Measure several pictures at once, if it `is_batched`.
+
+        Parameters
+        ----------
+        references, outputs : sequence of PIL.Image.Image
+            Of equal length: each output and what it is compared with.
+
+        Returns
+        -------
+        sequence of float or None
+            A value for each pair; None where there is nothing to measure.
+        """
         return list(_function_of(self)(list(references), list(outputs)))
 
 

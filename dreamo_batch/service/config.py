@@ -59,11 +59,7 @@ class Secret:
         return self._value
 
     def mask(self, text: str) -> str:
-        """Mask the key wherever a text contains it, in any letter case.
-
-        Plain, with any of its characters escaped as in a URL, in JSON or in HTML, in base64, and cut off by the end of
-        the text.
-        """
+        """Mask the key in any letter case: plain, escaped for a URL, JSON or HTML, in base64, or cut short."""
         for pattern in _readings(text):
             if self._may_show(text, pattern):
                 text = self._mask_read(text, pattern)
