@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from dreamo_batch import columns, live, shards
 from dreamo_batch.arguments import check_count, check_flag
 from dreamo_batch.call import Call, Gateway, Service, stored_table
@@ -32,7 +34,7 @@ from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
 from dreamo_batch.results import load as reading
-from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, run_dir_of
+from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, row_mask, run_dir_of
 from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
@@ -140,10 +142,10 @@ def resolve(
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
     """Return the job id of a row, given by its label or job id."""
     jobs = table.rows[columns.JOB_ID]
-    label = text_of(row)
-    found = jobs[(table.user.index.map(str) == label) | (jobs == label).to_numpy()].dropna().unique()
+    label = text_of(row) if isinstance(row, bool | np.bool_) else row  # one boolean marks no row here
+    found = jobs[row_mask(table.user.index, [label], jobs)].dropna().unique()
     if len(found) != 1:
-        why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is not in the table, or is invalid"
+        why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is invalid"
         raise UsageError(f"Row {quoted(row)} {why}.")
     return str(found[0])
 

@@ -513,6 +513,18 @@ def test_resolve_refuses_the_key_as_a_task_id(run, reference, tmp_path, monkeypa
     assert "sk-of" not in str(raised.value).lower()
 
 
+@pytest.mark.parametrize(
+    ("labels", "row"),
+    [([1.0, 2.0], 1), (pd.date_range("2026-01-01", periods=2), "2026-01-01T00:00:00"), ([True, False], True)],
+)
+def test_resolve_finds_a_row_by_what_retry_finds_it_by(reference, tmp_path, labels, row):
+    """Whatever the labels are; one boolean is a label here, and no mask."""
+    jobs = dreamo.sweep(image=reference, prompt="a", seed=[1, 2], size="512x512", use_rephraser=False)
+    dreamo.run(jobs.set_axis(labels), tmp_path / "run", gateway="local", progress=False)
+    with pytest.raises(errors.UsageError, match="is not ambiguous: its job is completed"):
+        dreamo.resolve(tmp_path / "run", row, not_sent=True)
+
+
 def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
     """A completed row, an unknown row and two answers at once are refused."""
     run(jobs(reference, 1))

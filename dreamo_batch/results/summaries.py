@@ -531,8 +531,7 @@ def _peak(begin: np.ndarray, end: np.ndarray) -> int:
     """Return the largest number of overlapping intervals; touching ones don't overlap."""
     times = np.concatenate([end, begin])
     steps = np.concatenate([np.full(len(end), -1), np.full(len(begin), 1)])
-    order = np.argsort(times, kind="stable")
-    return int(np.cumsum(steps[order]).max(initial=0))
+    return int(np.cumsum(steps[np.argsort(times, kind="stable")]).max(initial=0))
 
 
 def _covered_s(begin: np.ndarray, end: np.ndarray) -> float:
