@@ -26,7 +26,7 @@ TESTS = ("tests/test_flow_run.py", "tests/test_flow_budget.py", "tests/test_jobs
 # With the oldest dependencies, these packages' own tests, too, but not in continuous integration, which is to be quick,
 # and not what looks at warnings of other packages, or at what only newer versions of pandas keep beside a table.
 OF_PACKAGES = ("tests/test_engine_*.py", "tests/test_jobs_*.py", "tests/test_results_*.py")
-NOT_OLDEST = ("test_engine_progress.py", "test_results_ranking.py", "test_results_subjects.py")
+NOT_OLDEST = ("test_results_comparison.py", "test_results_export.py", "test_results_measure.py")
 # What these tests need beside the package itself.
 TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "nbformat", "onnx")
 

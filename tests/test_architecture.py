@@ -16,6 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 89
 N_CODE_LINES = 25_485
 N_LINES = 37_726
+# Tests of no single module: the command line, whole runs, state machines, and what stands around the package.
+OVER_MODULES = {
+    "cli",
+    "flow",
+    "machine",
+    "architecture",
+    "conformance",
+    "data",
+    "docs",
+    "notebooks",
+    "packaging",
+}
 
 pytestmark = pytest.mark.no_cover  # nothing of the package is run
 
@@ -83,6 +95,14 @@ def test_file_names_are_unique():
     """Somebody who looks for a file finds one."""
     counts = Counter(path.name for path in MODULES if path.name != "__init__.py")
     assert [name for name, n in counts.items() if n > 1] == []
+
+
+def test_test_files_are_named_after_the_module_they_test():
+    """`test_engine_plan_options.py` tests options in `engine/plan.py`; the rest of the name may say which part."""
+    modules = (name_of(path) for path in MODULES if path.name != "__init__.py")
+    homes = {name.removeprefix(f"{PACKAGE.name}.").replace(".", "_") for name in modules} | OVER_MODULES
+    tests = [path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")]
+    assert [name for name in tests if not any(f"{name}_".startswith(f"{home}_") for home in homes)] == []
 
 
 def test_class_names_are_unique():
