@@ -1,4 +1,5 @@
 from . import metrics
+from .batch import Batch, watch
 from .display.compare import PairedComparison, compare
 from .display.gallery import Gallery, gallery
 from .display.report import report
@@ -36,7 +37,6 @@ from .jobs.prepare import validate
 from .jobs.rules import Problems
 from .jobs.sweep import lines, sweep, zipped
 from .jobs.tables import read_table, write_table
-from .live import Batch, watch
 from .probe import check_service, probe_seeds
 from .results.comparison import (
     Calibration,

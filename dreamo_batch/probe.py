@@ -14,7 +14,8 @@ from dreamo_batch import arguments, columns, errors
 from dreamo_batch.call import Service, ask_price, with_key
 from dreamo_batch.display.progress import say
 from dreamo_batch.engine.checkpoint import read_jobs
-from dreamo_batch.engine.directory import PICTURE_BYTES_MAX, NotAPicture, RunDirectory, inspect_picture
+from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.pictures import PICTURE_BYTES_MAX, NotAPicture, inspect_picture
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.images import encoded
 from dreamo_batch.jobs.fields import Table, convert_to_frame, recognised, user_columns

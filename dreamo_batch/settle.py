@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dreamo_batch import columns, live, shards
+from dreamo_batch import columns, shards
 from dreamo_batch.arguments import check_count, check_flag
+from dreamo_batch.batch import run_to_end
 from dreamo_batch.call import Call, Gateway, Service, stored_table
 from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
-from dreamo_batch.engine.directory import (
-    UNREADABLE,
+from dreamo_batch.engine.directory import UNREADABLE, RunDirectory, shard_of
+from dreamo_batch.engine.pictures import (
     NotAPicture,
-    RunDirectory,
     further_paths,
     inspect_picture,
     is_unaltered,
-    shard_of,
     unknown_purchases,
 )
 from dreamo_batch.engine.plan import RunOptions
@@ -227,7 +226,7 @@ def download(
         table = stored_table(directory)
         calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
-        live.run_to_end(shards.over_shards(call), show=progress)
+        run_to_end(shards.over_shards(call), show=progress)
     fresh = [
         _as_recorded(rows.iloc[at], call.directory)
         for at, call in zip(positions.values(), calls, strict=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dreamo_batch import columns, errors, files, parallel
+from dreamo_batch.batch import begin_paused, interrupts
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine import journal, shared_budget, store
 from dreamo_batch.engine.attempts import State, Terms, next_number
@@ -40,7 +41,6 @@ from dreamo_batch.engine.status import AMOUNTS, Snapshot
 from dreamo_batch.engine.store import is_url
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
-from dreamo_batch.live import begin_paused, interrupts
 from dreamo_batch.money import ZERO, exact_text, money, total
 from dreamo_batch.results.frame import mark
 from dreamo_batch.results.load import composed, joined, read_ledger, read_state, reconcile, stored_terms

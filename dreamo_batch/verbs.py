@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns, shards
 from dreamo_batch.arguments import check_flag
+from dreamo_batch.batch import Batch, begin, in_foreground, moment, run_to_end, wait_until
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, jobs_to_retry, stored_table
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
@@ -36,7 +37,6 @@ from dreamo_batch.jobs.fields import Table, convert_to_frame, recognised, user_c
 from dreamo_batch.jobs.prepare import prepare
 from dreamo_batch.jobs.references import CheckOptions, Inputs
 from dreamo_batch.jobs.rules import ERROR, LINK_EXPIRED, Problems, kind_lines
-from dreamo_batch.live import Batch, begin, in_foreground, moment, run_to_end, wait_until
 from dreamo_batch.parallel import Cluster, bars
 from dreamo_batch.results.load import read_ledger
 from dreamo_batch.text import counted, did_you_mean, option, wording

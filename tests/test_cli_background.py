@@ -21,10 +21,9 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch import live
+from dreamo_batch.batch import moment
 from dreamo_batch.cli import background
 from dreamo_batch.display.panel import status_text
-from dreamo_batch.live import moment
 from tests.cli_sweep import at, call, signals_kept, write_table
 from tests.flows import until
 from tests.object_server import object_server
@@ -361,7 +360,7 @@ def test_every_verb_that_buys_can_wait_and_an_interrupt_leaves_nothing(
     tmp_path, gateway, monkeypatch, capsys
 ):
     """What is wrong is said before; the waiting is shown."""
-    monkeypatch.setattr(live, "_sleep_until", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("dreamo_batch.batch._sleep_until", lambda *_: signal.raise_signal(signal.SIGINT))
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     for service in ({"gateway": gateway}, {"gateway": "local"}):
         with pytest.raises(KeyboardInterrupt):
@@ -407,7 +406,7 @@ def test_a_run_waits_until_its_time(tmp_path, gateway, monkeypatch):
         waited.append((seconds, len(gateway.invoice())))
         return True
 
-    monkeypatch.setattr(live, "_sleep_until", sleep_until)
+    monkeypatch.setattr("dreamo_batch.batch._sleep_until", sleep_until)
     words = ("run", write_table(tmp_path, 1), "--run-dir", tmp_path / "run")
     done = call(*words, "--not-before", begins_at.isoformat(), env=at(gateway))
     assert done.exit_code == 0

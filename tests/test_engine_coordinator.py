@@ -12,9 +12,10 @@ import pytest
 from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import Event, EventKind, Stage
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
-from dreamo_batch.engine.directory import LOCK, RunDirectory, Saved
+from dreamo_batch.engine.directory import LOCK, RunDirectory
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger
+from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.schedule import Do, Schedule
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.effects import (
     IMAGE_CHANGED,
     CreateAnswer,
@@ -22,6 +22,7 @@ from dreamo_batch.engine.effects import (
     ProbeAnswer,
     SaveAnswer,
 )
+from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource

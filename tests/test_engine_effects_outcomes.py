@@ -9,8 +9,8 @@ import pytest
 
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import Attempt, EventKind, Stage, advance
-from dreamo_batch.engine.directory import Saved
 from dreamo_batch.engine.effects import CreateAnswer
+from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task

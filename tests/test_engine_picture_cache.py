@@ -17,8 +17,9 @@ from PIL import Image
 import dreamo_batch as dreamo
 from dreamo_batch import columns, files, images
 from dreamo_batch.display import grid
-from dreamo_batch.engine import directory, picture_cache
+from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import PictureFile, PictureSummary, Thumbnail
+from dreamo_batch.engine.pictures import save
 from tests.pictures import encoded, noisy
 
 QUIET = {"progress": False}
@@ -135,7 +136,7 @@ def test_looks_that_are_missing_or_damaged_are_made_again(finished, run_dir, dam
 def test_a_look_made_on_saving_is_that_of_the_file(tmp_path, kind):
     """Whether the picture is decoded anyway, or once more at a fraction."""
     content = encoded(noisy(900, 700), kind)
-    saved = directory.save(content, "a" * 32, tmp_path)
+    saved = save(content, "a" * 32, tmp_path)
     of_file = picture_cache.summarise_picture(content)
     picture = PictureFile(tmp_path, tmp_path / saved.path, saved.sha256)
     assert picture_cache.read_fingerprints([picture]) == {saved.sha256: of_file.fingerprint}
@@ -149,10 +150,10 @@ def test_a_picture_is_saved_whatever_becomes_of_its_look(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(picture_cache, "summarise_picture", fail)
-    saved = directory.save(encoded(noisy(64, 64)), "a" * 32, tmp_path)
+    saved = save(encoded(noisy(64, 64)), "a" * 32, tmp_path)
     assert (tmp_path / saved.path).is_file()
-    monkeypatch.setattr(directory, "reduced", fail)
-    directory.save(encoded(noisy(64, 64)), "b" * 32, tmp_path)
+    monkeypatch.setattr("dreamo_batch.engine.pictures.reduced", fail)
+    save(encoded(noisy(64, 64)), "b" * 32, tmp_path)
     assert not (tmp_path / picture_cache.TAIL).exists()
 
 

@@ -14,9 +14,10 @@ import pytest
 from dreamo_batch.engine import checkpoint, effects, plan, runner
 from dreamo_batch.engine.attempts import EventKind, Stage
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
-from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
+from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.runner import Runner, open_ledger
 from dreamo_batch.engine.schedule import Do, Schedule
 from dreamo_batch.engine.spending import Spending

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import pictures
 from dreamo_batch.service.config import resolve
 from tests.cli_sweep import call, signals_kept
 from tests.fakes import picture
@@ -42,7 +42,7 @@ READ_TIMEOUT_S = 0.3
 TASK_TIMEOUT_S = 60  # of the fast clock
 LONGEST_S = 20.0
 # Two pictures are fetched at once, and each is held twice while its parts are joined.
-MEMORY_MAX_BYTES = 4 * directory.PICTURE_BYTES_MAX + 32 * 1024 * 1024
+MEMORY_MAX_BYTES = 4 * pictures.PICTURE_BYTES_MAX + 32 * 1024 * 1024
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 DEEP = b'{"id":' * 50_000
 

@@ -21,10 +21,10 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns, errors, verbs
+from dreamo_batch.batch import interrupts
 from dreamo_batch.call import Call
 from dreamo_batch.engine import runner
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.live import interrupts
 from tests.flows import PATIENCE_S, Flow, Slow, until
 
 if TYPE_CHECKING:
@@ -623,7 +623,7 @@ def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_b
         dreamo.plan(table, unit_cost=1)
     )
     live = start(table)
-    assert ("dreamo_batch.live", logging.WARNING) in [entry[:2] for entry in caplog.record_tuples]
+    assert ("dreamo_batch.batch", logging.WARNING) in [entry[:2] for entry in caplog.record_tuples]
     until(lambda: slow.let_tasks_end() or live.status.is_over)
     assert any("Ignored column 'seeds'" in line for line in live.status.notices)
 

@@ -219,7 +219,7 @@ def test_row_warnings_are_shown_before_anything_is_sent(run, gateway, reference,
             shown.append((text, len(gateway.invoice())))
             super().say(text, level)
 
-    monkeypatch.setattr("dreamo_batch.live.shown", lambda *_, **__: Slowly())
+    monkeypatch.setattr("dreamo_batch.batch.shown", lambda *_, **__: Slowly())
     gateway.faults.script("create", *["fail_096"] * 3)
     table = jobs(reference).assign(prompt=["a" * 301, "b" * 302, "c", ""], seed=1, use_rephraser=False)
     said = ["warning: not submitted: prompt-missing in row 3", "warning: prompt-long in 2 rows"]

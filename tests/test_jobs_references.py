@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from dreamo_batch import images
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import directory, pictures
 from dreamo_batch.errors import StorageFailed
 from dreamo_batch.jobs import references
 from dreamo_batch.jobs.prepare import prepare, validate
@@ -571,8 +571,8 @@ def test_the_users_switches_change_no_verdict(monkeypatch, content):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert "image-damaged" in _codes(content)
-    with pytest.raises(directory.NotAPicture):
-        directory.inspect_picture(content)
+    with pytest.raises(pictures.NotAPicture):
+        pictures.inspect_picture(content)
     assert images.small_picture(io.BytesIO(content), 64) is None
     assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, None)
 
@@ -594,7 +594,7 @@ def test_limits_are_ours_whatever_pillow_is_told(monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
     assert _codes(encoded(plain())) == []
-    assert directory.inspect_picture(encoded(plain()))[0] == "png"
+    assert pictures.inspect_picture(encoded(plain()))[0] == "png"
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -969,7 +969,7 @@ _PEAK = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from dreamo_batch.engine.directory import inspect_picture
+from dreamo_batch.engine.pictures import inspect_picture
 from dreamo_batch.jobs.references import examine
 
 def content(image, kind, **options):

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from dreamo_batch.engine import effects, plan
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
 from dreamo_batch.engine.coordinator import Coordinator
-from dreamo_batch.engine.directory import RunDirectory, Saved
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import interrupted
+from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.runner import Runner
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
 from dreamo_batch.engine.spending import Spending, highest_price

@@ -105,7 +105,7 @@ def here() -> str:
 @contextmanager
 def findable(run_dir: str) -> Iterator[None]:
     """Keep this process's id in the directory from when its call begins or waits until it ends."""
-    from dreamo_batch.live import announce
+    from dreamo_batch.batch import announce
 
     directory, number = _directory(run_dir), os.getpid()
     path, is_new = directory.pid, not directory.path.exists()

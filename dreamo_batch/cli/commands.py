@@ -156,7 +156,7 @@ def consent(planned: Plan, settings: Settings, options: Mapping[str, Any], *, is
 
 
 def _show_warnings(planned: Plan) -> None:
-    from dreamo_batch.live import shown_before
+    from dreamo_batch.batch import shown_before
 
     warnings = planned.warnings()
     for warning in warnings:
@@ -268,7 +268,7 @@ def run(
     A finished run costs nothing. Asks before it spends money; without a terminal it needs --yes instead. Prints
     counts and money.
     """
-    from dreamo_batch.live import moment
+    from dreamo_batch.batch import moment
 
     about_file = {name: options[name] for name in ("delimiter", "decimal", "encoding", "rename")}
     frame = read_table(table, options)

@@ -21,8 +21,9 @@ from dreamo_batch.appearance import NO_RESULT, PICTURE, UNSAVED
 from dreamo_batch.arguments import names_in
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.checkpoint import read_distinct_jobs, references_by_job
-from dreamo_batch.engine.directory import RunDirectory, is_unaltered
+from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.picture_cache import THUMBNAIL_PX, PictureFile, Thumbnail, read_thumbnails
+from dreamo_batch.engine.pictures import is_unaltered
 from dreamo_batch.errors import UsageError
 from dreamo_batch.images import encoded, small_picture
 from dreamo_batch.jobs.cells import is_missing, items_of, printable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamo_batch import columns, errors
 from dreamo_batch.engine import effects
 from dreamo_batch.engine.attempts import OPEN, FirstJobs, Stage, next_number, status_of
-from dreamo_batch.engine.directory import picture_name
+from dreamo_batch.engine.pictures import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.engine.status import Snapshot
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
-    from dreamo_batch.engine.directory import Saved
     from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.notify import Kind
+    from dreamo_batch.engine.pictures import Saved
     from dreamo_batch.engine.shared_budget import BudgetShare
     from dreamo_batch.jobs.prepare import Job
 

@@ -20,7 +20,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import directory, pictures
 from dreamo_batch.engine.attempts import Attempt, Event, EventKind, Key, Stage
 from dreamo_batch.engine.replica import CREATE_WITHIN_S
 from dreamo_batch.engine.schedule import Do
@@ -36,7 +36,7 @@ from dreamo_batch.service.transport import boottime
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dreamo_batch.engine.directory import Saved
+    from dreamo_batch.engine.pictures import Saved
     from dreamo_batch.jobs.prepare import Job
     from dreamo_batch.jobs.references import ImageSource
     from dreamo_batch.service.client import Client
@@ -422,12 +422,12 @@ class Effects:
         try:
             content, warning = self._picture(links[0], stated_bytes)
             self._directory.refuse_loss()  # else it would look like damage in the directory there now
-            saved = directory.save(content, name, self._run_dir)
-            directory.share_with_gateway(self._run_dir, saved.path, links[0])
+            saved = pictures.save(content, name, self._run_dir)
+            pictures.share_with_gateway(self._run_dir, saved.path, links[0])
         except ServiceError as error:
             is_refusal = error.failure.error_class == failures.RATE_LIMITED
             return SaveAnswer(key, str(error), error.failure if is_refusal else None)
-        except directory.NotAPicture as error:
+        except pictures.NotAPicture as error:
             return SaveAnswer(key, self._client.settings.masked(str(error)))
         warnings = [] if warning is None else [warning]
         if len(links) > 1:
@@ -445,7 +445,7 @@ class Effects:
 
     def _download(self, url: str) -> bytes:
         """Download a file, and mask the API key if the service wrote it there, for example into metadata."""
-        content = self._client.download(url, max_bytes=directory.PICTURE_BYTES_MAX)
+        content = self._client.download(url, max_bytes=pictures.PICTURE_BYTES_MAX)
         key = self._client.settings.api_key
         return content if key is None else overwritten(content, key.overwrite)
 
@@ -455,9 +455,9 @@ class Effects:
         for number, url in enumerate(links[1:], start=2):
             try:
                 content = self._download(url)
-                places.append(directory.save(content, f"{name}-{number}", self._run_dir).path)
-                directory.share_with_gateway(self._run_dir, places[-1], url)
-            except (ServiceError, directory.NotAPicture) as error:
+                places.append(pictures.save(content, f"{name}-{number}", self._run_dir).path)
+                pictures.share_with_gateway(self._run_dir, places[-1], url)
+            except (ServiceError, pictures.NotAPicture) as error:
                 reason = self._client.settings.masked(str(error))
                 places.append(f"picture {number} could not be saved ({reason})")
         return f"the task made {len(links)} pictures; further ones: {', '.join(places)}"

@@ -40,9 +40,9 @@ from dreamo_batch.engine.directory import (
     is_same_file,
     new_entropy,
     refuse_newer,
-    unknown_purchases,
 )
 from dreamo_batch.engine.journal import Stray, Strays
+from dreamo_batch.engine.pictures import unknown_purchases
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, OtherService, logger_named
 from dreamo_batch.text import local_option, option, same_call
 

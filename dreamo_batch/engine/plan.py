@@ -14,7 +14,7 @@ import pandas as pd
 
 from dreamo_batch import arguments, columns, errors
 from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
-from dreamo_batch.engine import checkpoint, directory
+from dreamo_batch.engine import checkpoint, pictures
 from dreamo_batch.engine.attempts import Stage, deciding, next_number, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
 from dreamo_batch.engine.effects import is_retryable
@@ -257,7 +257,7 @@ _TO_FETCH: Final = Decision(REUSE, "completed, picture to be fetched", is_fetche
 def _completed(path: str | None, n_bytes: int | None, options: RunOptions, run_dir: Path | None) -> Decision:
     if not options.download:
         return _COMPLETED
-    return _ON_DISK if run_dir is not None and directory.is_in_place(run_dir, path, n_bytes) else _TO_FETCH
+    return _ON_DISK if run_dir is not None and pictures.is_in_place(run_dir, path, n_bytes) else _TO_FETCH
 
 
 def _reused(state: State, options: RunOptions, run_dir: Path | None) -> dict[str, Decision]:

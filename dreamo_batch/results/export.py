@@ -20,7 +20,7 @@ import pandas as pd
 from dreamo_batch import columns
 from dreamo_batch.appearance import PALETTE
 from dreamo_batch.arguments import check_choice, file_path, names_in
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import directory, pictures
 from dreamo_batch.engine.checkpoint import IMAGE, references_of
 from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.errors import UsageError, warn
@@ -302,8 +302,8 @@ class ExportedPictures:
             stem = next(name for name in chain([job], (f"{job}_{n}" for n in count(2))) if name not in taken)
             free[folder, name] = stem
             taken.add(stem)
-            first: dict[str, Any] | None = {} if directory.is_in_place(folder, path, n_bytes[place]) else None
-            further = directory.further_paths(folder, path, urls[place])
+            first: dict[str, Any] | None = {} if pictures.is_in_place(folder, path, n_bytes[place]) else None
+            further = pictures.further_paths(folder, path, urls[place])
             for found, facts in [(path, first), *((one, _facts_of(folder, one)) for one in further)]:
                 if found is None or facts is None:
                     self.n_missing += 1
@@ -343,8 +343,8 @@ def _facts_of(run_dir: Path, path: str | None) -> dict[str, Any] | None:
         return None
     try:
         content = (run_dir / path).read_bytes()
-        _, width_px, height_px = directory.inspect_picture(content)
-    except (OSError, directory.NotAPicture):
+        _, width_px, height_px = pictures.inspect_picture(content)
+    except (OSError, pictures.NotAPicture):
         return None
     return dict(zip(_FURTHER, (width_px, height_px, "0", sha256(content)), strict=True))
 

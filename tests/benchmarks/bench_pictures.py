@@ -24,7 +24,7 @@ from PIL import Image
 from report import Figure, Timer, show, timed
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import directory
+from dreamo_batch.engine import directory, pictures
 from dreamo_batch.gateway import LocalGateway
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _saved(contents: list[bytes]) -> float:
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder, _cpu() as timer:
             for number, content in enumerate(contents):
-                directory.save(content, f"{number:032x}", Path(folder))
+                pictures.save(content, f"{number:032x}", Path(folder))
         seconds.append(timer.seconds)
     return min(seconds)
 
