@@ -45,7 +45,7 @@ def test_a_notebook_that_is_only_run_has_the_static_form(seen, asked, monkeypatc
     assert VIEW in seen._repr_mimebundle_()
 
 
-def test_colab_is_told_where_the_code_of_widgets_is(seen, monkeypatch):
+def test_colab_learns_where_the_code_of_widgets_is(seen, monkeypatch):
     """Without the metadata of the widget, Colab shows nothing."""
     output = SimpleNamespace(
         enable_custom_widget_manager=lambda: None, _widgets=SimpleNamespace(_installed_url="https://x.test")

@@ -158,7 +158,7 @@ def test_quiet_leaves_data_and_warnings(table, run_dir, env, gateway, where):
     assert "rows in, 3 accounted for" in call(*words, env=env).stderr
 
 
-def test_errors_are_told_however_quiet(tmp_path):
+def test_errors_are_reported_however_quiet(tmp_path):
     """A command that can't do what was asked for says why."""
     told = call("-q", "validate", tmp_path / "none.csv")
     assert (told.exit_code, told.stderr.startswith("error: ")) == (2, True)
@@ -261,7 +261,7 @@ def test_choices_of_options_are_those_of_the_function():
             assert hints[name].replace("'", '"') == f"Literal[{words}]"
 
 
-def test_what_plan_is_told_is_what_it_takes():
+def test_what_plan_is_given_is_what_it_takes():
     """Every keyword of plan() is one of run(), with the same default, and so an option, if a shell can pass it."""
     keywords = {
         name: one
@@ -272,7 +272,7 @@ def test_what_plan_is_told_is_what_it_takes():
     assert all(one.default == parameters(dreamo.run)[name].default for name, one in keywords.items())
 
 
-def test_what_retry_is_told_is_what_it_takes():
+def test_what_retry_is_given_is_what_it_takes():
     """Every option that is not about the table itself can be given to retry."""
     assert set(options.of("verbs.run")()) - set(options.ABOUT_TABLE) <= set(declared("retry"))
 

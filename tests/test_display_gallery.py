@@ -166,7 +166,7 @@ def test_columns_that_tell_rows_of_a_cell_apart_join_the_axes(table, tmp_path, n
     assert gallery(varied, "prompt", "seed", run_dir=tmp_path).grid.shape == (1, 1)
 
 
-def test_columns_that_are_told_by_others_do_not_join(table, tmp_path):
+def test_columns_that_others_determine_do_not_join(table, tmp_path):
     """One picture for each prompt is no second axis, and neither is a name for each row."""
     told = table.assign(image=["a.png", "a.png", "b.png", "b.png"], name=list("wxyz"))
     assert gallery(told, run_dir=tmp_path).grid.rows.names == ("prompt",)

@@ -121,7 +121,7 @@ def test_axes_are_any_columns_and_nest():
     assert labels(grid.columns) == ["1.5", "2", "(none)"]
 
 
-def test_size_is_told_by_width_and_height():
+def test_size_is_given_by_width_and_height():
     """Where the table has no column size, its width and height are it; failing that, the picture's."""
     own = {"prompt": "a", "seed": [1, 1]}
     sized = results(own | {"width": [512, 640], "height": 512})
@@ -152,7 +152,7 @@ def test_without_columns_what_stands_in_a_line_is_counted():
     assert grid.rows.names == ()
 
 
-def test_rows_in_one_cell_are_told_apart():
+def test_rows_in_one_cell_are_distinguished():
     """By the columns of the user's own in which they differ, and by no others."""
     own = {"prompt": "a", "seed": 1, "size": ["1:1", "16:9"], "note": "same"}
     table = results(own)
@@ -162,7 +162,7 @@ def test_rows_in_one_cell_are_told_apart():
     assert [entry.caption for entry in lay_out(rated).entries(0, 0)] == ["size 1:1", "size 16:9"]
 
 
-def test_every_status_is_told_with_its_reason():
+def test_every_status_is_reported_with_its_reason():
     """Class and message of what failed, and why a picture was not saved."""
     table = results(
         {"prompt": "a", "seed": range(5)},

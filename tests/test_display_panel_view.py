@@ -147,7 +147,7 @@ def test_settled_rows_need_no_projection():
     assert view.controls.suggested_cap == ""
 
 
-def test_pace_is_told_while_there_is_one():
+def test_pace_is_reported_while_there_is_one():
     """A paused run has no rate; a run that is over says how long it took; of others' runs nobody knows."""
     assert view_of(small_run()).pace == "6 s so far · 1 in flight · 30 rows/min · about 5 s left"
     assert view_of(small_run(phase="paused")).pace == "6 s so far · 1 in flight"

@@ -50,7 +50,7 @@ def test_every_picture_is_shown_once(run_dir):
         assert sheet.info["dpi"] == pytest.approx((300, 300), abs=0.01)
 
 
-def test_rows_without_a_picture_are_told_below(run_dir):
+def test_rows_without_a_picture_are_reported_below(run_dir):
     """By what became of them; a sheet of which nothing is missing has no such line."""
     table = results("red.png", None, None, None).assign(
         status=["completed", "failed", "in_progress", "failed"]

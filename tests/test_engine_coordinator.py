@@ -176,7 +176,7 @@ def test_a_create_that_failed(make, failure, stage, n_waiting, mood):
     assert coordinator.spending.reserved == Decimal("0.06" if stage is Stage.AMBIGUOUS else "0.03")
 
 
-def test_a_limited_create_waits_as_long_as_it_is_told(make, clock):
+def test_a_limited_create_waits_as_long_as_asked(make, clock):
     """Then it is sent again under the same number."""
     coordinator = make("a")
     given(coordinator)
@@ -217,7 +217,7 @@ def test_a_wait_of_years_is_slept_in_pieces(make):
     assert coordinator.wait_s(10) <= 3600
 
 
-def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
+def test_creates_refused_for_ever_are_reported_and_end_the_run(make, clock):
     """One line after half a minute; after the patience of the run one error, and no row has failed."""
     coordinator = make("a", "b")
     began = clock.now
@@ -234,7 +234,7 @@ def test_creates_refused_for_ever_are_told_and_end_the_run(make, clock):
     assert coordinator.snapshot().by_status["pending"] == 2
 
 
-def test_a_wait_longer_than_the_patience_is_told_at_once_and_not_sat_out(make, clock):
+def test_a_wait_longer_than_the_patience_is_reported_at_once_and_not_sat_out(make, clock):
     """A service that asks for a day is left at the end of the patience, with its wish in the error."""
     coordinator = make("a")
     given(coordinator)
@@ -385,7 +385,7 @@ def test_a_job_none_of_whose_attempts_was_taken_is_submitted(make, clock):
     assert given(later) == [("create", ("a", 2))]
 
 
-def test_an_end_that_leaves_an_unsent_attempt_behind_is_told_as_that_end(make, clock, tmp_path):
+def test_an_end_that_leaves_an_unsent_attempt_behind_is_reported_as_that_end(make, clock, tmp_path):
     """Lost, in doubt, lost again and not sent: the row is held as in doubt, and never silently dropped."""
     ledger, told = make("a").ledger, [("accepted", "lost"), ("ambiguous",), ("accepted",), ("not_sent",)]
     for number, kinds in enumerate(told, start=1):
@@ -695,7 +695,7 @@ def test_a_create_of_an_earlier_table_is_not_sent_again(make):
     assert KEY not in second.schedule.creating
 
 
-def test_a_moved_directory_is_told_as_such(make):
+def test_a_moved_directory_is_reported_as_such(make):
     """The message says where to look, not to make room."""
     coordinator = make("a")
     (coordinator.ledger.directory.path / LOCK).unlink()
@@ -798,7 +798,7 @@ def test_a_poll_answered_about_another_task_is_asked_again_and_told_once(make, c
     assert "answered about t9" in attempt.error_message
 
 
-def test_an_unlisted_status_is_told_once(make, clock):
+def test_an_unlisted_status_is_reported_once(make, clock):
     """It counts as in progress, and the user may know better."""
     coordinator = accepted(make, clock)
     for _ in range(3):
@@ -807,7 +807,7 @@ def test_an_unlisted_status_is_told_once(make, clock):
     assert len([text for text in coordinator.notices if "'resting'" in text]) == 1
 
 
-def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
+def test_an_unlisted_end_is_reported_in_its_row_for_good(make, clock):
     """The picture is saved, and what is odd about it stays beside what saving it told."""
     coordinator = accepted(make, clock)
     coordinator.handle(PollAnswer(Do.POLL, KEY, replace(DONE, unlisted_status="Expired")))
@@ -817,7 +817,7 @@ def test_an_unlisted_end_is_told_in_its_row_for_good(make, clock):
     assert latest(coordinator).output_warning.endswith("'Expired', with this picture; two pictures")
 
 
-def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, clock):
+def test_a_picture_in_another_size_is_reported_in_its_row_and_once_in_all(make, clock):
     """It may be another's; one that the service rounded gets no notice, one in the size asked for says nothing."""
     coordinator, widths_px = make("a", "b", "c", "d"), {"a": 1328, "b": 1320, "c": 664, "d": 664}
     while not coordinator.is_over():
@@ -837,7 +837,7 @@ def test_a_picture_in_another_size_is_told_in_its_row_and_once_in_all(make, cloc
     ]
 
 
-def test_an_answer_that_names_another_task_beside_its_own_is_told_once(make, clock):
+def test_an_answer_that_names_another_task_beside_its_own_is_reported_once(make, clock):
     """Its picture may be another's."""
     coordinator = accepted(make, clock)
     coordinator.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress", other_id="t2")))

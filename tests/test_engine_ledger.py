@@ -107,7 +107,7 @@ def test_journals_go_once_two_checkpoints_cover_them(folder):
     assert len(journal.numbers(folder)) == 1
 
 
-def test_what_is_not_committed_is_told_and_not_there(folder):
+def test_what_is_not_committed_is_reported_and_not_there(folder):
     """Events count once they are on the disk, and until then the ledger can name them."""
     ledger = opened(folder)
     events = [event(EventKind.SENDING), event(EventKind.ACCEPTED, at=6.0, task_id="t")]

@@ -59,7 +59,7 @@ def test_a_call_ends_with_one_event_that_counts_rows_and_money(tmp_path, gateway
     assert events[0].run_dir == str(tmp_path)
 
 
-def test_the_cap_a_refusal_and_a_stop_are_told_apart(tmp_path, gateway):
+def test_the_cap_a_refusal_and_a_stop_are_distinguished(tmp_path, gateway):
     """By kind; a call that was refused before it began is told of, too, in one line without cells of the table."""
     events = []
     with pytest.raises(dreamo.BudgetReached):
@@ -78,7 +78,7 @@ def test_the_cap_a_refusal_and_a_stop_are_told_apart(tmp_path, gateway):
     assert "402" in events[2].message
 
 
-def test_held_attempts_are_told_of_when_their_number_has_doubled(tmp_path, gateway):
+def test_held_attempts_are_reported_when_their_number_has_doubled(tmp_path, gateway):
     """Of the first at once, and not of every one."""
     gateway.faults.script("create", *["drop_after_accept"] * 3)
     events = []
@@ -87,7 +87,7 @@ def test_held_attempts_are_told_of_when_their_number_has_doubled(tmp_path, gatew
     assert (held, events[-1].kind) == ([1, 2], "done")
 
 
-def test_an_outage_is_told_of_once(tmp_path):
+def test_an_outage_is_reported_once(tmp_path):
     """When the run says so itself, however many requests fail."""
     events = []
     with pytest.raises(dreamo.ServiceUnreachable):

@@ -321,7 +321,7 @@ def test_creates_lost_before_a_trial_do_not_decide_it():
     assert breaker.mood == "open"
 
 
-def test_outage_is_told_once_and_ends_when_the_service_answers():
+def test_outage_is_reported_once_and_ends_when_the_service_answers():
     """It lasts from the first failed probe, or a relapse, and a probe's answer alone does not end it."""
     breaker = outage(patience_s=60)
     breaker.failed(0.0, is_create=True)

@@ -25,7 +25,7 @@ def workers():
         assert not thread.is_alive()
 
 
-def test_a_limit_on_threads_is_told_and_ends_those_that_began(monkeypatch):
+def test_a_limit_on_threads_is_reported_and_ends_those_that_began(monkeypatch):
     """The message says which limits to raise, and what else helps."""
     begun = []
 

@@ -240,7 +240,7 @@ def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_cap_below_what_was_spent_is_told_as_such(tmp_path, caplog):
+def test_a_cap_below_what_was_spent_is_reported_as_such(tmp_path, caplog):
     """Nothing is submitted, and the attempts in flight, of which there are none, are not blamed."""
     caplog.set_level("INFO", logger="dreamo_batch")
     with dreamo.LocalGateway(engine="flat", price="0.02") as gateway:

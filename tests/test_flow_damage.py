@@ -153,7 +153,7 @@ def rewrite(path: Path, drop: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEALS)
-def test_damage_that_heals_is_told_and_nothing_is_bought_again(done, finished, name):
+def test_damage_that_heals_is_reported_and_nothing_is_bought_again(done, finished, name):
     """`verify` names it, the next run mends it, and the invoice stays as it was."""
     damage, told = HEALS[name]
     damage(done.run_dir)
@@ -494,7 +494,7 @@ def test_pictures_from_memory_are_found_again_in_a_moved_directory(tmp_path, fin
     flow.assert_money_adds_up()
 
 
-def test_a_picture_altered_is_told_and_fetched_again_once_it_is_deleted(done):
+def test_a_picture_altered_is_reported_and_fetched_again_once_it_is_deleted(done):
     """A picture of the same size is only told apart by its hash; the ledger's own bytes come back."""
     path = picture(done.run_dir)
     flip(path, at=30)
@@ -505,7 +505,7 @@ def test_a_picture_altered_is_told_and_fetched_again_once_it_is_deleted(done):
     done.assert_finishes()
 
 
-def test_a_picture_nobody_submitted_is_told_and_refused(done):
+def test_a_picture_nobody_submitted_is_reported_and_refused(done):
     """A file named as a picture of a job that the ledger does not know may be a purchase it has lost."""
     invoice = done.invoice()
     stray = done.run_dir / "images" / f"{'0' * 32}.jpg"

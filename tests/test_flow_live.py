@@ -614,7 +614,7 @@ def test_a_call_behind_one_that_shows_its_warnings_does_not_call_it_paused(flow,
     flow.assert_finishes()
 
 
-def test_a_column_that_is_nearly_named_like_one_is_told_before_and_while_it_is_bought(
+def test_a_column_that_is_nearly_named_like_one_is_reported_before_and_while_it_is_bought(
     flow, start, slow, caplog
 ):
     """Whoever writes `seeds` for `seed` sees it in the plan, the log and the run, not only in validate."""
@@ -963,7 +963,7 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(flow, slow, for
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_forked_during_a_run_still_ends_when_it_is_told_to():
+def test_a_child_forked_during_a_run_still_ends_when_asked_to():
     """A worker of the user's own pool, such as one that waits for work, is no call that could be interrupted."""
     with interrupts():
         child = os.fork()

@@ -950,7 +950,7 @@ def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, 
     assert (seen[0], seen[-1]) == ((0, 2), (2, 2))
 
 
-def test_money_is_told_without_a_bar(run, gateway, reference, caplog):
+def test_money_is_reported_without_a_bar(run, gateway, reference, caplog):
     """A row in doubt is a warning of the log where nothing is shown; the last line is none."""
     gateway.faults.script("create", "drop_after_accept")
     with caplog.at_level(logging.INFO):

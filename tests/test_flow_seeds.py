@@ -147,7 +147,7 @@ def test_a_reference_that_is_gone_changed_or_far_away(tmp_path):
     assert "its reference is unknown" in dreamo.measure(row, **QUIET)["problem"][0]
 
 
-def test_a_metric_that_breaks_is_told_once_and_measured_anew(run_dir):
+def test_a_metric_that_breaks_is_reported_once_and_measured_anew(run_dir):
     """One picture's exception is no other's; NaN and None mean that there was nothing to measure."""
     state = {"is_broken": True}
 

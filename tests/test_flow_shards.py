@@ -198,7 +198,7 @@ class Engine(Executor):
     ("error", "said"),
     [(CancelledError(), "CancelledError"), (ModuleNotFoundError("No module\nnamed so"), "No module")],
 )
-def test_what_an_engine_raises_is_told_in_words(flow, error, said):
+def test_what_an_engine_raises_is_reported_in_words(flow, error, said):
     """Such as that it was restarted or closed, or that its workers can't read what they are sent."""
     with pytest.raises(dreamo.RunStopped, match=rf"have failed \({said}\).* to resume; nothing is bought"):
         flow.run(cluster=Engine(error))

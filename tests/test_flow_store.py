@@ -575,7 +575,7 @@ def test_a_copy_of_a_prefix_buys_nothing_until_it_is_adopted(server, machine, ga
     assert dreamo.run(sweep(7), URL, gateway=gateway, progress=False)["status"].eq("completed").all()
 
 
-def test_a_forked_process_is_told_that_it_cannot_use_the_store(server, machine, gateway):
+def test_a_forked_process_learns_that_it_cannot_use_the_store(server, machine, gateway):
     """The threads that talk to the store stay with the parent, and without them every call would wait for ever."""
     dreamo.run(sweep(1), URL, gateway=gateway, progress=False)
     reader, writer = os.pipe()
@@ -700,7 +700,7 @@ def test_the_extra_is_named(machine, monkeypatch):
         dreamo.load(URL)
 
 
-def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch):
+def test_a_store_that_cannot_be_reached_is_reported_in_one_line(machine, monkeypatch):
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(replica, "open_store", lambda _url: Unreachable())
@@ -709,7 +709,7 @@ def test_a_store_that_cannot_be_reached_is_told_in_one_line(machine, monkeypatch
 
 
 @pytest.mark.parametrize("status", [403, 409])
-def test_what_a_store_answers_is_told_in_its_words(status, server, machine, gateway):
+def test_what_a_store_answers_is_reported_in_its_words(status, server, machine, gateway):
     """Its reason stands on the second line of its XML; a conflict of any kind is no sign that an object was there."""
     server.refusal = status, "ExpiredToken"
     for do in (

@@ -205,7 +205,7 @@ def test_texts_that_unpack_to_gigabytes_stay_packed(tmp_path):
         assert one.send_create().status_code == 200
 
 
-def test_two_hundred_clients_of_every_kind_at_once_are_told_apart(tmp_path):
+def test_two_hundred_clients_of_every_kind_at_once_are_distinguished(tmp_path):
     """Good creates are all accepted once while others send garbage, wrong keys and half requests."""
     statuses: Counter[tuple[str, int | None]] = Counter()
     lock, ids = threading.Lock(), []

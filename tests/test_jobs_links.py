@@ -157,7 +157,7 @@ def test_a_cloudfront_policy_says_its_end():
         ("https://h.example/a.png?b=1&amp;c=2", "image-bad-url", "&amp;"),
     ],
 )
-def test_a_link_that_can_not_be_meant_as_it_is_written_is_told(link, code, words):
+def test_a_link_that_can_not_be_meant_as_it_is_written_is_reported(link, code, words):
     """As other programs write links, and what the service wouldn't read."""
     found = validate(pd.DataFrame({"image": [link], "prompt": "a"}))
     assert found["code"].tolist() == [code] * (code is not None)

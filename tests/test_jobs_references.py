@@ -399,7 +399,7 @@ def test_what_is_sent_is_what_stands_there(tmp_path):
         assert stat.S_IMODE(sent.stat().st_mode) & 0o400
 
 
-def test_pixels_are_told_apart_by_all_that_is_sent():
+def test_pixels_are_distinguished_by_all_that_is_sent():
     """Mode, size, palette and transparency belong to a PIL image, its file name does not."""
     paletted = plain(mode="P")
     recoloured = paletted.copy()
@@ -589,7 +589,7 @@ def test_a_log_that_fails_changes_no_verdict(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [None, 10, 10**12])
-def test_limits_are_ours_whatever_pillow_is_told(monkeypatch, limit):
+def test_limits_are_ours_whatever_those_of_pillow_are(monkeypatch, limit):
     """Some switch Pillow's own limit off, others set it low."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert _codes(png_claiming(60_000, 60_000)) == ["image-bomb"]
@@ -734,7 +734,7 @@ def test_colour_profiles_survive_unless_colours_are_converted():
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "RGBA"])
-def test_colours_of_other_profiles_are_told_and_converted(mode):
+def test_colours_of_other_profiles_are_reported_and_converted(mode):
     """As phones and cameras write them; what is shown and sent looks like the picture in its own program."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     # Its red is green.

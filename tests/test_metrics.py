@@ -359,7 +359,7 @@ def with_shorter_words(folder):
         ),
     ],
 )
-def test_files_that_are_no_such_model_are_told_in_one_line(metric, spoil, words, run_dir, models):
+def test_files_that_are_no_such_model_are_reported_in_one_line(metric, spoil, words, run_dir, models):
     """By `measure`, and by `search` before anything is bought."""
     folder = shutil.copytree(models, run_dir.with_name("spoilt"))
     spoil(folder)
@@ -439,7 +439,7 @@ def test_weights_come_from_the_hub_by_revision_and_digest(tmp_path, models, is_a
 
 
 @pytest.mark.parametrize("away", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_a_machine_without_internet_is_told_what_to_do(tmp_path, away):
+def test_without_internet_the_error_says_what_to_do(tmp_path, away):
     """At once: nothing is tried again."""
     script = "from dreamo_batch.metrics import Face; from PIL import Image; Face().embed([Image.new('RGB', (9, 9))])"
     env = os.environ | {"HF_HOME": str(tmp_path)} | away

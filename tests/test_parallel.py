@@ -444,7 +444,7 @@ with parallel.executor_of(2) as pool:
 """
 
 
-def test_a_script_that_each_process_would_run_again_is_told_what_to_do(tmp_path):
+def test_a_script_that_each_process_would_run_again_learns_what_to_do(tmp_path):
     """At once, rather than after processes have died again and again."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

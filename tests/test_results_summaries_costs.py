@@ -43,7 +43,7 @@ def test_every_kind_of_row_is_counted():
     assert counts.tolist() == [7, 3, 1, 1, 5, 2, 1]
 
 
-def test_money_is_told_apart():
+def test_kinds_of_money_are_distinguished():
     """Spent, wasted, possibly billed and saved are four different sums."""
     attempts = [completed("a"), failed("b", cost="0.01"), ambiguous("c"), completed("d", output_error="gone")]
     line = whole(history_of(["a", "a", "b", "c", "d"], attempts))
@@ -162,7 +162,7 @@ def test_a_failure_that_was_not_billed_cost_nothing():
     assert pd.isna(line["usd_per_picture"])
 
 
-def test_list_price_is_told_where_the_discount_is_a_rate():
+def test_list_price_is_reported_where_the_discount_is_a_rate():
     """An amount, or no discount, leaves the list price open."""
     attempts = [completed("a", cost="0.02", discount="0.5"), completed("b", discount="0.003"), completed("c")]
     by_job = dreamo.costs(history_of(["a", "b", "c"], attempts, scene=["x", "y", "z"]), "scene")
@@ -218,7 +218,7 @@ def test_groups_by_columns_buckets_and_directories():
     assert dreamo.costs(torn, "prompt")["rows"].tolist() == [2, 1]
 
 
-def test_size_is_told_from_what_is_known():
+def test_size_is_derived_from_what_is_known():
     """Pictures received tell their size where no ledger tells what was submitted."""
     table = results(["a", "b"], [completed("a", output_width=512, output_height=768)])
     sizes = dreamo.costs(history.from_results(table), "size")

@@ -38,7 +38,7 @@ def pace_of(attempts):
     return dreamo.pace(history_of([attempt.job_id for attempt in attempts], attempts))
 
 
-def test_phases_are_told_apart():
+def test_phases_are_distinguished():
     """Each phase is its own difference; the service's times come from its metadata."""
     times = json.dumps({"in_queue_at": 0.5, "completed_at": 2.5, "upload_at": 2.75})
     row = phases(ledger([completed("a", metadata=times, waited_s=7.0)])).iloc[0]

@@ -189,7 +189,7 @@ def test_a_create_that_was_sent_is_never_taken_for_one_that_was_not(server, clie
 @pytest.mark.parametrize(
     "shape", ['{"request_id": "r-17", "status": "IN_QUEUE"}', '{"data": {"request_id": "r-17"}}']
 )
-def test_an_answer_of_the_queue_protocol_is_told_in_words(server, client, shape, status):
+def test_an_answer_of_the_queue_protocol_is_reported_in_words(server, client, shape, status):
     """The attempt may run; the request id is named, so that it can be looked for."""
     server.script[:] = [answer(shape.encode(), status)]
     with pytest.raises(errors.RequestMayHaveArrived) as caught:

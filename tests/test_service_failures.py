@@ -98,7 +98,7 @@ def test_only_a_rate_limit_makes_an_answered_create_transient(status, body):
 
 @pytest.mark.parametrize("status", [200, 400, 409, 422])
 @pytest.mark.parametrize("body", _RATE_LIMITS)
-def test_a_rate_limit_is_told_by_its_code_at_any_status(status, body):
+def test_a_rate_limit_is_reported_by_its_code_at_any_status(status, body):
     """The row waits for its turn; a row's own refusal that quotes the number doesn't."""
     assert from_response("create", status, {}, body).error_class == "rate_limited"
     own = b'{"code": "003011003", "message": "Invalid prompt length: 50429"}'
@@ -201,7 +201,7 @@ def test_a_refusal_with_http_200_is_permanent_unless_its_code_says_otherwise(bod
         ("E1", "m", "rejected"),
     ],
 )
-def test_moderation_is_told_from_other_rejections(code, message, error_class):
+def test_moderation_is_distinguished_from_other_rejections(code, message, error_class):
     """By code or words, but not for codes that mean something else."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     assert from_response("create", 400, {}, body).error_class == error_class
@@ -641,7 +641,7 @@ def _ssl_error(reason):
         (ssl.SSLError("timed out"), None, "check the network"),
     ],
 )
-def test_what_waiting_does_not_mend_is_told_with_what_to_set(inner, cause, words):
+def test_what_waiting_does_not_mend_is_reported_with_what_to_set(inner, cause, words):
     """However deep it is wrapped; the service's absence is none of it."""
     failure = failures.from_exception("create", requests.ConnectionError(inner), was_sent=False)
     assert (failure.kind, failure.cause) == (TRANSIENT, cause)

@@ -413,7 +413,7 @@ def test_tls_that_breaks_after_the_request_may_have_arrived(tls_server, monkeypa
 
 
 @pytest.mark.parametrize("bundle", ["/no/such/bundle.pem", __file__])
-def test_a_ca_bundle_that_can_not_be_used_is_told_at_once(monkeypatch, bundle):
+def test_a_ca_bundle_that_can_not_be_used_is_reported_at_once(monkeypatch, bundle):
     """Before the first request, not once per row."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
     with pytest.raises(errors.SettingsError, match="REQUESTS_CA_BUNDLE"):
@@ -558,7 +558,7 @@ def test_no_proxy_is_honoured(monkeypatch):
 @pytest.mark.parametrize(
     "proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "http://", "http://me:hunter2@[:1"]
 )
-def test_a_proxy_that_can_not_be_used_is_told_at_once(monkeypatch, proxy):
+def test_a_proxy_that_can_not_be_used_is_reported_at_once(monkeypatch, proxy):
     """Before the first request, not once per row, and without its password."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(errors.SettingsError, match="HTTPS_PROXY") as caught:

@@ -475,7 +475,7 @@ def test_a_worker_that_fails_leaves_no_shard_under_way(jobs, tmp_path):
         assert not RunDirectory(tmp_path / "run").is_locked()
 
 
-def test_a_worker_that_is_told_to_end_more_than_once_ends(monkeypatch):
+def test_a_worker_that_is_asked_to_end_more_than_once_ends(monkeypatch):
     """It goes back to no queue, whose lock may be held by a process that was killed."""
     raised = []
     monkeypatch.setattr(signal, "raise_signal", raised.append)
@@ -490,7 +490,7 @@ def test_a_worker_that_is_told_to_end_more_than_once_ends(monkeypatch):
     assert raised == [signal.SIGTERM]
 
 
-def test_lost_answers_are_told_of_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):
+def test_lost_answers_are_reported_whenever_their_number_doubles(jobs, tmp_path, monkeypatch):
     """Over all shards."""
     monkeypatch.setattr("dreamo_batch.shards._AT_ONCE", 1)
     faults, events = {"script": {"create": ["drop_before_accept"] * 8}}, []
@@ -518,7 +518,7 @@ class Waiting(Here):
         return future
 
 
-def test_an_outage_is_told_of_once_while_it_lasts(jobs, gateway, tmp_path):
+def test_an_outage_is_reported_once_while_it_lasts(jobs, gateway, tmp_path):
     """Not by each shard."""
     events, engine = [], Waiting()
     engine._max_workers = 3

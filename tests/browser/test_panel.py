@@ -86,7 +86,7 @@ def test_kernel_that_is_restarted_under_a_run_loses_nothing(shop, notebook):
     shop.assert_bought_once(n_rows=12)
 
 
-def test_failed_rows_are_told_and_submitted_again_by_a_click(shop, notebook, screen):
+def test_failed_rows_are_reported_and_submitted_again_by_a_click(shop, notebook, screen):
     """The panel says how many failed and why; Retry failed attempts just those, once."""
     shop.gateway.faults.script("create", "fail_moderation", "fail_095")
     _, panel = opened(notebook, shop, n_rows=4)
