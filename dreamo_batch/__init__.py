@@ -3,7 +3,7 @@
 The flow: `sweep` makes a table (or bring your own DataFrame), `validate` checks every row of it, `plan` says what
 would be bought and why, `run` buys it under a budget with a progress bar, saves the pictures and returns the table
 back with URLs, costs and errors as columns. The same call again resumes. `load` reads the results any time,
-`retry` attempts chosen rows again, `resolve` settles a row whose attempt may or may not have been taken. It never
+`retry` submits chosen rows again, `resolve` settles a row whose attempt may or may not have been accepted. It never
 pays twice without telling you. Every DataFrame has the same verbs: ``jobs.dreamo.run("runs/first")``.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Hashable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,12 +71,12 @@ def resolve(
         Number of the attempt within its job, as in `dreamo_batch.attempts`, where a row was submitted again while an
         earlier attempt was in doubt. Default: the one that is ambiguous.
     task_id : str, optional
-        The attempt was taken, as this task; a run in progress here, or the next one, asks for it.
+        The attempt was accepted, as this task; a run in progress here, or the next one, asks for it.
     not_sent : bool
-        The attempt was not taken. A run in progress here, or the next one, submits the row, unless an earlier
+        The attempt was not accepted. A run in progress here, or the next one, submits the row, unless an earlier
         attempt of it failed or is in doubt: then the row keeps that attempt's state.
     force : bool
-        In a run directory in an object store, take an attempt for not sent although it is younger than 15 minutes, so
+        In a run directory in an object store, treat an attempt as not sent although it is younger than 15 minutes, so
         that a process that was suspended elsewhere might still send it.
 
     Returns
@@ -87,8 +88,8 @@ def resolve(
     ------
     UsageError
         If the row is not in the table or not ambiguous, or has several ambiguous attempts and none is named, or not
-        exactly one of the two answers is given, the task is that of another attempt, or it is too young to be taken
-        for not sent.
+        exactly one of the two answers is given, the task is that of another attempt, or the attempt is too young
+        to be treated as not sent.
     DirectoryError
         If the directory can't be used.
 
@@ -140,6 +141,8 @@ def resolve(
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
     """Return the job id of a row, given by its label or job id."""
+    if not isinstance(row, Hashable):
+        raise UsageError(f"row must be the label of one row, or its job_id, not {quoted(row)}.")
     jobs = table.rows[columns.JOB_ID]
     label = text_of(row) if isinstance(row, bool | np.bool_) else row  # one boolean marks no row here
     found = jobs[row_mask(table.user.index, [label], jobs)].dropna().unique()

@@ -73,7 +73,7 @@ _BEAT_OF_STORE_S: Final = 5.0
 
 
 def beat_s(run_dir: str) -> float:
-    """Return how often workers look whether to stop, and say how far they are."""
+    """Return how often workers check whether to stop, and report their progress."""
     return _BEAT_OF_STORE_S if is_url(run_dir) else _BEAT_S
 
 
@@ -109,7 +109,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """That a worker is there: for which task, when by its own clock (Unix seconds), and which one it is."""
+    """A sign of life of a worker: for which task, when by its own clock (Unix seconds), and from which process."""
 
     pulse_id: str
     at: float
@@ -213,7 +213,7 @@ def _work(call: Call, parent: _Parent) -> ShardOutcome:
 
 
 class _Parent:
-    """The directory of all shards, as a worker sees it: what the driver says there, and where to report to it."""
+    """The directory of all shards, as a worker sees it: signals from the driver, and reports to it."""
 
     def __init__(self, task: ShardTask, is_ending: threading.Event) -> None:
         self.run_dir, directory = task.run_dir, RunDirectory(task.run_dir)
@@ -222,7 +222,7 @@ class _Parent:
         self._replica, self._folder = directory.replica, directory.path
 
     def signal(self) -> Signal:
-        """Return what the driver says; the call is stopped where another one has taken its place."""
+        """Return the signal of the driver; the call is stopped where another one has taken its place."""
         if self._is_ending.is_set():
             return Signal(self._call_id, is_stopped=True)
         try:
@@ -252,7 +252,7 @@ class _Parent:
         return user, replace(prepared, jobs=jobs)
 
     def report(self, shard: RunDirectory, snapshot: Snapshot) -> None:
-        """Say how far a shard is."""
+        """Report a shard's progress."""
         pulse = Pulse(self._pulse_id, time.time(), os.getpid(), gethostname())
         written: dict[str, Any] = asdict(snapshot) | asdict(pulse)
         amounts = {name: exact_text(written[name]) for name in AMOUNTS if written[name] is not None}
@@ -263,11 +263,11 @@ class _Parent:
                 is_durable=False,
             )
         except OSError as error:  # the ledger finds out by itself
-            logger.info("can't say how far %s is: %s", shard.path, error)
+            logger.info("can't report the progress of %s: %s", shard.path, error)
 
 
 def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapshot, Pulse] | None:
-    """Return how far the worker of a shard said that it is, and which one and when; None if it has said nothing."""
+    """Return the last progress report of a shard's worker, and its pulse; None if there is none."""
     try:
         path, replica = f"{name}/{_PULSE}", directory.replica
         content = (directory.path / path).read_bytes() if replica is None else replica.read(path)
@@ -281,7 +281,7 @@ def pulse_of(directory: RunDirectory, name: str, pulse_id: str) -> tuple[Snapsho
 
 
 def refuse_ordinary(directory: RunDirectory | None, cluster: Cluster) -> None:
-    """Raise for a cluster that can't be one, and for an ordinary directory, in which only one process buys."""
+    """Raise for what is no cluster, and for an ordinary directory, in which only one process buys."""
     parallel.refuse_other(cluster)
     if cluster is None or directory is None or directory.is_sharded or not journal.has_begun(directory):
         return
@@ -325,7 +325,7 @@ class _ShardRunner(Runner):
         self._call.work()
 
     def listen(self) -> None:
-        """Do what others ask."""
+        """Handle requests of other threads."""
         self._take(0.0)
 
     def _halt(self, target: object) -> None:  # noqa: ARG002 - there is one call
@@ -438,7 +438,7 @@ class ShardedCall(Call):
 
     @property
     def state(self) -> State:
-        """What the ledgers of all shards know."""
+        """The state of the ledgers of all shards."""
         return read_state(self.directory)
 
     def waiting(self) -> frozenset[str]:

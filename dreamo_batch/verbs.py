@@ -1,14 +1,14 @@
-"""Start, run, watch, plan and retry a batch.
+"""Run, start, plan, retry and resume a table.
 
 How one row travels::
 
     the user's row -> jobs.prepare -> engine.plan
-    -> engine.schedule says create -> engine.attempts reserves
+    -> engine.schedule says create -> engine.spending reserves
     -> engine.journal "about to" (fsync) -> service.client.create
     -> engine.journal task id (fsync) -> engine.schedule says poll, when due
     -> service.client.fetch -> engine.journal outcome
-    -> engine.directory saves the picture -> engine.attempts folds
-    -> checkpoint.parquet -> results.load
+    -> engine.pictures saves the picture -> engine.attempts folds
+    -> checkpoint.parquet -> results.frame
 
 No arrow points back; a resume enters at the fold.
 """
@@ -432,10 +432,10 @@ def retry(
 
 @takes_options_of_run(but=_OF_A_TABLE)
 def resume(run_dir: str | os.PathLike[str], **options: Unpack[StoredOptions]) -> pd.DataFrame:
-    """Go on with the table of the last call on a run directory, with the options of that call.
+    """Resume the last call on a run directory, with its table and its options.
 
     It needs neither the table nor, in a directory that keeps its references, the pictures: what was decided for each
-    row lies in the directory. Seeds that were drawn stay as they are.
+    row is stored there. Seeds that were drawn stay as they are.
 
     Parameters
     ----------

@@ -67,8 +67,8 @@ def test_code_blocks_name_a_language_that_is_tested():
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("name", sorted({*PYTHON_PAGES, *SHELL_PAGES}))
-def test_python_of_a_page_runs_and_shows_what_the_page_says(name, tmp_path):
-    """All Python blocks of a page, one after another, on the local gateway; `make docs` writes what they show."""
+def test_examples_of_a_page_run_and_show_what_it_says(name, tmp_path):
+    """Python blocks one after another, on the local gateway, whose output `make docs` writes; then commands."""
     assert reference.run_page(PAGES[name], tmp_path)[0] == PAGES[name]
     if name in SHELL_PAGES:
         _run_commands(name, tmp_path)

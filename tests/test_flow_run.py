@@ -533,6 +533,10 @@ def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):
     for row in (99, "\ud800"):
         with pytest.raises(errors.UsageError, match="not in the table"):
             dreamo.resolve(tmp_path / "run", row, not_sent=True)
+    with pytest.raises(
+        errors.UsageError, match=r"row must be the label of one row, or its job_id, not \[0\]"
+    ):
+        dreamo.resolve(tmp_path / "run", [0], not_sent=True)
     with pytest.raises(errors.UsageError, match="either task_id="):
         dreamo.resolve(tmp_path / "run", 0, task_id="x", not_sent=True)
 
@@ -557,7 +561,9 @@ def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
 def test_a_range_that_leaves_the_table_is_refused_with_its_labels(run, reference, tmp_path, rows):
     """It names where the table begins and ends, so that the range can be corrected."""
     run(jobs(reference, 2))
-    with pytest.raises(errors.UsageError, match=f"{rows}': end the range at a label, 0 to 1"):
+    with pytest.raises(
+        errors.UsageError, match=f"{rows}': both ends of a range must be labels of the table, 0 to 1"
+    ):
         dreamo.rate(tmp_path / "run", rows, 3)
 
 

@@ -453,7 +453,7 @@ def stop(run_dir: str) -> int:
     """Interrupt the `run` or `retry` on RUN_DIR, and wait for its end.
 
     Answers to requests already sent are awaited and kept. Exit code 0 once it has ended, 1 if it was killed meanwhile
-    and requests may be lost, 2 if nothing runs there that can be stopped from here, 3 if Ctrl-C ended the waiting.
+    and attempts may be held, 2 if nothing runs there that can be stopped from here, 3 if Ctrl-C ended the waiting.
     """
     from dreamo_batch.engine.directory import RunDirectory
     from dreamo_batch.engine.ledger import interrupted, read

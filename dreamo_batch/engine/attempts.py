@@ -1,4 +1,4 @@
-"""Attempts, the events that change them, their fold into state, and what they spend against a cap: pure.
+"""Attempts, the events that change them, and their fold into state: pure.
 
 Settled attempts lie in an Arrow table, which is read by job, and folded from the lines of journals column by column.
 That is for the many jobs whose first attempt has gone its way without surprise. Every other line is left to the fold by

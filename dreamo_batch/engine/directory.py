@@ -1,4 +1,4 @@
-"""A run directory: its files, its manifest and lock, and the pictures saved in it."""
+"""A run directory: its files, its manifest and its lock."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from dreamo_batch.engine.store import (
 )
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
 from dreamo_batch.parallel import bars, each
-from dreamo_batch.text import clock_time, same_call, wording
+from dreamo_batch.text import clock_time, counted, same_call, wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -398,8 +398,9 @@ def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: floa
     young = [attempt for attempt in attempts if now - (attempt.sent_at or now) < SETTLED_AFTER_S]
     if young:
         left_min = math.ceil((SETTLED_AFTER_S - (now - min(one.sent_at or now for one in young))) / 60)
+        wait = f"Wait {counted(left_min, 'minute')}"
         raise UsageError(
             f"Job {young[0].job_id} was about to be sent less than {SETTLED_AFTER_S / 60:.0f} minutes ago, and a "
-            f"process that was suspended elsewhere might still send it. Wait {left_min} minutes, or settle it with "
+            f"process that was suspended elsewhere might still send it. {wait}, or settle it with "
             f"{wording('resolve(..., not_sent=True, force=True)', '--not-sent --force')} if no other process is left."
         )

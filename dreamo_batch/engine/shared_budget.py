@@ -184,7 +184,7 @@ class Budget:
 
 
 def budget_of(given: Budget | str | os.PathLike[str]) -> Budget:
-    """Return the budget that was passed as itself, its path or its URL."""
+    """Return the budget that was passed, or whose path or URL was passed."""
     return given if isinstance(given, Budget) else Budget(given)
 
 
@@ -277,7 +277,7 @@ class BudgetShare:
             self._slices.give_back(self._child, spending.committed, opening=self._opening, about=about)
 
     def used_up(self, summary: str) -> str:
-        """Say that nothing is left for this run, and what was spent here."""
+        """Describe that nothing is left for this run, and what was spent here."""
         return used_up(self._budget, self._slices, self._directory, summary)
 
     def _about(self, spending: Spending, state: State) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def return_unspent(ledger: Ledger, at: float) -> None:
 
 
 def used_up(budget: Budget, slices: Slices, directory: str, summary: str) -> str:
-    """Say that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
+    """Describe that nothing is left for a directory and its shards, what they spent, who has what, and what to do."""
     shares = list(slices.shares.values())
     others = [share for share in shares if not _is_of(share, directory)]
     owner = next((share.owner for share in shares if _is_of(share, directory)), budget.user)
@@ -356,7 +356,7 @@ def budget_errors(place: str) -> Iterator[None]:
 
 
 def _identity(place: str) -> str:
-    """Return an identity of the place, which a copy of it hasn't."""
+    """Return an identity of the place that no copy shares."""
     if store.is_url(place):
         return place.replace("-", "_")
     Path(place).mkdir(parents=True, exist_ok=True)
@@ -400,13 +400,13 @@ def _rows(share: Share) -> list[dict[str, Any]]:
 
 
 def _is_of(share: Share, directory: str) -> bool:
-    """Whether it is that of a directory, here or in a store, or of one of its shards."""
+    """Whether a share belongs to a directory, here or in a store, or to one of its shards."""
     is_within = f"{share.about.get('directory', '')}/".startswith(f"{directory}/")
     return is_within and (store.is_url(directory) or share.about.get("host") == socket.gethostname())
 
 
 def _holders(shares: Iterable[Share]) -> str:
-    """Say which directories hold something that isn't spent, the largest first."""
+    """Describe which directories hold something that isn't spent, the largest first."""
     by_held = sorted(((_sums(share)[2], share) for share in shares), key=lambda pair: pair[0], reverse=True)
     found = [(held, share) for held, share in by_held if held > 0]
     if not found:

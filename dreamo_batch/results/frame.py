@@ -201,7 +201,7 @@ def row_mask(index: pd.Index, rows: Any, job_ids: pd.Series | None = None) -> ND
         if found is None:
             raise UsageError(
                 f"Row {value!r} is not in the table; its labels look like {index[:3].tolist()}. "
-                f"Pass labels{wording(' as rows=, or one boolean per row', ', as `dreamo-batch results` shows them')}."
+                f"Pass labels of the table{wording('', ', as `dreamo-batch results` shows them')}."
             )
         mask[found] = True
     return mask
@@ -241,7 +241,9 @@ def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
         return None
     if not first or not last:
         labels = [*places]
-        raise UsageError(f"Rows {value!r}: end the range at a label, {labels[0]} to {labels[-1]}.")
+        raise UsageError(
+            f"Rows {value!r}: both ends of a range must be labels of the table, {labels[0]} to {labels[-1]}."
+        )
     if first[0] > last[-1]:
         raise UsageError(f"Rows {value!r}: the table lists the first of these labels after the second.")
     return list(range(first[0], last[-1] + 1))

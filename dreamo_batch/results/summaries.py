@@ -420,8 +420,8 @@ def pace(source: Directories) -> dict[str, Any]:
     n_completed = int((attempts[columns.STAGE] == str(Stage.COMPLETED)).sum())
     n_refusals = int(attempts[columns.N_REFUSALS].fillna(0).sum())
     peak = _peak(taken, ended)
-    n_held = _n_held(attempts, taken, ended) if n_refusals else None
-    advised, advice = _advise(attempts, n_refusals, peak, n_held)
+    n_open = _n_open(attempts, taken, ended) if n_refusals else None
+    advised, advice = _advise(attempts, n_refusals, peak, n_open)
     return {
         "attempts": len(attempts),
         "busy_s": busy_s,
@@ -473,16 +473,16 @@ def _step(every: str | None, span: pd.Timedelta) -> pd.Timedelta:
     return step
 
 
-def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | None) -> tuple[int | None, str]:
+def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_open: int | None) -> tuple[int | None, str]:
     """Return the advised number of attempts in flight, and why."""
     n_ended = int(attempts[columns.COMPLETED_AT].notna().sum())
     if n_ended < _N_MIN:
         only = f"Only {counted(n_ended, 'attempt')} {'has' if n_ended == 1 else 'have'} ended"
         return None, f"{only if n_ended else 'No attempt has ended'}; advice needs at least {_N_MIN}."
-    if n_held is not None:
-        return n_held, (
-            f"The service refused {counted(n_refusals, 'create')}, and seldom held more than {n_held} at once: "
-            f"{option('max_in_flight', n_held)} is about as fast, with fewer refusals."
+    if n_open is not None:
+        return n_open, (
+            f"The service refused {counted(n_refusals, 'create')}, and seldom had more than {n_open} in progress: "
+            f"{option('max_in_flight', n_open)} is about as fast, with fewer refusals."
         )
     n_running = _n_running(attempts)
     if n_running is not None:
@@ -497,12 +497,12 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_held: int | No
     )
 
 
-def _n_held(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> int:
+def _n_open(attempts: pd.DataFrame, taken: np.ndarray, seen: np.ndarray) -> int:
     """Return how many attempts were open at the service when it accepted one, but for the highest tenth."""
     known = phases(attempts)[[columns.QUEUE, columns.GENERATION]].sum(axis=1, skipna=False).to_numpy()
-    at, ended = np.sort(taken), np.sort(np.fmin(taken + known, seen))  # there, else as it was seen
-    held = np.searchsorted(at, at, side="right") - np.searchsorted(ended, at, side="right")
-    return max(1, int(np.quantile(held, _OFTEN, method="higher")))
+    at, ended = np.sort(taken), np.sort(np.fmin(taken + known, seen))  # as the service says, or as seen here
+    n_open = np.searchsorted(at, at, side="right") - np.searchsorted(ended, at, side="right")
+    return max(1, int(np.quantile(n_open, _OFTEN, method="higher")))
 
 
 def _n_running(attempts: pd.DataFrame) -> int | None:
