@@ -145,7 +145,7 @@ def find_job(table: checkpoint.StoredTable, row: Any) -> str:
         raise UsageError(f"row must be the label of one row, or its job_id, not {quoted(row)}.")
     jobs = table.rows[columns.JOB_ID]
     label = text_of(row) if isinstance(row, bool | np.bool_) else row  # one boolean marks no row here
-    found = jobs[row_mask(table.user.index, [label], jobs)].dropna().unique()
+    found = jobs[row_mask(table.user.index, [label], jobs) | (jobs == str(row)).to_numpy()].dropna().unique()
     if len(found) != 1:
         why = f"has {len(found)} jobs; pass a job_id" if len(found) else "is invalid"
         raise UsageError(f"Row {quoted(row)} {why}.")

@@ -25,7 +25,9 @@ from dreamo_batch import columns, errors
 from dreamo_batch.call import Call
 from dreamo_batch.display.progress import Bar, LoggedProgress
 from dreamo_batch.engine import runner
+from dreamo_batch.engine.checkpoint import read_jobs
 from dreamo_batch.errors import UnfailingLogger
+from dreamo_batch.settle import find_job
 from tests.flows import Slow
 
 if TYPE_CHECKING:
@@ -519,10 +521,21 @@ def test_resolve_refuses_the_key_as_a_task_id(run, reference, tmp_path, monkeypa
 )
 def test_resolve_finds_a_row_by_what_retry_finds_it_by(reference, tmp_path, labels, row):
     """Whatever the labels are; one boolean is a label here, and no mask."""
-    jobs = dreamo.sweep(image=reference, prompt="a", seed=[1, 2], size="512x512", use_rephraser=False)
-    dreamo.run(jobs.set_axis(labels), tmp_path / "run", gateway="local", progress=False)
+    run_dir = tmp_path / "run"
+    done = dreamo.run(jobs(reference, 2).set_axis(labels), run_dir, gateway="local", progress=False)
+    assert find_job(read_jobs(run_dir / "jobs.parquet"), row) == done["job_id"].iloc[0]
     with pytest.raises(errors.UsageError, match="is not ambiguous: its job is completed"):
-        dreamo.resolve(tmp_path / "run", row, not_sent=True)
+        dreamo.resolve(run_dir, row, not_sent=True)
+
+
+def test_a_label_that_is_the_id_of_another_job_names_neither(reference, tmp_path):
+    """The wrong one of them would be paid twice."""
+    run_dir, table = tmp_path / "run", jobs(reference, 2)
+    _, other = dreamo.run(table, run_dir, gateway="local", progress=False)["job_id"]
+    dreamo.run(table.set_axis([other, "b"]), run_dir, gateway="local", progress=False)
+    with pytest.raises(errors.UsageError, match="has 2 jobs; pass a job_id"):
+        dreamo.resolve(run_dir, other, not_sent=True)
+    assert find_job(read_jobs(run_dir / "jobs.parquet"), "b") == other
 
 
 def test_resolve_refuses_what_is_not_ambiguous(run, reference, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
+from dreamo_batch.cli import background
 from dreamo_batch.engine import replica, store
 from dreamo_batch.engine.attempts import Stage
 from dreamo_batch.engine.directory import RunDirectory
@@ -117,6 +118,14 @@ def machine(tmp_path, monkeypatch):
 def gateway():
     with dreamo.LocalGateway(engine="flat", api_key="local-key-of-the-test") as gateway:
         yield gateway
+
+
+def test_the_process_of_a_command_is_kept_out_of_the_store(server, gateway):
+    """It means something on one machine only, and would still be there when the command has ended."""
+    with background.findable(URL):
+        dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
+    assert "exp/files/jobs.parquet" in server.objects
+    assert not [name for name in server.objects if "pid" in name]
 
 
 def test_a_table_is_read_without_a_list_of_its_pictures(server, gateway, machine, monkeypatch):

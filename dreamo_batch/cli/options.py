@@ -86,7 +86,7 @@ def of(place: str, *names: str, but: Collection[str] = NOT_OPTIONS) -> Callable[
     def made() -> dict[str, click.Option]:
         signature, docstring = _written(place)
         texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n)+)", docstring, re.MULTILINE))
-        defaults = [*signature.defaults, *signature.kw_defaults]  # the names of the last parameter entry
+        defaults = [*signature.defaults, *signature.kw_defaults]  # of the last parameters
         keywords = [*signature.args, *signature.kwonlyargs][-len(defaults) :]
         return {
             arg.arg: _of_keyword(arg, default, " ".join(texts.get(arg.arg, "").replace("`", "").split()))

@@ -63,7 +63,7 @@ _PARTS: Final = "parts"
 _OWN: Final = (store.LOG, store.CHECKPOINTS, _FILES, _STRAYS)
 _SHARDS: Final = "shards"
 _OF_SHARD: Final = re.compile(rf"({_SHARDS}/[^/]+/)(.+)")  # each has its own log and files
-_NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", _SHARDS, "slices", "gateway*", "strays-*", ".*")
+_NOT_PUT: Final = (*_OF_LOG, MARKER, _PARTS, "*lock", "*pid", _SHARDS, "slices", "gateway*", "strays-*", ".*")
 _PULLED_FOR_S: Final = 1.0  # because one call opens a directory several times
 _PULLED_FOR_TIMES: Final = 5.0  # times as long as the pull took: 64 shards in a slow store take seconds
 
@@ -279,15 +279,18 @@ class Replica:
 
     def refuse_taken(self) -> None:
         """Refuse a location without a log that a budget, another run directory, or one on a disk uses."""
-        if store.numbered(self.store, store.LOG):
-            return
-        parent, _, name = self.url.rpartition("/")
-        above = open_store(parent) if is_url(parent) else self.store
-        is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))
-        if is_budget or (name in (*_OWN, *_FOLDERS, _SHARDS) and store.numbered(above, store.LOG)):
+        with self._named_in_errors():
+            if store.numbered(self.store, store.LOG):
+                return
+            parent, _, name = self.url.rpartition("/")
+            above = open_store(parent) if is_url(parent) else self.store
+            is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))
+            is_within = name in (*_OWN, *_FOLDERS, _SHARDS) and store.numbered(above, store.LOG)
+            is_of_disk = self.store.get(_NAMED[0]) is not None
+        if is_budget or is_within:
             what = "a budget" if is_budget else "another run directory"
             raise DirectoryError(f"{self.url} lies in {what}. Choose another run directory.")
-        if self.store.get(_NAMED[0]) is not None:
+        if is_of_disk:
             raise DirectoryError(
                 f"{self.url} holds files of a run directory on a disk. Copy them back and continue there, or "
                 "choose another run directory."

@@ -101,7 +101,7 @@ def costs(
 def sums(amounts: pd.Series, of_groups: np.ndarray, n_groups: int) -> pd.Series:
     """Add up the readable amounts exactly, by group."""
     totals = [ZERO] * n_groups
-    counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # cached, as most amounts are the same
+    counts = amounts.groupby([of_groups, amounts.to_numpy()]).size()  # each amount once, as most are the same
     for (number, amount), n in counts.items():
         totals[number] = total((totals[number], times(n, money(amount) or ZERO)))
     return pd.Series([exact_text(amount) for amount in totals], dtype=columns.STR)

@@ -24,7 +24,7 @@ from PIL import Image
 from report import Figure, Timer, show, timed
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import directory, pictures
+from dreamo_batch.engine import pictures
 from dreamo_batch.gateway import LocalGateway
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _saving() -> None:
     for kind in ("JPEG", "PNG"):
         contents = [_encoded(scene, kind) for scene in scenes]
         with_summaries = _saved(contents)
-        with patch.object(directory, "_reduce"), patch.object(directory, "_cache_summary"):
+        with patch.object(pictures, "_reduce"), patch.object(pictures, "_cache_summary"):
             without = _saved(contents)
         more_ms = 1000 * (with_summaries - without) / len(contents)
         name = f"CPU of keeping a summary of a picture when it is saved ({kind}) / 12 ms"

@@ -14,7 +14,7 @@ import obstore.store
 from report import Figure, show
 
 import dreamo_batch as dreamo
-from dreamo_batch.engine import replica, store
+from dreamo_batch.engine import replica
 from dreamo_batch.engine.journal import Journal
 from dreamo_batch.engine.store import ObjectStore
 from tests.object_server import find_seaweedfs, object_server, seaweedfs
@@ -44,7 +44,7 @@ def main() -> None:
 @contextmanager
 def _in_memory() -> Iterator[None]:
     kept = ObjectStore(_URL, obstore.store.MemoryStore())
-    with mock.patch.object(store, "open_store", return_value=kept):
+    with mock.patch.object(replica, "open_store", return_value=kept):
         yield
 
 
