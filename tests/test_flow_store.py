@@ -120,6 +120,7 @@ def gateway():
         yield gateway
 
 
+@pytest.mark.usefixtures("machine")
 def test_the_process_of_a_command_is_kept_out_of_the_store(server, gateway):
     """It means something on one machine only, and would still be there when the command has ended."""
     with background.findable(URL):

@@ -147,7 +147,7 @@ class RunDirectory:
         """Return the content of `run.json`; raise if it is missing or can't be read."""
         manifest = self.read_manifest()
         if manifest is None:
-            in_shards = ", a run with shards. Restore it from a copy"
+            in_shards = ", a run with shards, so nothing is bought. Restore it from a copy"
             remedy = in_shards if self.is_sharded else ". Run the table again to rebuild it"
             raise LedgerDamaged(f"run.json is missing or can't be read in {self.name}{remedy}.")
         return manifest

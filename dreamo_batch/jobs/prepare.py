@@ -278,29 +278,29 @@ def prepare(
     table: pd.DataFrame, how: CheckOptions | None = None, *, entropy: str, random_seed: str = RECORD
 ) -> Prepared:
     """Turn a table into jobs and check their pictures; by default no copies are stored."""
-    reading = CheckedTable(table, how or CheckOptions(inputs=Inputs(None)))
-    wanted = _SubmittableRows(reading, entropy, random_seed)
-    drawn = frozenset(itertools.compress(wanted.ids, ~reading.seeds.is_given[wanted.positions]))
+    checked = CheckedTable(table, how or CheckOptions(inputs=Inputs(None)))
+    wanted = _SubmittableRows(checked, entropy, random_seed)
+    drawn = frozenset(itertools.compress(wanted.ids, ~checked.seeds.is_given[wanted.positions]))
     is_collecting = gc.isenabled()
     gc.disable()  # garbage collection meanwhile would triple the time for a million jobs
     try:
-        jobs = _jobs(reading, wanted)
+        jobs = _jobs(checked, wanted)
     finally:
         if is_collecting:
             gc.enable()
-    return Prepared(jobs, _rows(reading, wanted), reading.problems, drawn)
+    return Prepared(jobs, _rows(checked, wanted), checked.problems, drawn)
 
 
 class _SubmittableRows:
     """The rows that can be submitted: position, job id, seed, and the position of the first row with the same job."""
 
-    def __init__(self, reading: CheckedTable, entropy: str, random_seed: str) -> None:
-        self.positions = np.flatnonzero(reading.is_valid)
+    def __init__(self, checked: CheckedTable, entropy: str, random_seed: str) -> None:
+        self.positions = np.flatnonzero(checked.is_valid)
         choose = Draw(entropy if random_seed == RECORD else None)
-        self.seeds = reading.seeds.numbers[self.positions].tolist()
-        is_given = reading.seeds.is_given[self.positions].tolist()
+        self.seeds = checked.seeds.numbers[self.positions].tolist()
+        is_given = checked.seeds.is_given[self.positions].tolist()
         self.ids: list[str] = []
-        for number, wanted in enumerate(_texts(reading, self.positions)):
+        for number, wanted in enumerate(_texts(checked, self.positions)):
             if is_given[number]:
                 self.ids.append(job_id(text_of(wanted, self.seeds[number])))
             else:
@@ -311,22 +311,22 @@ class _SubmittableRows:
         self.firsts = np.fromiter(firsts, np.intp, len(self.ids))
 
 
-def _texts(reading: CheckedTable, positions: NDArray[np.intp]) -> Iterator[JobText]:
-    images, owns, names = reading.images.identities, reading.own.cells, list(contract.MODELS)
-    prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in reading.prompts.cells]
+def _texts(checked: CheckedTable, positions: NDArray[np.intp]) -> Iterator[JobText]:
+    images, owns, names = checked.images.identities, checked.own.cells, list(contract.MODELS)
+    prompts = [json.dumps(prompt) if isinstance(prompt, str) else "" for prompt in checked.prompts.cells]
 
     @functools.cache  # cached, as there are few distinct ones
     def pictures(model: int, image: int, own: int) -> str:
         return pictures_of(names[model], images[image], owns[own])
 
-    codes = (reading.models.numbers, reading.images.numbers, reading.own.codes)
+    codes = (checked.models.numbers, checked.images.numbers, checked.own.codes)
     places = zip(*(column[positions].tolist() for column in codes), strict=True)
-    in_prompt = reading.prompts.codes[positions].tolist()
+    in_prompt = checked.prompts.codes[positions].tolist()
     heads = (
         head_of(pictures(*place), prompts[prompt], names[place[0]])
         for place, prompt in zip(places, in_prompt, strict=True)
     )
-    numbers = (reading.widths, reading.heights, reading.use_rephraser, reading.replicates)
+    numbers = (checked.widths, checked.heights, checked.use_rephraser, checked.replicates)
     tails = map(functools.cache(tail_of), *(column[positions].tolist() for column in numbers))
     return zip(heads, tails, strict=True)
 
@@ -367,27 +367,27 @@ class Draw:
         return seed, one
 
 
-def _jobs(reading: CheckedTable, wanted: _SubmittableRows) -> dict[str, Job]:
+def _jobs(checked: CheckedTable, wanted: _SubmittableRows) -> dict[str, Job]:
     is_first = wanted.firsts == wanted.positions
     positions = wanted.positions[is_first]
     ids = list(itertools.compress(wanted.ids, is_first))
-    images = [reading.images.sources[number] for number in reading.images.numbers[positions].tolist()]
-    numbers = (reading.widths, reading.heights, reading.use_rephraser, reading.replicates)
+    images = [checked.images.sources[number] for number in checked.images.numbers[positions].tolist()]
+    numbers = (checked.widths, checked.heights, checked.use_rephraser, checked.replicates)
     fields = (
         ids,
-        map(reading.prompts.cells.__getitem__, reading.prompts.codes[positions].tolist()),
+        map(checked.prompts.cells.__getitem__, checked.prompts.codes[positions].tolist()),
         itertools.compress(wanted.seeds, is_first),
         *(column[positions].tolist() for column in numbers),
         (row[0] for row in images),
         (row[1:] for row in images),
-        map(list(contract.MODELS).__getitem__, reading.models.numbers[positions].tolist()),
-        map(reading.own.cells.__getitem__, reading.own.codes[positions].tolist()),
+        map(list(contract.MODELS).__getitem__, checked.models.numbers[positions].tolist()),
+        map(checked.own.cells.__getitem__, checked.own.codes[positions].tolist()),
     )
     return dict(zip(ids, map(Job, *fields), strict=True))
 
 
-def _rows(reading: CheckedTable, wanted: _SubmittableRows) -> pd.DataFrame:
-    index = pd.RangeIndex(len(reading.is_valid))
+def _rows(checked: CheckedTable, wanted: _SubmittableRows) -> pd.DataFrame:
+    index = pd.RangeIndex(len(checked.is_valid))
     is_again = wanted.firsts != wanted.positions
     again = (wanted.positions[is_again], wanted.firsts[is_again])
     rows = {
@@ -395,24 +395,24 @@ def _rows(reading: CheckedTable, wanted: _SubmittableRows) -> pd.DataFrame:
         columns.DUPLICATE_OF: _filled(index, *again, columns.INT),
         columns.SEED_SENT: _filled(index, wanted.positions, wanted.seeds, columns.INT),
     }
-    return pd.DataFrame(rows | _images_of(reading, index) | _errors_of(reading, index), index=index)
+    return pd.DataFrame(rows | _images_of(checked, index) | _errors_of(checked, index), index=index)
 
 
 def _filled(index: pd.Index, positions: NDArray[np.intp], values: Any, dtype: str) -> pd.Series:
     return pd.Series(values, index=positions, dtype=dtype).reindex(index)
 
 
-def _images_of(reading: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
+def _images_of(checked: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
     # As categories, because a million paths and digests would take more memory than the rest of the table.
     found = {}
     for name, part in zip(OF_IMAGE, ("location", "digest", "sent_location", "sent_digest"), strict=True):
-        texts = pd.array([getattr(first, part) for first, *_ in reading.images.sources], columns.STR)
-        found[name] = pd.Series(pd.Categorical(texts).take(reading.images.numbers, allow_fill=True), index)
+        texts = pd.array([getattr(first, part) for first, *_ in checked.images.sources], columns.STR)
+        found[name] = pd.Series(pd.Categorical(texts).take(checked.images.numbers, allow_fill=True), index)
     return found
 
 
-def _errors_of(reading: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
-    errors = reading.problems[reading.problems[columns.SEVERITY] == ERROR].set_index(columns.POSITION)
+def _errors_of(checked: CheckedTable, index: pd.Index) -> dict[str, pd.Series]:
+    errors = checked.problems[checked.problems[columns.SEVERITY] == ERROR].set_index(columns.POSITION)
     messages = errors[columns.COLUMN] + ": " + errors[columns.MESSAGE]
     found = {
         columns.ERROR_CLASS: pd.Series(INVALID_CLASS, errors.index.unique()),
