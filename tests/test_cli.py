@@ -536,7 +536,7 @@ def test_rows_are_chosen_by_label(table, run_dir, env, gateway):
     missing = call("retry", run_dir, "--rows", "0", "--rows", "17", env=env)
     assert missing.exit_code == 2
     assert "'17'" in missing.stderr
-    assert "Pass labels, as `dreamo-batch results` shows them." in missing.stderr
+    assert "Pass labels of the table, as `dreamo-batch results` shows them." in missing.stderr
     planned = call("retry", run_dir, "--rows", "1-2", "--dry-run", env=env)
     assert "1 new attempt" in planned.stderr or planned.stdout.count("new") == 1
     job_id = dreamo.load(run_dir)["job_id"][1]
