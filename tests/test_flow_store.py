@@ -129,6 +129,21 @@ def test_the_process_of_a_command_is_kept_out_of_the_store(server, gateway):
     assert not [name for name in server.objects if "pid" in name]
 
 
+@pytest.mark.usefixtures("machine", "server")
+def test_a_plan_names_a_store_that_refuses_to_read_the_folder_above(monkeypatch, gateway):
+    """A key may be limited to the run's own folder."""
+    get = ObjectStore.get
+
+    def refusing(opened, name):
+        if opened.url != URL:
+            raise PermissionError(f"Access Denied: {name}")
+        return get(opened, name)
+
+    monkeypatch.setattr(ObjectStore, "get", refusing)
+    with pytest.raises(dreamo.DirectoryError, match=r"exp can't be used \(.*Access Denied"):
+        dreamo.plan(sweep(1), URL, gateway=gateway)
+
+
 def test_a_table_is_read_without_a_list_of_its_pictures(server, gateway, machine, monkeypatch):
     """There may be a hundred thousand, of which a request lists one thousand."""
     dreamo.run(sweep(1), URL, gateway=gateway, **QUIET)
