@@ -56,7 +56,11 @@ def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path):
     """It locks like a file, but nothing is read from it."""
     os.mkfifo(tmp_path / directory.LOCK)
     first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
-    first.lock()
+    try:
+        first.lock()
+    except OSError as error:  # before 4.3, filelock empties what it locks, which a pipe refuses
+        assert error.errno == errno.EINVAL  # noqa: PT017 - newer ones raise nothing
+        return
     with pytest.raises(DirectoryLocked, match="Another process is writing to "):
         second.lock()
     first.unlock()
