@@ -28,9 +28,9 @@ from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_
 from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
-from dreamo_batch.results import load as reading
 from dreamo_batch.results import summaries
 from dreamo_batch.results.frame import assemble, mark, row_mask
+from dreamo_batch.results.load import composed, read_state, reconcile, sentence, stored_terms
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import NO_KEY_NEEDED, key_missing, resolve
@@ -263,7 +263,7 @@ class Call:
             if not place.gateway.is_dir():  # a local gateway must not create one
                 place = RunDirectory(resources.enter_context(TemporaryDirectory()))
             self.client = self.service.connect(resources, place)
-            price, state = self.price_to_reserve(), reading.read_state(self.directory)
+            price, state = self.price_to_reserve(), read_state(self.directory)
         manifest = self.directory.read_manifest()
         if manifest is not None:
             refuse_other_service(self.directory, manifest.service, self.client.settings.service_name)
@@ -357,7 +357,7 @@ class Call:
     def ending(self) -> str:
         """Summarise the outcome in one line, and how much rate limits slowed the call."""
         now = self.snapshot()
-        ending = reading.sentence(self.reconciliation, now.spent_usd, self.results)
+        ending = sentence(self.reconciliation, now.spent_usd, self.results)
         if not now.n_refused:
             return ending
         refused = text.counted(now.n_refused, "request")
@@ -572,7 +572,7 @@ class Call:
         ledger = self.ledger
         self._give_back(ledger)
         results = _results_of(self.inputs, ledger.state)
-        self.reconciliation = reading.reconcile(len(self.inputs.user), results)
+        self.reconciliation = reconcile(len(self.inputs.user), results)
         try:
             ledger.directory.refuse_loss()  # another run may have written its own there
             meta = {"table_id": self._table_id, "generation": ledger.generation, "covers": ledger.covers}
@@ -620,11 +620,11 @@ class Call:
         price, max_new = money(self.inputs.options.unit_cost), money(self.inputs.options.max_new_cost)
         if price is not None or self.inputs.fetched is not None:
             return price
-        terms, options = reading.stored_terms(self.directory), self.inputs.options
+        terms, options = stored_terms(self.directory), self.inputs.options
         is_shared = options.budget is not None or terms.budget is not None
         if options.cap(terms.cap) is None and max_new is None and not is_shared:
             return None
-        state = reading.read_state(self.directory)
+        state = read_state(self.directory)
         assignment = self.planned(state, self.inputs.chosen)
         jobs = [assignment.jobs[job_id] for job_id, _ in assignment.to_submit]
         self._quote = ask_price(self.client, jobs, is_known=highest_price(state.kinds()) is not None)
@@ -716,7 +716,7 @@ def jobs_to_retry(
     directory: RunDirectory, rows: Collection[Any] | pd.Series | None, classes: str | Collection[str] | None
 ) -> frozenset[str]:
     """Return the ids of the jobs to retry."""
-    results = reading.composed(directory)
+    results = composed(directory)
     is_failed = results[columns.STATUS] == columns.FAILED
     is_ambiguous = results[columns.STATUS] == columns.AMBIGUOUS
     wanted = is_failed if rows is None else is_failed | is_ambiguous

@@ -33,9 +33,9 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.results import load as reading
 from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, row_mask, run_dir_of
 from dreamo_batch.results.history import Source, read_results
+from dreamo_batch.results.load import composed, existing, is_finished, list_run_dirs, load, read_state
 from dreamo_batch.service.config import environment_key
 from dreamo_batch.service.messages import is_task_id
 from dreamo_batch.text import option, quoted, wording
@@ -118,7 +118,7 @@ def resolve(
     service, is_sharded = directory.require_manifest().service, directory.is_sharded
     job_id = find_job(table, row)
     holder = directory.shard(shard_of(job_id)) if is_sharded else directory
-    elsewhere = reading.read_state(directory) if is_sharded else State()
+    elsewhere = read_state(directory) if is_sharded else State()
 
     def settle(running: runner.Runner) -> State:
         opened, now = running.open(service), time.time()
@@ -136,7 +136,7 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    return mark(reading.composed(directory, None if is_sharded else state), directory)
+    return mark(composed(directory, None if is_sharded else state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
@@ -225,7 +225,7 @@ def download(
         positions[folder].append(position)
     calls = []
     for folder, at in positions.items():
-        directory, wanted = reading.existing(folder), frozenset(rows[columns.JOB_ID].iloc[at].dropna())
+        directory, wanted = existing(folder), frozenset(rows[columns.JOB_ID].iloc[at].dropna())
         table = stored_table(directory)
         calls.append(Call.on_stored(directory, table, RunOptions(), service, fetched=wanted))
     for call in calls:
@@ -239,7 +239,7 @@ def download(
 
 def _as_recorded(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Update rows with what the ledger knows now, including rows that have left the directory's table."""
-    attempts = to_arrow(reading.read_state(directory))
+    attempts = to_arrow(read_state(directory))
     fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
     fresh = mark(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
@@ -274,7 +274,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
     >>> verify("runs/none")
     ['No run directory at ...runs/none.']
     """
-    found = {path: _damage(path, progress=progress) for path in reading.list_run_dirs(run_dir)}
+    found = {path: _damage(path, progress=progress) for path in list_run_dirs(run_dir)}
     if len(found) == 1:
         return next(iter(found.values()))
     return [f"{os.fspath(path)}: {line}" for path, lines in found.items() for line in lines]
@@ -282,7 +282,7 @@ def verify(run_dir: RunDir | Iterable[RunDir], *, progress: bool = True) -> list
 
 def _damage(run_dir: RunDir, *, progress: bool, is_shard: bool = False) -> list[str]:
     try:
-        directory = reading.existing(run_dir)
+        directory = existing(run_dir)
         shards = directory.shards()
     except DirectoryError as error:
         return [str(error)]
@@ -383,8 +383,7 @@ def _manifest(directory: RunDirectory) -> Iterator[str]:
         yield f"run.json is missing or can't be read; {remedy}"
         return
     n_rows = manifest.reconciliation.get("rows_in")
-    n_found = n_rows if n_rows is None else len(reading.load(directory.path))
-    if n_found != n_rows:
+    if n_rows is not None and (n_found := len(load(directory.path))) != n_rows:
         yield f"run.json counted {n_rows} rows, the table has {n_found}"
 
 
@@ -396,9 +395,9 @@ def _tables(directory: RunDirectory) -> Iterator[str]:
             yield "results.parquet is missing; the next run writes it again"
         return
     results = checkpoint.read_frame(directory.results)[0]
-    if not reading.is_finished(directory):
+    if not is_finished(directory):
         return
-    known = reading.composed(directory)
+    known = composed(directory)
     names = [name for name in columns.OUTPUTS if name in results]
     if len(results) != len(known) or not results[names].astype(str).equals(known[names].astype(str)):
         yield "results.parquet differs from the ledger; the next run writes it again"

@@ -368,7 +368,7 @@ def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str,
         directory.refuse_foreign_folder()
         if directory.is_sharded:
             directory.require_manifest()
-        if directory.replica is not None:
+        if directory.replica is not None and not directory.replica.has_log():
             directory.replica.refuse_taken()
 
 

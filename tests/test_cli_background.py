@@ -265,7 +265,7 @@ def test_stop_reports_a_run_that_was_killed(tmp_path, gateway, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda pid, _number: kill(pid, signal.SIGKILL))
     stopped = call("stop", run_dir)
     assert stopped.exit_code == 1
-    assert "It was killed. Held, as possibly accepted and billed: 1 attempt." in stopped.stderr
+    assert "It was killed. Attempts held because they may have been accepted and billed: 1." in stopped.stderr
 
 
 def test_a_run_in_a_store_is_stopped_where_it_runs(tmp_path):

@@ -466,7 +466,7 @@ def stop(run_dir: str) -> int:
     lost = interrupted(read(RunDirectory(run_dir).path).state())
     n_left = sum(summary["by_status"].get(status, 0) for status in columns.UNSETTLED)
     if lost:
-        warn(f"It was killed. Held, as possibly accepted and billed: {counted(len(lost), 'attempt')}.")
+        warn(f"It was killed. Attempts held because they may have been accepted and billed: {len(lost):,}.")
     else:
         stopped = f"Stopped with {counted(n_left, 'row')} left. The same command again resumes."
         hint(stopped if n_left else "The run had already finished.")

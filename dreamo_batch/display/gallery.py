@@ -29,8 +29,8 @@ from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs.cells import is_missing
 from dreamo_batch.jobs.fields import convert_to_frame
 from dreamo_batch.parallel import bars, working, write_file
-from dreamo_batch.results import load as reading
 from dreamo_batch.results.frame import places_of, row_mask, run_dir_of, with_additions, with_pictures
+from dreamo_batch.results.load import list_run_dirs, load, pictures_left
 from dreamo_batch.results.rating_log import rater_named, with_ratings
 from dreamo_batch.results.ratings import rate_positions
 from dreamo_batch.text import counted, fill_template
@@ -168,14 +168,14 @@ class Gallery:
         self, source: Any, *, axes: Any, run_dir: Any, page_size: tuple[int, int], title: str, rater: Any
     ) -> None:
         source = convert_to_frame(source)
-        self._run_dirs = None if isinstance(source, pd.DataFrame) else reading.list_run_dirs(source)
+        self._run_dirs = None if isinstance(source, pd.DataFrame) else list_run_dirs(source)
         self._axes, self._run_dir, self._page_most = axes, run_dir, page_size
         self._number = 1
         self._chosen: list[int] = []
         self._widget: Any = None
         self.title = title
         self.rater = rater_named(rater)
-        self._read(reading.load(self._run_dirs) if self._run_dirs is not None else source)
+        self._read(load(self._run_dirs) if self._run_dirs is not None else source)
         self.grid = self._whole.page(1, *self._page_size)
 
     def _read(self, results: pd.DataFrame) -> None:
@@ -183,7 +183,7 @@ class Gallery:
         n_rows, n_columns = self._page_most
         # If only the rows vary they stand side by side, so a page takes as many pictures.
         self._page_size = n_rows * n_columns if self._whole.is_one_column else n_rows, n_columns
-        n_left = 0 if self._run_dirs is None else reading.pictures_left(self._run_dirs, results)
+        n_left = 0 if self._run_dirs is None else pictures_left(self._run_dirs, results)
         self._notice = removed_rows_notice(n_left)
         self._folders = with_additions(places_of(results, self._run_dir))
         self._references = References(results, self._folders)
@@ -290,7 +290,7 @@ class Gallery:
             raise errors.UsageError(
                 "Only a gallery of a run directory can be refreshed; make it with gallery(run_dir)."
             )
-        self._read(reading.load(self._run_dirs))
+        self._read(load(self._run_dirs))
         self._chosen = [position for position in self._chosen if position < len(self.results)]
         return self.page(min(self._number, self._whole.page(1, *self._page_size).n_pages))
 

@@ -47,8 +47,8 @@ class Controllable(Protocol):
     @property
     def status(self) -> Status: ...  # noqa: D102 - as of `Batch`
     @property
-    def can_control(self) -> bool: ...  # noqa: D102
-    def raise_budget(self, max_cost: Amount) -> None: ...  # noqa: D102
+    def can_control(self) -> bool: ...  # noqa: D102 - as of `Batch`
+    def raise_budget(self, max_cost: Amount) -> None: ...  # noqa: D102 - as of `Batch`
 
 
 def panel(batch: Controllable) -> Any:

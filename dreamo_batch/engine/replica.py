@@ -256,10 +256,15 @@ class Replica:
                 "(load, status, results)."
             )
 
+    def has_log(self) -> bool:
+        """Whether a run directory was begun here."""
+        with self._named_in_errors():
+            return bool(store.numbered(self.store, store.LOG))
+
     def take_over(self) -> None:
         """Become the only writer, so that no other can commit any more, and rebuild the folder."""
         with self._named_in_errors():
-            if not store.numbered(self.store, store.LOG):
+            if not self.has_log():
                 self.refuse_taken()
                 self._refuse_last_copy()
                 refuse_unsafe(self.store, self.url)
@@ -280,8 +285,6 @@ class Replica:
     def refuse_taken(self) -> None:
         """Refuse a location without a log that a budget, another run directory, or one on a disk uses."""
         with self._named_in_errors():
-            if store.numbered(self.store, store.LOG):
-                return
             parent, _, name = self.url.rpartition("/")
             above = open_store(parent) if is_url(parent) else self.store
             is_budget = any(place.get(FIRST_SLICE) for place in (self.store, above))

@@ -467,9 +467,7 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
     except csv.Error:
         last = line + lines.line_num - 1
         where = f"line {begun}" if last == begun else f"lines {begun} to {last}"
-        is_open = (
-            inspect.getgeneratorstate(source) == inspect.GEN_CLOSED
-        )  # the reader went on to look for a line after the last
+        is_open = inspect.getgeneratorstate(source) == inspect.GEN_CLOSED  # it looked for one more line
         what = "a quote is opened but never closed" if is_open else "text follows a closing quote"
         raise TableError(f"{path}, {where}: {what}. {_QUOTING}") from None
 
