@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
-from dreamo_batch.engine.store import STILL_S, Fenced, FencedLog, Taken, read_log
+from dreamo_batch.engine.store import STILL_S, Fenced, FencedLog, Owner, Taken, read_log
 from dreamo_batch.errors import LedgerDamaged
 from tests.simulated_store import Unconditional, Writer, simulate
 
@@ -139,6 +140,9 @@ class Memory:
             self.objects.pop(name, None)
 
 
+ELSEWHERE = Owner(1, "elsewhere", "another boot")
+
+
 class Clock:
     def __init__(self):
         self.now = 0.0
@@ -152,7 +156,7 @@ class Clock:
 
 def log_on(store, clock=None, **options):
     clock = clock or Clock()
-    return FencedLog(store, "me", pause=clock.wait, clock=clock, **options)
+    return FencedLog(store, ELSEWHERE, pause=clock.wait, clock=clock, **options)
 
 
 def test_what_was_committed_is_read_back_in_order():
@@ -163,7 +167,7 @@ def test_what_was_committed_is_read_back_in_order():
         with_log.commit(content)
     with_log.close()
     assert read_log(store).commits == [b"one", b"", b"three\nlines\n"]
-    assert read_log(store).owner == ""
+    assert read_log(store).owner is None
 
 
 def test_a_long_log_is_read_many_objects_at_a_time():
@@ -207,25 +211,43 @@ def test_two_checkpoints_are_kept_and_what_they_cover_goes_but_barriers():
 
 
 def test_a_successor_waits_until_the_log_stands_still():
-    """By its own clock; a writer that has closed, or is known to have ended, is not waited for."""
+    """By its own clock; a writer that has closed is not waited for."""
     store, clock, asked = Memory(), Clock(), []
     owner = log_on(store, clock)
-    assert owner.wait_until_free(asked.append) == ""
+    assert owner.wait_until_free(asked.append) is None
     owner.open()
-    assert log_on(store, clock).wait_until_free(asked.append) == ""
-    assert (asked, clock.now >= STILL_S) == (["me"], True)
+    assert log_on(store, clock).wait_until_free(asked.append) is None
+    assert (asked, clock.now >= STILL_S) == ([ELSEWHERE], True)
 
     def pause(seconds):
         clock.wait(seconds)
         owner.beat()
 
     watching = FencedLog(store, pause=pause, clock=clock)
-    assert watching.wait_until_free(asked.append) == "me"
-    gone = FencedLog(store, is_gone=lambda name: name == "me", pause=pause, clock=clock)
-    assert gone.wait_until_free(asked.append) == ""
+    assert watching.wait_until_free(asked.append) == ELSEWHERE
     owner.close()
-    assert watching.wait_until_free(asked.append) == ""
-    assert asked == ["me", "me"]
+    assert watching.wait_until_free(asked.append) is None
+    assert asked == [ELSEWHERE, ELSEWHERE]
+
+
+def test_an_owner_that_is_known_to_have_ended_is_not_waited_for(monkeypatch):
+    """Process ids say nothing across machines, boots and containers, which may share a host's name."""
+    here = Owner(os.getpid(), "host", "boot and namespace")
+    monkeypatch.setattr(Owner, "here", lambda: here)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert here._replace(pid=ended.pid).has_ended()
+    assert here.has_ended()  # an earlier call of this process
+    assert not here._replace(pid=os.getppid()).has_ended()
+    for other in ({"host": "another"}, {"scope": "boot and another namespace"}):
+        assert not here._replace(pid=ended.pid, **other).has_ended()
+    store, asked = Memory(), []
+    FencedLog(store).open()
+    assert read_log(store).owner == here
+    assert FencedLog(store).wait_until_free(asked.append) is None
+    assert not asked
+    here = here._replace(scope="")  # unknown
+    assert not here.has_ended()
 
 
 def test_a_store_that_says_nothing_stops_the_writer():

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import socket
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import pyarrow as pa
 
 from dreamo_batch import files
 from dreamo_batch.engine.replica import Replica, folder_of, url_of
-from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, check_location, is_url
+from dreamo_batch.engine.store import FIRST_SLICE, FIRST_SLOT, Owner, check_location, is_url
 from dreamo_batch.errors import DirectoryError, DirectoryLocked, LedgerDamaged, logger_named
 from dreamo_batch.money import money
 from dreamo_batch.text import same_call
@@ -214,7 +213,7 @@ class RunDirectory:
     def lock(self) -> None:
         """Take the lock, to be the only writer."""
         self.make()
-        owner, me = self.owner, f"Process {os.getpid()} on {socket.gethostname()}"
+        owner, me = self.owner, str(Owner.here())
         self._lock = _file_lock(self.path / LOCK)
         try:
             self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.05)

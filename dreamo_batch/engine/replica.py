@@ -11,7 +11,6 @@ import math
 import os
 import re
 import secrets
-import socket
 import threading
 import time
 from collections import defaultdict, deque
@@ -30,6 +29,7 @@ from dreamo_batch.engine.store import (
     FencedLog,
     LogView,
     ObjectStore,
+    Owner,
     is_url,
     read_log,
     refuse_unsafe,
@@ -200,8 +200,8 @@ class Replica:
             _place(self.path / name, content)
         self.pull_strays()
         heard_at = found.slots[found.last].at if found.slots else 0.0  # in Unix seconds by the writer's clock
-        marker = {"url": self.url, "owner": found.owner, "heard_at": heard_at}
-        marker["is_live"] = bool(found.owner) and not _has_ended(found.owner)
+        is_live = found.owner is not None and not found.owner.has_ended()
+        marker = {"url": self.url, "owner": str(found.owner or ""), "heard_at": heard_at, "is_live": is_live}
         _place(self.path / MARKER, json.dumps(marker).encode())
 
     def _refuse_last_copy(self) -> None:
@@ -244,13 +244,13 @@ class Replica:
     def wait_until_free(self) -> None:
         """Wait to see whether the last writer, which didn't close, is still running; raise if it is."""
 
-        def say(owner: str) -> None:
+        def say(owner: Owner) -> None:
             waiting = f"Waiting up to {store.STILL_S:.0f} s to see whether it is still running."
             logger.warning("%s hasn't closed %s. %s", owner, self.url, waiting)
 
         with self._named_in_errors():
-            owner = FencedLog(self.store, _me(), is_gone=_has_ended).wait_until_free(say)
-        if owner:
+            owner = FencedLog(self.store).wait_until_free(say)
+        if owner is not None:
             raise errors.DirectoryLocked(
                 f"{owner} is writing to {self.url}. Wait until it ends, or stop it. You can still read the directory "
                 "(load, status, results)."
@@ -268,7 +268,7 @@ class Replica:
                 self.refuse_taken()
                 self._refuse_last_copy()
                 refuse_unsafe(self.store, self.url)
-            log = FencedLog(self.store, _me(), is_gone=_has_ended)
+            log = FencedLog(self.store)
             with filelock.FileLock(self.path / "pull.lock"):
                 self._write(log.open())
             self._log, self._slots = log, {}
@@ -369,32 +369,6 @@ def _place(path: Path, content: bytes) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _me() -> str:
-    return f"Process {os.getpid()} on {socket.gethostname()} ({_boot_id()})"
-
-
-def _boot_id() -> str:
-    """Return an identifier of the current boot of this machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return "unknown"
-
-
-def _has_ended(owner: str) -> bool:
-    """Whether a writer is known to have ended: it was a process of this machine that is gone."""
-    match = re.fullmatch(r"Process (\d+) on (.*) \((.*)\)", owner)
-    if match is None or (match[2], match[3]) != (socket.gethostname(), _boot_id()) or match[3] == "unknown":
-        return False
-    if int(match[1]) == os.getpid():
-        return True  # an earlier call of this process that ended without closing
-    try:
-        os.kill(int(match[1]), 0)
-    except OSError as error:
-        return isinstance(error, ProcessLookupError)
-    return False
 
 
 def refuse_young(replica: Replica | None, attempts: Iterable[Attempt], now: float) -> None:

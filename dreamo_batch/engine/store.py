@@ -13,13 +13,15 @@ import json
 import os
 import re
 import secrets
+import socket
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from dreamo_batch import arguments, files
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named
@@ -29,7 +31,6 @@ from dreamo_batch.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 
 logger = logger_named(__name__)
@@ -285,6 +286,40 @@ class Fenced(FileNotFoundError):  # noqa: N818 - it says what happened
     """Another writer has taken over the log."""
 
 
+class Owner(NamedTuple):
+    """A process that writes to a log; process ids count within `scope`, a boot of a machine and a PID namespace."""
+
+    pid: int
+    host: str
+    scope: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        """Return this process."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+            scope = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        except OSError:
+            scope = ""
+        return cls(os.getpid(), socket.gethostname(), scope)
+
+    def __str__(self) -> str:
+        return f"Process {self.pid} on {self.host}"
+
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended: it was a process of this machine that is gone."""
+        here = Owner.here()
+        if not here.scope or self[1:] != here[1:]:
+            return False
+        if self.pid == here.pid:
+            return True  # an earlier call of this process that ended without closing
+        try:
+            os.kill(self.pid, 0)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One object of the log: its kind, who wrote it (`nonce`, in order `seq`), under which barrier, and when."""
@@ -293,7 +328,7 @@ class Slot:
     epoch: int
     nonce: str
     seq: int
-    owner: str
+    owner: Owner
     at: float
     content: bytes = b""
 
@@ -308,7 +343,9 @@ class Slot:
         line, _, content = written.partition(b"\n")
         try:
             head = json.loads(line)
-            return cls(**{name: head[name] for name in _HEAD}, content=content)
+            return cls(
+                **{name: head[name] for name in _HEAD} | {"owner": Owner(*head["owner"])}, content=content
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise LedgerDamaged(
                 f"an object of the log is damaged ({error}). Restore it from a copy."
@@ -337,13 +374,10 @@ class LogView:
         ]
 
     @property
-    def owner(self) -> str:
-        """The current writer according to the log; empty if the last writer closed it."""
+    def owner(self) -> Owner | None:
+        """The current writer according to the log; None if the last writer closed it."""
         last = self.slots.get(self.last)
-        if last is None or last.kind == _CLOSE:
-            return ""
-        owners = [slot.owner for _, slot in sorted(self.slots.items()) if slot.kind == _BARRIER]
-        return owners[-1] if owners else "another process"
+        return None if last is None or last.kind == _CLOSE else last.owner
 
 
 def read_log(store: ObjectStore) -> LogView:
@@ -391,20 +425,18 @@ def _newest_checkpoint(store: ObjectStore) -> tuple[int, int, str | None]:
 
 
 class FencedLog:
-    """The open log of one writer; it waits for no owner of whom `is_gone` says that they have ended."""
+    """The open log of one writer."""
 
     def __init__(
         self,
         store: ObjectStore,
-        owner: str = "",
+        owner: Owner | None = None,
         *,
-        is_gone: Callable[[str], bool] = lambda _owner: False,
         pause: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._owner = owner
-        self._is_gone = is_gone
+        self._owner = owner or Owner.here()
         self._pause = pause
         self._clock = clock
         self._nonce = secrets.token_hex(8)
@@ -417,21 +449,21 @@ class FencedLog:
         self.epoch = 0
         self.committed_at = clock()
 
-    def wait_until_free(self, say: Callable[[str], object]) -> str:
-        """Wait until the log stops growing, by our own clock; return its owner if it still grows, else an empty text.
+    def wait_until_free(self, say: Callable[[Owner], object]) -> Owner | None:
+        """Wait until the log stops growing, by our own clock; return its owner if it still grows.
 
         One that was closed, or whose owner has ended, isn't waited for; `say` gets the owner before the wait.
         """
         found = read_log(self._store)
-        if not found.owner or self._is_gone(found.owner):
-            return ""
+        if found.owner is None or found.owner.has_ended():
+            return None
         say(found.owner)
         end = self._clock() + STILL_S
         while self._clock() < end:
             self._pause(_LOOK_EVERY_S)
             if self._store.get(_slot(found.last + 1)) is not None:
                 return found.owner
-        return ""
+        return None
 
     def open(self) -> LogView:
         """Take over the log, so that earlier writers can't write any more; return its content."""
