@@ -114,7 +114,7 @@ def check_path(name: str, path: object, *, is_local: bool = True) -> str:
         raise UsageError(f"{name} is empty; pass the path of a file or folder, such as 'runs/first'.")
     problem = _path_problem(text)
     if problem is None and is_local and LIKE_URL.match(text):
-        raise UsageError(f"{name} must be a path of this machine, not a URL.")  # it may hold a secret
+        raise UsageError(f"{name} must be a path on this machine, not a URL.")  # it may hold a secret
     if problem is not None:
         raise UsageError(f"{name} {text!r} can't be used: {problem}")
     return text

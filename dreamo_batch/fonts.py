@@ -62,7 +62,7 @@ class Fonts:
         if shown and not _reported:
             _reported.add(shown)
             _logger.warning(
-                "No font found here has %s; labels lack such characters. Install one that does, such as Noto Emoji "
+                "No font found here has %s; labels leave them out. Install one that does, such as Noto Emoji "
                 "or the Noto Sans of that script.",
                 shortened(shown, _REPORTED_MAX),
             )

@@ -1,4 +1,4 @@
-"""Probes of the service: whether a seed repeats its picture, and whether the service keeps its contract."""
+"""Probes of the service: whether a seed repeats its picture, and whether the service follows its contract."""
 
 from __future__ import annotations
 
@@ -334,17 +334,17 @@ def _row(context: _CheckContext, name: str, check: Callable[[_CheckContext], str
 def _answers_without_a_key(context: _CheckContext) -> str:
     """An outage is told from a refusal by a GET that needs no key."""
     context.client.probe()
-    return "the model's description is answered, or at least the question"
+    return "answered a request for the model's description"
 
 
 def _describes_the_model_as_known(context: _CheckContext) -> str:
     """The description is optional; where there is one, our facts are compared with it."""
     description = _description(context.client, context.model)
     if description is None:
-        return "the model is not described; nothing to compare"
+        return "no description of the model; nothing to compare"
     if differences := differences_from_known(description, context.model):
-        raise _Broken("the description differs from what is known: " + "; ".join(differences))
-    return "the description matches what is known"
+        raise _Broken("the description differs from the known facts: " + "; ".join(differences))
+    return "the description matches the known facts"
 
 
 def _description(client: Client, model: str) -> dict[str, Any] | None:
@@ -372,14 +372,13 @@ def differences_from_known(description: dict[str, Any], model: str) -> list[str]
         if not name or name == "model":
             continue
         if name not in known:
-            found.append(f"{name[:80]}: a parameter that is not known")
+            found.append(f"{name[:80]}: unknown parameter")
             continue
         constraints = parameter.get("constraints")
         for word, fact in known[name].items():
             value = constraints.get(word) if isinstance(constraints, dict) else None
             if value is not None and not _agrees(word, value, fact.value):
-                known_is = f"{fact.value} is known ({fact.source})"
-                found.append(f"{name}: {word} {str(value)[:80]} is described, {known_is}")
+                found.append(f"{name}: {word} {str(value)[:80]}, where {fact.value} is known ({fact.source})")
     return found
 
 
@@ -399,8 +398,8 @@ def _refuses_a_wrong_key(context: _CheckContext) -> str:
         except errors.ServiceRefused as refused:
             return f"refused: {refused.failure.error_class}, HTTP {refused.failure.http_status}"
         except errors.ServiceError as error:
-            raise _Broken(f"a poll with a wrong key was not answered 401, 402 or 403 but {error}") from None
-    raise _Broken("a poll with a wrong key was answered as if it were the right one")
+            raise _Broken(f"a poll with a wrong key got {error}; expected 401, 402 or 403") from None
+    raise _Broken("a poll with a wrong key was accepted")
 
 
 def _does_not_find_an_unknown_task(context: _CheckContext) -> str:

@@ -64,7 +64,7 @@ _PATIENCE_S: Final = 10.0
 _AT_ONCE: Final = 8  # shards, by one worker
 _USED: Final = 0.9  # of what a worker may have in flight, at least, as each of its shards has as many
 _SHARE: Final = 2  # a worker is given this part of the shards that are left, as others may be faster
-_UNHEARD: Final = "Nothing heard yet from some workers. Check that they start, and have the same packages."
+_UNHEARD: Final = "Nothing heard yet from some workers. Check that they start and have the same packages."
 _LOST_MAX: Final = 3  # times in a row that the processes of this machine are restarted
 SIGNAL: Final = "call.json"
 _PULSE: Final = "pulse.json"
@@ -715,8 +715,9 @@ class ShardedCall(Call):
         if (last := work.last) is not None:
             where = "on another machine, or " if is_url(self.directory.name) else ""
             self.notices.append(
-                f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which works on "
-                f"{', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is killed."
+                f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which is working "
+                f"on {', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is "
+                "killed."
             )
         return work.names
 

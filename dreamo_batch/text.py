@@ -95,7 +95,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return "did you mean ...?" with the known name most like an unknown one, or else the known names."""
     names = list(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}."
 
 
 def clock_time(seconds: float) -> str:

@@ -123,7 +123,7 @@ def run(
         With a cap but no known price: buy up to this many attempts first, which the cap can't limit. Counts over the
         life of the directory.
     budget : path, str or Budget, optional
-        Cap shared with other run directories and people, as its path or URL; see `Budget`. The directory then stays in
+        Path or URL of a cap shared with other run directories and people; see `Budget`. The directory then stays in
         it.
     max_in_flight : int
         Most tasks at the service at once.

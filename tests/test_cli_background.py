@@ -95,7 +95,7 @@ def test_a_detached_run_survives_its_shell_and_is_stopped_from_another(tmp_path,
         command = Path(f"/proc/{told['pid']}/cmdline").read_bytes()
         assert (str(run_dir).encode() in command, b"a-secret-path" in command) == (True, False)
         os.kill(told["pid"], signal.SIGHUP)
-        assert f"Process {told['pid']} works on" in call("status", run_dir).stderr
+        assert f"Process {told['pid']} is working on" in call("status", run_dir).stderr
         assert "stops it" in call(*words, "--detach", env=at(slow)).stderr
         until(lambda: dreamo.status(run_dir)["attempts"] >= 1)
         stopped = call("stop", run_dir, "--format", "json")
@@ -199,9 +199,9 @@ def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path):
         assert other.poll() is None
         other.communicate(b"\n")
     assert refused.exit_code == 2
-    assert f"Process {other.pid} was killed, or works on" in refused.stderr
+    assert f"Process {other.pid} was killed, or is working on" in refused.stderr
     assert other.returncode == 0
-    assert f"Process {other.pid} was killed, or works on" in call("stop", tmp_path).stderr
+    assert f"Process {other.pid} was killed, or is working on" in call("stop", tmp_path).stderr
 
 
 def test_stop_leaves_a_run_alone_whose_directory_was_copied(tmp_path):
@@ -241,7 +241,7 @@ def test_what_can_come_between_stop_and_the_end(tmp_path, monkeypatch, error, co
 def test_stop_refuses_what_runs_elsewhere(tmp_path, stuck):
     """On another machine, or in a notebook."""
     (tmp_path / "run.pid").write_text("1\nanother-host\n\n", encoding="utf-8")
-    assert "on another-host works on" in call("stop", tmp_path).stderr
+    assert "on another-host is working on" in call("stop", tmp_path).stderr
     of_container = f"{socket.gethostname()} pid:[1]"
     background.Process(tmp_path / "run.pid", 1, of_container, "").write()
     assert "Stop it there" in call("stop", tmp_path).stderr
@@ -265,7 +265,7 @@ def test_stop_reports_a_run_that_was_killed(tmp_path, gateway, monkeypatch):
     monkeypatch.setattr(os, "kill", lambda pid, _number: kill(pid, signal.SIGKILL))
     stopped = call("stop", run_dir)
     assert stopped.exit_code == 1
-    assert "It was killed. Attempts held because they may have been accepted and billed: 1." in stopped.stderr
+    assert "It was killed. Held 1 attempt that may have been accepted and billed." in stopped.stderr
 
 
 def test_a_run_in_a_store_is_stopped_where_it_runs(tmp_path):
@@ -440,7 +440,7 @@ def test_a_detached_run_that_waits_is_found_and_stopped(tmp_path, gateway):
         env = at(gateway) | {"DREAMO_NOTIFY_URL": server.url}
         begun = call(*words, "--detach", "--not-before", tomorrow, env=env)
         assert begun.exit_code == 0, begun.stderr
-        until = f"Process {pid_in(run_dir)} waits until"
+        until = f"Process {pid_in(run_dir)} is waiting until"
         assert until in begun.stderr
         asked = call("status", run_dir, "--format", "json")
         assert (asked.exit_code, asked.stdout, until in asked.stderr) == (0, "{}\n", True)

@@ -66,7 +66,7 @@ def test_each_model_is_checked_and_what_makes_no_difference_is_checked_once(gate
 
 def test_a_model_that_is_not_known_is_refused(gateway):
     """Nothing is sent."""
-    with pytest.raises(dreamo.UsageError, match="known are spark_dreamo, spark_multi_dreamo"):
+    with pytest.raises(dreamo.UsageError, match="choose one of spark_dreamo, spark_multi_dreamo"):
         dreamo.check_service(gateway.base_url, gateway.api_key, models=["spark_dreamo", "spark_nothing"])
     with pytest.raises(dreamo.UsageError, match="client='x': expected a Client"):
         dreamo.check_service(client="x")
@@ -248,7 +248,7 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
         ({"name": "height", "constraints": {"max": 1024}}, "height: max 1024"),
         ({"name": "prompt", "constraints": {"max_length": 120}}, "prompt: max_length 120"),
         ({"name": "seed", "constraints": {"default": "random"}}, "seed: default random"),
-        ({"name": "guidance", "constraints": None}, "guidance: a parameter that is not known"),
+        ({"name": "guidance", "constraints": None}, "guidance: unknown parameter"),
         ({"name": "width", "constraints": ["512"]}, None),
         ("width", None),
     ],
@@ -256,7 +256,7 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
 def test_a_description_is_compared_with_the_facts(parameter, difference):
     """Numbers may be text, an upper limit may be larger, and what isn't said is no difference."""
     found = probe.differences_from_known({"parameters": [parameter]}, contract.MODEL)
-    assert [one.split(" is described")[0] for one in found] == ([difference] if difference else [])
+    assert [one.split(", where")[0] for one in found] == ([difference] if difference else [])
 
 
 def test_every_check_has_a_service_that_fails_it():

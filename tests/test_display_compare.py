@@ -197,7 +197,7 @@ def test_what_is_shown_tells_nothing_of_the_groups(done):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"by": "mood"}, "no column 'mood'; known are image, prompt, seed, .* run_dir\\.$"),
+        ({"by": "mood"}, "no column 'mood'; choose one of image, prompt, seed, .* run_dir\\.$"),
         ({"within": "mood"}, "no column 'mood'"),
         ({"pairs": 0}, "at least 1"),
         ({"pairs": 2.5}, "pairs=2.5: expected a whole number"),

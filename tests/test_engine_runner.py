@@ -624,7 +624,7 @@ def test_one_bad_answer_does_not_hide_the_next(folder, service, caplog):
     service.gate.set()
     call.wait()
     assert stages(folder) == {"a": "accepted"}
-    assert "an answer could not be taken in" in caplog.text
+    assert "an answer could not be processed" in caplog.text
 
 
 def test_an_id_whose_answer_can_not_be_taken_in_is_kept_beside(folder, service, monkeypatch):

@@ -708,7 +708,7 @@ def test_files_are_written_to_this_machine_only(url, tmp_path, monkeypatch):
         partial(dreamo.contact_sheet, done),
         dreamo.gallery(done).to_html,
     ):
-        with pytest.raises(dreamo.UsageError, match="path of this machine") as refused:
+        with pytest.raises(dreamo.UsageError, match="path on this machine") as refused:
             use(url)
         assert "hush" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -340,5 +340,5 @@ def test_letters_without_a_font_are_boxes(monkeypatch, caplog):
     ax = plots.plot_costs(dreamo.costs(history_of(["a"], [completed("a")], scene=["海 a"]), "scene"))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["\u25a1 a"]
     (said,) = caplog.messages
-    assert said.startswith("No font found here has 海; labels lack such characters.")
+    assert said.startswith("No font found here has 海; labels leave them out.")
     ax.figure.draw_without_rendering()

@@ -148,7 +148,9 @@ def sentence(run_dir: str) -> str:
     sentences = []
     if process is not None:
         sentences = [
-            f"{process} waits until {process.until}." if process.until else f"{process} works on {run_dir}."
+            f"{process} is waiting until {process.until}."
+            if process.until
+            else f"{process} is working on {run_dir}."
         ]
     with suppress(OSError):  # there is no log, or it belongs to another user
         log = _directory(run_dir).log
@@ -188,7 +190,7 @@ def stop(run_dir: str) -> Process:
 def _why_not(directory: RunDirectory, process: Process | None) -> str:
     """Say why a run can't be stopped from here."""
     if process is not None and process.host != here():
-        return f"{process} on {process.host} works on {directory.name}, unless it was killed. Stop it there."
+        return f"{process} on {process.host} is working on {directory.name}, unless it was killed. Stop it there."
     if directory.is_locked():
         return (
             f"{directory.owner} is writing to {directory.name}, and isn't a command that can be stopped from here. "
@@ -196,7 +198,7 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
         )
     if process is None:
         return f"Nothing is running in {directory.name}."
-    return f"Nothing is running in {directory.name}: {process} was killed, or works on the original of this copy."
+    return f"Nothing is running in {directory.name}: {process} was killed, or is working on the original of this copy."
 
 
 # Putting a command in the background.

@@ -450,7 +450,7 @@ def watch(run_dir: str) -> int:
 
 @command(*RUN_DIR, FORMAT)
 def stop(run_dir: str) -> int:
-    """Interrupt the `run` or `retry` on RUN_DIR, and wait for its end.
+    """Stop the `run` or `retry` on RUN_DIR, and wait until it has ended.
 
     Answers to requests already sent are awaited and kept. Exit code 0 once it has ended, 1 if it was killed meanwhile
     and attempts may be held, 2 if nothing runs there that can be stopped from here, 3 if Ctrl-C ended the waiting.
@@ -466,7 +466,7 @@ def stop(run_dir: str) -> int:
     lost = interrupted(read(RunDirectory(run_dir).path).state())
     n_left = sum(summary["by_status"].get(status, 0) for status in columns.UNSETTLED)
     if lost:
-        warn(f"It was killed. Attempts held because they may have been accepted and billed: {len(lost):,}.")
+        warn(f"It was killed. Held {counted(len(lost), 'attempt')} that may have been accepted and billed.")
     else:
         stopped = f"Stopped with {counted(n_left, 'row')} left. The same command again resumes."
         hint(stopped if n_left else "The run had already finished.")
@@ -766,7 +766,7 @@ def demo_folder() -> Path:
     keywords=of("verbs.run", "base_url"),
 )
 def check(*, live: bool, models: tuple[str, ...], base_url: str | None, store: str | None, yes: bool) -> int:
-    """Check that a service keeps its contract.
+    """Check that a service follows its contract.
 
     Without --live this checks the embedded local gateway, at no cost. With it the real service gets up to two
     attempts of small pictures per model, after a question that says what they can cost.

@@ -181,7 +181,7 @@ LOCAL: Final = option(
     flag_value="local",
     help="Use the embedded local gateway: no key, no cost. Its state is kept in the run directory.",
 )
-YES: Final = option("--yes", is_flag=True, help="Agree to the cost without being asked.")
+YES: Final = option("--yes", is_flag=True, help="Accept the cost without being asked.")
 NO_CAP: Final = option(
     "--no-cap", is_flag=True, help="With --yes: don't stop this call at 1.25 times what it should cost."
 )
@@ -195,7 +195,7 @@ FORMAT: Final = option(
     help="Format of standard output.",
 )
 
-ROWS: Final = option("--rows", is_flag=True, help="List each row instead of grouping alike ones.")
+ROWS: Final = option("--rows", is_flag=True, help="List every row instead of grouping similar ones.")
 EXCEL_SAFE: Final = option(
     "--excel-safe", is_flag=True, help="Keep spreadsheets from reading cells as formulas."
 )

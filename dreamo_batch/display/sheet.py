@@ -134,9 +134,9 @@ def contact_sheet(
     title : str
         A heading, with axes.
     paper : {"a4", "letter"}
-        The paper of a grid, at 300 dpi; upright for few columns, otherwise landscape.
+        Paper size of a grid, at 300 dpi; portrait for few columns, otherwise landscape.
     font : path, optional
-        Font file for the labels. Default: Pillow's, and one of this machine for letters that it lacks, as for Chinese.
+        Font file for the labels. Default: Pillow's, and an installed one for letters it lacks, such as Chinese.
         Labels that no font can write, or that don't fit, become codes (P1, ...), explained in ``PATH.legend.csv``.
     cluster : dask.distributed.Client, concurrent.futures.Executor or int, optional
         Where thumbnails that are missing are made, as for `measure`.

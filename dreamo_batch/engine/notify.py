@@ -248,7 +248,7 @@ class _Webhook:
         message_id = f"msg_{hashlib.sha256(body + os.urandom(16)).hexdigest()[:32]}"
         for wait_s in (*_WAITS_S, None):
             refusal, is_passing = self._post(body, message_id)
-            self.failing = "" if refusal is None else f"{self._place} didn't take an event ({refusal})"
+            self.failing = "" if refusal is None else f"{self._place} didn't accept an event ({refusal})"
             if refusal is None:
                 return
             if not is_passing or wait_s is None:

@@ -235,7 +235,7 @@ class Replica:
         if not self.is_live or time.time() - heard_at < store.STILL_S:
             return ""
         return (
-            f"No heartbeat from {self.owner}, which works on {self.url}, since {clock_time(heard_at)}. If it was "
+            f"No heartbeat from {self.owner}, which is working on {self.url}, since {clock_time(heard_at)}. If it was "
             f"killed, run {same_call()} again to continue; nothing is bought twice."
         )
 

@@ -341,7 +341,7 @@ class Runner:
         try:
             self._take(_LOOK_EVERY_S)
         except Exception:  # whatever is wrong with one answer, the next may be a task id
-            logger.exception("an answer could not be taken in")
+            logger.exception("an answer could not be processed")
         self._store(coordinator, coordinator.ledger.commit)
 
     def _n_free(self) -> int:

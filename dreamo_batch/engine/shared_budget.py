@@ -229,8 +229,8 @@ class BudgetShare:
         if not is_same_file(self._slices.identity, _identity(place)):
             raise errors.DirectoryError(
                 f"{place} is a copy of a budget (or was restored from one, or moved to another disk). Nothing was "
-                "submitted: what is spent from the original isn't known here, so both could pass the cap together. Use "
-                f"the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
+                "submitted: what is spent from the original isn't known here, so together they could exceed the cap. "
+                f"Use the original, or pass {option('adopt_copy', value=True)} to make this a separate budget."
             )
         held = money(terms.slice) or ZERO
         if terms.budget is None or held <= granted.get(self._child, ZERO):
@@ -650,7 +650,7 @@ class Slices:
     def _damaged(self, what: str) -> errors.LedgerDamaged:
         return errors.LedgerDamaged(
             f"The shares of the cap in {self._place} are damaged: {what}. Nothing is granted, because the cap could be "
-            "passed. Restore the records from a copy."
+            "exceeded. Restore the records from a copy."
         )
 
 

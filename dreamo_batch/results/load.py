@@ -156,7 +156,7 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
         directory = existing(path)
         state = read_state(directory)
         if directory.is_sharded and directory.read_manifest() is None:
-            warn(f"run.json can't be read in {directory.given}: a cap that the run has isn't shown.")
+            warn(f"Can't read run.json in {directory.given}; if the run has a cap, it isn't shown.")
         summaries.append(summarise(_load(directory, state), state, money(state.terms.cap)))
     return added(summaries)
 
@@ -443,7 +443,7 @@ def open_lines(results: pd.DataFrame, state: State) -> list[str]:
         lines.append(f"{lost} for free. Row {unsaved.index[0]}: {unsaved.iloc[0]}")
     if n := _n_unpriced(results):
         lines.append(
-            f"The service gave no cost in USD for {counted(n, 'picture')}; the sum spent is without them."
+            f"The service gave no cost in USD for {counted(n, 'picture')}; the amount spent doesn't include them."
         )
     return lines
 

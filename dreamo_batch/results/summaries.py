@@ -481,7 +481,7 @@ def _advise(attempts: pd.DataFrame, n_refusals: int, peak: int, n_open: int | No
         return None, f"{only if n_ended else 'No attempt has ended'}; advice needs at least {_N_MIN}."
     if n_open is not None:
         return n_open, (
-            f"The service refused {counted(n_refusals, 'create')}, and seldom had more than {n_open} in progress: "
+            f"The service refused {counted(n_refusals, 'create')}, and rarely had more than {n_open} in progress: "
             f"{option('max_in_flight', n_open)} is about as fast, with fewer refusals."
         )
     n_running = _n_running(attempts)
