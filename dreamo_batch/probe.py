@@ -378,7 +378,7 @@ def differences_from_known(description: dict[str, Any], model: str) -> list[str]
         for word, fact in known[name].items():
             value = constraints.get(word) if isinstance(constraints, dict) else None
             if value is not None and not _agrees(word, value, fact.value):
-                found.append(f"{name}: {word} {str(value)[:80]}, where {fact.value} is known ({fact.source})")
+                found.append(f"{name}: {word} {str(value)[:80]}, not {fact.value} ({fact.source})")
     return found
 
 

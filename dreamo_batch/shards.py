@@ -715,9 +715,8 @@ class ShardedCall(Call):
         if (last := work.last) is not None:
             where = "on another machine, or " if is_url(self.directory.name) else ""
             self.notices.append(
-                f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host}, which is working "
-                f"on {', '.join(work.names)}: suspended or cut off. Its rows continue {where}once it resumes or is "
-                "killed."
+                f"Nothing heard since {clock_time(last.at)} from process {last.pid} on {last.host} (working on "
+                f"{', '.join(work.names)}): suspended or cut off. Its rows continue {where}once it resumes or ends."
             )
         return work.names
 

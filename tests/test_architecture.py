@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 90
 N_CODE_LINES = 25_506
-N_LINES = 37_755
+N_LINES = 37_754
 # Tests of no single module: the command line, whole runs, state machines, and what stands around the package.
 OVER_MODULES = {
     "cli",

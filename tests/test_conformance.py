@@ -256,7 +256,7 @@ def test_description_is_asked_of_its_host_and_then_of_the_api(first, monkeypatch
 def test_a_description_is_compared_with_the_facts(parameter, difference):
     """Numbers may be text, an upper limit may be larger, and what isn't said is no difference."""
     found = probe.differences_from_known({"parameters": [parameter]}, contract.MODEL)
-    assert [one.split(", where")[0] for one in found] == ([difference] if difference else [])
+    assert [one.split(", not")[0] for one in found] == ([difference] if difference else [])
 
 
 def test_every_check_has_a_service_that_fails_it():

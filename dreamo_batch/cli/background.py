@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -95,11 +94,10 @@ def _number_of(folder: Path) -> str:
 
 
 def here() -> str:
-    """Return the scope of process ids: host and PID namespace, as a container may share its host's name."""
-    try:
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
+    """Return the host, and the scope of process ids on it, as a container may share its host's name."""
+    from dreamo_batch.engine.store import Owner
+
+    return " ".join(Owner.here()[1:])
 
 
 @contextmanager
@@ -190,7 +188,7 @@ def stop(run_dir: str) -> Process:
 def _why_not(directory: RunDirectory, process: Process | None) -> str:
     """Say why a run can't be stopped from here."""
     if process is not None and process.host != here():
-        return f"{process} on {process.host} is working on {directory.name}, unless it was killed. Stop it there."
+        return f"{process} on {process.host.split()[0]} is working on {directory.name}, unless killed. Stop it there."
     if directory.is_locked():
         return (
             f"{directory.owner} is writing to {directory.name}, and isn't a command that can be stopped from here. "

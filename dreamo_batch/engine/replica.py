@@ -29,7 +29,6 @@ from dreamo_batch.engine.store import (
     FencedLog,
     LogView,
     ObjectStore,
-    Owner,
     is_url,
     read_log,
     refuse_unsafe,
@@ -244,7 +243,7 @@ class Replica:
     def wait_until_free(self) -> None:
         """Wait to see whether the last writer, which didn't close, is still running; raise if it is."""
 
-        def say(owner: Owner) -> None:
+        def say(owner: store.Owner) -> None:
             waiting = f"Waiting up to {store.STILL_S:.0f} s to see whether it is still running."
             logger.warning("%s hasn't closed %s. %s", owner, self.url, waiting)
 

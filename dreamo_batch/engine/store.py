@@ -296,11 +296,10 @@ class Owner(NamedTuple):
     @classmethod
     def here(cls) -> Owner:
         """Return this process."""
-        try:
+        scope = ""  # unknown
+        with suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
             scope = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-        except OSError:
-            scope = ""
         return cls(os.getpid(), socket.gethostname(), scope)
 
     def __str__(self) -> str:
@@ -450,10 +449,7 @@ class FencedLog:
         self.committed_at = clock()
 
     def wait_until_free(self, say: Callable[[Owner], object]) -> Owner | None:
-        """Wait until the log stops growing, by our own clock; return its owner if it still grows.
-
-        One that was closed, or whose owner has ended, isn't waited for; `say` gets the owner before the wait.
-        """
+        """Wait until the log stops growing, unless its owner closed it or has ended; return one that still writes."""
         found = read_log(self._store)
         if found.owner is None or found.owner.has_ended():
             return None
