@@ -16,7 +16,6 @@ from dreamo_batch.engine.attempts import Stage, State, next_number, to_arrow
 from dreamo_batch.engine.checkpoint import StoredTable, describer, read_jobs, write_frame, write_jobs
 from dreamo_batch.engine.coordinator import Assignment, Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
-from dreamo_batch.engine.effects import Effects, ImageChanged, Payloads, body_bytes
 from dreamo_batch.engine.ledger import Ledger, peek_entropy, refuse_other_service
 from dreamo_batch.engine.notify import Kind, Listeners
 from dreamo_batch.engine.picture_cache import try_merge
@@ -24,6 +23,7 @@ from dreamo_batch.engine.plan import RunOptions, nearly_bought, warnings_of
 from dreamo_batch.engine.replica import refuse_young
 from dreamo_batch.engine.runner import Runner, ask, live, storing
 from dreamo_batch.engine.schedule import Limits, Schedule, most_unlike
+from dreamo_batch.engine.sending import ImageChanged, Payloads, Sender, body_bytes
 from dreamo_batch.engine.shared_budget import BudgetShare, adopt_budget, budget_errors, budget_of
 from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.money import dollars, exact_text, money
@@ -391,7 +391,7 @@ class Call:
             ledger=ledger,
             spending=spending,
             schedule=Schedule(limits, spending, body_bytes=lambda job: body_bytes(assignment.jobs[job])),
-            effects=Effects(self.client, self.directory),
+            sender=Sender(self.client, self.directory),
             clock=self._clock,
             assignment=assignment,
         )

@@ -16,7 +16,7 @@ from dreamo_batch import columns, shards
 from dreamo_batch.arguments import check_count, check_flag
 from dreamo_batch.batch import run_to_end
 from dreamo_batch.call import Call, Gateway, Service, stored_table
-from dreamo_batch.engine import checkpoint, effects, journal, ledger, runner
+from dreamo_batch.engine import checkpoint, journal, ledger, runner, sending
 from dreamo_batch.engine.attempts import Attempt, Stage, State, to_arrow
 from dreamo_batch.engine.directory import UNREADABLE, RunDirectory, shard_of
 from dreamo_batch.engine.pictures import (
@@ -130,7 +130,7 @@ def resolve(
                 )
         if not_sent and not force:
             refuse_young(holder.replica, [settled], now)
-        running.settle(effects.resolved(settled, now, task_id))
+        running.settle(sending.resolved(settled, now, task_id))
         if running.coordinator is None:
             return_unspent(opened, now)
         return opened.state.copy()

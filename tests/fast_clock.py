@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dreamo_batch import call
-from dreamo_batch.engine import effects
+from dreamo_batch.engine import sending
 from dreamo_batch.engine.coordinator import Coordinator
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Coordinator, "wait_s", wait_s)
     monkeypatch.setattr(call, "SystemClock", FastClock)
-    monkeypatch.setattr(effects, "_ASK_AGAIN_S", effects._ASK_AGAIN_S / SPEED)
-    monkeypatch.setattr(effects, "_UNKNOWN_AFTER_S", effects._UNKNOWN_AFTER_S / SPEED)
+    monkeypatch.setattr(sending, "_ASK_AGAIN_S", sending._ASK_AGAIN_S / SPEED)
+    monkeypatch.setattr(sending, "_UNKNOWN_AFTER_S", sending._UNKNOWN_AFTER_S / SPEED)
     monkeypatch.setattr(call, "_PRECHARGE_WAITS_S", (0.001, 0.001, None))
     monkeypatch.setattr(call, "_PRECHARGE_WAIT_MAX_S", 0.001)

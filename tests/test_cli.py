@@ -225,7 +225,7 @@ def test_verbose_shows_the_log(table, run_dir, env, gateway):
     """What failed, as it failed; nothing of what progress shows is there twice."""
     gateway.faults.script("create", "error_code_error_message")
     told = call("run", table, "--run-dir", run_dir, "-v", env=env)
-    assert "INFO dreamo_batch.engine.effects: create of job" in told.stderr
+    assert "INFO dreamo_batch.engine.sending: create of job" in told.stderr
     assert told.stderr.count("3 rows in, 3 accounted for") == 1
 
 

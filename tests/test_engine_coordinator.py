@@ -9,14 +9,14 @@ from decimal import Decimal
 
 import pytest
 
-from dreamo_batch.engine import effects, plan
+from dreamo_batch.engine import plan, sending
 from dreamo_batch.engine.attempts import Event, EventKind, Stage
 from dreamo_batch.engine.coordinator import Assignment, Coordinator
 from dreamo_batch.engine.directory import LOCK, RunDirectory
-from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger
 from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.schedule import Do, Schedule
+from dreamo_batch.engine.sending import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.errors import AccessRefused, BudgetReached, RunStopped, ServiceUnreachable, StorageFailed
 from dreamo_batch.service import failures
@@ -70,7 +70,7 @@ def make(tmp_path, clock):
             schedule=Schedule(
                 limits_of(max_in_flight=max_in_flight, n_workers=10, task_timeout_s=60.0), spending
             ),
-            effects=Named(),
+            sender=Named(),
             clock=clock,
             assignment=assignment or plan.assignment(prepared(*names), ledger.state, options, tmp_path),
         )
@@ -150,7 +150,7 @@ def test_no_more_is_given_than_workers_are_free(make):
     ("failure", "stage", "n_waiting", "mood"),
     [
         (Failure(FailureKind.PERMANENT, failures.REJECTED, http_status=400), Stage.REFUSED, 0, "open"),
-        (Failure(FailureKind.PERMANENT, effects.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
+        (Failure(FailureKind.PERMANENT, sending.IMAGE_CHANGED), Stage.REFUSED, 0, "open"),
         (
             Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, is_outage=True),
             Stage.AMBIGUOUS,
@@ -297,8 +297,8 @@ def test_the_picture_of_an_attempt_settled_late_does_not_replace_that_of_the_lat
     given(coordinator)
     coordinator.handle(CreateAnswer(KEY, Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER)))
     ledger = coordinator.ledger
-    ledger.record([effects.sending(("a", 2), clock.wall(), None, seed=7, reserved=None)])
-    ledger.record([effects.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
+    ledger.record([sending.started(("a", 2), clock.wall(), None, seed=7, reserved=None)])
+    ledger.record([sending.resolved(ledger.state.find("a", 1), clock.wall(), "t1")])
     options = plan.RunOptions()
     coordinator = make(assignment=plan.assignment(prepared("a"), ledger.state, options, tmp_path))
     assert given(coordinator) == [(Do.POLL, KEY, "t1")]
@@ -322,7 +322,7 @@ def resending(make, clock, **options) -> Coordinator:
 def with_a_resend_on_the_wire(make, clock, **options) -> Coordinator:
     """A coordinator whose attempt 1 is settled as taken while attempt 2 is on the wire."""
     coordinator = resending(make, clock, **options)
-    coordinator.settle(effects.resolved(coordinator.ledger.state.find("a", 1), clock.wall(), "t1"))
+    coordinator.settle(sending.resolved(coordinator.ledger.state.find("a", 1), clock.wall(), "t1"))
     return coordinator
 
 
@@ -369,7 +369,7 @@ def test_a_resend_that_failed_is_not_tried_again_while_the_first_is_in_doubt(mak
     assert coordinator.schedule.waiting == ()
     assert coordinator.is_over()
     assert latest(coordinator).stage is Stage.AMBIGUOUS
-    coordinator.settle(effects.resolved(latest(coordinator), clock.wall(), None))
+    coordinator.settle(sending.resolved(latest(coordinator), clock.wall(), None))
     assert latest(coordinator).stage is Stage.FAILED
     assert coordinator.schedule.waiting == ()
 
@@ -380,7 +380,7 @@ def test_a_job_none_of_whose_attempts_was_taken_is_submitted(make, clock):
     coordinator.handle(CreateAnswer(("a", 2), AWAY))
     later = make("a")
     assert given(later) == []
-    later.settle(effects.resolved(later.ledger.state.find("a", 1), clock.wall(), None))
+    later.settle(sending.resolved(later.ledger.state.find("a", 1), clock.wall(), None))
     assert later.schedule.waiting == (("a", 2),)
     assert given(later) == [("create", ("a", 2))]
 
@@ -389,7 +389,7 @@ def test_an_end_that_leaves_an_unsent_attempt_behind_is_reported_as_that_end(mak
     """Lost, in doubt, lost again and not sent: the row is held as in doubt, and never silently dropped."""
     ledger, told = make("a").ledger, [("accepted", "lost"), ("ambiguous",), ("accepted",), ("not_sent",)]
     for number, kinds in enumerate(told, start=1):
-        ledger.record([effects.sending(("a", number), clock.wall(), None, seed=7, reserved=None)])
+        ledger.record([sending.started(("a", number), clock.wall(), None, seed=7, reserved=None)])
         for kind in kinds:
             fields = {"task_id": f"t{number}"} if kind == "accepted" else {}
             ledger.record([Event(EventKind(kind), "a", number, clock.wall(), fields)])
@@ -413,7 +413,7 @@ def test_a_resend_that_fails_is_not_submitted_again_once_the_first_was_taken(mak
     given(coordinator)
     failed = Task("t2", "failed", error=ServiceMessage("003011099", "no picture"))
     coordinator.handle(PollAnswer(Do.POLL, ("a", 2), failed))
-    assert effects.is_retryable(coordinator.ledger.state.find("a", 2))
+    assert sending.is_retryable(coordinator.ledger.state.find("a", 2))
     assert coordinator.schedule.waiting == ()
     coordinator.handle(PollAnswer(Do.POLL, KEY, DONE))
     assert coordinator.snapshot().by_status["completed"] == 1

@@ -53,7 +53,7 @@ def _no_decoding(monkeypatch):
         return open_picture(source, **options)
 
     monkeypatch.setattr(images, "opened", refuse)
-    grid._made.cache_clear()
+    grid._reduce.cache_clear()
 
 
 def digests(run_dir):

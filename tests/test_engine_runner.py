@@ -11,15 +11,15 @@ from typing import Self
 
 import pytest
 
-from dreamo_batch.engine import checkpoint, effects, plan, runner
+from dreamo_batch.engine import checkpoint, plan, runner, sending
 from dreamo_batch.engine.attempts import EventKind, Stage
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import Ledger, read
 from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.runner import Runner, open_ledger
 from dreamo_batch.engine.schedule import Do, Schedule
+from dreamo_batch.engine.sending import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.spending import Spending
 from dreamo_batch.errors import (
     AccessRefused,
@@ -99,7 +99,7 @@ class Call:
             ledger=ledger,
             spending=spending,
             schedule=Schedule(limits_of(n_workers=self.n_workers, **self.options), spending),
-            effects=self.service,
+            sender=self.service,
             clock=SystemClock(),
             assignment=plan.assignment(
                 prepared(*self.names), ledger.state, plan.RunOptions(), self.directory.path
@@ -349,7 +349,7 @@ def test_an_attempt_is_settled_beside_the_call_under_way(folder, service):
     def settle(task_id):
         def do(running: Runner) -> None:
             job_id = "b" if task_id is None else "a"
-            running.settle(effects.resolved(call.ledger.state.deciding(job_id), 1.0, task_id))
+            running.settle(sending.resolved(call.ledger.state.deciding(job_id), 1.0, task_id))
 
         return do
 
@@ -378,7 +378,7 @@ def test_an_attempt_settled_as_taken_is_not_submitted_again(folder, service):
 
     def settle(running: Runner) -> None:
         call.coordinator.schedule.add_jobs([("b", 2)])  # as a retry of the ambiguous row does
-        running.settle(effects.resolved(call.ledger.state.deciding("b"), 1.0, "task-b"))
+        running.settle(sending.resolved(call.ledger.state.deciding("b"), 1.0, "task-b"))
 
     runner.ask(RunDirectory(folder), settle)
     service.gate.set()
@@ -397,7 +397,7 @@ def test_settling_where_nobody_works_closes_the_directory_again(folder):
 
     def settle(running: Runner) -> None:
         attempt = running.open("loopback").state.deciding("a")
-        running.settle(effects.resolved(attempt, 1.0, "task-a"))
+        running.settle(sending.resolved(attempt, 1.0, "task-a"))
 
     runner.ask(RunDirectory(folder), settle)
     assert runner.live(folder) is None
@@ -421,7 +421,7 @@ def test_what_a_dead_writer_left_on_the_wire_is_ambiguous(folder):
     directory = RunDirectory(folder)
     ledger = open_ledger(directory, "loopback")
     assert stages(folder) == {"a": "ambiguous", "b": "accepted"}
-    assert ledger.state.deciding("a").error_class == effects.INTERRUPTED
+    assert ledger.state.deciding("a").error_class == sending.INTERRUPTED
     ledger.close(pending=[])
     directory.unlock()
 
@@ -441,7 +441,7 @@ def test_a_writer_that_dies_while_it_asks_for_a_named_task_leaves_the_id(folder,
     directory = RunDirectory(tmp_path / "as it was")
     ledger = open_ledger(directory, "loopback")
     left = ledger.state.deciding("a")
-    assert (left.stage, left.error_class) == (Stage.AMBIGUOUS, effects.INTERRUPTED)
+    assert (left.stage, left.error_class) == (Stage.AMBIGUOUS, sending.INTERRUPTED)
     assert "task t9 (slow)" in left.error_message
     ledger.close(pending=[])
     directory.unlock()

@@ -638,7 +638,7 @@ def test_a_create_that_was_held_up_is_not_sent(any_server, machine, gateway, mon
     """By a clock that runs while the machine is suspended."""
     seconds = iter([0.0] + [100.0] + [0.0] * 10_000)
     monkeypatch.setattr("dreamo_batch.engine.coordinator.boottime", lambda: 0.0)
-    monkeypatch.setattr("dreamo_batch.engine.effects.boottime", lambda: next(seconds))
+    monkeypatch.setattr("dreamo_batch.engine.sending.boottime", lambda: next(seconds))
     done = dreamo.run(sweep(3), URL, gateway=gateway, max_in_flight=1, **QUIET)
     assert set(done["status"]) == {"completed"}
     assert list(bought(gateway).values()) == [1, 1, 1]

@@ -20,15 +20,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreamo_batch.engine import effects, plan
+from dreamo_batch.engine import plan, sending
 from dreamo_batch.engine.attempts import OPEN, SUBMITTED, EventKind, Stage, State
 from dreamo_batch.engine.coordinator import Coordinator
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.effects import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.ledger import interrupted
 from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.runner import Runner
 from dreamo_batch.engine.schedule import Do, Limits, Schedule
+from dreamo_batch.engine.sending import CreateAnswer, PollAnswer, ProbeAnswer, SaveAnswer
 from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.errors import AccessRefused, BudgetReached, PriceUnknown, ServiceUnreachable
 from dreamo_batch.money import money, total
@@ -251,7 +251,7 @@ class World:
         """
         state = self.ledger.state
         for attempt in interrupted(state):
-            self.ledger.record([effects.interrupted(attempt, self.clock.wall())])
+            self.ledger.record([sending.interrupted(attempt, self.clock.wall())])
         self.ledger.commit()
         self.options = {"limits": limits, "unit_cost": unit_cost, "pilot": pilot, **options}
         self.runner = Runner(RunDirectory(NOWHERE))  # never started: its thread is the loop
@@ -280,7 +280,7 @@ class World:
             ledger=self.ledger,
             spending=spending,
             schedule=Schedule(limits, spending, seed=self.source.randrange(99)),
-            effects=Requests(),
+            sender=Requests(),
             clock=self.clock,
             assignment=plan.assignment(self.table, state, asked, NOWHERE, chosen),
         )
@@ -320,7 +320,7 @@ class World:
         attempt = self.source.choice(in_doubt)
         taken = [task_id for task_id, one in self.service.invoice.items() if one.key == key_of(attempt)]
         self.found += [attempt] if taken else []
-        self.runner.settle(effects.resolved(attempt, self.clock.wall(), taken[0] if taken else None))
+        self.runner.settle(sending.resolved(attempt, self.clock.wall(), taken[0] if taken else None))
 
     def check(self) -> None:
         """Compare the ledger with the invoice."""

@@ -8,7 +8,7 @@ from PIL import Image
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.engine import effects
+from dreamo_batch.engine import sending
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.results import history
 from dreamo_batch.results.summaries import CLASSES, NOT_SAVED, meaning_of, pattern_of
@@ -135,7 +135,7 @@ def test_unknown_classes_still_say_something():
 
 def test_every_class_that_a_row_can_end_with_has_a_meaning():
     """And the file explains no other; what only delays a row, or stops the run, needs none."""
-    constants = [item for part in (failures, effects) for item in vars(part).items() if item[0].isupper()]
+    constants = [item for part in (failures, sending) for item in vars(part).items() if item[0].isupper()]
     words = {word for _, word in constants if isinstance(word, str) and word.isidentifier()}  # not patterns
     delays = {failures.RATE_LIMITED, failures.UNREACHABLE, failures.ACCESS_REFUSED, failures.NOT_OFFERED}
     by_code = {code.error_class for code in ERROR_CODES.values()}

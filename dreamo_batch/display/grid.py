@@ -664,11 +664,11 @@ def _of_file(path: Path, kept: Thumbnail | None, bytes_max: int, side_px: int) -
         return None
     if kept is not None and len(kept.content) <= bytes_max:
         return kept
-    return _made(kept or path, bytes_max, side_px, found.st_mtime_ns, found.st_size)
+    return _reduce(kept or path, bytes_max, side_px, found.st_mtime_ns, found.st_size)
 
 
 @functools.lru_cache(maxsize=4_096)
-def _made(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int) -> Thumbnail | None:
+def _reduce(source: Path | Thumbnail, bytes_max: int, side_px: int, *_version: int) -> Thumbnail | None:
     if isinstance(source, Path):
         return make_thumbnail(source, bytes_max, side_px)
     side = int(THUMBNAIL_PX * math.sqrt(bytes_max / len(source.content)))

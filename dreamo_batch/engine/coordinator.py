@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamo_batch import columns, errors
-from dreamo_batch.engine import effects
+from dreamo_batch.engine import sending
 from dreamo_batch.engine.attempts import OPEN, FirstJobs, Stage, next_number, status_of
 from dreamo_batch.engine.pictures import picture_name
 from dreamo_batch.engine.schedule import Action, Do, Refusals, Schedule, was_forbidden
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from dreamo_batch.engine.attempts import Attempt, Event, Key, State
-    from dreamo_batch.engine.effects import Effects
     from dreamo_batch.engine.ledger import Ledger
     from dreamo_batch.engine.notify import Kind
     from dreamo_batch.engine.pictures import Saved
+    from dreamo_batch.engine.sending import Sender
     from dreamo_batch.engine.shared_budget import BudgetShare
     from dreamo_batch.jobs.prepare import Job
 
@@ -105,7 +105,7 @@ class Coordinator:
         ledger: Ledger,
         spending: Spending,
         schedule: Schedule,
-        effects: Effects,
+        sender: Sender,
         clock: SystemClock,
         assignment: Assignment,
     ) -> None:
@@ -118,7 +118,7 @@ class Coordinator:
         self.is_paused_on_request = False  # not before the call has shown its warnings
         self.notices: list[str] = []
         self.report: Callable[[Kind, str], None] = lambda _kind, _message: None
-        self.effects = effects
+        self.sender = sender
         self._clock = clock
         self._by_status = count_rows(assignment.weights, assignment.n_invalid, ledger.state)
         self._again = {job_id for job_id, _ in assignment.to_submit if self._is_settled(job_id)}
@@ -162,7 +162,7 @@ class Coordinator:
 
     def undo_choice(self, action: Action) -> None:
         """Undo the choice of a create that could not be recorded and therefore wasn't sent."""
-        self.record(effects.not_sent(action.key, self._clock.wall()))
+        self.record(sending.not_sent(action.key, self._clock.wall()))
         self.schedule.create_ended(action.key)
 
     def wait_s(self, n_free: int) -> float | None:
@@ -235,39 +235,39 @@ class Coordinator:
         if action.do is Do.CREATE:
             job, before = self.assignment.jobs[key[0]], self.ledger.state.find(*key)
             at, reserved, inputs = self._clock.wall(), self.spending.reserve(), self.assignment.describe(job)
-            self.record(effects.sending(key, at, before, seed=job.seed, reserved=reserved, inputs=inputs))
-            return functools.partial(self.effects.create, key, job, boottime())
+            self.record(sending.started(key, at, before, seed=job.seed, reserved=reserved, inputs=inputs))
+            return functools.partial(self.sender.create, key, job, boottime())
         if action.do is Do.PROBE:
-            return self.effects.probe
+            return self.sender.probe
         attempt = self._attempt(key)
         if action.do is Do.SAVE:
             name = picture_name(self.ledger.state.of(key[0]), key[1])
-            return lambda: self.effects.save(
+            return lambda: self.sender.save(
                 key, attempt.links, name=name, stated_bytes=attempt.output_bytes_stated
             )
-        return lambda: self.effects.fetch(action.do, key, attempt.task_id or "")
+        return lambda: self.sender.fetch(action.do, key, attempt.task_id or "")
 
     def handle(self, answer: object) -> None:
         """Handle a worker's answer."""
         match answer:
-            case effects.CreateAnswer():
+            case sending.CreateAnswer():
                 with self.ledger.strays_on_error(answer.key, answer.result):
                     self._create_ended(answer)
-            case effects.PollAnswer(do=do, key=key) | effects.SaveAnswer(do=do, key=key) if (
+            case sending.PollAnswer(do=do, key=key) | sending.SaveAnswer(do=do, key=key) if (
                 not self.schedule.is_awaiting(do, key)
             ):
                 logger.debug("an earlier call asked about job %s; this one asks for itself", key[0])
                 # But a wait that the service asks for applies to every request.
-                refusal = answer.result if isinstance(answer, effects.PollAnswer) else answer.refusal
+                refusal = answer.result if isinstance(answer, sending.PollAnswer) else answer.refusal
                 if isinstance(refusal, Failure) and refusal.error_class == failures.RATE_LIMITED:
                     self._note(refusal, self._clock.monotonic())
-            case effects.PollAnswer(do=Do.REFRESH):
+            case sending.PollAnswer(do=Do.REFRESH):
                 self._refreshed(answer)
-            case effects.PollAnswer():
+            case sending.PollAnswer():
                 self._polled(answer)
-            case effects.SaveAnswer():
+            case sending.SaveAnswer():
                 self._save_ended(answer)
-            case effects.ProbeAnswer():
+            case sending.ProbeAnswer():
                 self._away = self._away if answer.is_reachable else answer.failure or self._away
                 self.schedule.probed(self._clock.monotonic(), is_reachable=answer.is_reachable)
             case OSError():
@@ -353,7 +353,7 @@ class Coordinator:
     def halt(self) -> None:
         """Send nothing more, and wait only for creates on the wire."""
         self.schedule.halt()
-        self.effects.is_halted.set()
+        self.sender.is_halted.set()
 
     def pause(self, *, is_paused: bool) -> None:
         """Pause or resume new creates; jobs in flight finish either way."""
@@ -403,7 +403,7 @@ class Coordinator:
             outage=self._outage or self._standstill,
         )
 
-    def _create_ended(self, answer: effects.CreateAnswer) -> None:
+    def _create_ended(self, answer: sending.CreateAnswer) -> None:
         attempt = self._attempt(answer.key)
         answer = replace(answer, result=self._own_task(answer, attempt.sent_at or 0.0))
         if isinstance(answer.result, str):
@@ -413,7 +413,7 @@ class Coordinator:
             is_own = self._refusals.refused(answer.key[0])
             kind = FailureKind.PERMANENT if is_own else FailureKind.TRANSIENT
             answer = replace(answer, result=replace(answer.result, kind=kind))
-        self.record(effects.create_ended(attempt, answer, self._clock.wall()))
+        self.record(sending.create_ended(attempt, answer, self._clock.wall()))
         now = self._clock.monotonic()
         if isinstance(answer.result, str):
             self.schedule.accepted(answer.key, now=now)
@@ -421,7 +421,7 @@ class Coordinator:
             self._create_failed(answer.key, answer.result, now)
         self._row_or_account()
 
-    def _own_task(self, answer: effects.CreateAnswer, sent_at: float) -> str | Failure:
+    def _own_task(self, answer: sending.CreateAnswer, sent_at: float) -> str | Failure:
         """Accept a task id unless another attempt has it; one that a refusal names may be anyone's, so it is held."""
         result, named, job_id = answer.result, answer.named, answer.key[0]
         task_id = result if named is None else named.task_id
@@ -548,7 +548,7 @@ class Coordinator:
             self._away = failure
             self.schedule.outage.failed(now, is_create=True)
 
-    def _polled(self, answer: effects.PollAnswer) -> None:
+    def _polled(self, answer: sending.PollAnswer) -> None:
         key, now = answer.key, self._clock.monotonic()
         if isinstance(answer.result, Failure):
             self._poll_failed(key, answer.result, now)
@@ -576,7 +576,7 @@ class Coordinator:
         n_polls = self.schedule.n_polls(key) + 1
         self.schedule.task_ended(key, now)
         price, excess = self.spending.price, self.spending.excess
-        attempt = self.record(effects.task_ended(key, answer.result, self._clock.wall(), n_polls))
+        attempt = self.record(sending.task_ended(key, answer.result, self._clock.wall(), n_polls))
         self._notice_price(key[0], answer.result, price, excess)
         if attempt.stage is Stage.COMPLETED:
             self._notice_same_picture(attempt, "output_url")
@@ -584,7 +584,7 @@ class Coordinator:
                 self.schedule.add_save(key, refresh_first=attempt.output_url is None, now=now)
         elif attempt.error_class == failures.NO_CREDIT:
             self._refused_access(failures.from_task(answer.result))
-        elif effects.is_retryable(attempt):
+        elif sending.is_retryable(attempt):
             self.submit_again([key], after=Stage.FAILED)
 
     def _contradiction(self, key: Key, task: Task, *, is_exact: bool = False) -> str | None:
@@ -609,7 +609,7 @@ class Coordinator:
             self._unless(self.schedule.poll_failed(key, now), key, about)
             return
         self.schedule.leave(key)
-        self.record(effects.about_another(key, self._clock.wall(), about))
+        self.record(sending.about_another(key, self._clock.wall(), about))
 
     def _notice_price(self, job_id: str, task: Task, price: Decimal | None, excess: Decimal) -> None:
         """Report an unreadable cost and, under a limit, a cost above its reservation and a limit exceeded by it."""
@@ -635,7 +635,7 @@ class Coordinator:
             self.schedule.answered()
             n_polls = self.schedule.n_polls(key) + 1
             if not self.schedule.not_found(key, now):
-                self.record(effects.lost(key, self._clock.wall(), n_polls))
+                self.record(sending.lost(key, self._clock.wall(), n_polls))
             return
         if failure.error_class == failures.OTHER_TASK:
             text = f"{failure.message}. Ignored that answer; asking for the task again."
@@ -660,7 +660,7 @@ class Coordinator:
         else:
             self.schedule.answered()
 
-    def _refreshed(self, answer: effects.PollAnswer) -> None:
+    def _refreshed(self, answer: sending.PollAnswer) -> None:
         key, task, now = answer.key, answer.result, self._clock.monotonic()
         if isinstance(task, Failure):
             self._note(task, now)
@@ -668,10 +668,10 @@ class Coordinator:
                 self.schedule.refresh_failed(key, now)
                 return
         elif task.urls and task.urls != self._attempt(key).links and not self._contradiction(key, task):
-            self.record(effects.new_links(self._attempt(key), self._clock.wall(), task.urls))
+            self.record(sending.new_links(self._attempt(key), self._clock.wall(), task.urls))
         self.schedule.refreshed(key, now)
 
-    def _save_ended(self, answer: effects.SaveAnswer) -> None:
+    def _save_ended(self, answer: sending.SaveAnswer) -> None:
         key, now, wall = answer.key, self._clock.monotonic(), self._clock.wall()
         if answer.refusal is not None:
             self._limited = answer.refusal
@@ -682,10 +682,10 @@ class Coordinator:
             odd = [before.output_warning] if before.saved_at is None else []
             odd.append(self._other_size(key, answer.result))
             self._notice_same_picture(
-                self.record(effects.save_ended(key, answer.result, wall, odd=odd)), "output_sha256"
+                self.record(sending.save_ended(key, answer.result, wall, odd=odd)), "output_sha256"
             )
         elif not self.schedule.save_failed(key, now):
-            self.record(effects.unsaved(key, wall, answer.result))
+            self.record(sending.unsaved(key, wall, answer.result))
 
     def _other_size(self, key: Key, saved: Saved) -> str | None:
         """Return how a picture's size differs from the one requested; the first beyond rounding gets a notice."""
@@ -730,7 +730,7 @@ class Coordinator:
     def _unless(self, goes_on: bool, key: Key, oddity: str | None) -> None:
         if not goes_on:
             timeout_s = self.schedule.limits.task_timeout_s
-            self.record(effects.overdue(key, self._clock.wall(), timeout_s, oddity))
+            self.record(sending.overdue(key, self._clock.wall(), timeout_s, oddity))
 
     def _refused_access(self, failure: Failure, job_ids: Sequence[str] = ()) -> None:
         rows = ", ".join(map(self._named, job_ids[:_N_NOTICES_MAX]))

@@ -303,7 +303,7 @@ class RunDirectory:
             self._is_lost = True
         return self._is_lost or (self.replica is not None and self.replica.is_lost)
 
-    def place(self) -> str:
+    def folder_identity(self) -> str:
         """Return an identity of the directory that survives a move but not a copy."""
         if self.replica is None:
             return identity_of_file(self.path)

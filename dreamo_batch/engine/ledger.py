@@ -312,7 +312,7 @@ class Ledger:
         self.covers = recovered.covers  # number of the last journal that the newest checkpoint covers
         self.is_closed = False
         self.interrupted: list[str] = []  # jobs whose attempts a dead process left on the wire
-        self.is_copy, place = is_copied(recovered, directory), directory.place()
+        self.is_copy, place = is_copied(recovered, directory), directory.folder_identity()
         before = "" if recovered.meta is None else recovered.meta.place  # by which a budget knows it
         self._place = f"{_COPIED}{place}" if self.is_copy else before or place  # until a copy is adopted
         self.strays = Strays(directory.path, directory.folder_fd, self.service, self.entropy)
@@ -454,7 +454,7 @@ class Ledger:
 
     def adopt(self, pending: Iterable[str]) -> None:
         """Make a copied run directory independent, so that it can buy."""
-        self._place, self.is_copy = self.directory.place(), False
+        self._place, self.is_copy = self.directory.folder_identity(), False
         if self.state.terms.slice is not None:  # the slice belongs to the original, which may still spend it
             self.state.terms = replace(self.state.terms, slice="0")
         self.checkpoint(pending)
@@ -501,7 +501,7 @@ def is_copied(recovered: Recovered, directory: RunDirectory) -> bool:
     """Whether a directory or its newest journal is a copy, or older than what it replaced."""
     before, folder = "" if recovered.meta is None else recovered.meta.place, directory.path
     is_older = directory.replica is None and journal.is_rolled_back(folder, recovered.covers)
-    return is_older or not is_same_file(before, directory.place()) or journal.is_copied(folder)
+    return is_older or not is_same_file(before, directory.folder_identity()) or journal.is_copied(folder)
 
 
 def interrupted(state: State) -> list[Attempt]:

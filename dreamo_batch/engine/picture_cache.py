@@ -184,7 +184,7 @@ def summarise_pictures(
     """Make and store the summaries of pictures, several at once; yield a reason instead if that fails."""
     unkept: dict[Path, str] = {}
     try:
-        for picture, summary in each(pictures, _made, what=what, is_portable=True):
+        for picture, summary in each(pictures, _summarise, what=what, is_portable=True):
             if isinstance(summary, PictureSummary) and picture.run_dir not in unkept:
                 unkept |= _tried(keep, picture.run_dir, picture.sha256, summary)
             yield picture, summary
@@ -199,7 +199,7 @@ def summarise_pictures(
             )
 
 
-def _made(picture: PictureFile) -> PictureSummary | str:
+def _summarise(picture: PictureFile) -> PictureSummary | str:
     modified_ns = _state_of(picture.path)[1]
     try:
         return summarise_picture(read_content(picture.path, picture.sha256))._replace(modified_ns=modified_ns)

@@ -17,12 +17,12 @@ from dreamo_batch.appearance import PALETTE, Count, HeadedFrame, Headline
 from dreamo_batch.engine import checkpoint, pictures
 from dreamo_batch.engine.attempts import Stage, deciding, next_number, without_attempts
 from dreamo_batch.engine.coordinator import Assignment
-from dreamo_batch.engine.effects import is_retryable
 from dreamo_batch.engine.schedule import was_forbidden
+from dreamo_batch.engine.sending import is_retryable
 from dreamo_batch.engine.spending import Spending, price_of
 from dreamo_batch.jobs.cells import text_of
-from dreamo_batch.jobs.links import canonical, place
-from dreamo_batch.jobs.prepare import Job, Prepared, difference, seen
+from dreamo_batch.jobs.links import address, canonical
+from dreamo_batch.jobs.prepare import Job, Prepared, as_seen, difference_of
 from dreamo_batch.jobs.references import URL
 from dreamo_batch.jobs.rules import COLUMN_NAME, ERROR, OF_TABLE, kind_lines, which_rows
 from dreamo_batch.money import Amount, dollars, minus, money, total, total_if_known
@@ -303,12 +303,12 @@ def _parts_of(job: Job, drawn: Collection[str], picture: str) -> tuple[object, .
     """Return the parts that two jobs share if a user may think they are equal; a drawn seed follows from the rest."""
     seed = None if job.job_id in drawn else job.seed
     rest = (seed, job.width, job.height, job.use_rephraser, job.replicate, job.model, job.own)
-    pictures = tuple(place(ref.location) if ref.kind == URL else getattr(ref, picture) for ref in job.images)
-    return (pictures, seen(job.prompt), *rest)
+    sources = tuple(address(ref.location) if ref.kind == URL else getattr(ref, picture) for ref in job.images)
+    return (sources, as_seen(job.prompt), *rest)
 
 
 def _differs(job: Job, other: Job) -> str:
-    in_prompt = difference(job.prompt, other.prompt)
+    in_prompt = difference_of(job.prompt, other.prompt)
     in_images = map(_image_difference, job.images, other.images)
     differences = [f"the {in_prompt} of its prompt"] if in_prompt else []
     differences += dict.fromkeys(filter(None, in_images))

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from dreamo_batch.engine import effects, notify
+from dreamo_batch.engine import notify, sending
 from dreamo_batch.engine.ledger import Ledger, interrupted, refuse_other_entropy, refuse_other_service
 from dreamo_batch.engine.schedule import Action, Do
 from dreamo_batch.errors import DirectoryLocked, DreamoError, StorageFailed, UsageError, logger_named
@@ -39,7 +39,7 @@ def open_ledger(directory: RunDirectory, service: str, entropy: str | None = Non
         ledger = Ledger(directory, service, entropy)
         undo.callback(ledger.abandon)
         left = interrupted(ledger.state)
-        ledger.record(effects.interrupted(attempt, time.time()) for attempt in left)
+        ledger.record(sending.interrupted(attempt, time.time()) for attempt in left)
         ledger.commit()
         ledger.interrupted = [attempt.job_id for attempt in left]
         undo.pop_all()
@@ -265,7 +265,7 @@ class Runner:
         """
         self.workers = self.workers or Workers(coordinator.schedule.limits.n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
-        coordinator.effects.note, coordinator.effects.taken = self._note, self._taken
+        coordinator.sender.note, coordinator.sender.taken = self._note, self._taken
         coordinator.begin(frozenset() if self.coordinator is None else self.coordinator.schedule.creating)
         if self.coordinator is not None:
             recorded = [action.key for _, action, _ in self._recorded]
@@ -290,7 +290,7 @@ class Runner:
 
     def _note(self, key: Key, failure: Failure) -> bool:
         """Record on disk, for a worker, which task an error names; return False if that is no longer possible."""
-        reply = self._ask(lambda running: running.settle(effects.named(key, time.time(), failure), failure))
+        reply = self._ask(lambda running: running.settle(sending.named(key, time.time(), failure), failure))
         return not reply.cancelled() and reply.exception() is None
 
     # The thread.
@@ -334,7 +334,7 @@ class Runner:
             self._take_or_log(coordinator)
         for key, task_id in list(self._taken.items()):  # an error occurred between the answer and this thread
             assert coordinator is not None  # noqa: S101 - whose create it was
-            self.mailbox.put(effects.CreateAnswer(key, task_id))
+            self.mailbox.put(sending.CreateAnswer(key, task_id))
             self._take_or_log(coordinator)
 
     def _take_or_log(self, coordinator: Coordinator) -> None:
@@ -418,7 +418,7 @@ class Runner:
         elif self.coordinator is not None:
             self.n_busy -= 1
             self.coordinator.handle(message)
-            if isinstance(message, effects.CreateAnswer):
+            if isinstance(message, sending.CreateAnswer):
                 self._taken.pop(message.key, None)
 
     def _halt(self, target: Coordinator | None) -> None:

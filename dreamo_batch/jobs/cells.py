@@ -300,7 +300,7 @@ def integers(series: pd.Series) -> Integers:
         series = series.sparse.to_dense()
     if pd.api.types.is_bool_dtype(series.dtype):
         nothing = Integers.nothing(len(series))
-        return replace(nothing, faults=_found({NOT_INTEGER: series.notna().to_numpy(dtype=bool)}))
+        return replace(nothing, faults=_occurring({NOT_INTEGER: series.notna().to_numpy(dtype=bool)}))
     if pd.api.types.is_float_dtype(series.dtype) or pd.api.types.is_integer_dtype(series.dtype):
         return _of_numbers(series)
     if (plain := _as_plain_integers(series)) is not None:
@@ -337,7 +337,7 @@ def _of_numbers(series: pd.Series) -> Integers:
         faults = {OUT_OF_RANGE: numbers > INT64_MAX}
     is_missing_or_faulty = np.logical_or.reduce([series.isna(), np.isnan(numbers), *faults.values()])
     whole = np.where(is_missing_or_faulty, 0, numbers).astype(np.int64)
-    return Integers(whole, ~is_missing_or_faulty, _found(faults))
+    return Integers(whole, ~is_missing_or_faulty, _occurring(faults))
 
 
 def _of_distinct(found: Distinct, read: Callable[[Any], Cell]) -> Integers:
@@ -345,10 +345,10 @@ def _of_distinct(found: Distinct, read: Callable[[Any], Cell]) -> Integers:
     faults = {fault: found.take([read.fault == fault for read in reads], missing=False) for fault in FAULTS}
     numbers = found.take([int(read.value or 0) for read in reads], missing=0)
     is_given = found.take([read.value is not None for read in reads], missing=False)
-    return Integers(numbers, is_given, _found(faults))
+    return Integers(numbers, is_given, _occurring(faults))
 
 
-def _found(faults: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+def _occurring(faults: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
     return {fault: mask for fault, mask in faults.items() if mask.any()}
 
 

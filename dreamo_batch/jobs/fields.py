@@ -134,7 +134,7 @@ def image_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in possible if name in table.columns]
 
 
-def means(name: str) -> str | None:
+def input_named(name: str) -> str | None:
     """Return the input column that a name means in any spelling (`Seed`, `Image Path`); None if it means none."""
     return _ACCEPTED_NAMES.get(plain_name(name))
 
@@ -144,7 +144,7 @@ def recognised(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     _refuse_other_things(table)
     by_meaning: dict[str, list[str]] = {}
     for name in user_columns(table):
-        if isinstance(name, str) and (meaning := means(name)) is not None:
+        if isinstance(name, str) and (meaning := input_named(name)) is not None:
             by_meaning.setdefault(meaning, []).append(name)
     for meaning, names in by_meaning.items():
         if len(set(names)) > 1:

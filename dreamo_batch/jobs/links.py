@@ -36,7 +36,7 @@ def canonical(url: str) -> str:
     return f"{parts.scheme.lower()}://{_host(url)}{path}" + (f"?{_spelled(query)}" if query else "")
 
 
-def place(url: str) -> str:
+def address(url: str) -> str:
     """Return a URL without its query, to find links that may lead to the same picture."""
     path = unicodedata.normalize("NFC", unquote(urlsplit(url).path)).lstrip("/")
     return _host(url) + os.path.normpath(f"/{path}")

@@ -83,7 +83,7 @@ class CheckedTable:
 def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[Any], ...]) -> None:
     """Warn about rows whose prompt differs from an earlier row's only invisibly."""
     # Other cells and blank ones are refused anyway.
-    visible = [(isinstance(one, str) and seen(one)) or number for number, one in enumerate(prompts.cells)]
+    visible = [(isinstance(one, str) and as_seen(one)) or number for number, one in enumerate(prompts.cells)]
     forms = pd.factorize(np.array(visible, dtype=object))[0]
     if len(np.unique(forms)) == len(forms):
         return
@@ -98,16 +98,16 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     others, what = np.full((2, len(table)), "", dtype=object)
     for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
         others[position] = findings.place(first)
-        what[position] = difference(*(prompts.cells[prompts.codes[row]] for row in (position, first)))
+        what[position] = difference_of(*(prompts.cells[prompts.codes[row]] for row in (position, first)))
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 
 
-def seen(prompt: str) -> str:
+def as_seen(prompt: str) -> str:
     """Return a prompt as a reader sees it, to find prompts that differ invisibly."""
     return _spaced(unicodedata.normalize("NFC", _visible(prompt)))
 
 
-def difference(prompt: str, other: str) -> str:
+def difference_of(prompt: str, other: str) -> str:
     """Return how two prompts that look alike differ."""
     if prompt == other:
         return ""

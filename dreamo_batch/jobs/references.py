@@ -52,7 +52,7 @@ def same_name(path: str, other: str) -> bool:
     return _parts(path) == _parts(other)
 
 
-def nearest(path: str) -> str | None:
+def nearest_file(path: str) -> str | None:
     """Find the only file that a wrong path may mean: the same name spelled differently, or with another suffix."""
     folders, found = [], [Path(os.sep)]
     for part in _parts(path):
@@ -68,7 +68,7 @@ def nearest(path: str) -> str | None:
 _GLOB_PART: Final = re.compile(r"\[(!?)(.[^]]*)\]|[^\W\d_]")
 
 
-def matching(pattern: str) -> tuple[list[str], list[str]]:
+def files_matching(pattern: str) -> tuple[list[str], list[str]]:
     """Return the files that a glob pattern matches, and those it would match in another letter case."""
     forms = dict.fromkeys([pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))])
     found = {path for form in forms for path in _files(form)}
@@ -324,7 +324,7 @@ class Images:
         n_pictures = {name: cells[name].take(list(map(len, sources[name])), missing=0) for name in cells}
         self.counts = _find_wrong_counts(n_pictures, findings, models)
         for name, column in cells.items():
-            findings.add_cells(name, column, [_found(of_cell, checked) for of_cell in sources[name]])
+            findings.add_cells(name, column, [_findings(of_cell, checked) for of_cell in sources[name]])
         # The cells of all image columns together: each row's place in `combined`.
         places = numbered([column.codes for column in cells.values()])
         firsts = np.unique(places, return_index=True)[1]
@@ -359,7 +359,7 @@ def _check_all(found: Iterable[Source | Finding], how: CheckOptions) -> dict[Has
     return checked
 
 
-def _found(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, CheckResult]) -> list[Finding]:
+def _findings(read: tuple[Source | Finding, ...], checked: Mapping[Hashable, CheckResult]) -> list[Finding]:
     """Return the findings about the pictures of one cell; if there are several, with the number of the picture."""
     by_picture = [checked[one.key].findings if isinstance(one, Source) else (one,) for one in read]
     if len(read) == 1:
@@ -615,7 +615,7 @@ def _load_file(location: str, base_dir: Path) -> _Loaded | Finding:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             reason = f"{getattr(error, 'strerror', None) or error}.{hint}".rstrip(".")
             return Finding.of("image-unreadable", reason=reason)
-        other = nearest(location) or nearest(unquote(location))
+        other = nearest_file(location) or nearest_file(unquote(location))
         if other is not None and same_name(other, location):
             return _load_file(other, base_dir)
         hint = f" But there is {other}; did you mean that?" if other else hint

@@ -26,7 +26,7 @@ from dreamo_batch.arguments import check_count, file_errors, file_path, names_in
 from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.jobs import cells
 from dreamo_batch.jobs.fields import misnamed, numbered, read_size, seed_numbers
-from dreamo_batch.jobs.references import matching
+from dreamo_batch.jobs.references import files_matching
 from dreamo_batch.jobs.tables import decoded
 from dreamo_batch.service import contract
 from dreamo_batch.text import counted, listed, type_of
@@ -125,7 +125,7 @@ def _images(value: Any) -> list[Any]:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not _is_pattern(value):
         return [value]
-    found, near = matching(str(file_path("image", value)))
+    found, near = files_matching(str(file_path("image", value)))
     named = listed(map(cells.printable, near))
     if not found:
         hint = f" Some differ only in letter case: {named}." if near else ""

@@ -37,7 +37,7 @@ from dreamo_batch.errors import TableError, UsageError, warn
 from dreamo_batch.images import looks_like, suffix_of
 from dreamo_batch.importing import load_extra
 from dreamo_batch.jobs import cells
-from dreamo_batch.jobs.fields import Table, check_pandas, convert_to_frame, dtype_of, is_result, means
+from dreamo_batch.jobs.fields import Table, check_pandas, convert_to_frame, dtype_of, input_named, is_result
 from dreamo_batch.jobs.rules import which_rows
 from dreamo_batch.money import exact_text
 from dreamo_batch.text import counted, did_you_mean, option, quoted, type_of, wording
@@ -228,7 +228,7 @@ def _renamed(path: Path, table: pd.DataFrame, rename: Mapping[str, str] | None) 
     first: dict[str, Any] = {}
     for old in table.columns:
         new = new_names.get(old, old)
-        meaning = means(new) or new if isinstance(new, str) else new
+        meaning = input_named(new) or new if isinstance(new, str) else new
         if (other := first.setdefault(meaning, old)) != old and not {old, other}.isdisjoint(new_names):
             raise TableError(
                 f"{path}: after renaming, columns {other!r} and {old!r} would both mean {meaning!r}. Choose another "
@@ -398,7 +398,7 @@ def _read_delimited(path: Path, separator: str | None, decimal: str | None, enco
 
 def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
     """Return the decimal mark that a cell proves; if none does, refuse seeds and sizes that could be in thousands."""
-    numbers = [table[name] for name in table.columns if means(name) not in _AS_WRITTEN]
+    numbers = [table[name] for name in table.columns if input_named(name) not in _AS_WRITTEN]
 
     def has_any(pattern: str) -> bool:
         return any(column.str.fullmatch(pattern, na=False).any() for column in numbers)
@@ -407,7 +407,7 @@ def _found_decimal(path: Path, table: pd.DataFrame, separator: str) -> str:
         return "."  # English programs separate with commas, others use them as decimal marks
     if has_any(_DECIMALS % (",", ",")):
         return ","
-    for column in (number for number in numbers if means(number.name) in _TYPED_INPUTS):
+    for column in (number for number in numbers if input_named(number.name) in _TYPED_INPUTS):
         for cell in column[column.str.fullmatch(_THOUSANDS, na=False)]:
             raise TableError(
                 f"{path}, column {column.name!r}: {cell!r} may mean thousands or decimals. Write whole numbers without "
@@ -422,7 +422,7 @@ def _found_separator(text: str) -> str:
 
     def n_names(separator: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=separator), [])
-        return sum(means(name) is not None for name in names), len(names)
+        return sum(input_named(name) is not None for name in names), len(names)
 
     return max(_SEPARATORS, key=n_names)
 
@@ -474,7 +474,7 @@ def _records(path: Path, text: str, separator: str, line: int) -> Iterator[tuple
 
 def _holds_rows(row: list[str], names: list[str], separator: str) -> bool:
     """Return whether a quoted cell, split as text, would complete its row and begin another one with a picture."""
-    pictures = [place for place, name in enumerate(names) if means(name) in _LISTED]
+    pictures = [place for place, name in enumerate(names) if input_named(name) in _LISTED]
     for place, cell in enumerate(row):
         first, *others = (line.split(separator) for line in re.split(r"\r\n|\r|\n", cell))
         if others and place + len(first) == len(names):
@@ -547,7 +547,7 @@ def _with_points(table: pd.DataFrame) -> pd.DataFrame:
         for name in table.columns
         if table[name].dropna().str.fullmatch(_NUMBER).all()
         and table[name].notna().any()
-        and means(name) not in _AS_WRITTEN
+        and input_named(name) not in _AS_WRITTEN
     }
     return table.assign(**changed) if changed else table
 
@@ -782,7 +782,7 @@ def _cell_value(cell: Any, source: Any, uncalculated: tuple[int | None, ...]) ->
 def _refuse_faults(path: Path, rows: Iterable[list[Any]]) -> None:
     """Refuse cells without a value in the header, in text inputs and in outputs, where any text would be accepted."""
     for name, *below in zip(*rows, strict=True):
-        takes_text = means(str(name)) in _TEXT_INPUTS or name in columns.OUTPUTS
+        takes_text = input_named(str(name)) in _TEXT_INPUTS or name in columns.OUTPUTS
         for cell in (name, *(below if takes_text else ())):
             if isinstance(cell, _Fault):
                 raise TableError(
@@ -977,7 +977,7 @@ def _restored(frame: pd.DataFrame, own: Callable[[pd.Series], pd.Series]) -> pd.
     outputs = columns.OUTPUTS if is_result(frame) else {}
     series = {}
     for name, column in frame.items():
-        meaning = means(name) if isinstance(name, str) else None
+        meaning = input_named(name) if isinstance(name, str) else None
         if (name in outputs or meaning not in (None, *_NEEDED)) and column.dtype.kind == "O":
             is_missing = [isinstance(cell, str) and cell in _MISSING for cell in column.tolist()]
             column = column.mask(is_missing) if any(is_missing) else column  # noqa: PLW2901

@@ -209,7 +209,7 @@ def joined(shards: Mapping[str, State], terms: Terms) -> State:
 
 def _settled(state: State) -> State:
     for attempt in list(ledger.interrupted(state)):
-        from dreamo_batch.engine.effects import interrupted  # imports requests, which is rarely needed here
+        from dreamo_batch.engine.sending import interrupted  # imports requests, which is rarely needed here
 
         state.apply(interrupted(attempt, attempt.sent_at or time.time()))
     return state

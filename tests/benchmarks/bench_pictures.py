@@ -156,7 +156,7 @@ def _forget() -> None:
     """Empty what a process keeps between calls, as if each were made in a fresh notebook."""
     from dreamo_batch.display import grid
 
-    grid._made.cache_clear()
+    grid._reduce.cache_clear()
 
 
 def _measuring(run_dir: Path, done: Any, floor: float) -> None:

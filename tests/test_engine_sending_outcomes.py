@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from dreamo_batch.engine import effects
+from dreamo_batch.engine import sending
 from dreamo_batch.engine.attempts import Attempt, EventKind, Stage, advance
-from dreamo_batch.engine.effects import CreateAnswer
 from dreamo_batch.engine.pictures import Saved
+from dreamo_batch.engine.sending import CreateAnswer
 from dreamo_batch.service import contract, failures
 from dreamo_batch.service.failures import Failure, FailureKind
 from dreamo_batch.service.messages import ServiceMessage, Task
@@ -20,12 +20,12 @@ SENT = Attempt("a", 1, Stage.SENDING, sent_at=100.0, reserved="0.03")
 
 
 def ended(result, attempt: Attempt = SENT, at: float = 101.5):
-    return effects.create_ended(attempt, CreateAnswer(KEY, result), at)
+    return sending.create_ended(attempt, CreateAnswer(KEY, result), at)
 
 
 def test_a_task_id_is_an_accepted_attempt():
     """The id is all there is to know."""
-    assert ended("t1") == effects.Event(EventKind.ACCEPTED, "a", 1, 101.5, {"task_id": "t1"})
+    assert ended("t1") == sending.Event(EventKind.ACCEPTED, "a", 1, 101.5, {"task_id": "t1"})
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ def test_waiting_counts_from_the_first_refusal_to_being_taken():
         (120.0, 121.0, unreachable),
         (130.0, 131.0, "t1"),  # to here
     ):
-        attempt = advance(attempt, effects.sending(KEY, sent_at, attempt, seed=7, reserved="0.03"))
+        attempt = advance(attempt, sending.started(KEY, sent_at, attempt, seed=7, reserved="0.03"))
         attempt = advance(attempt, ended(result, attempt, answered_at))
     assert (attempt.stage, attempt.n_refusals, attempt.waited_s) == (Stage.ACCEPTED, 2, 29.0)
-    attempt = advance(Attempt("b", 1), effects.sending(("b", 1), 1.0, None, seed=7, reserved=None))
-    attempt = advance(attempt, effects.create_ended(attempt, CreateAnswer(("b", 1), "t2"), 9.0))
+    attempt = advance(Attempt("b", 1), sending.started(("b", 1), 1.0, None, seed=7, reserved=None))
+    attempt = advance(attempt, sending.create_ended(attempt, CreateAnswer(("b", 1), "t2"), 9.0))
     assert (attempt.n_refusals, attempt.waited_s, attempt.reserved) == (None, None, None)
 
 
 def test_a_clock_set_back_never_makes_waiting_negative():
     """Wall clocks jump; what is counted does not shrink."""
     attempt = Attempt("a", 1, Stage.UNSENT, n_refusals=1, waited_s=5.0, answered_at=200.0)
-    assert effects.sending(KEY, 100.0, attempt, seed=7, reserved=None).fields["waited_s"] == 5.0
+    assert sending.started(KEY, 100.0, attempt, seed=7, reserved=None).fields["waited_s"] == 5.0
 
 
 def test_a_completed_task_keeps_what_it_says():
@@ -96,7 +96,7 @@ def test_a_completed_task_keeps_what_it_says():
         discount="0.7",
         metadata={"upload_at": 3.5},
     )
-    fields = effects.task_ended(KEY, task, 9.0, 3).fields
+    fields = sending.task_ended(KEY, task, 9.0, 3).fields
     assert (fields["cost"], fields["discount"], fields["output_url"]) == ("0.0286", "0.7", "https://h/1")
     assert (fields["n_polls"], fields["may_have_been_billed"]) == (3, False)
     assert json.loads(fields["metadata"]) == {"upload_at": 3.5}
@@ -105,14 +105,14 @@ def test_a_completed_task_keeps_what_it_says():
 def test_a_failed_task_with_a_picture_says_where_it_is():
     """It isn't saved, and its link soon expires; the reason is still the service's."""
     task = Task("t", "failed", urls=("https://h/1",), cost="0.03", error=ServiceMessage("003011095", "torn"))
-    fields = effects.task_ended(KEY, task, 9.0, 3).fields
+    fields = sending.task_ended(KEY, task, 9.0, 3).fields
     assert (fields["cost"], fields["output_url"]) == ("0.03", "https://h/1")
     assert fields["error_message"].startswith("torn; it came with a picture: open output_url")
 
 
 def test_a_completed_task_without_a_cost_may_have_been_billed():
     """A picture that was made and names no price leaves the money open."""
-    event = effects.task_ended(KEY, Task("t", "completed", excerpt="{}"), 9.0, 1)
+    event = sending.task_ended(KEY, Task("t", "completed", excerpt="{}"), 9.0, 1)
     assert event.kind is EventKind.COMPLETED
     assert event.fields == {"n_polls": 1, "excerpt": "{}", "may_have_been_billed": True}
 
@@ -121,40 +121,40 @@ def test_a_completed_task_without_a_cost_may_have_been_billed():
 def test_a_failed_task_is_billed_unless_the_table_of_codes_says_not(code):
     """With a cost told nothing is open; without one the documented codes decide, and unknown ones may be billed."""
     task = Task("t", "failed", error=ServiceMessage(code, "words"))
-    event = effects.task_ended(KEY, task, 9.0, 2)
+    event = sending.task_ended(KEY, task, 9.0, 2)
     known = contract.ERROR_CODES.get(code or "")
     assert event.kind is EventKind.FAILED
     assert event.fields["may_have_been_billed"] is not (known is not None and known.is_unbilled)
     assert event.fields.get("error_code") == code
     assert event.fields["error_message"] == "words"
-    paid = effects.task_ended(KEY, Task("t", "failed", cost="0.01", error=task.error), 9.0, 2)
+    paid = sending.task_ended(KEY, Task("t", "failed", cost="0.01", error=task.error), 9.0, 2)
     assert paid.fields["may_have_been_billed"] is False
 
 
 def test_completed_with_error_may_have_been_billed():
     """The service says both, so the picture may have been made."""
     task = Task("t", "failed", error=ServiceMessage(None, "odd"), is_completed_with_error=True)
-    fields = effects.task_ended(KEY, task, 9.0, 1).fields
+    fields = sending.task_ended(KEY, task, 9.0, 1).fields
     assert (fields["error_class"], fields["may_have_been_billed"]) == ("completed_with_error", True)
-    linked = effects.task_ended(KEY, replace(task, urls=("https://a/1", "https://a/2")), 9.0, 1).fields
+    linked = sending.task_ended(KEY, replace(task, urls=("https://a/1", "https://a/2")), 9.0, 1).fields
     assert (linked["output_url"], json.loads(linked["output_urls"])[1]) == ("https://a/1", "https://a/2")
 
 
 def test_ends_that_nobody_told_us_of():
     """Lost, overdue and interrupted attempts say why, and whether money may be gone."""
-    lost = effects.lost(KEY, 9.0, 5)
+    lost = sending.lost(KEY, 9.0, 5)
     assert (lost.kind, lost.fields["error_class"], lost.fields["may_have_been_billed"]) == (
         EventKind.LOST,
-        effects.TASK_LOST,
+        sending.TASK_LOST,
         True,
     )
-    overdue = effects.overdue(KEY, 9.0, 900.0)
+    overdue = sending.overdue(KEY, 9.0, 900.0)
     assert (overdue.kind, overdue.fields["error_class"]) == (EventKind.OVERDUE, failures.TASK_TIMEOUT)
     assert "Not finished after 900 s" in overdue.fields["error_message"]
-    stopped = advance(SENT, effects.interrupted(SENT, 9.0))
+    stopped = advance(SENT, sending.interrupted(SENT, 9.0))
     assert (stopped.stage, stopped.error_class, stopped.may_have_been_billed) == (
         Stage.AMBIGUOUS,
-        effects.INTERRUPTED,
+        sending.INTERRUPTED,
         True,
     )
     assert stopped.reserved == "0.03"
@@ -162,24 +162,24 @@ def test_ends_that_nobody_told_us_of():
 
 def test_the_users_word_settles_doubt():
     """Taken as a task it goes on; not taken it may be sent again."""
-    doubtful = advance(SENT, effects.interrupted(SENT, 9.0))
-    taken = advance(doubtful, effects.resolved(doubtful, 10.0, "t9"))
+    doubtful = advance(SENT, sending.interrupted(SENT, 9.0))
+    taken = advance(doubtful, sending.resolved(doubtful, 10.0, "t9"))
     assert (taken.stage, taken.task_id, taken.error_class) == (Stage.ACCEPTED, "t9", None)
-    untaken = advance(doubtful, effects.resolved(doubtful, 10.0, None))
+    untaken = advance(doubtful, sending.resolved(doubtful, 10.0, None))
     assert (untaken.stage, untaken.reserved, untaken.may_have_been_billed) == (Stage.UNSENT, None, False)
 
 
 def test_pictures_saved_and_not():
     """Where it is and what it is, or why not; a fresh link is kept as well."""
     attempt = Attempt("a", 1, Stage.COMPLETED, output_url="https://h/old")
-    attempt = advance(attempt, effects.unsaved(KEY, 5.0, "not a picture"))
+    attempt = advance(attempt, sending.unsaved(KEY, 5.0, "not a picture"))
     assert attempt.output_error == "not a picture"
-    attempt = advance(attempt, effects.new_links(attempt, 6.0, ("https://h/new",)))
+    attempt = advance(attempt, sending.new_links(attempt, 6.0, ("https://h/new",)))
     assert (attempt.output_url, attempt.output_error) == ("https://h/new", "not a picture")
     for links in (("https://h/1", "https://h/2"), ("https://h/3", "https://h/4"), ("https://h/5",)):
-        attempt = advance(attempt, effects.new_links(attempt, 6.5, links))
+        attempt = advance(attempt, sending.new_links(attempt, 6.5, links))
         assert (attempt.links, attempt.output_url) == (links, links[0])
-    attempt = advance(attempt, effects.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
+    attempt = advance(attempt, sending.save_ended(KEY, Saved("images/a.png", "ab", 10, 8, 4), 7.0))
     assert (attempt.output_path, attempt.output_sha256, attempt.output_bytes) == ("images/a.png", "ab", 10)
     assert (attempt.output_width, attempt.output_height, attempt.saved_at, attempt.output_error) == (
         8,
@@ -191,13 +191,13 @@ def test_pictures_saved_and_not():
 
 def test_not_sending_after_all_leaves_no_trace_of_doubt():
     """An attempt that could not be written down was not sent."""
-    attempt = advance(SENT, effects.not_sent(KEY, 101.0))
+    attempt = advance(SENT, sending.not_sent(KEY, 101.0))
     assert (attempt.stage, attempt.reserved, attempt.may_have_been_billed) == (Stage.UNSENT, None, None)
 
 
 def test_text_that_utf8_can_not_hold_is_replaced():
     """The name of a file in another encoding must not stop the journal."""
-    failure = Failure(FailureKind.PERMANENT, effects.IMAGE_CHANGED, message="caf\udce9.png changed")
+    failure = Failure(FailureKind.PERMANENT, sending.IMAGE_CHANGED, message="caf\udce9.png changed")
     message = ended(failure).fields["error_message"]
     assert message == "caf?.png changed"
     assert message.encode()
@@ -205,4 +205,4 @@ def test_text_that_utf8_can_not_hold_is_replaced():
 
 def test_times_are_kept_to_the_microsecond():
     """What the journal keeps is what the checkpoint can keep."""
-    assert effects.not_sent(KEY, 1_700_000_000.123456789).at == 1_700_000_000.123457
+    assert sending.not_sent(KEY, 1_700_000_000.123456789).at == 1_700_000_000.123457

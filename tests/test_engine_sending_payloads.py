@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from dreamo_batch.engine import effects as payload
-from dreamo_batch.engine.effects import ImageChanged, Payloads
+from dreamo_batch.engine import sending as payload
+from dreamo_batch.engine.sending import ImageChanged, Payloads
 from dreamo_batch.jobs.references import ImageSource
 from tests.fakes import job, picture
 

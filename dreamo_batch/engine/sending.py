@@ -176,7 +176,7 @@ class ProbeAnswer:
     failure: Failure | None = None
 
 
-def sending(
+def started(
     key: Key, at: float, before: Attempt | None, *, seed: int, reserved: str | None, inputs: str | None = None
 ) -> Event:
     """Make the event of a create about to be sent; `before` is the attempt as earlier tries left it."""
@@ -339,7 +339,7 @@ def _waited_s(attempt: Attempt, since: float | None, at: float) -> float | None:
     return round((attempt.waited_s or 0.0) + max(0.0, at - since), 6)
 
 
-class Effects:
+class Sender:
     """Makes one request and returns its answer as a value; safe to share between threads."""
 
     def __init__(self, client: Client, run_dir: directory.RunDirectory) -> None:

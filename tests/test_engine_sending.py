@@ -14,16 +14,16 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreamo_batch.engine.directory import RunDirectory
-from dreamo_batch.engine.effects import (
+from dreamo_batch.engine.pictures import Saved
+from dreamo_batch.engine.schedule import Do
+from dreamo_batch.engine.sending import (
     IMAGE_CHANGED,
     CreateAnswer,
-    Effects,
     PollAnswer,
     ProbeAnswer,
     SaveAnswer,
+    Sender,
 )
-from dreamo_batch.engine.pictures import Saved
-from dreamo_batch.engine.schedule import Do
 from dreamo_batch.errors import RequestMayHaveArrived, RequestNotTaken, RequestRejected
 from dreamo_batch.jobs.references import ImageSource
 from dreamo_batch.service import failures
@@ -67,13 +67,13 @@ class ScriptedClient:
         return self._say("probe")
 
 
-def effects(answer, run_dir) -> Effects:
-    return Effects(ScriptedClient(answer), RunDirectory(run_dir))
+def sender(answer, run_dir) -> Sender:
+    return Sender(ScriptedClient(answer), RunDirectory(run_dir))
 
 
 def test_a_create_gives_the_task_id(tmp_path):
     """One request of the job as it is."""
-    made = effects("t1", tmp_path)
+    made = sender("t1", tmp_path)
     assert made.create(KEY, job(seed=9), boottime()) == CreateAnswer(KEY, "t1")
     ((_, request),) = made._client.asked
     assert (request.seed, request.prompt) == (9, "a cat called a")
@@ -82,13 +82,13 @@ def test_a_create_gives_the_task_id(tmp_path):
 @pytest.mark.parametrize("error", [RequestRejected, RequestNotTaken, RequestMayHaveArrived])
 def test_a_failed_create_is_a_value(tmp_path, error):
     """What the client says of it goes on as it is."""
-    assert effects(error(AWAY), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(KEY, AWAY)
+    assert sender(error(AWAY), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(KEY, AWAY)
 
 
 def test_an_answer_that_broke_behind_the_id_still_names_the_task(tmp_path):
     """An id that was read is an attempt that is known."""
     failure = Failure(FailureKind.MAY_HAVE_ARRIVED, failures.NO_ANSWER, task_id="t1")
-    assert effects(RequestMayHaveArrived(failure), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(
+    assert sender(RequestMayHaveArrived(failure), tmp_path).create(KEY, job(), boottime()) == CreateAnswer(
         KEY, "t1"
     )
 
@@ -133,9 +133,9 @@ def test_a_task_that_an_error_names_is_asked_for_first(tmp_path, monkeypatch, re
     Nor does "not found" within half a minute: the task may be too new for the server that was asked.
     """
     clock = FakeClock()
-    monkeypatch.setattr("dreamo_batch.engine.effects.time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr("dreamo_batch.engine.sending.time", SimpleNamespace(monotonic=clock.monotonic))
     client = ScriptedClient(RequestNotTaken(refused))
-    made = Effects(client, RunDirectory(tmp_path))
+    made = Sender(client, RunDirectory(tmp_path))
     made.is_halted = SimpleNamespace(wait=clock.advance)
     noted = []
     made.note = lambda key, failure: noted.append((key, failure.task_id, len(client.asked))) or True
@@ -153,7 +153,7 @@ def test_a_task_that_an_error_names_is_asked_for_first(tmp_path, monkeypatch, re
 def test_a_call_that_is_halted_or_can_record_nothing_holds_the_id(tmp_path, can_note):
     """The process waits for answers half a minute only, and then would not know the id."""
     client = ScriptedClient(RequestNotTaken(LIMITED))
-    made = Effects(client, RunDirectory(tmp_path))
+    made = Sender(client, RunDirectory(tmp_path))
     client.script = [RequestNotTaken(LIMITED)] * can_note
     made.note = lambda _key, _failure: can_note
     made.is_halted.set()
@@ -165,9 +165,9 @@ def test_a_call_that_is_halted_or_can_record_nothing_holds_the_id(tmp_path, can_
 def test_ids_of_requests_are_not_waited_for_again_and_again(tmp_path, monkeypatch):
     """Once two of a kind of refusal were no tasks; not where one was, or where it isn't clear that it is a refusal."""
     clock, asked = FakeClock(), []
-    monkeypatch.setattr("dreamo_batch.engine.effects.time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr("dreamo_batch.engine.sending.time", SimpleNamespace(monotonic=clock.monotonic))
     client = ScriptedClient(UNKNOWN)
-    made = Effects(client, RunDirectory(tmp_path))
+    made = Sender(client, RunDirectory(tmp_path))
     made.is_halted = SimpleNamespace(wait=clock.advance)
     found = Task("t1", "in_progress")
     script = [(one, None) for one in (NO_CREDIT, REFUSED, BROKEN) for _ in range(3)]
@@ -182,7 +182,7 @@ def test_ids_of_requests_are_not_waited_for_again_and_again(tmp_path, monkeypatc
 def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
     """An exception out of nowhere says nothing of whether the attempt was taken."""
     with caplog.at_level(logging.ERROR):
-        answer = effects(RuntimeError("boom"), tmp_path).create(KEY, job(), boottime())
+        answer = sender(RuntimeError("boom"), tmp_path).create(KEY, job(), boottime())
     assert answer.result.kind is FailureKind.MAY_HAVE_ARRIVED
     assert "failed unexpectedly" in caplog.text
 
@@ -190,7 +190,7 @@ def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), ValueError("null byte")])
 def test_a_request_that_can_not_be_built_is_not_sent(tmp_path, monkeypatch, error):
     """Whatever went wrong before anything was sent, the row fails; nothing is in doubt."""
-    made = effects("t1", tmp_path)
+    made = sender("t1", tmp_path)
     monkeypatch.setattr(made._payloads, "request", lambda _: _raise(error))
     failure = made.create(KEY, job(), boottime()).result
     assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, failures.NOT_BUILT)
@@ -209,7 +209,7 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_reac
     if is_reachable:
         path.write_bytes(b"another")
     image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
-    made = effects("t1", tmp_path)
+    made = sender("t1", tmp_path)
     failure = made.create(KEY, job(image=image), boottime()).result
     assert (failure.kind, failure.error_class, failure.http_status) == (
         FailureKind.PERMANENT,
@@ -223,7 +223,7 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_reac
 def test_a_reference_of_an_impossible_name_sends_nothing(tmp_path):
     """The system refuses a name with a null byte in words of its own."""
     image = ImageSource("file", "a\0b.png", "00", "a\0b.png", "00")
-    made = effects("t1", tmp_path)
+    made = sender("t1", tmp_path)
     assert made.create(KEY, job(image=image), boottime()).result.error_class == failures.NOT_BUILT
     assert made._client.asked == []
 
@@ -232,16 +232,16 @@ def test_a_reference_of_an_impossible_name_sends_nothing(tmp_path):
 def test_a_poll_gives_the_task_or_why_not(tmp_path, do):
     """Asked for its id, whatever for."""
     task = Task("t1", "in_progress")
-    made = effects(task, tmp_path)
+    made = sender(task, tmp_path)
     assert made.fetch(do, KEY, "t1") == PollAnswer(do, KEY, task)
     assert made._client.asked == [("fetch", "t1")]
-    assert effects(RequestNotTaken(AWAY), tmp_path).fetch(do, KEY, "t1") == PollAnswer(do, KEY, AWAY)
+    assert sender(RequestNotTaken(AWAY), tmp_path).fetch(do, KEY, "t1") == PollAnswer(do, KEY, AWAY)
 
 
 def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
     """Under the job's id, with a ceiling on its size."""
     content = picture()
-    made = effects(content, tmp_path)
+    made = sender(content, tmp_path)
     answer = made.save(KEY, ["https://h/a"], name=KEY[0])
     assert answer == SaveAnswer(
         KEY, Saved(f"images/{KEY[0]}.png", hashlib.sha256(content).hexdigest(), len(content), 8, 4)
@@ -273,7 +273,7 @@ class Links:
 def test_every_picture_of_a_task_is_kept(tmp_path):
     """The first under the job's id, further ones under the same with a number, and the row is told where."""
     client = Links(a=[picture()], b=[picture("JPEG")], c=[b"<html>"])
-    answer = Effects(client, RunDirectory(tmp_path)).save(
+    answer = Sender(client, RunDirectory(tmp_path)).save(
         KEY, ["https://h/a", "https://h/b", "https://h/c"], name=KEY[0]
     )
     assert answer.result.path == f"images/{KEY[0]}.png"
@@ -289,14 +289,14 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
     right, wrong = picture(), picture(size=(9, 4))
     client = Links(a=[wrong, right])
     assert (
-        Effects(client, RunDirectory(tmp_path))
+        Sender(client, RunDirectory(tmp_path))
         .save(KEY, ["https://h/a"], name=KEY[0], stated_bytes=len(right))
         .result.warning
         is None
     )
     assert client.asked == ["a", "a"]
     kept = (
-        Effects(Links(a=[wrong]), RunDirectory(tmp_path))
+        Sender(Links(a=[wrong]), RunDirectory(tmp_path))
         .save(KEY, ["https://h/a"], name=KEY[0], stated_bytes=len(wrong) + 1)
         .result
     )
@@ -313,13 +313,13 @@ def test_a_picture_that_has_not_the_size_told_is_fetched_once_more(tmp_path):
 )
 def test_a_picture_that_did_not_come_is_reported(tmp_path, answer, text):
     """A placeholder or a failure leaves nothing on disk and says why."""
-    assert text in effects(answer, tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
+    assert text in sender(answer, tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     assert not (tmp_path / "images").exists()
 
 
 def test_what_came_instead_of_a_picture_does_not_show_the_key(tmp_path):
     """Its beginning is quoted."""
-    told = effects(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
+    told = sender(b"invalid key sk-example-key", tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     assert "invalid key ***" in told
 
 
@@ -340,7 +340,7 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
     exif[ExifTags.Base.UserComment] = b"UNICODE\0" + b"\0\0".join(wide)
     picture.save(made, kind, exif=exif, pnginfo=noted)
     assert b"sk-example-key" in made.getvalue()
-    saved = effects(made.getvalue(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
+    saved = sender(made.getvalue(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0]).result
     with Image.open(tmp_path / saved.path) as opened, Image.open(made) as sent:
         assert opened.convert("RGB").tobytes() == sent.convert("RGB").tobytes()
         texts = dict(getattr(opened, "text", {}))
@@ -354,7 +354,7 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
 
 def test_no_link_is_no_request(tmp_path):
     """A completed task without an address can't be fetched."""
-    made = effects(b"", tmp_path)
+    made = sender(b"", tmp_path)
     assert made.save(KEY, [], name=KEY[0]).result == "the service gave no link to the picture"
     assert made._client.asked == []
 
@@ -363,7 +363,7 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
     """It concerns the whole run, so it is raised and not told of one picture."""
     (tmp_path / "images").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="images"):
-        effects(picture(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0])
+        sender(picture(), tmp_path).save(KEY, ["https://h/a"], name=KEY[0])
 
 
 @pytest.mark.parametrize(
@@ -376,4 +376,4 @@ def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):
 )
 def test_a_probe_tells_whether_anybody_answers(tmp_path, answer, is_reachable):
     """Any answer at all means that the service is there."""
-    assert effects(answer, tmp_path).probe() == ProbeAnswer(is_reachable, answer and answer.failure)
+    assert sender(answer, tmp_path).probe() == ProbeAnswer(is_reachable, answer and answer.failure)
