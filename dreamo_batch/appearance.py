@@ -197,10 +197,7 @@ def can_show_widgets() -> bool:
 
 
 def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:
-    """Return what a notebook displays of an anywidget: the live form beside the static one, or that one alone.
-
-    The metadata of the live form tells Colab where to find the code of widgets.
-    """
+    """Return what a notebook displays of an anywidget: the live form beside the static one, or that one alone."""
     if is_only_run():
         return static
     try:
@@ -213,10 +210,7 @@ def beside_widget(static: dict[str, Any], widget: Callable[[], Any]) -> Any:
 
 
 def is_only_run() -> bool:
-    """Whether a program runs this cell, as nbconvert and papermill do: who sees its output then has no kernel.
-
-    Such a program takes no input, and says so with each cell. Voila takes none either, but shows widgets.
-    """
+    """Whether a program runs this cell, as nbconvert and papermill do: who sees its output then has no kernel."""
     message: dict[str, Any] = getattr(_kernel(), "get_parent", dict)()
     asked = message.get("content", {})
     return asked.get("allow_stdin") is False and "VOILA_REQUEST_URL" not in os.environ

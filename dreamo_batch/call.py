@@ -158,20 +158,17 @@ def _local_gateway() -> Gateway:
 
 @dataclass(frozen=True, slots=True)
 class CallInputs:
-    """What a call is given: the user's columns, what was decided for each row, and the options.
-
-    `chosen` are jobs named for a retry; of those in `numbers`, only if the next attempt would have that number, so that
-    the same call again doesn't submit them once more. With `fetched`, nothing is submitted, and of the pictures that
-    are missing only those of these jobs are fetched. `before` is the budget of the call that this one continues,
-    also if that was stopped: what it had still to submit, this one submits too, for what that left of `max_new_cost`.
-    """
+    """What a call is given: the user's columns, what was decided for each row, and the options."""
 
     user: pd.DataFrame
     prepared: Prepared
     options: RunOptions
-    chosen: frozenset[str] = frozenset()
+    chosen: frozenset[str] = frozenset()  # jobs named for a retry
+    # If set, nothing is submitted, and only these jobs' missing pictures are fetched.
     fetched: frozenset[str] | None = None
+    # The budget of the call that this one continues: it submits the rest for what is left of `max_new_cost`.
     before: Spending | None = None
+    # Chosen jobs are submitted only under these numbers, so that the same call again does nothing.
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -238,11 +235,7 @@ class Call:
         return cls(directory, inputs, entropy, service, listeners=listeners)
 
     def begin(self, on_begin: Callable[[Call], None]) -> None:
-        """Check everything, then replace whatever call is live on the directory.
-
-        Refused or interrupted, it leaves that as it was; `on_begin` is called in the runner's thread, just before the
-        first request.
-        """
+        """Check everything, then replace the live call on the directory, which stays if this one is refused."""
         with ExitStack() as resources:
             self.client = self.service.connect(resources, self.directory)
             try:
@@ -641,10 +634,7 @@ class Quote:
 
 
 def ask_price(client: Client, jobs: Collection[Job], *, is_known: bool = False) -> Quote:
-    """Ask what the largest picture of each model costs; the highest price counts, and only if all are known.
-
-    If `is_known`, earlier attempts show the price, and a 403 stops nothing: it may be only that of the jobs left.
-    """
+    """Ask what the largest picture of each model costs; the highest price counts, and only if all are known."""
     highest = Quote()
     for model in dict.fromkeys(job.model for job in jobs):
         quote = _ask_price_of(client, [job for job in jobs if job.model == model], is_known=is_known)

@@ -74,10 +74,7 @@ def dtypes(columns: Mapping[str, Column]) -> dict[str, str]:
 
 
 def typed(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    """Convert columns to their dtypes, or to those of their descriptions; integers as `integers` does.
-
-    Categories are the fixed ones of the column, in their order, whichever of them the table has.
-    """
+    """Convert columns to their dtypes, or to those of their descriptions; integers as `integers` does."""
     kinds = {name: dtype.dtype if isinstance(dtype, Column) else dtype for name, dtype in wanted.items()}
     converted = {name: integers(table[name]) for name in kinds if kinds[name] == INT}
     converted |= {name: table[name].astype(kinds[name]) for name in kinds.keys() - converted.keys()}

@@ -305,11 +305,10 @@ def _trim_heap() -> None:
 
 
 class _PillowSettings:
-    """Pillow's global switches as this package needs them while any thread decodes; the user's otherwise.
+    """Pillow's global switches as this package needs them while any thread decodes; the user's otherwise."""
 
-    Its log, whose handlers may raise, and its warnings are silent meanwhile, for which one filter is added and removed:
-    threads that restore whole lists of filters would undo each other's.
-    """
+    # For its warnings one filter is added and removed: threads that restore whole lists of filters would undo each
+    # other's.
 
     _FILTER: Final = ("ignore", None, Warning, re.compile(r"PIL\.|dreamo_batch\."), 0)
     _VALUES: Final = (False, PIXELS_MAX // 2)  # Pillow raises from twice its limit

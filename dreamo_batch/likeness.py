@@ -75,15 +75,12 @@ class Distances(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The features of a picture to compare: its hash, a 16 x 16 thumbnail in L*a*b*, and the features for scores.
+    """The features of a picture to compare."""
 
-    Those are the sorted levels of L*, a* and b* (3 x 128), and the histogram of edges (128).
-    """
-
-    bits: int
-    lab: NDArray[np.float32]
-    levels: NDArray[np.float32]
-    edges: NDArray[np.float32]
+    bits: int  # a hash
+    lab: NDArray[np.float32]  # a 16 x 16 thumbnail in L*a*b*
+    levels: NDArray[np.float32]  # the sorted levels of L*, a* and b*, 3 x 128
+    edges: NDArray[np.float32]  # the histogram of edges, 128
 
     @classmethod
     def of(cls, picture: Image.Image) -> Fingerprint:
@@ -167,21 +164,17 @@ def distance(one: int, other: int) -> int:
 
 
 def colour_likeness(one: Fingerprint, other: Fingerprint) -> float:
-    """Score from 0 to 1 how similar the colours and their amounts are, wherever they are.
-
-    The levels of L*, a* and b* are sorted, averaged in 128 steps and compared (the Wasserstein distance of each); the
-    length of the three, in units of Delta E, fades as exp(-distance / 25).
-    """
+    """Score from 0 to 1 how similar the colours and their amounts are, wherever they are."""
+    # The Wasserstein distance of each channel's levels; the length of the three, in units of Delta E, fades as
+    # exp(-distance / 25).
     distances = np.abs(one.levels - other.levels).mean(axis=1)
     return math.exp(-float(np.linalg.norm(distances) / _FADE))
 
 
 def shape_likeness(one: Fingerprint, other: Fingerprint) -> float:
-    """Score from 0 to 1 how similar the position and direction of edges are, whatever the colours.
-
-    A histogram of 8 directions of the edges of L*, weighted by their strength, in each of 4 x 4 parts; the cosine of
-    the two (as in histograms of oriented gradients, Dalal and Triggs, 2005). Proportions are ignored.
-    """
+    """Score from 0 to 1 how similar the position and direction of edges are, whatever the colours."""
+    # The cosine of two histograms of oriented gradients (Dalal and Triggs, 2005): 8 directions of the edges of L*,
+    # weighted by their strength, in each of 4 x 4 parts. Proportions are ignored.
     lengths = float(np.linalg.norm(one.edges)), float(np.linalg.norm(other.edges))
     if not all(lengths):
         return float(not any(lengths))

@@ -160,11 +160,7 @@ def each(
     is_portable: bool = False,
     n_batch: int | None = None,
 ) -> Iterator[tuple[Item, Any]]:
-    """Do something with each item, several at once as `working` says, and yield the results in order.
-
-    What is portable, which means that `do`, items and results can be pickled, is done by the cluster, if there is one.
-    With `n_batch`, it takes so many items at once, and returns as many results.
-    """
+    """Do something with each item, or each `n_batch` of them, several at once, and yield the results in order."""
     if not items:
         return
     cluster = _cluster.get() if is_portable else None
@@ -233,11 +229,7 @@ _unpickled: Final = functools.lru_cache(maxsize=4)(pickle.loads)
 
 
 def _in_chunks(cluster: Cluster, chunks: list[Sequence[Any]], work: Callable[..., Any]) -> Iterator[Any]:
-    """Work on each chunk on the cluster, and yield what becomes of each in order; both must be picklable.
-
-    A task may run more than once, wherever it likes. Of a local pool whose process was killed, what was not done is
-    done again.
-    """
+    """Work on each chunk on the cluster, maybe more than once, and yield what becomes of each in order; picklable."""
     left, n_lost = chunks, 0
     while left:
         try:

@@ -79,22 +79,17 @@ def beat_s(run_dir: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """What a worker needs to know; it may be done any number of times, and buys nothing that was bought.
-
-    `pulse_id` distinguishes this worker's reports from another's of the same shard. `table` holds the shard's rows, as
-    `_table_of` packs them. `chosen` are the jobs to submit although they have failed or are ambiguous, each with the
-    number that this attempt would have. `service` has no key of the user's.
-    """
+    """What a worker needs to know; it may be done any number of times, and buys nothing that was bought."""
 
     run_dir: str
     name: str
     call_id: str
-    pulse_id: str
-    table: bytes = field(repr=False)
+    pulse_id: str  # tells this worker's reports from another's of the same shard
+    table: bytes = field(repr=False)  # the shard's rows, from `_table_of`
     entropy: str
     options: RunOptions
-    service: Service
-    chosen: Mapping[str, int]
+    service: Service  # without the user's key
+    chosen: Mapping[str, int]  # jobs to submit again, only under these numbers
     fetched: frozenset[str] | None = None
 
 
@@ -300,12 +295,12 @@ def over_shards(call: Call, cluster: Cluster = None) -> Call:
 
 @dataclass
 class _WorkerShards:
-    """Shards that a worker has. Its reports are read once a beat, so no time counts while this process is suspended."""
+    """Shards that a worker has."""
 
     names: list[str]
     pulse_id: str
     last: Pulse | None = None
-    silent_s: float = 0.0
+    silent_s: float = 0.0  # counted in beats, so none passes while this process is suspended
     unheard_s: float = 0.0
 
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGE = Path(__file__).parent.parent / "dreamo_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 N_MODULES = 90
 N_CODE_LINES = 25_506
-N_LINES = 37_754
+N_LINES = 37_513
+# What users read about: what the reference documents, the methods of a table, and what an engine of their own has.
+REFERENCE = "".join(
+    page.read_text("utf-8") for page in (PACKAGE.parent / "docs" / "reference" / "api").glob("*.md")
+)
+SHOWN = {"Dreamo", "Engine", *re.findall(r"^::: [\w.]*\.(\w+)", REFERENCE, re.MULTILINE)}
 # Tests of no single module: the command line, whole runs, state machines, and what stands around the package.
 OVER_MODULES = {
     "cli",
@@ -103,6 +113,30 @@ def test_test_files_are_named_after_the_module_they_test():
     homes = {name.removeprefix(f"{PACKAGE.name}.").replace(".", "_") for name in modules} | OVER_MODULES
     tests = [path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")]
     assert [name for name in tests if not any(f"{name}_".startswith(f"{home}_") for home in homes)] == []
+
+
+def definitions(node: ast.AST, *, is_shown: bool) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Find the functions and classes that only their own developers read about."""
+    for child in ast.iter_child_nodes(node):
+        is_inner = is_shown
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            decorators = map(ast.unparse, child.decorator_list)
+            is_command = any(re.match(r"command\(|click\.group\(", decorator) for decorator in decorators)
+            is_inner = is_command or child.name in SHOWN or (is_shown and not child.name.startswith("_"))
+            if not is_inner:
+                yield child
+        yield from definitions(child, is_shown=is_inner)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_internal_docstrings_have_one_sentence(path):
+    """Users read the public ones, which are complete; for a developer, more than a sentence belongs in the code."""
+    is_shown = f"::: {name_of(path)}\n" in REFERENCE
+    ends = re.compile(r"[.!?](?:\s|$)")
+    docstrings = {
+        one.name: ast.get_docstring(one) or "" for one in definitions(parsed(path), is_shown=is_shown)
+    }
+    assert [name for name, text in docstrings.items() if len(ends.findall(text)) > 1] == []
 
 
 def test_class_names_are_unique():

@@ -38,15 +38,12 @@ _DATE: Final = "%Y-%m-%d %H:%M:%S%z"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A command that works on a run directory, as its file there says; it keeps that file locked until it ends.
-
-    The file of a command that was killed is unlocked, and so is one in a copy. `until` is what the command waits for.
-    """
+    """A command that works on a run directory and keeps its file there locked until it ends."""
 
     path: Path
     pid: int
     host: str
-    until: str
+    until: str  # what it waits for
 
     def __str__(self) -> str:
         return f"Process {self.pid}"
@@ -203,11 +200,7 @@ def _why_not(directory: RunDirectory, process: Process | None) -> str:
 
 
 def detach(run_dir: str, words: Sequence[str], given: Mapping[str, Any]) -> tuple[int, Path, int | None]:
-    """Start a process that continues a command, and wait until it has checked everything.
-
-    Returns its number, its log, and its exit code if it has ended already. It has its own session and ignores
-    SIGHUP, so that it outlives the shell. What it is given goes through a pipe, where no list of processes shows it.
-    """
+    """Start a process that continues a command; return its number, log and exit code once it has checked all."""
     directory = _directory(run_dir)
     if working_on(run_dir) is not None:
         raise _taken(run_dir)

@@ -496,11 +496,8 @@ def _jpeg(picture: Image.Image | None) -> str:
 def draw_pairs(
     jobs: Sequence[str], groups: Sequence[int], strata: Sequence[int], references: Sequence[Any], n_pairs: int
 ) -> list[Pair]:
-    """Choose pairs of different groups within the same stratum, the same for the same pictures.
-
-    Where two groups share references, only pictures of the same ones are paired; those without (None) aren't. Pairs of
-    groups, and single pictures, come up about equally often, and each group about as often left as right.
-    """
+    """Choose pairs of different groups within the same stratum, the same for the same pictures."""
+    # Pairs of groups, and single pictures, come up about equally often, each group about as often left as right.
     of_strata: dict[int, list[int]] = {}
     for place in _few_of_each(jobs, groups, strata):
         if references[place] is not None:
@@ -513,7 +510,7 @@ def draw_pairs(
             if groups[one] != groups[other]:
                 key = min(groups[one], groups[other]), max(groups[one], groups[other])
                 possible.setdefault(key, []).append((_hashed(*sorted((jobs[one], jobs[other]))), one, other))
-    for key, found in possible.items():
+    for key, found in possible.items():  # of groups that share references, only pictures of the same one
         possible[key] = [pair for pair in found if references[pair[1]] == references[pair[2]]] or found
     order = sorted(possible, key=lambda key: min(possible[key])[0])
     # How often each pair of groups and each group came up; only the next is recounted, as there may be 100,000.
@@ -557,11 +554,8 @@ def _hashed(*words: str) -> bytes:
 
 
 def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit Bradley-Terry strengths to a matrix of wins (row over column; ties count half for both), with their errors.
-
-    The mode under a normal prior of standard deviation 2 (log-odds), found by Newton's method; errors are those of the
-    normal approximation there. Strengths are centred on their mean and rounded: equal ones are equal, 0 is unsigned.
-    """
+    """Fit Bradley-Terry strengths, and their errors, to a matrix of wins: row over column, ties half for both."""
+    # The mode under a normal prior, found by Newton's method, and the errors of the normal approximation there.
     n = len(wins)
     theta, identity = np.zeros(n), np.eye(n)
     centre = identity - 1 / n if n else identity
@@ -576,6 +570,7 @@ def strengths(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if np.abs(step).max(initial=0.0) < _TOLERANCE:
             break
     covariance = centre @ np.linalg.inv(hessian) @ centre.T
+    # Rounded so that equal strengths are equal, and plus 0.0 so that 0 has no sign.
     return (centre @ theta).round(9) + 0.0, np.sqrt(np.clip(np.diag(covariance), 0, None))
 
 

@@ -309,13 +309,9 @@ def lay_out(
     *,
     is_spread: bool = False,
 ) -> Grid:
-    """Lay results out as a grid; ``...`` chooses the columns of an axis.
-
-    Prompts run down and seeds across. Other inputs that vary under the same prompt and seed (picture, size,
-    rephraser, replicate, run directory) join them, and so does any other column that tells apart rows which would
-    otherwise share a cell, unless that leaves mostly gaps. Seeds that would leave mostly gaps are counted instead, or
-    run down if that leaves gaps as well. With `is_spread`, jobs that would share a cell are counted across.
-    """
+    """Lay results out as a grid; ``...`` chooses the columns of an axis."""
+    # Prompts run down and seeds across, or are counted where they would leave gaps. Whatever else tells rows of a cell
+    # apart joins them; with `is_spread`, rows that still share a cell are counted across.
     check_results(results, columns.STATUS)
     names = _choose_axes(results, rows, across)
     down, along = _read_axes(results, *names)
@@ -371,14 +367,11 @@ def _shows_seed(results: pd.DataFrame, on_axes: Sequence[Any]) -> list[bool]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AxisColumn:
-    """The values of one column: a code for each row, a label for each code; codes sort as values do.
-
-    Bare values are numbers and truth values, which mean nothing without the column's name.
-    """
+    """The values of one column: a code for each row, a label for each code; codes sort as values do."""
 
     codes: NDArray[np.intp]
     labels: Sequence[str]
-    is_bare: bool = False
+    is_bare: bool = False  # numbers and truth values, which mean nothing without the column's name
 
 
 def _read_axes(

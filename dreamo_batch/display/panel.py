@@ -299,11 +299,7 @@ class Panel:
             self._outputs.append(output)
 
     def bundle(self, **_: Any) -> dict[str, Any]:
-        """Return the widget together with the static form of the same moment.
-
-        The static form is returned alone where nobody can click: in a notebook that is only run, and once a run is
-        over. A notebook that is opened again without its kernel shows it, where it would not show the widget.
-        """
+        """Return the widget together with the static form of the same moment, or that alone where nobody can click."""
         status, is_ours = self.batch.status, self.batch.can_control
         controls = view_of(status, can_control=is_ours).controls
         bundle = static_bundle(status, is_ours=is_ours)

@@ -80,11 +80,7 @@ class LineProgress(LoggedProgress):
 
 
 class Bar:
-    """A tqdm bar of rows, with money spent and failures; on a terminal or as a notebook widget.
-
-    Lines go to standard error; in a notebook to standard output, since it shows the other in red, as if all had
-    gone wrong. Rows settled by earlier calls are its starting point, so that the time left is that of the rest.
-    """
+    """A tqdm bar of rows, with money spent and failures; on a terminal or as a notebook widget."""
 
     def __init__(
         self,

@@ -234,14 +234,11 @@ def advance(attempt: Attempt, event: Event) -> Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What may be spent in a run directory, in USD as exact decimal text; None where there is no limit.
-
-    `cap` is its own cap, `slice` its slice of a cap that it shares with others, and `budget` where that is kept.
-    """
+    """What may be spent in a run directory, in USD as exact decimal text; None where there is no limit."""
 
     cap: str | None = None
-    slice: str | None = None
-    budget: str | None = None
+    slice: str | None = None  # of a cap shared with other directories
+    budget: str | None = None  # where that cap is kept
 
 
 NO_TERMS: Final = Terms()
@@ -252,16 +249,12 @@ KIND: Final = (columns.STAGE, columns.COST, columns.RESERVED, columns.MAY_HAVE_B
 
 
 class State:
-    """All attempts of a run directory, by job, in the order they were made, and the terms that limit them.
-
-    `stored` are attempts as a table holds them, none of them open; `changed` are the jobs whose attempts are newer, or
-    open.
-    """
+    """All attempts of a run directory, by job, in the order they were made, and the terms that limit them."""
 
     def __init__(self, attempts: Iterable[Attempt] = (), terms: Terms = NO_TERMS) -> None:
         self.terms = terms
-        self.stored = _NOTHING_STORED
-        self.changed: dict[str, tuple[Attempt, ...]] = {}
+        self.stored = _NOTHING_STORED  # as a table; none is open
+        self.changed: dict[str, tuple[Attempt, ...]] = {}  # of jobs with newer or open attempts
         for attempt in attempts:
             self.put(attempt)
 
@@ -364,23 +357,17 @@ class State:
 
 
 def deciding(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    """Return the attempt that decides its job's state: the latest of those that weigh most.
-
-    So a later attempt never hides a picture, or an attempt under way; what may have been billed stays in doubt
-    whatever became of a resend; and an attempt that was not sent counts only if there is no other.
-    """
+    """Return the attempt that decides its job's state: the latest of those that weigh most."""
+    # So a later attempt hides no picture and no attempt under way, and what may have been billed stays in doubt.
     if len(attempts) == 1:
         return attempts[0]
     return max(reversed(attempts), key=lambda attempt: WEIGHTS[attempt.stage], default=None)
 
 
 def next_number(attempts: tuple[Attempt, ...]) -> int:
-    """Return the number the next create of a job is sent under; one that never became an attempt is used again.
-
-    Not after the user settled a doubt: a run that has lost its directory may still take the create for ambiguous, and
-    only an attempt in the ledger shows that it was not accepted.
-    """
+    """Return the number the next create of a job is sent under; one that never became an attempt is used again."""
     last = attempts[-1] if attempts and attempts[-1].stage in _SENDABLE else None
+    # A run that lost its directory may still take that create for ambiguous: only an attempt shows that it failed.
     is_answered_doubt = last and last.stage is Stage.UNSENT and last.may_have_been_billed is False
     return len(attempts) + 1 if last is None or is_answered_doubt else last.attempt
 
@@ -746,10 +733,7 @@ _IS_RESET: Final = {
 def fold_lines(
     texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str]
 ) -> tuple[pa.Table, list[bytes]]:
-    """Fold the lines of the jobs that can be folded by column; return their attempts, and the lines of the others.
-
-    Jobs that are known, or have strays, are among the others.
-    """
+    """Fold the lines of new jobs without strays by column; return their attempts, and the lines of the others."""
     lines = _parsed(texts)
     if lines is None:
         return _NO_ROWS, list(_each(texts))

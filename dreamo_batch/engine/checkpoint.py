@@ -47,21 +47,17 @@ _GROUP: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """The metadata of a checkpoint.
-
-    `covers` is the number of the last journal folded into it, and `checksum` that of its last line; `is_followed` says
-    that the next journal was already open, so that its absence is a loss. `place` is the identity of the directory.
-    """
+    """The metadata of a checkpoint."""
 
     schema: int
-    covers: int
+    covers: int  # the number of the last journal folded into it
     generation: int
     entropy: str
     service: str
-    is_followed: bool = False
+    is_followed: bool = False  # the next journal was already open, so its absence is a loss
     terms: Terms = NO_TERMS
-    place: str = ""
-    checksum: int | None = None
+    place: str = ""  # the identity of the directory
+    checksum: int | None = None  # of the last journal's last line
 
 
 def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> None:
@@ -310,10 +306,7 @@ def _split(frame: pd.DataFrame, path: Path, needed: Sequence[str]) -> tuple[pd.D
 
 
 def known_images(path: Path) -> dict[str, ImageSource]:
-    """Return the reference pictures of the last call's table by absolute path or canonical URL.
-
-    A file that was deleted since, or an expired link, matters only for jobs that were never submitted.
-    """
+    """Return the reference pictures of the last call's table by absolute path or canonical URL."""
     fields = (*IMAGE, columns.IMAGES_FURTHER)
     names = [columns.STORED_PREFIX + name for name in fields]
     try:

@@ -77,23 +77,18 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The work of one call: the jobs of its table, and what the plan decided for them.
-
-    `weights` counts the rows of each job, `n_invalid` the rows without one. `to_submit` are new attempts, `to_poll`
-    open tasks, `to_save` pictures to download (True: ask for a fresh link first). Without `may_submit`, nothing is
-    ever submitted. `describe` returns what the ledger keeps of a job's row, as JSON.
-    """
+    """The work of one call: the jobs of its table, and what the plan decided for them."""
 
     jobs: Mapping[str, Job]
-    weights: Mapping[str, int]
-    n_invalid: int
+    weights: Mapping[str, int]  # rows of each job
+    n_invalid: int  # rows without a job
     to_submit: Sequence[Key]
     to_poll: Sequence[Key]
-    to_save: Sequence[tuple[Key, bool]]
+    to_save: Sequence[tuple[Key, bool]]  # True: ask for a fresh link first
     max_attempts: int
     should_download: bool
     may_submit: bool
-    describe: Callable[[Job], str | None] = lambda _job: None
+    describe: Callable[[Job], str | None] = lambda _job: None  # what the ledger keeps of a row, as JSON
 
 
 class Coordinator:
@@ -304,10 +299,7 @@ class Coordinator:
             )
 
     def settle(self, event: Event, failure: Failure | None = None) -> None:
-        """Apply what was found out about an ambiguous attempt: poll its task, or submit it.
-
-        Where a failed create names a task, the `failure` of an account stops the call before that is asked for.
-        """
+        """Apply what was found out about an ambiguous attempt: poll its task, or submit it."""
         attempt, now, wall = self.record(event), self._clock.monotonic(), self._clock.wall()
         key = (attempt.job_id, attempt.attempt)
         if attempt.stage is Stage.ACCEPTED:
@@ -332,10 +324,7 @@ class Coordinator:
         return not self.schedule.is_done()
 
     def submit_again(self, keys: Iterable[Key], *, after: Stage = Stage.UNSENT) -> None:
-        """Queue creates that turned out not to have been sent, or failed at no cost, if this call is about their jobs.
-
-        Not those that are queued already, or of which another attempt may still come to something.
-        """
+        """Queue creates that were not sent after all, or failed at no cost, unless another may still succeed."""
         for job_id, _ in keys if self.assignment.may_submit else ():
             state = self.ledger.state
             number, latest = next_number(state.of(job_id)), state.deciding(job_id)

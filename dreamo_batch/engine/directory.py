@@ -59,11 +59,7 @@ _file_lock: Final = partial(filelock.FileLock, thread_local=False, fallback_to_s
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `run.json`: the run, its service and how the last call went; never the key.
-
-    A directory of shards says how many there are, and the cap over all of them, in USD as exact decimal text, or the
-    budget that they belong to.
-    """
+    """The content of `run.json`: the run, its service and how the last call went; never the key."""
 
     service: str
     entropy: str
@@ -75,8 +71,8 @@ class Manifest:
     sample: dict[str, Any] = field(default_factory=dict)
     reconciliation: dict[str, Any] = field(default_factory=dict)
     n_shards: int = 0
-    cap: str | None = None
-    budget: str | None = None
+    cap: str | None = None  # over all shards, in USD as exact decimal text
+    budget: str | None = None  # that all shards belong to
 
 
 _TYPES: Final = {

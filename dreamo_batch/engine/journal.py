@@ -110,35 +110,27 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """First line of a journal: its run, its service and its number.
-
-    `follows` is the last checksum of the journal before, None if there is none. `place` is the identity of the
-    directory, and `file` that of the journal itself, which expose a copy.
-    """
+    """First line of a journal: its run, its service and its number."""
 
     schema: int
     number: int
     generation: int
     entropy: str
     service: str
-    follows: int | None = None
-    place: str = ""
+    follows: int | None = None  # the last checksum of the journal before
+    place: str = ""  # the identities of directory and file, which expose a copy
     file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The content of a journal file: `n_bytes` of whole lines and `n_torn_bytes` of a half-written line.
-
-    `texts` are the lines of its events, `terms` those that it sets, by name. `checksum` is that of the last whole line;
-    the next journal repeats it.
-    """
+    """The content of a journal file."""
 
     header: Header | None
-    texts: tuple[memoryview, ...]
-    n_torn_bytes: int
-    checksum: int
-    n_bytes: int
+    texts: tuple[memoryview, ...]  # the lines of its events
+    n_torn_bytes: int  # of a half-written line at the end
+    checksum: int  # of the last whole line; the next journal repeats it
+    n_bytes: int  # of whole lines
     terms: dict[str, str | None]
 
 
@@ -181,7 +173,7 @@ def is_copied(folder: Path) -> bool:
 
 
 class Journal:
-    """An open journal file. `append` buffers, `commit` makes what was appended durable."""
+    """An open journal file: `append` buffers, and `commit` makes what was appended durable."""
 
     def __init__(
         self, folder: Path, header: Header, ship: Callable[[int, bytes], object] | None = None
@@ -349,13 +341,10 @@ def _create(attempt: Attempt) -> _Create:
 
 
 class Strays:
-    """The file for attempts that a run can no longer write to its journal; created when first needed.
-
-    If it is deleted, it is written again. `path` is where it was written last: in the run directory (the name alone if
-    that was moved), in the folder that replaced it, or beside that.
-    """
+    """The file for attempts that a run can no longer write to its journal; created when first needed."""
 
     def __init__(self, folder: Path, folder_fd: int | None, service: str, entropy: str) -> None:
+        # Where it was written last: in the run directory, in the folder that replaced it, or beside that.
         self.path: Path | None = None
         self._folder = folder
         self._folder_fd = folder_fd

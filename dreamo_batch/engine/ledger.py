@@ -61,21 +61,16 @@ _READ_TRIES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The content of a ledger's files.
-
-    `state` is folded from `snapshot`, the lines of the journals' events (`texts`) and `terms`. `covers` is the last
-    journal in the snapshot, `meta` the newest metadata, `checksum` that of the last journal's last line, `damaged` the
-    unreadable checkpoints, `warnings` what was dropped, and `strays` the files of attempts beside the journals.
-    """
+    """The content of a ledger's files."""
 
     snapshot: pa.Table | None
-    texts: tuple[memoryview, ...]
-    meta: checkpoint.Meta | None
-    covers: int
+    texts: tuple[memoryview, ...]  # the lines of the events since the snapshot
+    meta: checkpoint.Meta | None  # of the newest checkpoint
+    covers: int  # the last journal in the snapshot
     last_number: int
-    checksum: int | None
-    damaged: tuple[str, ...]
-    warnings: tuple[str, ...]
+    checksum: int | None  # of the last journal's last line
+    damaged: tuple[str, ...]  # unreadable checkpoints
+    warnings: tuple[str, ...]  # about what was dropped
     terms: Terms
     strays: tuple[Stray, ...]
 
@@ -218,13 +213,9 @@ def _refuse_gaps(
 
 
 def _texts_before(follows: int, number: int, folder: Path) -> tuple[memoryview, ...]:
-    """Read a journal again, up to the line that the next journal follows.
-
-    What a writer without its lock wrote after the next writer had read the journal is in its strays. Raises if the
-    journal ends before.
-    """
+    """Read a journal again, up to the line that the next journal follows."""
     before, path = journal.path_of(folder, number - 1), journal.path_of(folder, number)
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # what a writer without its lock wrote later is in its strays
         contents = journal.read(before, follows)
         if contents.checksum == follows:
             return contents.texts

@@ -52,19 +52,11 @@ POLLS_PER_S: Final = 200.0  # polls of unfinished tasks; a poll that finds the e
 
 
 class PollTimes:
-    """When to poll a task next, learned from the latencies of the last 128 tasks.
+    """When to poll a task next, learned from the latencies of the last 128 tasks."""
 
-    Latencies of such services are close to log-normal, so a log-normal is fitted to what was seen. A task is
-    first asked for when it may be done (1.6 standard deviations before the median of the logarithms), then at
-    intervals that weigh the delay of seeing its end late against the cost of asking: with ``h`` the rate at
-    which tasks of its age end, asking every ``sqrt(2 * c / h)`` is best, where one poll is worth the delay
-    ``c``. Until two latencies were seen, intervals grow with the task's age from 0.2 s up to what the vendor's
-    own client uses.
-
-    Where nothing waits for a place, only the end of the last task counts: tasks are first asked for later, and less
-    often, by an ``ease`` from 0 to 1. Services may say how much of a task is done; where that predicted the ends of
-    recent tasks, the next poll comes when this one should end.
-    """
+    # Latencies of such services are close to log-normal, so a log-normal is fitted to what was seen. With `h` the rate
+    # at which tasks of an age end, and `c` the delay that one poll is worth, polling every sqrt(2 * c / h) is best.
+    # Where nothing waits for a place, only the last task's end counts: polls are fewer, by an `ease` from 0 to 1.
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
@@ -91,15 +83,12 @@ class PollTimes:
         predicted_s: float | None = None,
         open_s: Sequence[float] = (),
     ) -> None:
-        """Note the age at which a task was seen finished, and the last at which it wasn't; of open tasks, the latter.
-
-        Its end lies between the two. One that was done when first asked for may have been done long before, so
-        that it counts as clearly shorter: otherwise tasks would never be asked for sooner than they once were.
-        """
+        """Note the age at which a task was seen finished, and the last at which it wasn't; of open ones, the latter."""
         if predicted_s is not None:
             self._were_predicted.append(
                 unfinished_s * (1 - _PREDICTED_WITHIN) < predicted_s < seen_s * (1 + _PREDICTED_WITHIN)
             )
+        # One done when first polled may have ended long before: it counts as shorter, so that others are polled sooner.
         latency_s = (unfinished_s + seen_s) / 2 if unfinished_s else seen_s * _SEEN_AT_ONCE
         logarithm = math.log(max(latency_s, _LATENCY_MIN_S))
         self._logarithms.append(logarithm)
@@ -157,12 +146,9 @@ class PollTimes:
 
 
 def _guessed(seen: Collection[float], still_open: Collection[float]) -> tuple[float, float]:
-    """Guess mean and deviation of logarithms from the few that were seen, and those that are at least so large.
-
-    The likeliest are found by replacing what is open by what to expect of it. The usual deviation counts as well.
-    """
+    """Guess mean and deviation of logarithms from the few that were seen, and those that are at least so large."""
     n, mean, deviation = len(seen) + len(still_open), sum(seen) / len(seen), _DEVIATION_USUAL
-    for _ in range(_GUESS_STEPS):
+    for _ in range(_GUESS_STEPS):  # expectation maximisation: what is open counts as what to expect of it
         z = [(logarithm - mean) / deviation for logarithm in still_open]
         ahead = [hazard(math.exp(x), mean, deviation) * math.exp(x) * deviation for x in still_open]
         squares = sum((logarithm - mean) ** 2 for logarithm in seen)
@@ -218,11 +204,10 @@ class TokenBucket:
 
 
 class Window:
-    """How many tasks may be at the service: the user's limit, reduced by refusals.
+    """How many tasks may be at the service: the user's limit, reduced by refusals."""
 
-    After a 429 the window closes to what is in flight. More tasks are tried at once, one by one, and later after a
-    number of accepted creates that doubles with each refusal, or ten minutes: a fixed cap is tested ever more rarely.
-    """
+    # More tasks than before a 429 are tried one by one, after a number of accepted creates that doubles with each
+    # refusal, or after ten minutes: a fixed cap is tested ever more rarely.
 
     _HOLD_FIRST: Final = 20
     _HOLD_MAX: Final = 2000
@@ -321,12 +306,11 @@ _ENOUGH_ON_TRIAL: Final = 2
 
 
 class Pace:
-    """The rate of all requests: unlimited until some are refused as too fast, then learned.
+    """The rate of all requests: unlimited until some are refused as too fast, then learned."""
 
-    Refused, it falls to a little less than what was answered in the last ten seconds. It rises again by a step after
-    a number of requests that had to wait for it, at first of half a minute at most: steps double while they succeed,
-    and the number doubles each time they are refused, so that a service with a fixed rate is tried ever more rarely.
-    """
+    # Refused, it falls to a little less than what was answered in the last ten seconds. It rises by steps that double
+    # while they succeed, each after a number of delayed requests that doubles with each refusal: a fixed rate is tested
+    # ever more rarely.
 
     _OVER_S: Final = 10.0
     _KEPT: Final = 5000
@@ -422,12 +406,11 @@ class _Trial:
 
 
 class Quota:
-    """Follows requests, acceptances and refusals, and decides whether more may be sent.
+    """Follows requests, acceptances and refusals, and decides whether more may be sent."""
 
-    A refused create is sent again at once and alone, unless the service asks to wait: it may refuse at random. Several
-    refusals in a row mean too many tasks, or, if polls are refused too, more tasks turn out to be accepted or none is
-    open, too many requests. A rate without bursts looks like a cap, so a refused trial is made again, at a distance.
-    """
+    # A single refusal may be random, so the create is sent again alone. Several in a row mean too many tasks; or too
+    # many requests, if polls are refused, too, more tasks turn out to be accepted, or none is open. A rate without
+    # bursts looks like a cap, so a refused trial is made again, at a distance.
 
     def __init__(self, source: random.Random, *, n_most: int) -> None:
         self.window = Window(n_most)

@@ -81,10 +81,7 @@ def save(content: bytes, name: str, run_dir: Path, folder: str = "images") -> Sa
 
 
 def share_with_gateway(run_dir: Path, path: str, url: str) -> None:
-    """Make the local gateway's copy of a saved picture a hard link to it, if the gateway's state is in the directory.
-
-    Its link names the copy; a file whose bytes aren't those of the picture is left alone.
-    """
+    """Replace the local gateway's copy of a saved picture by a hard link, if its state is in the directory."""
     saved, copy = run_dir / path, run_dir / GATEWAY / "pictures" / PurePosixPath(urlsplit(url).path).name
     link = copy.with_name(f".link-{threading.get_native_id()}")
     try:

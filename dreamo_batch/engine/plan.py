@@ -82,10 +82,7 @@ def assignment(
     *,
     fetched: Collection[str] | None = None,
 ) -> Assignment:
-    """Turn the plan into what a runner is to do; with `fetched`, only what costs nothing.
-
-    That is open tasks, also of jobs outside the table, and missing pictures of the jobs in `fetched`.
-    """
+    """Turn the plan into what a runner is to do; with `fetched`, only polls, and saving those jobs' pictures."""
     to_submit: list[Key] = []
     refused: list[Key] = []  # they come last
     to_poll: list[Key] = []

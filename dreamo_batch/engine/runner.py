@@ -204,10 +204,7 @@ class Runner:
         self.mailbox.put(partial(self._halt, coordinator))
 
     def ask(self, do: Callable[[Runner], Any], timeout_s: float | None = None) -> Future[Any]:
-        """Call a function in the runner's thread, between two events, and wait for its result.
-
-        If the caller is interrupted meanwhile, the question is either withdrawn or answered to the end without them.
-        """
+        """Call a function in the runner's thread, between two events, and wait for its result."""
         self.refuse_own_thread()
         return self._ask(do, timeout_s)
 
@@ -258,11 +255,7 @@ class Runner:
         on_close: Callable[[], None],
         on_end: Callable[[BaseException | None], None] = lambda _error: None,
     ) -> None:
-        """Start a call in place of the current one; creates already sent are still awaited.
-
-        `on_close` is called once the ledger is closed, before the directory is unlocked; `on_end` after that, with
-        what went wrong in the runner.
-        """
+        """Start a call in place of the current one; creates already sent are still awaited."""
         self.workers = self.workers or Workers(coordinator.schedule.limits.n_workers, self.mailbox)
         self._writer = self._writer or Workers(1, self.mailbox)
         coordinator.sender.note, coordinator.sender.taken = self._note, self._taken
@@ -271,6 +264,7 @@ class Runner:
             recorded = [action.key for _, action, _ in self._recorded]
             self._take_back(coordinator)  # the new coordinator, whose plan assumes that they are on the wire
             coordinator.submit_again(recorded)
+        # `on_close` runs before the directory is unlocked, `on_end` after.
         self.coordinator, self._on_close, self._on_end = coordinator, on_close, on_end
         self.is_resting.clear()
 
@@ -465,10 +459,7 @@ _lock: Final = threading.Lock()
 
 
 def ask(directory: RunDirectory, do: Callable[[Runner], T], timeout_s: float = PATIENCE_S) -> T:
-    """Call a function in the thread that works on a directory, and start the thread if there is none.
-
-    It is done whole, or not at all. Where it leads to no call, the directory is closed again before this returns.
-    """
+    """Call a function in the thread that works on a directory, whole or not at all; without one, start it."""
     if directory.replica is not None and live(directory.path) is None:
         directory.replica.wait_until_free()
     until = time.monotonic() + timeout_s

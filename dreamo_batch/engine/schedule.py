@@ -492,13 +492,11 @@ class Schedule:
 
 
 class Refusals:
-    """Follows the creates that were refused with 403 since the last one was accepted.
+    """Follows the creates that were refused with 403 since the last one was accepted."""
 
-    A firewall blocks a prompt or a picture, so a refused row says little about rows unlike it. While in doubt, one
-    create at a time is sent, of the row most unlike the refused ones, and of those the last, since neighbours are
-    often alike; if that one is refused, too, the account is. A row is to blame itself if it is refused again after
-    others were accepted, or if nothing but rows refused by an earlier call is left of a table with bought rows.
-    """
+    # A firewall blocks a prompt or a picture, so a refused row says little about rows unlike it. While in doubt, one
+    # create at a time is sent, of the row most unlike the refused ones; if that is refused, too, the account is. A row
+    # is to blame itself if it is refused again after others were accepted, or if only rows refused before are left.
 
     def __init__(
         self, jobs: Mapping[str, Job], earlier: Mapping[str, bool] | None = None, *, has_bought: bool = False

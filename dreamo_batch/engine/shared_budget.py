@@ -447,16 +447,13 @@ def _headline(place: str, slices: Slices) -> Headline:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a ledger was granted of the cap: USD as exact text; by which opening of it, and when (Unix seconds).
+    """What a ledger was granted of the cap."""
 
-    The share counts for `owner`; `about` is whatever its holder last said of it.
-    """
-
-    granted: str
-    owner: str = ""
-    opening: int = 0
-    at: float = 0.0
-    about: dict[str, Any] = field(default_factory=dict)
+    granted: str  # USD as exact text
+    owner: str = ""  # whose cap it counts against
+    opening: int = 0  # of the ledger, at which this was granted
+    at: float = 0.0  # Unix seconds
+    about: dict[str, Any] = field(default_factory=dict)  # whatever its holder last said of it
 
     @property
     def amount(self) -> Decimal:
@@ -513,11 +510,7 @@ class Slices:
         per_owner: Decimal | None = None,
         identity: str = "",
     ) -> None:
-        """Set the cap, and the cap of each owner, in USD, None for none; below what is granted, nothing more is.
-
-        `max_cost` is the cap that a run in shards keeps beyond this call. `identity` is that of the place where the
-        records are; without it, what was noted stays.
-        """
+        """Set the cap, and that of each owner, in USD, None for none; below what is granted, nothing more is."""
 
         def changed() -> dict[str, Any] | None:
             wanted = _terms(cap, max_cost, per_owner, identity or self.identity)
@@ -535,11 +528,7 @@ class Slices:
         owner: str = "",
         about: Mapping[str, Any] | None = None,
     ) -> Decimal:
-        """Grant a ledger up to `wanted` in all, and return what it then has; it may write that down as its slice.
-
-        `opening` counts the openings of the ledger, so that no earlier holder interferes. Where less is left than is
-        wanted, half of that is granted, in whole units: others may want some, too.
-        """
+        """Grant a ledger up to `wanted` in all, and return what it then has; it may write that down as its slice."""
 
         def raised() -> dict[str, Any]:
             share = self._share_of(child, opening, owner)
@@ -547,7 +536,7 @@ class Slices:
             more = max(ZERO, minus(wanted, had))
             room = self.room(share.owner)
             if room is not None and more > room:
-                # Half of what is left, rounded up to whole units of which there are enough.
+                # Half of what is left, as others may want some, rounded up to whole units of which there are enough.
                 n = int(EXACT.divide_int(room, unit)) if unit else 0
                 more = room if unit is None else times((n + 1) // 2, unit)
             return _changed(child, replace(share, granted=exact_text(total((had, more)))), about)

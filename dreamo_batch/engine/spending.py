@@ -24,12 +24,7 @@ def is_unbilled(attempt: Attempt) -> bool:
 
 
 class Spending:
-    """What was spent and is reserved in a run directory, against its cap and its slice of a shared one.
-
-    ``spent`` is the exact sum of the costs the service named, also of tasks that failed. ``reserved`` is what attempts
-    without a cost hold back: those in progress, and for good those that are ambiguous, lost, or ended without a cost.
-    A failure that is known to be unbilled holds nothing back.
-    """
+    """What was spent and is reserved in a run directory, against its cap and its slice of a shared one."""
 
     def __init__(
         self,
@@ -43,9 +38,9 @@ class Spending:
         self.cap = cap
         self.slice: Decimal | None = None  # set once a price is known
         self.price = price
-        self.spent = ZERO
-        self._held = ZERO
-        self._n_unpriced = 0
+        self.spent = ZERO  # the exact sum of the costs that the service named, also of tasks that failed
+        self._held = ZERO  # by attempts without a cost: in progress, ambiguous, lost, or ended without one
+        self._n_unpriced = 0  # such attempts that were sent before a price was known
         self._n_pilot = n_pilot
         self.n_pilots = 0
         for attempt, n in Counter(attempts).items():

@@ -482,7 +482,7 @@ class FencedLog:
             # If there is a newer checkpoint, the barrier may be among compacted slots, where it has no effect.
 
     def commit(self, content: bytes) -> None:
-        """Append content; on return it is durable. Raise `Fenced`, or OSError if the outcome is unknown."""
+        """Append content, durably; raise `Fenced`, or OSError if the outcome is unknown."""
         self._add(_COMMIT, content)
 
     def beat(self, after_s: float | None = None) -> None:

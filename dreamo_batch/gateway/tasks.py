@@ -204,11 +204,7 @@ _READ = f"SELECT {_NAMES} FROM tasks "  # noqa: S608 - only our own names
 
 
 class TaskStore:
-    """Tasks on disk; several threads may use it.
-
-    Every change is committed before the call returns, but not synced: nothing is lost when the process is killed at any
-    moment; a power cut may lose tasks.
-    """
+    """Tasks on disk, committed before a call returns but not synced: only a power cut loses any."""
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.Lock()
@@ -432,10 +428,8 @@ class Tasks:
         return await in_thread(lambda: [invoice_line(task, now) for task in self._store.all()])
 
     def _render_waiting(self) -> None:
-        """Start waiting pictures once no create has arrived for a moment, or half the task's time is over.
-
-        Threads that draw take turns with the event loop: beside them, a burst of creates is answered half as fast.
-        """
+        """Start waiting pictures once no create has arrived for a moment, or half the task's time is over."""
+        # Threads that draw take turns with the event loop: beside them, a burst of creates is answered half as fast.
         loop = asyncio.get_running_loop()
         is_pause = loop.time() >= self._last_create_at + PAUSE_S
         waiting, self._waiting = self._waiting, []

@@ -206,13 +206,9 @@ def _within_int64(value: int) -> Cell:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distinct:
-    """The distinct cells of a column.
+    """The distinct cells of a column; values that only compare equal, such as ``1`` and ``True``, are distinct."""
 
-    `codes` holds for each position an index into `cells`, or -1 where the cell is missing. Values that only compare
-    equal, such as ``1`` and ``True``, are distinct.
-    """
-
-    codes: NDArray[np.intp]
+    codes: NDArray[np.intp]  # for each position an index into `cells`, -1 where the cell is missing
     cells: list[Any]
 
     def take(self, values: Sequence[Any], *, missing: Any) -> NDArray[Any]:

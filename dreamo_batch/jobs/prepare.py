@@ -256,17 +256,12 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A table ready to be submitted.
+    """A table ready to be submitted."""
 
-    `jobs` are in order of first appearance. `rows` has one line per row of the table, by position: its job, the
-    position of an earlier row with the same job, the seed, the picture, and what is wrong with invalid rows.
-    `problems` is what `validate` returns. `drawn` are the jobs with a random seed.
-    """
-
-    jobs: dict[str, Job]
-    rows: pd.DataFrame
-    problems: pd.DataFrame
-    drawn: frozenset[str] = frozenset()
+    jobs: dict[str, Job]  # in order of first appearance
+    rows: pd.DataFrame  # what was decided for each row of the table, by position
+    problems: pd.DataFrame  # as `validate` returns them
+    drawn: frozenset[str] = frozenset()  # the jobs with a random seed
 
     @functools.cached_property
     def weights(self) -> Counter[str]:
@@ -335,11 +330,9 @@ SEED_END: Final = 2**31
 
 
 class Draw:
-    """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice.
+    """Draws seeds in 1 to 2**31-1 from the entropy, the job and its occurrence, never the same twice."""
 
-    The n-th row of a job gets the n-th seed of that job, so a table can be sorted or extended without losing bought
-    pictures. Without an entropy, seeds are left to the service, and the occurrence distinguishes equal rows.
-    """
+    # The n-th row of a job gets its n-th seed, so that a table can be sorted or extended without losing pictures.
 
     def __init__(self, entropy: str | None) -> None:
         self._entropy = None if entropy is None else json.dumps(entropy)

@@ -258,34 +258,26 @@ OF_IMAGE: Final = (columns.IMAGE_SOURCE, columns.IMAGE_DIGEST, columns.IMAGE_SEN
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One reference picture: where it is, and the digest of what is sent.
-
-    `location` is an absolute path or a URL. `digest` is the SHA-256 of the file's bytes; for a PIL image, of its mode,
-    size and pixels; for a URL, of `canonical`. `sent_location` and `sent_digest` differ from them for a
-    corrected copy; `sent_digest` is the SHA-256 of the file at `sent_location`, or of the URL as sent.
-    """
+    """One reference picture: where it is, and the digest of what is sent."""
 
     kind: Literal["file", "url"]
-    location: str
+    location: str  # an absolute path or a URL
+    # SHA-256 of a file's bytes; of a PIL image's mode, size and pixels; of a URL's `canonical` form.
     digest: str
-    sent_location: str
-    sent_digest: str
+    sent_location: str  # differs for a corrected copy
+    sent_digest: str  # SHA-256 of the file there, or of the URL as sent
 
 
 @dataclass(slots=True)
 class CheckOptions:
-    """How pictures are checked.
+    """How pictures are checked."""
 
-    Pictures in memory and corrected copies are written to `inputs`; without it, nothing is written and pictures are
-    only judged. `known_images` holds pictures of earlier calls by absolute path or canonical URL, for files that have
-    gone and links that have expired. Links must be good at `at` (Unix seconds; default: now) and for as long as it may
-    take to send `n_rows`. Relative paths start at `base_dir`; default: the working directory.
-    """
-
-    base_dir: str | os.PathLike[str] | None = None
+    base_dir: str | os.PathLike[str] | None = None  # default: the working directory
     fix_images: bool = False
-    inputs: Inputs | None = None
+    inputs: Inputs | None = None  # for pictures in memory and corrected copies
+    # Pictures of earlier calls by absolute path or canonical URL, for files that have gone and links that have expired.
     known_images: Mapping[str, ImageSource] = field(default_factory=dict)
+    # Links must be good at this time (Unix seconds; default: now), and for as long as sending so many rows may take.
     at: float | None = None
     n_rows: int = 0
     folder: Path = field(init=False)
@@ -307,11 +299,7 @@ class CheckResult:
 
 
 class Images:
-    """The pictures of all rows, each different one checked once.
-
-    `numbers` is each row's place in `sources` and `identities`, -1 where it has none. Each place has one picture or
-    several; `counts` says how many a row names, usable or not.
-    """
+    """The pictures of all rows, each different one checked once."""
 
     def __init__(self, findings: Findings, how: CheckOptions, models: RowModels) -> None:
         table = findings.of_table
@@ -322,6 +310,7 @@ class Images:
         }
         checked = _check_all(chain.from_iterable(chain.from_iterable(sources.values())), how)
         n_pictures = {name: cells[name].take(list(map(len, sources[name])), missing=0) for name in cells}
+        # Of each row, usable or not.
         self.counts = _find_wrong_counts(n_pictures, findings, models)
         for name, column in cells.items():
             findings.add_cells(name, column, [_findings(of_cell, checked) for of_cell in sources[name]])
@@ -344,6 +333,7 @@ class Images:
             if several and len(of_row) == len(several):
                 usable[keys] = of_row
                 numbers[number] = place_of.setdefault(keys, len(place_of))
+        # Each row's place in the two lists below, -1 if a picture can't be used.
         self.numbers: NDArray[np.intp] = numbers[places]
         self.sources = list(usable.values())
         self.identities = [tuple(checked[key].identity for key in keys) for keys in usable]
@@ -583,16 +573,12 @@ def _numbers(mode: str, low: float, high: float) -> Finding:
 
 
 class _Loaded(NamedTuple):
-    """A picture's bytes and digest.
-
-    `kind` is ``"bytes"`` if the digest is that of `content`; ``"pixels"`` if it is that of a PIL image's mode, size and
-    pixels, of which `content` is a PNG. `location` is empty for pictures in memory.
-    """
+    """A picture's bytes and digest."""
 
     content: bytes
     digest: str
-    kind: str
-    location: str = ""
+    kind: str  # what the digest is of: `BYTES`, or the `PIXELS` of a PIL image, of which `content` is a PNG
+    location: str = ""  # empty for pictures in memory
 
 
 def sha256(content: bytes) -> str:
@@ -681,12 +667,7 @@ def _with_repair(finding: Finding, *, fix_images: bool) -> Finding:
 
 
 def repair(content: bytes) -> bytes:
-    """Make a copy of a picture without the problems that can be corrected.
-
-    Upright, first frame, 8-bit grey or sRGB, at most 4096 pixels a side and 4.7 MB, as JPEG or PNG. Those stored with
-    loss become JPEG, others PNG if that is small enough. Alpha is kept in a PNG and laid on white in a JPEG. The same
-    bytes and Pillow version make the same copy.
-    """
+    """Make a copy of a picture without the problems that can be corrected; the same bytes make the same copy."""
     with images.opened(io.BytesIO(content)) as image:
         is_lossy = image.format in _LOSSY
         if images.is_jpeg(image):  # decoded at half or quarter size where that is enough

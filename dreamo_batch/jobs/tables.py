@@ -792,12 +792,7 @@ def _refuse_faults(path: Path, rows: Iterable[list[Any]]) -> None:
 
 
 def _write_workbook(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as a workbook of one sheet.
-
-    Text stays text, never a formula or an error; whole numbers of 16 digits and more are written as text, times
-    without their time zone (UTC), characters that XML can't hold as ``_xHHHH_``, which spreadsheet programs undo, and
-    half characters as U+FFFD.
-    """
+    """Write a table as a workbook of one sheet, in which text is never a formula or an error."""
     load_extra(_ENGINE, "Excel files need", "excel")
     if len(frame) > _ROWS:
         raise TableError(

@@ -451,11 +451,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _write_folder(folder: Path, tables: Sequence[Item], copies: Sequence[Item]) -> int:
-    """Write files into a folder, and delete files of an earlier export that aren't among them.
-
-    The list `export.json` distinguishes exported files from others. With the same items nothing changes. Returns how
-    many can't hold the words they should.
-    """
+    """Write files into a folder, and delete those of an earlier export; return how many can't hold their words."""
     known = _read_manifest(folder)
     names = {item.name for item in (*tables, *copies)}
     mine, pending = known.get(_FILES, {}), set(known.get(_PENDING, ()))  # pending: from an interrupted call

@@ -212,14 +212,11 @@ class _Pair(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A number, or why there is none: nothing to measure in the picture, or what failed.
-
-    `given` is what the row has to be compared with, its reference or prompt, which no other picture of it changes.
-    """
+    """A number, or why there is none: nothing to measure in the picture, or what failed."""
 
     number: float | None
     problem: str | None = None
-    failed: Literal["file", "metric", "given"] | None = None
+    failed: Literal["file", "metric", "given"] | None = None  # `given` is what to compare with
 
 
 def measure(

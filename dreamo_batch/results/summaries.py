@@ -576,10 +576,7 @@ _PARTS: Final = (
 
 
 def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] = ()) -> str:
-    """Return the call (or shell command) that retries rows: all of a class, or some of its rows.
-
-    Without a class it is another run. Rows are labels, or job ids where labels name other rows, too.
-    """
+    """Return the call (or shell command) that retries rows of a class, by label or job id, or all of them."""
     place = _place(run_dir)
     if classes is None:
         return wording(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")
@@ -707,10 +704,7 @@ def failures(source: Source) -> pd.DataFrame:
 
 
 def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
-    """Explain a failure by its message if that is unambiguous, else by its documented code, else by its class.
-
-    Moderation has no code: it comes under the codes of other errors, and means something else.
-    """
+    """Explain a failure by its message if that is unambiguous, else by its documented code, else by its class."""
     known = ERROR_CODES.get(error_code or "")
     if known is not None and known.error_class == error_class:
         if error_class == UPSTREAM_ERROR and isinstance(message, str) and upstream_may_pass(message) is False:

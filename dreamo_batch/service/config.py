@@ -66,10 +66,7 @@ class Secret:
         return text
 
     def is_in(self, text: str) -> bool:
-        """Return whether an id or a link contains the whole key, in any spelling that `mask` knows.
-
-        Keys of fewer than 8 characters may occur there by chance, and are ignored.
-        """
+        """Return whether an id or a link contains the whole key, unless short, in any spelling that `mask` knows."""
         readings = [_read(text, pattern) for pattern in _readings(text)]
         return self._is_long and any(spelling in read for read in readings for spelling in self._spellings)
 

@@ -98,7 +98,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The rules of one model. `ref_types` are the roles of its reference pictures, the default first."""
+    """The rules of one model."""
 
     name: str
     title: str
@@ -111,7 +111,7 @@ class Model:
     side_default_px: Fact[int] = SIDE_DEFAULT_PX
     product_max_px: Fact[int] = PRODUCT_MAX_PX
     use_rephraser_default: Fact[bool] = USE_REPHRASER_DEFAULT
-    ref_types: Fact[tuple[str, ...]] = Fact((), "page")
+    ref_types: Fact[tuple[str, ...]] = Fact((), "page")  # roles of reference pictures, the default first
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
     @property
@@ -212,16 +212,12 @@ STATUS_WORDS_ELSEWHERE: Final = _by_word(
 
 @dataclass(frozen=True, slots=True)
 class ErrorCode:
-    """One error code of the model.
-
-    `error_class` is the word used in the results; `is_unbilled` says that nothing was generated. Both are assumed;
-    code and meaning are from the page.
-    """
+    """One error code of the model; code and meaning are from the page."""
 
     code: str
     meaning: str
-    error_class: str
-    is_unbilled: bool
+    error_class: str  # the word used in the results; assumed
+    is_unbilled: bool  # nothing was generated; assumed
     advice: str
 
 

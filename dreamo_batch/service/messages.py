@@ -478,10 +478,7 @@ def _whole(value: Any) -> int | None:
 def contradiction(
     echo: Mapping[str, int | str], sent: Mapping[str, Any], other_prompts: Callable[[], Collection[str]]
 ) -> str | None:
-    """Return which repeated parameter differs from what was sent; None if the answer may be about this attempt.
-
-    A random seed is chosen by the service. A rephrased prompt may differ, unless it is one of the others.
-    """
+    """Return which repeated parameter differs from what was sent; None if the answer may be about this attempt."""
     for name in ("seed", "width", "height"):
         asked = sent.get(name)
         is_compared = name in echo and isinstance(asked, int) and 0 < asked < _SIZE_MAX
@@ -490,6 +487,7 @@ def contradiction(
     echoed, asked = _comparable(echo.get("prompt")), _comparable(sent.get("prompt"))
     if not echoed or not asked or echoed == asked or (len(echoed) >= _CUT_FROM and asked.startswith(echoed)):
         return None
+    # A rephrased prompt may differ, unless it is one of the others.
     if sent.get("use_rephraser") and echoed not in map(_comparable, other_prompts()):
         return None
     return f"the prompt {echoed[:_WORD_CHARACTERS_MAX]!r}"

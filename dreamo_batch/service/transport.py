@@ -214,10 +214,7 @@ class _Watched(HTTPConnection):
 
 
 def why_refused(address: str, *, allows_private: bool) -> str | None:
-    """Return why a remote service's link must not lead to an IP address; None if it may.
-
-    This machine's addresses and those of its network segment, where clouds keep their secrets, are always refused.
-    """
+    """Return why a remote service's link must not lead to an IP address; None if it may."""
     known = ipaddress.ip_address(address.partition("%")[0])
     known = getattr(known, "ipv4_mapped", None) or known
     if known in _NAT64 and (inside := ipaddress.IPv4Address(int(known) & 0xFFFF_FFFF)).is_global:
@@ -232,7 +229,7 @@ def why_refused(address: str, *, allows_private: bool) -> str | None:
 
 
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether the address is one of this machine's: it would be reached from itself. Nothing is sent."""
+    """Return whether the address is one of this machine's, which is reached from itself; nothing is sent."""
     family = socket.AF_INET if address.version == _IPV4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
