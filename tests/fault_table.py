@@ -130,9 +130,10 @@ def _fates() -> Iterator[Group]:
     yield _group("create", "fail_095", replace(unbilled, error_class="generation_error"))
     yield _group("create", "fail_099", replace(unbilled, error_class="creation_error"))
     yield _group(
-        "create", "fail_upstream_429 fail_upstream_503", replace(unbilled, error_class="upstream_error")
+        "create", "fail_upstream_429 fail_upstream_503", replace(unbilled, error_class="upstream_busy")
     )
-    yield _group("create", "fail_097 fail_upstream_400", replace(_FAILS, error_class="upstream_error"))
+    yield _group("create", "fail_097", replace(_FAILS, error_class="upstream_error"))
+    yield _group("create", "fail_upstream_400", replace(_FAILS, error_class="upstream_refused"))
     yield _group("create", "fail_moderation", replace(_FAILS, error_class="moderation"))
     yield _group("create", "fail_moderation_code", replace(_FAILS_OPEN, error_class="moderation"))
     yield _group("create", "fail_096", replace(_FAILS_OPEN, error_class="result_error"))

@@ -312,7 +312,7 @@ def test_a_failed_task_without_a_known_code_is_a_service_error():
 
 def is_sent_anew(failure: failures.Failure) -> bool:
     """Whether a task that failed so is worth another."""
-    return failures.is_unbilled_and_retryable(failure.error_class, failure.message)
+    return failure.error_class in failures.RETRYABLE
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def is_retryable(attempt: Attempt) -> bool:
     is_failed = attempt.stage is Stage.FAILED and attempt.task_id is not None
     if not is_failed or attempt.may_have_been_billed or money(attempt.cost):
         return False
-    return failures.is_unbilled_and_retryable(attempt.error_class, attempt.error_message)
+    return attempt.error_class in failures.RETRYABLE
 
 
 def lost(key: Key, at: float, n_polls: int) -> Event:

@@ -34,7 +34,6 @@ from dreamo_batch.results.history import (
     read_history,
 )
 from dreamo_batch.service.contract import ERROR_CODES
-from dreamo_batch.service.failures import UPSTREAM_ERROR, upstream_may_pass
 from dreamo_batch.text import counted, harmless, option, quoted, shortened, wording
 
 if TYPE_CHECKING:
@@ -693,8 +692,7 @@ def failures(source: Source) -> pd.DataFrame:
     groups = [parts.get(number, rows.iloc[:0]) for number in range(n)]
     table[columns.EXAMPLE_ROWS] = [", ".join(part[LABEL].head(_N_EXAMPLES)) or None for part in groups]
     table[columns.EXAMPLE] = [next(iter(part[columns.ERROR_MESSAGE]), None) for part in groups]
-    keys = zip(table[columns.ERROR_CLASS], codes, table[columns.EXAMPLE], strict=True)
-    known = [meaning_of(*key) for key in keys]
+    known = [meaning_of(*key) for key in zip(table[columns.ERROR_CLASS], codes, strict=True)]
     table[columns.MEANING] = [meaning.meaning for meaning in known]
     table[columns.ADVICE] = [meaning.advice for meaning in known]
     table[columns.CALL] = [_remedy_of(part, rows, one) for part, one in zip(groups, known, strict=True)]
@@ -703,12 +701,10 @@ def failures(source: Source) -> pd.DataFrame:
     return FailureGroups(columns.typed(table[list(columns.FAILURES)], columns.FAILURES))
 
 
-def meaning_of(error_class: str | None, error_code: str | None, message: str | None = None) -> Meaning:
-    """Explain a failure by its message if that is unambiguous, else by its documented code, else by its class."""
+def meaning_of(error_class: str | None, error_code: str | None) -> Meaning:
+    """Explain a failure by its documented code, unless its class says that the code means something else."""
     known = ERROR_CODES.get(error_code or "")
     if known is not None and known.error_class == error_class:
-        if error_class == UPSTREAM_ERROR and isinstance(message, str) and upstream_may_pass(message) is False:
-            return Meaning(known.meaning, CLASSES["moderation"].advice, fails_again=True)
         return Meaning(known.meaning, known.advice)
     return CLASSES.get(error_class or "", _UNKNOWN)
 

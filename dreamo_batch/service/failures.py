@@ -30,6 +30,8 @@ MODERATION: Final = "moderation"
 OUTPUT_REJECTED: Final = "output_rejected"
 GENERATION_ERROR: Final = "generation_error"
 UPSTREAM_ERROR: Final = "upstream_error"
+UPSTREAM_BUSY: Final = "upstream_busy"
+UPSTREAM_REFUSED: Final = "upstream_refused"
 CREATION_ERROR: Final = "creation_error"
 SERVICE_ERROR: Final = "service_error"
 COMPLETED_WITH_ERROR: Final = "completed_with_error"
@@ -148,7 +150,7 @@ class Failure:
 
 _HTTP_STATUS: Final = re.compile(contract.HTTP_STATUS_IN_WORDS)
 _OUTPUT_REJECTED: Final = re.compile(contract.OUTPUT_REJECTED_IN_WORDS)
-_UPSTREAM_BUSY: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
+_BUSY_CODE: Final = re.compile(contract.UPSTREAM_BUSY_IN_WORDS)
 _NO_CREDIT: Final = re.compile(contract.NO_CREDIT_WORDS, re.IGNORECASE)
 _ACCESS_REFUSED: Final = re.compile(contract.ACCESS_REFUSED_WORDS, re.IGNORECASE)
 _NEEDS_HTTPS: Final = re.compile(contract.NEEDS_HTTPS_WORDS, re.IGNORECASE)
@@ -173,6 +175,8 @@ _REJECTIONS: Final = frozenset(
     code for code, row in contract.ERROR_CODES.items() if row.error_class == REJECTED
 )
 _REJECTION: Final = re.compile(rf"\b0*({'|'.join(code.lstrip('0') for code in _REJECTIONS)})\b", re.ASCII)
+# Classes of tasks that failed unbilled where a new one may succeed, by the service's table of codes.
+RETRYABLE: Final = (GENERATION_ERROR, CREATION_ERROR, UPSTREAM_BUSY)
 # Classes whose messages may be about moderation; other documented codes are unambiguous.
 _VAGUE_CLASSES: Final = (GENERATION_ERROR, UPSTREAM_ERROR, CREATION_ERROR)
 
@@ -218,22 +222,6 @@ def from_task(task: Task) -> Failure:
     )
 
 
-def is_unbilled_and_retryable(error_class: str | None, message: str | None) -> bool:
-    """Return whether a task failed unbilled and a new one may succeed, by the service's table of codes."""
-    if error_class != UPSTREAM_ERROR:
-        return error_class in (GENERATION_ERROR, CREATION_ERROR)
-    return bool(upstream_may_pass(message))
-
-
-def upstream_may_pass(message: str | None) -> bool | None:
-    """Return whether a request refused by the upstream service may pass later; None if no status is mentioned."""
-    words = message or ""
-    if _UPSTREAM_BUSY.search(words):
-        return True
-    status = _HTTP_STATUS.search(words)  # the first one counts
-    return None if status is None else status[0] == "429" or status[0].startswith("5")
-
-
 def _judge(operation: Operation, status: int, error: ServiceMessage, body: bytes) -> _Verdict:
     is_ok = is_success(status)
     is_no_credit = _says_no_credit(error)
@@ -271,7 +259,7 @@ def _judge_refusal(error: ServiceMessage) -> _Verdict:
 
 def _judge_rejection(operation: Operation, error: ServiceMessage) -> _Verdict:
     """Judge a refusal, which may only mean that the request came too early."""
-    is_busy = error.code not in _REJECTIONS and _UPSTREAM_BUSY.search(_QUOTED.sub("", error.message or ""))
+    is_busy = error.code not in _REJECTIONS and _BUSY_CODE.search(_QUOTED.sub("", error.message or ""))
     if operation == "create" and (is_busy or messages.says_busy(error)):
         return _CLEAR[HTTPStatus.TOO_MANY_REQUESTS]
     if operation != "download":
@@ -317,8 +305,16 @@ def _class_of(error: ServiceMessage, otherwise: str) -> str:
     code, words = error.code or "", _HARMLESS.sub("", (error.message or "").lower())
     is_code = code in contract.MODERATION_CODES.value or code.lstrip("0") in contract.MODERATION_WORDS
     if is_clear or not (is_code or any(word in words for word in contract.MODERATION_WORDS)):
-        return error_class
+        return _class_of_upstream(words) if error_class == UPSTREAM_ERROR else error_class
     return OUTPUT_REJECTED if _OUTPUT_REJECTED.search(f"{error.code} {error.message}") else MODERATION
+
+
+def _class_of_upstream(words: str) -> str:
+    """Return the class of an error of the upstream service, whose status only the message mentions."""
+    status = _HTTP_STATUS.search(words)  # the first one counts
+    if _BUSY_CODE.search(words) or (status is not None and (status[0] == "429" or status[0].startswith("5"))):
+        return UPSTREAM_BUSY
+    return UPSTREAM_ERROR if status is None else UPSTREAM_REFUSED
 
 
 def _is_rejection(error: ServiceMessage) -> bool:
