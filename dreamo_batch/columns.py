@@ -53,6 +53,7 @@ PENDING, SUBMITTING, IN_PROGRESS, COMPLETED, FAILED, INVALID, AMBIGUOUS = STATUS
 # Statuses of rows to which something more will happen, and of rows to which nothing will happen by itself.
 UNSETTLED = (PENDING, SUBMITTING, IN_PROGRESS)
 SETTLED = (COMPLETED, FAILED, AMBIGUOUS, INVALID)
+ENDED_BADLY = (FAILED, AMBIGUOUS)
 
 ACTIONS = ("new", "reuse", "duplicate", "in flight", "ambiguous", "invalid", "failed")
 _CATEGORIES = {"status": STATUSES, "action": ACTIONS, "phase": PHASES}

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _SPEED_OVER: Final = 64  # recently settled rows over which the rate is measured
 N_NEWEST: Final = 12
-_ENDED_BADLY: Final = (columns.FAILED, columns.AMBIGUOUS)
 _MEAN_DIGITS: Final = 12
 
 
@@ -216,7 +215,7 @@ class Tally:
         n_rows: Counter[str] = Counter()
         first: dict[str, tuple[str, str]] = {}
         for job_id, attempt in left.items():
-            is_bad = (status := status_of(attempt)) in _ENDED_BADLY
+            is_bad = (status := status_of(attempt)) in columns.ENDED_BADLY
             if attempt is not None and (is_bad or attempt.output_error is not None):
                 name = attempt.error_class or status if is_bad else columns.OUTPUT_ERROR
                 n_rows[name] += self.rows.weights[job_id]

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     PriceSetting: TypeAlias = "str | Callable[[DrawRequest], str] | None"
 
 
-State = Literal["in_progress", "completed", "failed"]
+TaskState = Literal["in_progress", "completed", "failed"]
 # The fate of a task, decided when it is accepted.
 Fate = Literal["normal", "stuck", "forgotten", "completed_with_error"]
 RetryAfter = Literal["none", "seconds", "date", "body"]
@@ -163,7 +163,7 @@ class GatewayTask:
         """Whether a picture must be made before the task can end."""
         return self.picture is None and self.error_message is None and self.fate != "stuck"
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> TaskState:
         """Return the state at a given time; it is never completed before the picture exists."""
         if self.fate == "stuck" or now < self.due_at:
             return "in_progress"

@@ -564,7 +564,6 @@ _N_EXAMPLES: Final = 3
 _PATTERN_CHARACTERS: Final = 120
 # Stages of attempts that ended badly, or have an error while they are open.
 _BAD: Final = [str(stage) for stage in (Stage.FAILED, Stage.LOST, Stage.AMBIGUOUS, Stage.ACCEPTED)]
-_RETRIED: Final = (columns.FAILED, columns.AMBIGUOUS)
 _PARTS: Final = (
     (re.compile(r"https?://\S+"), "<link>"),
     (re.compile(r"'[^']*'|\"[^\"]*\""), "<text>"),
@@ -746,12 +745,12 @@ def _remedy_of(part: pd.DataFrame, rows: pd.DataFrame, known: Meaning) -> str | 
     if status == columns.INVALID or (status == columns.FAILED and is_final):
         return None
     place = None if pd.isna(run_dir) else run_dir
-    if status not in _RETRIED:
+    if status not in columns.ENDED_BADLY:
         return remedy(place)
     is_held = status == columns.AMBIGUOUS
     name, word = (columns.STATUS, status) if is_held else (columns.ERROR_CLASS, error_class)
     of_dir = rows if place is None else rows[rows[columns.RUN_DIR] == place]
-    of_class = of_dir[(of_dir[name] == word) & of_dir[columns.STATUS].isin(_RETRIED)]
+    of_class = of_dir[(of_dir[name] == word) & of_dir[columns.STATUS].isin(columns.ENDED_BADLY)]
     if len(part) == len(of_class):
         return remedy(place, word)
     is_labelled = of_class[LABEL].isin(part[LABEL]).sum() == len(part)

@@ -292,7 +292,7 @@ def _bare_code(error: ServiceMessage | None) -> str:
     return "" if error is None else WORD_ENDS.sub(" ", error.code or "").lstrip("0")
 
 
-Status = Literal["in_progress", "completed", "failed"]
+TaskStatus = Literal["in_progress", "completed", "failed"]
 
 WORD_ENDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
 _RATE_LIMIT: Final = re.compile(contract.RATE_LIMIT_CODES, re.IGNORECASE)
@@ -338,7 +338,7 @@ class Task:
     """A task as reported by a poll."""
 
     task_id: str
-    status: Status
+    status: TaskStatus
     urls: tuple[str, ...] = ()
     cost: str | None = None
     discount: str | None = None
@@ -433,7 +433,7 @@ def _task(answer: dict[str, Any], task_id: str) -> Task:
     has_output = word == "completed" or (word is None and bool(pictures))
     is_contradictory = has_output and error is not None
     has_failed = word == "failed" or is_contradictory or (word is None and error is not None)
-    status: Status = "failed" if has_failed else "completed" if has_output else "in_progress"
+    status: TaskStatus = "failed" if has_failed else "completed" if has_output else "in_progress"
     return Task(
         task_id=task_id,
         status=status,
@@ -502,8 +502,8 @@ def _word(answer: dict[str, Any]) -> str:
     return re.sub(r"[\s-]+", "_", (text(answer.get("status")) or "").lower())
 
 
-def _status(answer: dict[str, Any]) -> Status | None:
-    return cast("Status | None", _WORDS.get(_word(answer)))
+def _status(answer: dict[str, Any]) -> TaskStatus | None:
+    return cast("TaskStatus | None", _WORDS.get(_word(answer)))
 
 
 def _is_as_documented(answer: dict[str, Any], task: Task) -> bool:
