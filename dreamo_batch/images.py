@@ -65,7 +65,7 @@ _BEGINNINGS: Final = (  # in lower case
     ((b"<!doctype html", b"<html", b"<table"), "a web page"),
     ((b"insert into", b"create table"), "SQL"),
     ((b"{", b"[{"), "JSON"),
-    (b"\0\5\x16\7", "what macOS notes beside a file; the file has the name without ._"),
+    (b"\0\5\x16\7", "macOS metadata; the picture has the same name without ._"),
 )
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 

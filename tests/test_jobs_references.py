@@ -899,9 +899,9 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("$HOME/cat.png", "Variables such as $HOME aren't filled in"),
-        ("${DATA}/cat.png", "Variables such as $HOME aren't filled in"),
-        ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't filled in"),
+        ("$HOME/cat.png", "Variables such as $HOME aren't expanded"),
+        ("${DATA}/cat.png", "Variables such as $HOME aren't expanded"),
+        ("%USERPROFILE%\\cat.png", "Variables such as $HOME aren't expanded"),
         ("iVBORw0KGgoAAAANSUhEUg" * 300, "put data:image/png;base64, before it"),
         ("image/png;base64,iVBORw0KGgo", "as data:image/png;base64,..."),
         ("base64," + "iVBORw0KGgoAAAANSUhEUg" * 300, "as data:image/png;base64,..."),
@@ -911,9 +911,9 @@ def test_a_link_in_other_words_is_no_file(written, tmp_path):
         ("<PIL.Image.Image image mode=RGB size=9x9 at 0x7F>", "This is how Python prints a picture"),
         (str(np.asarray(plain())), "This is how Python prints a picture"),
         ("My%20Page%20ab12/cat.png", "My%20Page%20ab12/cat.png."),  # Notion
-        ("C:\\Users\\me\\cat.png", "Paths of Windows can't be read here"),
-        ("C:/Users/me/cat.png", "Paths of Windows can't be read here"),
-        ("file:///C:/cat.png", "Paths of Windows can't be read here"),
+        ("C:\\Users\\me\\cat.png", "Windows paths can't be read here"),
+        ("C:/Users/me/cat.png", "Windows paths can't be read here"),
+        ("file:///C:/cat.png", "Windows paths can't be read here"),
         ("![cat](cat.png)", "without Markdown or HTML"),
         ('<img src="cat.png">', "without Markdown or HTML"),
         ("cat.png, dog.png", "Write several pictures of a row as a list"),  # Notion

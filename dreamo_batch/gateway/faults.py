@@ -145,7 +145,7 @@ class FaultPlan:
     Raises
     ------
     ValueError
-        If there is no such fault at that stage, or probabilities are not from 0 to 1 in sum.
+        If there is no such fault at that stage, or probabilities are below 0 or add up to more than 1.
     OSError
         If the file can't be read.
 

@@ -292,7 +292,7 @@ def ledger_frame(directory: RunDirectory) -> pd.DataFrame:
 
 
 def scan(run_dir: RunDir) -> ds.Dataset:
-    """Open every attempt of a run directory as a dataset, for DuckDB, Polars, Dask or Arrow itself; reads little yet.
+    """Open every attempt of a run directory as a dataset, for DuckDB, Polars, Dask or Arrow, without reading it yet.
 
     Parameters
     ----------
