@@ -260,7 +260,9 @@ def test_a_slice_is_known_on_a_disk_that_numbers_its_files_anew(tmp_path, gatewa
     budget = dreamo.Budget(place, cap=PRICE * 8)
     one = flow(tmp_path, gateway, "a", 2)
     for number, n_rows in enumerate((1, 2)):
-        monkeypatch.setattr(RunDirectory, "place", lambda _self, number=number: f"{number}-7.120000000")
+        monkeypatch.setattr(
+            RunDirectory, "folder_identity", lambda _self, number=number: f"{number}-7.120000000"
+        )
         done = one.run(one.table.head(n_rows), budget=place)
         assert done["status"].eq("completed").all()
     assert len(budget.status()) == 1
