@@ -237,7 +237,7 @@ def _say_stopped(call: Call, bar: Progress) -> None:
 # Waiting for a start time.
 
 
-def moment(not_before: Any, *, now: float) -> float | None:
+def start_time(not_before: Any, *, now: float) -> float | None:
     """Parse a start time (local, or with an offset; a bare time is the next one) to Unix seconds; None if past."""
     if not_before is None:
         return None

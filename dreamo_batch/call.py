@@ -29,7 +29,7 @@ from dreamo_batch.engine.spending import Spending, highest_price
 from dreamo_batch.money import dollars, exact_text, money
 from dreamo_batch.parallel import refuse_in_import
 from dreamo_batch.results import summaries
-from dreamo_batch.results.frame import assemble, mark, row_mask
+from dreamo_batch.results.frame import assemble, row_mask, with_origin
 from dreamo_batch.results.load import composed, read_state, reconcile, sentence, stored_terms
 from dreamo_batch.service import contract
 from dreamo_batch.service.client import Client
@@ -366,7 +366,7 @@ class Call:
 
     def compose(self) -> pd.DataFrame:
         """Assemble the results from the ledger."""
-        return mark(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
+        return with_origin(_results_of(self.inputs, self.ledger.state.copy()), self.directory)
 
     # In the runner's thread.
 
@@ -574,7 +574,7 @@ class Call:
             try_merge(ledger.directory.path)
         except OSError as error:
             self.coordinator.storage_failed(error)
-        self.results = mark(results, self.directory)  # last, because other threads wait for it
+        self.results = with_origin(results, self.directory)  # last, because other threads wait for it
 
     def _keep(self, refused: errors.AccessRefused, running: Runner) -> None:
         """Store the table in the directory although nothing was submitted, and attach its state to the error."""
@@ -585,7 +585,7 @@ class Call:
             self._adopt(ledger)
             self._remember(ledger, self.inputs.options.cap(ledger.state.terms.cap))
         refused.run_dir = self.directory.path
-        refused.results = mark(_results_of(self.inputs, ledger.state), self.directory)
+        refused.results = with_origin(_results_of(self.inputs, ledger.state), self.directory)
 
     def report(self, kind: Kind, message: str) -> None:
         """Report an event to all listeners of this call."""

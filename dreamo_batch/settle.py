@@ -33,7 +33,7 @@ from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.jobs.cells import text_of
 from dreamo_batch.jobs.fields import user_columns
 from dreamo_batch.parallel import bars, ticking
-from dreamo_batch.results.frame import assemble, folders_of, interleaved, mark, row_mask, run_dir_of
+from dreamo_batch.results.frame import assemble, folders_of, interleaved, row_mask, run_dir_of, with_origin
 from dreamo_batch.results.history import Source, read_results
 from dreamo_batch.results.load import composed, existing, is_finished, list_run_dirs, load, read_state
 from dreamo_batch.service.config import environment_key
@@ -136,7 +136,7 @@ def resolve(
         return opened.state.copy()
 
     state = runner.ask(holder, settle)
-    return mark(composed(directory, None if is_sharded else state), directory)
+    return with_origin(composed(directory, None if is_sharded else state), directory)
 
 
 def find_job(table: checkpoint.StoredTable, row: Any) -> str:
@@ -241,7 +241,7 @@ def _as_recorded(rows: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Update rows with what the ledger knows now, including rows that have left the directory's table."""
     attempts = to_arrow(read_state(directory))
     fresh = assemble(rows[user_columns(rows)], rows.reset_index(drop=True), attempts)
-    fresh = mark(fresh, directory)
+    fresh = with_origin(fresh, directory)
     if columns.RUN_DIR in rows and rows[columns.RUN_DIR].notna().all():
         fresh[columns.RUN_DIR], fresh.attrs = rows[columns.RUN_DIR], rows.attrs
     return fresh

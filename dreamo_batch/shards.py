@@ -42,7 +42,7 @@ from dreamo_batch.engine.store import is_url
 from dreamo_batch.errors import BudgetReached, DreamoError, StorageFailed, UsageError, logger_named
 from dreamo_batch.jobs.prepare import Prepared
 from dreamo_batch.money import ZERO, exact_text, money, total
-from dreamo_batch.results.frame import mark
+from dreamo_batch.results.frame import with_origin
 from dreamo_batch.results.load import composed, joined, read_ledger, read_state, reconcile, stored_terms
 from dreamo_batch.service.config import KEY_VARIABLE
 from dreamo_batch.text import clock_time, counted, first_line, listed, option, same_call, wording
@@ -473,7 +473,7 @@ class ShardedCall(Call):
 
     def compose(self) -> pd.DataFrame:
         """Put the results together from what the shards' ledgers know."""
-        return mark(composed(self.directory), self.directory)
+        return with_origin(composed(self.directory), self.directory)
 
     # Before anything is sent.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
 from dreamo_batch import columns, shards
 from dreamo_batch.arguments import check_flag
-from dreamo_batch.batch import Batch, begin, in_foreground, moment, run_to_end, wait_until
+from dreamo_batch.batch import Batch, begin, in_foreground, run_to_end, start_time, wait_until
 from dreamo_batch.call import Call, CallInputs, Gateway, Service, jobs_to_retry, stored_table
 from dreamo_batch.engine.attempts import State
 from dreamo_batch.engine.checkpoint import known_images, read_jobs
@@ -290,7 +290,7 @@ def _call(
 
 def _run_when_due(make: Callable[[float | None], Call], given: Mapping[str, Any]) -> pd.DataFrame:
     """Run a call to its end in the foreground; one for a later time is checked now, and checked again then."""
-    if (at := moment(given["not_before"], now=time.time())) is not None:
+    if (at := start_time(given["not_before"], now=time.time())) is not None:
         early = make(at)
         early.check()
         wait_until(at, early.directory, show=given["progress"])
@@ -361,7 +361,7 @@ def _refuse_what_run_refuses(directory: RunDirectory | None, given: Mapping[str,
     shards.refuse_ordinary(directory, given["cluster"])
     Service.of(given)
     Listeners("", given["notify"], given["on_event"])
-    moment(given["not_before"], now=0.0)
+    start_time(given["not_before"], now=0.0)
     if given["budget"] is not None:
         budget_of(given["budget"])
     if directory is not None:
@@ -546,7 +546,7 @@ def start(table: Table, run_dir: str | os.PathLike[str], **options: Unpack[Start
     given = all_arguments(start, locals()) | {"progress": False}
     checked, service = RunOptions.of(given), Service.of(given)
     with _listening(run_dir, given) as (directory, listeners):
-        at = moment(given["not_before"], now=time.time())
+        at = start_time(given["not_before"], now=time.time())
 
         def call() -> Call:
             return _call(given, checked, service, directory, listeners, at=at, is_kept=True)

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 import dreamo_batch as dreamo
-from dreamo_batch.batch import moment
+from dreamo_batch.batch import start_time
 from dreamo_batch.cli import background
 from dreamo_batch.display.panel import status_text
 from tests.cli_sweep import at, call, signals_kept, write_table
@@ -341,7 +341,7 @@ NOW = datetime(2027, 1, 30, 12, tzinfo=UTC).timestamp()  # 13:00 in Berlin
 @pytest.mark.usefixtures("berlin")
 def test_a_time_is_local_unless_it_has_an_offset(caplog, text, expected, remark):
     """A time of day is its next one; one that has passed is said."""
-    assert moment(text, now=NOW) == (expected and datetime.fromisoformat(expected).timestamp())
+    assert start_time(text, now=NOW) == (expected and datetime.fromisoformat(expected).timestamp())
     assert remark in caplog.text if remark else not caplog.text
 
 

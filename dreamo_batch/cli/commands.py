@@ -268,7 +268,7 @@ def run(
     A finished run costs nothing. Asks before it spends money; without a terminal it needs --yes instead. Prints
     counts and money.
     """
-    from dreamo_batch.batch import moment
+    from dreamo_batch.batch import start_time
 
     about_file = {name: options[name] for name in ("delimiter", "decimal", "encoding", "rename")}
     frame = read_table(table, options)
@@ -276,7 +276,7 @@ def run(
     planned = functools.partial(dreamo.plan, frame, run_dir, **options)
     if dry_run:
         return _show_plan(planned(), rows=rows, on_invalid=options["on_invalid"])
-    at = moment(options["not_before"], now=time.time())
+    at = start_time(options["not_before"], now=time.time())
     # Pass an absolute time to a process in the background.
     options["not_before"] = None if at is None else datetime.fromtimestamp(at).astimezone().isoformat()
     options["max_new_cost"] = agree(planned, run_dir, options, is_agreed=yes, no_cap=no_cap)

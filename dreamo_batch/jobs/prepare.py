@@ -97,7 +97,7 @@ def _find_lookalikes(findings: Findings, prompts: Distinct, rest: tuple[NDArray[
     is_found[at[is_alike]] = True
     others, what = np.full((2, len(table)), "", dtype=object)
     for position, first in zip(at[is_alike].tolist(), firsts[is_alike].tolist(), strict=True):
-        others[position] = findings.place(first)
+        others[position] = findings.name_of(first)
         what[position] = difference_of(*(prompts.cells[prompts.codes[row]] for row in (position, first)))
     findings.add("prompt-looks-equal", columns.PROMPT, is_found, other=others, difference=what)
 

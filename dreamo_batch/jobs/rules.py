@@ -132,7 +132,7 @@ class Findings:
             mask[part.index[[finding.is_error for finding in part[_FINDING]]]] = True
         return mask
 
-    def place(self, position: int) -> str:
+    def name_of(self, position: int) -> str:
         """Name a row as the user knows it: by its line in the file, or by its label."""
         line = self.lines.iloc[position]
         return f"row {text_of(self.of_table.index[position])}" if pd.isna(line) else f"line {line}"

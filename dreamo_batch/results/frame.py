@@ -46,7 +46,7 @@ _COPIED: Final = columns.OUTPUTS.keys() & columns.LEDGER.keys() - {columns.SEED_
 TAKEN: Final = [*sorted(_COPIED), columns.STAGE, columns.SENT_AT]
 
 
-def mark(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
+def with_origin(results: pd.DataFrame, directory: RunDirectory) -> pd.DataFrame:
     """Record in a table which run directory it comes from, and add its ratings."""
     results = with_ratings(results, [directory.path] * len(results))
     results[columns.RUN_DIR] = pd.Series(directory.given, index=results.index, dtype=columns.STR)

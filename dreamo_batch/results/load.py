@@ -36,7 +36,7 @@ from dreamo_batch.engine.spending import Spending, highest_price, possibly_bille
 from dreamo_batch.errors import DirectoryError, LedgerDamaged, UsageError, logger_named, warn
 from dreamo_batch.jobs.fields import check_pandas
 from dreamo_batch.money import dollars, exact_text, money, total
-from dreamo_batch.results.frame import TAKEN, assemble, mark, stacked, with_jobs_left
+from dreamo_batch.results.frame import TAKEN, assemble, stacked, with_jobs_left, with_origin
 from dreamo_batch.text import counted, option, quoted, same_call, wording
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _load(directory: RunDirectory, state: State | None = None, *, with_left: boo
             is_in_table = attempts[columns.JOB_ID].isin(results[columns.JOB_ID])
             left = attempts[attempts[columns.ATTEMPT].notna() & ~is_in_table]
             results = with_jobs_left(results, left)
-        return mark(results, directory)
+        return with_origin(results, directory)
 
 
 def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
