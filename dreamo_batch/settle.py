@@ -341,7 +341,7 @@ def _reserve(directory: RunDirectory, recovered: Recovered) -> Iterator[str]:
     """Check the previous checkpoint, which is read only if the newest one is damaged."""
     path = directory.path / checkpoint.PREVIOUS
     try:
-        checkpoint.read_table(path)
+        checkpoint.read(path)
     except FileNotFoundError:
         if recovered.snapshot is not None and journal.numbers(directory.path)[:1] != [1]:
             yield f"{path.name} is missing; the next run writes it again"

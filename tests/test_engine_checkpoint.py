@@ -128,7 +128,7 @@ def test_a_file_comes_back_whole(tmp_path):
     path = tmp_path / "checkpoint.parquet"
     state = State([FULL, Attempt("a" * 32, 2, Stage.ACCEPTED), Attempt("b" * 32, 1, Stage.REFUSED)])
     write_checkpoint(path, state, ["a" * 32], META)
-    table, meta = checkpoint.read_table(path)
+    table, meta = checkpoint.read(path)
     assert to_state(table) == state
     assert meta == checkpoint.read_meta(path) == META
 
@@ -153,7 +153,7 @@ def test_a_column_that_is_gone_is_damage(tmp_path):
     table = pq.read_table(path).drop_columns([columns.OUTPUT_URLS, columns.ATTEMPT_INPUTS])
     pq.write_table(table, path)
     with pytest.raises(ValueError, match="no column"):
-        checkpoint.read_table(path)
+        checkpoint.read(path)
 
 
 @pytest.mark.parametrize("attempts", [[], [FULL], [Attempt("b", 1)]])
@@ -182,7 +182,7 @@ def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
     for at in range(0, len(content), 13):
         path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         try:
-            table, meta = checkpoint.read_table(path)
+            table, meta = checkpoint.read(path)
         except directory.UNREADABLE:
             n_noticed += 1
         else:
@@ -198,7 +198,7 @@ def test_every_cut_is_noticed(tmp_path):
     for at in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:at])
         with pytest.raises(directory.UNREADABLE):
-            checkpoint.read_table(path)
+            checkpoint.read(path)
 
 
 def test_any_other_parquet_file_is_no_checkpoint(tmp_path):
@@ -219,7 +219,7 @@ def test_rows_that_went_missing_are_noticed(tmp_path):
     write_checkpoint(path, State([FULL]), ["b"], META)
     pq.write_table(pq.read_table(path).slice(0, 1), path)
     with pytest.raises(ValueError, match="1 rows, not as many as were written"):
-        checkpoint.read_table(path)
+        checkpoint.read(path)
 
 
 def rotate(folder, fill):

@@ -449,7 +449,7 @@ def test_a_checkpoint_of_a_newer_format_is_not_taken_for_damage(busy, monkeypatc
     def unreadable(_path):
         raise KeyError("colour")
 
-    monkeypatch.setattr(checkpoint, "read_table", unreadable)
+    monkeypatch.setattr(checkpoint, "read", unreadable)
     with pytest.raises(DirectoryError, match="newer version"):
         read(busy)
 

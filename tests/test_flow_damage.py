@@ -19,7 +19,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine import journal, plan
-from dreamo_batch.engine.checkpoint import _sealed, read_table
+from dreamo_batch.engine.checkpoint import _sealed, read
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
@@ -178,7 +178,7 @@ def without_end(run_dir: Path) -> None:
 
 def newer(path: Path) -> None:
     """Rewrite a checkpoint as a version to come may: with a note that says more."""
-    table, meta = read_table(path)
+    table, meta = read(path)
     write_checkpoint(path, to_state(table), [], meta)
     table = pq.read_table(path)
     note = json.loads(table.schema.metadata[b"dreamo_batch"].split(b" ", 1)[1])

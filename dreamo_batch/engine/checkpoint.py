@@ -70,7 +70,7 @@ def write(path: Path, stored: StoredAttempts, never: pa.Table, meta: Meta) -> No
             writer.write_table(table)
 
 
-def read_table(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Table, Meta]:
+def read(path: Path, names: Sequence[str] = SCHEMA.names) -> tuple[pa.Table, Meta]:
     """Read a checkpoint; columns that aren't named are filled with nulls."""
     # Opened once, so that a reader never mixes the file with the one that replaces it; by Arrow, because its threads
     # may release the file while the interpreter shuts down.
@@ -361,7 +361,7 @@ def write_frame(
 def read_frame(path: Path, besides: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read a frame that `write_frame` wrote, without some columns, and its metadata."""
     try:
-        # Opened once and by Arrow, as in `read_table`.
+        # Opened once and by Arrow, as in `read`.
         with pa.OSFile(str(path)) as file:
             names = [name for name in pq.read_schema(file).names if name not in besides]
             table = pq.read_table(file, columns=names, page_checksum_verification=True)

@@ -184,7 +184,7 @@ def _newest_checkpoint(
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         path = folder / name
         try:
-            table, meta = checkpoint.read_table(path, names) if names else (None, checkpoint.read_meta(path))
+            table, meta = checkpoint.read(path, names) if names else (None, checkpoint.read_meta(path))
         except FileNotFoundError:
             if name == checkpoint.NAME and (folder / checkpoint.PREVIOUS).exists():
                 damaged[name] = f"{name} is missing"

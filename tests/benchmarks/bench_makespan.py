@@ -68,7 +68,7 @@ def _run(
         )
         assert (done[columns.STATUS] == columns.COMPLETED).all()
         took = (done[columns.COMPLETED_AT].max() - done[columns.SUBMITTED_AT].min()).total_seconds()
-        n_polls = checkpoint.read_table(Path(folder) / "run" / checkpoint.NAME)[0].column(columns.N_POLLS)
+        n_polls = checkpoint.read(Path(folder) / "run" / checkpoint.NAME)[0].column(columns.N_POLLS)
         return took, _ideal(served, slots), sum(n_polls.to_pylist()) / _N
 
 
