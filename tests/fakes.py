@@ -66,6 +66,10 @@ class FakeClock:
         assert seconds >= 0, "time does not run backwards"
         self.now += seconds
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock, as a user or a server of time may."""
+        self._offset += seconds
+
 
 def event(kind: EventKind, job_id: str = "a", attempt: int = 1, at: float = 5.0, **fields: Any) -> Event:
     return Event(kind, job_id, attempt, at, fields)

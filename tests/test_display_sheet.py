@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 
@@ -16,6 +15,7 @@ from dreamo_batch.display import grid as grids
 from dreamo_batch.display import sheet as sheets
 from dreamo_batch.display.sheet import MARGIN, Layout, contact_sheet
 from dreamo_batch.errors import UsageError
+from tests.chinese_fonts import chinese_fonts
 from tests.grids import draw
 from tests.grids import results as grid_results
 
@@ -283,10 +283,7 @@ def test_without_a_font_labels_become_codes(tmp_path, no_fonts):
 
 def test_with_a_font_chinese_is_drawn(tmp_path):
     """In letters, and no legend is needed."""
-    chinese = [file for file in fonts.machine_fonts() if fonts._has(file, fonts._CHINESE)]
-    if not chinese:
-        assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
-        pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
+    chinese = chinese_fonts()
     table = sweep(tmp_path).assign(prompt=CHINESE)
     contact_sheet(table, tmp_path / "s.png", run_dir=tmp_path, rows="prompt", columns="seed")
     assert not (tmp_path / "s.png.legend.csv").exists()
@@ -385,7 +382,7 @@ class OneScriptEach(fonts.Fonts):
     """Has Chinese letters in one font and Latin ones in another."""
 
     def font_for(self, text, size_px):
-        scripts = {letter >= fonts._BEYOND_LATIN for letter in text if letter > " "}
+        scripts = {letter in CHINESE for letter in text if letter > " "}
         return None if len(scripts) > 1 else ImageFont.load_default(size_px)
 
 

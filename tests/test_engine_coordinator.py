@@ -568,7 +568,7 @@ def test_a_new_call_waits_its_own_time_for_an_old_task(make, clock):
 def test_a_clock_that_jumps_between_calls_changes_no_decision(make, clock, jump_s):
     """A task is asked for and waited for by time that only grows."""
     accepted(make, clock)
-    clock._offset += jump_s
+    clock.jump(jump_s)
     again = make("a")
     assert until_given(again, clock) == [(Do.POLL, KEY, "t1")]
     again.handle(PollAnswer(Do.POLL, KEY, Task("t1", "in_progress")))

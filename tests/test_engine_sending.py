@@ -8,6 +8,7 @@ import logging
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from PIL import ExifTags, Image
@@ -19,6 +20,7 @@ from dreamo_batch.engine.schedule import Do
 from dreamo_batch.engine.sending import (
     IMAGE_CHANGED,
     CreateAnswer,
+    Payloads,
     PollAnswer,
     ProbeAnswer,
     SaveAnswer,
@@ -68,14 +70,16 @@ class ScriptedClient:
 
 
 def sender(answer, run_dir) -> Sender:
-    return Sender(ScriptedClient(answer), RunDirectory(run_dir))
+    client = answer if isinstance(answer, ScriptedClient) else ScriptedClient(answer)
+    return Sender(client, RunDirectory(run_dir))
 
 
 def test_a_create_gives_the_task_id(tmp_path):
     """One request of the job as it is."""
-    made = sender("t1", tmp_path)
+    client = ScriptedClient("t1")
+    made = sender(client, tmp_path)
     assert made.create(KEY, job(seed=9), boottime()) == CreateAnswer(KEY, "t1")
-    ((_, request),) = made._client.asked
+    ((_, request),) = client.asked
     assert (request.seed, request.prompt) == (9, "a cat called a")
 
 
@@ -190,16 +194,13 @@ def test_what_nobody_foresaw_may_have_arrived(tmp_path, caplog):
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), ValueError("null byte")])
 def test_a_request_that_can_not_be_built_is_not_sent(tmp_path, monkeypatch, error):
     """Whatever went wrong before anything was sent, the row fails; nothing is in doubt."""
-    made = sender("t1", tmp_path)
-    monkeypatch.setattr(made._payloads, "request", lambda _: _raise(error))
+    client = ScriptedClient("t1")
+    made = sender(client, tmp_path)
+    monkeypatch.setattr(Payloads, "request", Mock(side_effect=error))
     failure = made.create(KEY, job(), boottime()).result
     assert (failure.kind, failure.error_class) == (FailureKind.PERMANENT, failures.NOT_BUILT)
     assert type(error).__name__ in failure.message
-    assert made._client.asked == []
-
-
-def _raise(error):
-    raise error
+    assert client.asked == []
 
 
 @pytest.mark.parametrize("is_reachable", [True, False])
@@ -209,7 +210,8 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_reac
     if is_reachable:
         path.write_bytes(b"another")
     image = ImageSource("file", str(path), "00", str(path), hashlib.sha256(b"planned").hexdigest())
-    made = sender("t1", tmp_path)
+    client = ScriptedClient("t1")
+    made = sender(client, tmp_path)
     failure = made.create(KEY, job(image=image), boottime()).result
     assert (failure.kind, failure.error_class, failure.http_status) == (
         FailureKind.PERMANENT,
@@ -217,37 +219,40 @@ def test_a_reference_that_is_not_the_one_planned_sends_nothing(tmp_path, is_reac
         None,
     )
     assert "cat.png" in failure.message
-    assert made._client.asked == []
+    assert client.asked == []
 
 
 def test_a_reference_of_an_impossible_name_sends_nothing(tmp_path):
     """The system refuses a name with a null byte in words of its own."""
     image = ImageSource("file", "a\0b.png", "00", "a\0b.png", "00")
-    made = sender("t1", tmp_path)
+    client = ScriptedClient("t1")
+    made = sender(client, tmp_path)
     assert made.create(KEY, job(image=image), boottime()).result.error_class == failures.NOT_BUILT
-    assert made._client.asked == []
+    assert client.asked == []
 
 
 @pytest.mark.parametrize("do", [Do.POLL, Do.REFRESH])
 def test_a_poll_gives_the_task_or_why_not(tmp_path, do):
     """Asked for its id, whatever for."""
     task = Task("t1", "in_progress")
-    made = sender(task, tmp_path)
+    client = ScriptedClient(task)
+    made = sender(client, tmp_path)
     assert made.fetch(do, KEY, "t1") == PollAnswer(do, KEY, task)
-    assert made._client.asked == [("fetch", "t1")]
+    assert client.asked == [("fetch", "t1")]
     assert sender(RequestNotTaken(AWAY), tmp_path).fetch(do, KEY, "t1") == PollAnswer(do, KEY, AWAY)
 
 
 def test_a_picture_is_fetched_and_put_on_disk(tmp_path):
     """Under the job's id, with a ceiling on its size."""
     content = picture()
-    made = sender(content, tmp_path)
+    client = ScriptedClient(content)
+    made = sender(client, tmp_path)
     answer = made.save(KEY, ["https://h/a"], name=KEY[0])
     assert answer == SaveAnswer(
         KEY, Saved(f"images/{KEY[0]}.png", hashlib.sha256(content).hexdigest(), len(content), 8, 4)
     )
-    assert made._client.asked[0][1] == "https://h/a"
-    assert made._client.asked[0][2] <= 64 * 1024 * 1024
+    assert client.asked[0][1] == "https://h/a"
+    assert client.asked[0][2] <= 64 * 1024 * 1024
 
 
 class Links:
@@ -354,9 +359,10 @@ def test_a_picture_that_repeats_the_key_is_kept_without(tmp_path, kind):
 
 def test_no_link_is_no_request(tmp_path):
     """A completed task without an address can't be fetched."""
-    made = sender(b"", tmp_path)
+    client = ScriptedClient(b"")
+    made = sender(client, tmp_path)
     assert made.save(KEY, [], name=KEY[0]).result == "the service gave no link to the picture"
-    assert made._client.asked == []
+    assert client.asked == []
 
 
 def test_a_disk_that_takes_no_picture_is_not_the_services_fault(tmp_path):

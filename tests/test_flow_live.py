@@ -412,7 +412,8 @@ def test_a_second_interrupt_at_once_is_one_too(flow, start, slow, capsys, monkey
     """It can hit the lock that the first is releasing, which Python shows as another error."""
     live = start()
     until(lambda: are_two_under_way(live))
-    closed = live._call.runner.is_closed
+    running = runner.live(flow.run_dir)
+    closed = running.is_closed
 
     class Torn:
         def __getattr__(self, name: str) -> object:
@@ -422,7 +423,7 @@ def test_a_second_interrupt_at_once_is_one_too(flow, start, slow, capsys, monkey
             raise RuntimeError("release unlocked lock")
 
     with monkeypatch.context() as patched:
-        patched.setattr(live._call.runner, "is_closed", Torn())
+        patched.setattr(running, "is_closed", Torn())
         with pytest.raises(KeyboardInterrupt):
             live.wait()
     assert "continues in the background" in capsys.readouterr().err
@@ -857,13 +858,13 @@ def test_an_interrupt_while_a_call_is_prepared_leaves_the_live_run_alone(flow, s
 def test_a_call_stopped_while_it_is_begun_sends_nothing(flow, monkeypatch):
     """Interrupted in the last moment before its first request, it is begun stopped."""
     table = flow.table
-    remember = Call._remember
+    settings = Call.settings
 
-    def stopped(call, *cap):
-        remember(call, *cap)
+    def stopped(call):
         call.stop()
+        return settings(call)
 
-    monkeypatch.setattr(Call, "_remember", stopped)
+    monkeypatch.setattr(Call, "settings", stopped)
     done = flow.run(table)
     assert flow.invoice() == []
     assert done[columns.STATUS].tolist() == [columns.PENDING] * 6

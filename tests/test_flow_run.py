@@ -6,6 +6,7 @@ import _thread
 import hashlib
 import io
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -639,14 +640,14 @@ def test_a_reference_that_changed_after_the_check_is_not_sent(run, gateway, refe
     """The worker hashes what it sends; other bytes than those planned are not submitted, and the row says so."""
     other = tmp_path / "other.png"
     Image.new("RGB", (64, 64), "navy").save(other)
-    remember = Call._remember
+    settings = Call.settings
 
-    def changed(call, *cap):
+    def changed(call):
         """Change a picture after the table was checked, in the last moment before the first request."""
-        remember(call, *cap)
         Image.new("RGB", (64, 64), "white").save(other)
+        return settings(call)
 
-    monkeypatch.setattr(Call, "_remember", changed)
+    monkeypatch.setattr(Call, "settings", changed)
     done = run(pd.concat([jobs(reference, 1), jobs(reference, 1).assign(image=str(other))]))
     assert done[columns.STATUS].tolist() == [columns.COMPLETED, columns.FAILED]
     assert done[columns.ERROR_CLASS].iloc[1] == "image_changed"
@@ -948,14 +949,12 @@ def test_a_logging_handler_that_raises_fails_no_run(run, gateway, reference, mon
     assert capsys.readouterr().err.count("no chat") == 1
 
 
-def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, monkeypatch):
+def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, monkeypatch, capsys):
     """From 0 to the number of rows chosen."""
-    seen: list[tuple[int, int]] = []
     paint, slow = Bar.update, Slow()
 
     def update(bar, now):
         paint(bar, now)
-        seen.append((bar._bar.n, bar._bar.total))
         slow.speed_up()
 
     with dreamo.LocalGateway(engine="flat", latency="fixed:1000", clock=slow) as gateway:
@@ -966,7 +965,8 @@ def test_the_bar_of_a_retry_counts_what_is_submitted_again(reference, tmp_path, 
         monkeypatch.setattr("dreamo_batch.display.progress.is_watched", lambda: True)
         monkeypatch.setattr(Bar, "update", update)
         dreamo.retry(tmp_path / "run", gateway=gateway)
-    assert (seen[0], seen[-1]) == ((0, 2), (2, 2))
+    shown = re.findall(r"\| (\d+/\d+)", capsys.readouterr().err)
+    assert (shown[0], shown[-1]) == ("0/2", "2/2")
 
 
 def test_money_is_reported_without_a_bar(run, gateway, reference, caplog):

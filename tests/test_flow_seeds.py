@@ -20,6 +20,7 @@ from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import DirectoryError, UsageError
 from dreamo_batch.images import upright_rgb
 from dreamo_batch.results import measure as measuring
+from tests.scripted_server import ScriptedServer, answer
 
 QUIET = {"progress": False}
 
@@ -131,16 +132,18 @@ def test_a_reference_that_is_gone_changed_or_far_away(tmp_path):
     """Nothing is measured against another picture than the one that was sent; one at a URL is not fetched."""
     reference = tmp_path / "reference.png"
     Image.new("RGB", (64, 64), "orange").save(reference)
-    table = pd.DataFrame(
-        {"image": [str(reference), "https://example.com/cat.png"], "prompt": "a", "seed": [1, 1]}
-    )
-    with dreamo.LocalGateway(engine="flat") as gateway:
+    content = answer(reference.read_bytes(), Content_Type="image/png")
+    with ScriptedServer([content]) as host, dreamo.LocalGateway(engine="flat") as gateway:
+        table = pd.DataFrame(
+            {"image": [str(reference), f"{host.url}/cat.png"], "prompt": "a", "seed": [1, 1]}
+        )
         options = {"gateway": gateway, "keep_references": False} | QUIET
         done = dreamo.run(table.assign(size="512x512"), tmp_path / "run", **options)
     done["status"] = done["status"].astype(str)
     Image.new("RGB", (64, 64), "blue").save(reference)
     changed = dreamo.measure(done, **QUIET)["problem"]
     assert "reference reference.png was changed" in changed[0]
+    assert changed[1] == "its reference is at a URL, which is not fetched"
     reference.unlink()
     assert "reference reference.png is gone" in dreamo.measure(done, **QUIET)["problem"][0]
     row = done.iloc[[0]].assign(job_id="another")

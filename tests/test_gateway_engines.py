@@ -493,10 +493,11 @@ def test_bytes_are_a_picture(tmp_path):
 def test_a_price_by_the_second_is_that_of_the_time_it_took(tmp_path):
     """Shared by the pictures of a batch; the precharge knows none before the first."""
     jobs = dreamo.sweep(image="data/mascot.png", prompt="a fox", seed=range(1, 5), size="512x512")
-    with dreamo.LocalGateway(engine=Counting(), price_per_second="0.5") as gateway:
+    engine = Counting()
+    with dreamo.LocalGateway(engine=engine, price_per_second="0.5") as gateway:
         done = dreamo.run(jobs, tmp_path / "run", gateway=gateway, max_in_flight=4, progress=False)
         spent = sum(float(line["cost"]) for line in gateway.invoice())
-    assert spent >= 0.5 * 0.05 * len(gateway._engine.batches)
+    assert spent >= 0.5 * 0.05 * len(engine.batches)
     assert float(done["cost_usd"].sum()) == pytest.approx(spent)
 
 

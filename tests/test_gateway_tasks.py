@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -157,9 +159,9 @@ def test_settings_that_can_not_be_are_refused(options):
 
 def test_a_store_of_another_layout_is_refused(tmp_path):
     """A file of another version is left alone."""
-    store = TaskStore(tmp_path / "tasks.sqlite")
-    store._run("PRAGMA user_version = 99")
-    store.close()
+    TaskStore(tmp_path / "tasks.sqlite").close()
+    with closing(sqlite3.connect(tmp_path / "tasks.sqlite")) as database:
+        database.execute("PRAGMA user_version = 99")
     with pytest.raises(ValueError, match="layout 99"):
         TaskStore(tmp_path / "tasks.sqlite")
 

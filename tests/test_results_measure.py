@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from dreamo_batch.results import measure
-from dreamo_batch.results.measure import SentReference, Subject, find_subjects
+from dreamo_batch.results.measure import Subject, find_subjects
 from tests.histories import ambiguous, completed, failed, results
 
 
@@ -27,9 +24,3 @@ def test_rows_without_a_picture_say_why(tmp_path):
         "pending",
         "invalid: invalid",
     ]
-
-
-def test_a_reference_at_a_url_is_not_fetched():
-    """The row says so."""
-    subject = Subject(Path("run"), Path("run/images/a.jpg"), "00", SentReference(None, "00"))
-    assert measure._without_pair(subject).problem == "its reference is at a URL, which is not fetched"

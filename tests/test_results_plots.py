@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +22,7 @@ import dreamo_batch as dreamo
 from dreamo_batch import columns, fonts, importing
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import plots
+from tests.chinese_fonts import chinese_fonts
 from tests.histories import NOON, ambiguous, completed, failed, history_of
 
 PROMPTS = ("a fox", "an owl for $5 or $6", "海边的小屋", "a castle " * 20, "one_two^three\n{four}")
@@ -256,20 +256,21 @@ def test_times_have_few_ticks_whatever_the_run_took(span_s):
 
 def test_transparent_axes_take_the_ink_of_what_is_behind():
     """Where nothing is behind, the page is taken as light."""
-    with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "#101010"}):
-        assert plots._prepare(None, pd.DataFrame(), {}, "costs")[1].ink == "#ececec"
-    with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": "none"}):
-        assert plots._prepare(None, pd.DataFrame(), {}, "costs")[1].ink == "#222222"
+    costs = table_of(plots.plot_costs)
+    for behind, ink in (("#101010", "#ececec"), ("none", "#222222")):
+        with mpl.rc_context({"axes.facecolor": "none", "figure.facecolor": behind}):
+            assert to_hex(plots.plot_costs(costs).xaxis.label.get_color()) == ink
 
 
 def test_without_matplotlib_the_way_out_is_said(monkeypatch):
     """A missing extra is a clear error, not an ImportError from deep inside."""
+    costs = table_of(plots.plot_costs)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(UsageError, match=r"dreamo-batch\[plots\]"):
-        plots._prepare(None, pd.DataFrame(), {}, "costs")
+        plots.plot_costs(costs)
     monkeypatch.setattr(importing, "load_module", Mock(side_effect=ValueError("Key backend: 'none such'")))
     with pytest.raises(UsageError, match="Plots need matplotlib, which can't be loaded here: Key backend"):
-        plots._prepare(None, pd.DataFrame(), {}, "costs")
+        plots.plot_costs(costs)
 
 
 def test_importing_the_package_loads_no_matplotlib():
@@ -314,16 +315,9 @@ def test_legends_are_not_cut_off(plot, layout, size):
     )  # what is longer than a small figure is wide can't be seen whole
 
 
-def chinese_font():
-    found = [file for file in fonts.machine_fonts() if fonts._has(file, fonts._CHINESE)]
-    if not found:
-        assert not os.environ.get("CI"), "continuous integration installs fonts-wqy-microhei"
-        pytest.skip("this machine has no font with Chinese letters (Debian: fonts-wqy-microhei)")
-
-
 def test_chinese_is_drawn_where_there_is_a_font():
     """In labels, and in the title where a column is named so."""
-    chinese_font()
+    chinese_fonts()
     made = history_of(["a", "b"], [completed("a"), completed("b")], 场景=["海边的小屋", "a fox"])
     ax = plots.plot_costs(dreamo.costs(made, "场景"))
     assert sorted(label.get_text() for label in ax.get_yticklabels()) == ["a fox", "海边的小屋"]

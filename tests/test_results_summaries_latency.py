@@ -16,7 +16,7 @@ from dreamo_batch import columns
 from dreamo_batch.engine.attempts import Attempt, Stage
 from dreamo_batch.errors import UsageError
 from dreamo_batch.results import history
-from dreamo_batch.results.summaries import _covered_s, _peak, phases
+from dreamo_batch.results.summaries import phases
 from tests.histories import NOON, ambiguous, completed, failed, history_of, ledger, results
 
 
@@ -165,11 +165,17 @@ def test_nothing_in_the_way_asks_for_more():
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=12))
 def test_overlaps_agree_with_counting_second_by_second(intervals):
     """Peak and union of intervals are what a slow count gives."""
-    begin = np.array([float(b) for b, _ in intervals])
-    end = np.array([float(b + length) for b, length in intervals])
-    alive = [sum(b <= second < e for b, e in zip(begin, end, strict=True)) for second in range(101)]
-    assert _covered_s(begin, end) == sum(n > 0 for n in alive)
-    assert _peak(begin, end) == max(alive)
+    alive = [sum(begin <= second < begin + length for begin, length in intervals) for second in range(101)]
+    pace = pace_of(
+        [
+            completed(
+                f"j{n}", sent_at=NOON + begin, answered_at=NOON + begin, completed_at=NOON + begin + length
+            )
+            for n, (begin, length) in enumerate(intervals)
+        ]
+    )
+    assert pace["busy_s"] == sum(n > 0 for n in alive)
+    assert pace["peak_in_flight"] == max(alive)
 
 
 @pytest.mark.parametrize("jump_s", [-2e9, -86_400.0, 86_400.0, 3e9])

@@ -12,10 +12,10 @@ import urllib3
 
 from dreamo_batch import errors
 from dreamo_batch.service import client as module
-from dreamo_batch.service.client import Client, _content
+from dreamo_batch.service.client import Client
 from dreamo_batch.service.config import Settings
 from dreamo_batch.service.failures import FailureKind
-from dreamo_batch.service.transport import Answer, why_refused
+from dreamo_batch.service.transport import why_refused
 from tests.scripted_server import ScriptedServer, answer, close, reset, then
 
 KEY = "sk-example-key"
@@ -391,7 +391,8 @@ def test_signatures_are_logged_at_debug_only(host, client, caplog):
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-def test_a_wait_until_a_date_counts_from_now():
+def test_a_wait_until_a_date_counts_from_now(host):
     """A 429 for a link that names a date asks to wait until then, and not since the beginning of time."""
-    refusal = Answer(429, {"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}, b"", None)
-    assert _content(refusal, 1_700_000_000.0).retry_after_s == 30.0
+    host.script[:] = [answer(b"", 429, Retry_After="Tue, 14 Nov 2023 22:13:50 GMT")]
+    with Client(KEY, host.url, wall=lambda: 1_700_000_000.0) as client:
+        assert failure_of(client, link(host)).retry_after_s == 30.0
