@@ -115,11 +115,13 @@ def test_test_files_are_named_after_the_module_they_test():
     assert [name for name in tests if not any(f"{name}_".startswith(f"{home}_") for home in homes)] == []
 
 
-def definitions(node: ast.AST, *, is_shown: bool) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+def definitions(
+    node: ast.AST, *, is_shown: bool
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
     """Find the functions and classes that only their own developers read about."""
     for child in ast.iter_child_nodes(node):
         is_inner = is_shown
-        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             decorators = map(ast.unparse, child.decorator_list)
             is_command = any(re.match(r"command\(|click\.group\(", decorator) for decorator in decorators)
             is_inner = is_command or child.name in SHOWN or (is_shown and not child.name.startswith("_"))
