@@ -33,7 +33,7 @@ class Service:
     """Takes so many tasks at once and so many requests a second; what is over is answered 429.
 
     A share of creates, or of polls, is refused at random, whatever there is, everything while it is closed, and creates
-    that come less than `apart_s` after the last.
+    that come less than `apart_s` after the last, and requests of any kind less than `requests_apart_s` after the last.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Service:
         n_most: int | None = None,
         rate: float | None = None,
         apart_s: float = 0.0,
+        requests_apart_s: float = 0.0,
         asks: Asks = "none",
         refused: float = 0.0,
         refused_do: Do = Do.CREATE,
@@ -54,6 +55,7 @@ class Service:
         self._slots = Slots(n_most)
         self._bucket = Bucket(rate)
         self._apart_s, self._accepted_at = apart_s, -math.inf
+        self._requests_apart_s, self._let_in_at = requests_apart_s, -math.inf
         self._asks = asks
         self._random = random.Random(seed)
         self._refused, self._refused_do = refused, refused_do
@@ -68,6 +70,9 @@ class Service:
         """Give `taken`, `running`, `ended`, `saved` or `refused`, and the seconds it asks to wait."""
         is_closed = self._closed_from <= now < self._closed_until
         wait_s = 1.0 if is_closed else self._bucket.take(now)
+        if not wait_s and self._requests_apart_s:
+            wait_s = max(0.0, self._let_in_at + self._requests_apart_s - now)
+            self._let_in_at = self._let_in_at if wait_s else now
         if not wait_s and action.do is Do.CREATE:
             wait_s = self._slots.wait_s(now)
             if self._apart_s:

@@ -12,7 +12,7 @@ import pytest
 
 import dreamo_batch as dreamo
 from dreamo_batch import columns
-from dreamo_batch.display.compare import draw_pairs
+from dreamo_batch.display.compare import comparison_table, draw_pairs
 from tests.fakes import picture
 
 
@@ -44,12 +44,12 @@ def kept(tmp_path):
     return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(columns.COMPARISONS))
 
 
-def prefer(comparison, better, done):
+def prefer(comparison, better, done, run_dir):
     """Choose on every pair the picture whose seed is better."""
     seed_of = dict(zip(done["job_id"], done["seed"], strict=True))
     while comparison.n_chosen < comparison.n_pairs:
         comparison.choose("left")
-        line = comparison._choices(comparison.rater).iloc[-1]
+        line = comparison_table(run_dir).frame().iloc[-1]
         if better(seed_of[line["job_id_b"]], seed_of[line["job_id_a"]]):
             comparison.undo()
             comparison.choose("right")
@@ -99,9 +99,14 @@ def test_pictures_whose_file_is_missing_are_left_out(done, tmp_path):
         left = dreamo.compare(done, pairs=12, rater="ann")
     with pytest.warns(UserWarning, match="^2 pictures can't be compared"):  # also where few come up
         dreamo.compare(done, pairs=1)
-    assert not {job for pair in left._pairs for job in left._jobs_of(pair)} & {*gone["job_id"]}
     assert (left.n_pairs, left.n_chosen) == (6, 6)
     pd.testing.assert_frame_equal(left.scores(), seeds.scores())
+    with pytest.warns(UserWarning, match="^2 pictures can't be compared"):
+        anew = dreamo.compare(done, pairs=12, rater="bob")
+    for _ in range(anew.n_pairs):
+        anew.choose("left")
+    chosen = comparison_table(tmp_path / "run").frame().tail(6)
+    assert not {*chosen["job_id_a"], *chosen["job_id_b"]} & {*gone["job_id"]}
 
 
 def test_undo_shows_the_last_pair_again(done, tmp_path):
@@ -122,10 +127,10 @@ def test_undo_shows_the_last_pair_again(done, tmp_path):
         comparison.undo()
 
 
-def test_the_group_that_is_preferred_is_the_strongest(done):
+def test_the_group_that_is_preferred_is_the_strongest(done, tmp_path):
     """Strengths follow the choices, with intervals around them, and sum to nothing."""
     comparison = dreamo.compare(done, pairs=12, rater="ann")
-    prefer(comparison, lambda one, other: one > other, done)
+    prefer(comparison, lambda one, other: one > other, done, tmp_path / "run")
     scores = comparison.scores()
     assert list(scores.columns) == ["seed", *columns.STRENGTHS]
     assert scores["seed"].tolist() == [4, 3, 2, 1]

@@ -188,16 +188,19 @@ def test_an_error_without_words_is_shown_by_its_name(batch, panel):
     assert "Stop: RuntimeError" in text(panel)
 
 
-def test_a_second_click_waits_for_the_first(batch, panel):
+def test_a_second_click_waits_for_the_first(batch, monkeypatch):
     """What takes a while is not begun twice."""
     gate, began = queue.Queue(), queue.Queue()
-    batch.retry = None
-    panel._buttons._click("Resume", lambda: (began.put(1), gate.get(timeout=SOON_S)))
+    monkeypatch.setattr(batch, "stop", lambda: (began.put("stop"), gate.get(timeout=SOON_S)), raising=False)
+    panel = Panel(batch)
+    stop = button(panel, "Stop")
+    stop.click()
     began.get(timeout=SOON_S)
-    panel._buttons._click("Resume", lambda: began.put(2))
+    stop.click()
     gate.put(None)
     assert panel.wake.wait(SOON_S)
     assert began.empty()
+    panel.close()
 
 
 def test_a_cap_can_be_raised_where_it_falls_short(batch, panel):
@@ -251,7 +254,7 @@ def test_only_new_pictures_are_sent(batch, panel, tmp_path):
     batch.state = small_run(newest=tuple(pictures[:12]))
     panel.paint()
     assert sorted(changes) == ["children", "value"]
-    rows = [place.value for place in panel._pictures._row.children]
+    rows = [widget.value for widget in widgets(panel.box) if "<img" in getattr(widget, "value", "")]
     assert [f"row {number}<" in html for number, html in zip(range(13, 1, -1), rows, strict=True)] == [
         True
     ] * 12

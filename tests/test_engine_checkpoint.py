@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import tracemalloc
 from dataclasses import replace
 from unittest import mock
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -254,11 +252,3 @@ def test_a_checkpoint_that_can_not_be_written_changes_nothing(tmp_path):
     assert checkpoint.read_meta(tmp_path / checkpoint.NAME).covers == 2
     assert checkpoint.read_meta(tmp_path / checkpoint.PREVIOUS).covers == 1
     assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(
-    "cell", [np.timedelta64(1, "D"), np.timedelta64(1, "ns"), np.datetime64("2026"), np.array(1), np.int8(1)]
-)
-def test_cells_of_numpy_are_described_as_json(cell):
-    """The journal keeps the user's cells of every attempt; none may stop a run."""
-    assert json.loads(json.dumps(checkpoint._plain(cell))) == checkpoint._plain(cell)

@@ -41,6 +41,23 @@ def test_a_job_is_described_by_its_first_row():
     assert [(one["row"], one["columns"]) for one in told] == [("w", {"n": 2}), ("x", {"n": 3}), (None, {})]
 
 
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (np.timedelta64(1, "D"), "1 days"),
+        (np.timedelta64(1, "ns"), "1 nanoseconds"),
+        (np.datetime64("2026"), None),
+        (np.array(1), None),
+        (np.int8(1), 1),
+    ],
+)
+def test_cells_of_numpy_are_described_as_json(cell, expected):
+    """The journal keeps the user's cells of every attempt; none may stop a run."""
+    user = pd.DataFrame({"cell": pd.Series([cell], dtype=object)})
+    described = checkpoint.describer(user, prepared("a").rows)(job("a"))
+    assert json.loads(described)["columns"] == {"cell": expected}
+
+
 HALF = "\ud800"  # of a character, which no file takes
 
 

@@ -505,7 +505,7 @@ def test_a_journal_that_takes_nothing_more_leaves_it_to_the_last_checkpoint(fold
     ledger = opened(folder)
     work(ledger, "a", EventKind.SENDING)
     ledger.record([event(EventKind.ACCEPTED, "a", task_id="t")])
-    monkeypatch.setattr(ledger._journal, "_write", full)
+    monkeypatch.setattr(journal.Journal, "commit", full)
     with pytest.raises(OSError, match="space"):
         ledger.close(pending=[])
     assert ledger.unwritten == []

@@ -15,6 +15,7 @@ from dreamo_batch.engine import checkpoint, plan, runner, sending
 from dreamo_batch.engine.attempts import EventKind, Stage
 from dreamo_batch.engine.coordinator import Coordinator, SystemClock
 from dreamo_batch.engine.directory import RunDirectory
+from dreamo_batch.engine.journal import Journal
 from dreamo_batch.engine.ledger import Ledger, read
 from dreamo_batch.engine.pictures import Saved
 from dreamo_batch.engine.runner import Runner, open_ledger
@@ -460,7 +461,7 @@ def test_what_can_not_be_written_down_is_not_sent(folder, service, monkeypatch):
     """With a full disk no create leaves, and nothing is in doubt."""
     call = Call(folder, service, "a", "b")
     with monkeypatch.context() as patched:
-        call.on_open = lambda ledger: patched.setattr(ledger._journal, "_write", full)
+        call.on_open = lambda _: patched.setattr(Journal, "commit", full)
         patched.setattr("dreamo_batch.engine.checkpoint.write", full)
         call.start().wait()
     assert isinstance(call.coordinator.stopped, StorageFailed)
@@ -536,15 +537,15 @@ def test_what_waits_for_the_disk_is_submitted_by_the_call_that_takes_over(folder
     assert stages(folder) == {"a": "completed", "b": "completed"}
 
 
-def test_an_error_nobody_foresaw_in_the_writing_ends_the_run(folder, service):
+def test_an_error_nobody_foresaw_in_the_writing_ends_the_run(folder, service, monkeypatch):
     """Nothing waits for a write that never ends, nothing is sent, and the error is told."""
     call = Call(folder, service, "a")
 
-    def bad(_data: bytes) -> None:
-        del call.ledger._journal._commit
+    def bad(_journal: Journal) -> None:
+        monkeypatch.undo()
         raise ZeroDivisionError("a bug")
 
-    call.on_open = lambda ledger: setattr(ledger._journal, "_commit", bad)
+    call.on_open = lambda _: monkeypatch.setattr(Journal, "commit", bad)
     call.start().wait()
     assert isinstance(call.runner.error, ZeroDivisionError)
     assert service.creates == []
@@ -558,7 +559,7 @@ def test_an_id_that_can_not_be_written_down_is_reported(folder, service, monkeyp
     call = Call(folder, service, "a", max_in_flight=1).start()
     service.n_held.acquire(timeout=PATIENCE_S)
     with monkeypatch.context() as patched:
-        patched.setattr(call.ledger._journal, "_write", full)
+        patched.setattr(Journal, "commit", full)
         patched.setattr("dreamo_batch.engine.checkpoint.write", full)
         service.gate.set()
         call.wait()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ import pytest
 import dreamo_batch as dreamo
 from dreamo_batch.call import Call, CallInputs, Service
 from dreamo_batch.engine import journal, plan
-from dreamo_batch.engine.checkpoint import _sealed, read
+from dreamo_batch.engine.checkpoint import read
 from dreamo_batch.engine.directory import RunDirectory, new_entropy
 from dreamo_batch.engine.ledger import peek_entropy
 from dreamo_batch.engine.plan import RunOptions
@@ -183,7 +184,8 @@ def newer(path: Path) -> None:
     table = pq.read_table(path)
     note = json.loads(table.schema.metadata[b"dreamo_batch"].split(b" ", 1)[1])
     note |= {"schema": 99, "colour": "blue"}
-    sealed = _sealed(json.dumps(note).encode())
+    text = json.dumps(note).encode()
+    sealed = b"%08x %b" % (zlib.crc32(text), text)
     pq.write_table(table.replace_schema_metadata({b"dreamo_batch": sealed}), path)
 
 

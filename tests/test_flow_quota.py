@@ -74,8 +74,7 @@ def test_creates_that_have_to_be_apart_are_not_taken_for_a_cap_of_one_task(apart
 
 def test_refusals_with_no_task_open_are_not_for_a_cap_on_tasks():
     """As of a proxy that allows no bursts of any requests, by which creates right after a poll are refused."""
-    service = Service(rate=10, latency_s=5.0)
-    service._bucket._n_most = service._bucket._n_tokens = 1.0
+    service = Service(requests_apart_s=0.1, latency_s=5.0)
     assert Run(service, 200, max_in_flight=50).work() < 400
 
 
@@ -235,18 +234,22 @@ def asked(monkeypatch):
     """Record the status of every answer of the service in this process."""
     from dreamo_batch.service.client import Client
 
-    ledger, call = Ledger(), Client._call
+    ledger = Ledger()
 
-    def recording(self, *args, **options):
-        try:
-            answer = call(self, *args, **options)
-        except dreamo.ServiceError as error:
-            ledger.statuses.append(error.failure.http_status or 0)
-            raise
-        ledger.statuses.append(200)
-        return answer
+    def recording(call):
+        def recorded(self, *args, **options):
+            try:
+                answer = call(self, *args, **options)
+            except dreamo.ServiceError as error:
+                ledger.statuses.append(error.failure.http_status or 0)
+                raise
+            ledger.statuses.append(200)
+            return answer
 
-    monkeypatch.setattr(Client, "_call", recording)
+        return recorded
+
+    for name in ("create", "fetch"):
+        monkeypatch.setattr(Client, name, recording(getattr(Client, name)))
     return ledger
 
 

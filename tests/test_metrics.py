@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import itertools
 import math
 import os
 import shutil
@@ -176,7 +177,9 @@ def test_prompts_in_another_script_are_not_read(prompt, is_read, models):
 
 def test_long_prompts_are_cut_where_the_model_ends(models):
     metric = PromptMatch(path=models)
-    assert len(metric._tokens("red " * 500)) == 77
+    whole, longer, shorter = (metric.embed_prompt("red " * n + "fox") for n in (499, 99, 9))
+    assert np.array_equal(whole, longer)
+    assert not np.array_equal(whole, shorter)
 
 
 def face(x=320, side=128):
@@ -510,17 +513,30 @@ def test_a_metric_that_fails_or_takes_batches_is_calibrated(tmp_path):
     assert (found.auc, found.n_same, found.n_missing) == (1.0, 2, 9)
 
 
-def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks():
+def test_a_curve_of_scores_that_overlap_is_that_of_the_ranks(tmp_path):
     """The area is the chance that a pair of the same scores higher, ties counting half (Mann and Whitney)."""
-    from dreamo_batch.results import comparison
+    pictures = {}
+    for subject, number in itertools.product(range(4), range(6)):
+        path = tmp_path / f"{subject} {number}.png"
+        Image.new("RGB", (8, 8), (subject, number, 0)).save(path)
+        pictures.setdefault(str(subject), []).append(path)
+    scores = {True: [], False: []}
 
-    chance = np.random.default_rng(3)
-    same, others = chance.integers(3, 9, 50).astype(float), chance.integers(0, 7, 80).astype(float)
-    roc = comparison._roc(same, others)
-    area = np.trapezoid(roc["same_found"], roc["others_taken"])
+    def score(one, other):
+        (subject, number, _), (another, second, _) = one.getpixel((0, 0)), other.getpixel((0, 0))
+        is_same = subject == another
+        value = (
+            3 + (7 * number * second + subject) % 6 if is_same else (5 * number + 3 * second + another) % 7
+        )
+        scores[is_same].append(value)
+        return value
+
+    calibrated = dreamo.calibrate(dreamo.Metric("made up", score), pictures, **QUIET)
+    same, others = np.array(scores[True]), np.array(scores[False])
+    assert (calibrated.n_same, calibrated.n_others) == (len(same), len(others)) == (60, 216)
     wins = (same[:, None] > others).mean() + (same[:, None] == others).mean() / 2
-    assert area == pytest.approx(wins)
-    for threshold, found, taken in roc.to_numpy():
+    assert calibrated.auc == pytest.approx(wins)
+    for threshold, found, taken in calibrated.roc.to_numpy():
         assert found == pytest.approx((same >= threshold).mean())
         assert taken == pytest.approx((others >= threshold).mean())
 

@@ -26,7 +26,6 @@ import dreamo_batch as dreamo
 from dreamo_batch import parallel
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.errors import DreamoError, UsageError
-from dreamo_batch.results import measure as measuring
 from dreamo_batch.service.failures import Failure, FailureKind
 from tests import tiny_models
 from tests.flows import PATIENCE_S, dask_client, until
@@ -165,7 +164,6 @@ def test_a_metric_is_loaded_once_a_process_and_takes_batches(finished, tmp_path,
     run_dir = shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "made").mkdir()
     monkeypatch.setenv("DREAMO_TEST_MADE", str(tmp_path / "made"))
-    measuring._loaded.cache_clear()
     metric = dreamo.Metric("wider", load=load_wider, is_batched=True)
     singly = dreamo.measure(run_dir, dreamo.Metric("wider", wider), **QUIET)
     for _ in range(2):

@@ -113,7 +113,7 @@ def test_pictures_are_found_after_tables_were_put_together(two, put_together):
     assert all(path.is_file() for path in found(table))
     seen = dreamo.gallery(table)
     assert "file missing" not in seen.to_html()
-    assert {entry.kind for entry in seen._whole.shown()} == {"picture"}
+    assert {entry.kind for entry in seen.grid.shown()} == {"picture"}
 
 
 def test_a_sheet_and_a_gallery_tell_several_runs_apart(two, tmp_path):
