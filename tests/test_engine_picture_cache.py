@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import dreamo_batch as dreamo
-from dreamo_batch import columns, files, images
+from dreamo_batch import columns, files, images, likeness
 from dreamo_batch.display import grid
 from dreamo_batch.engine import picture_cache
 from dreamo_batch.engine.picture_cache import PictureFile, PictureSummary, Thumbnail
@@ -44,16 +44,25 @@ def run_dir(finished, tmp_path):
 
 @pytest.fixture
 def _no_decoding(monkeypatch):
-    """Fail where a whole picture would be decoded to be shown or compared."""
+    """Fail where a whole picture would be decoded to be shown or compared, or summarised again."""
     open_picture = images.opened
+    decoded = []
 
-    def refuse(source, **options):
+    def look(source, **options):
         if isinstance(source, Path) and source.parent.name == "images":
-            raise AssertionError(source)
+            decoded.append(source)
         return open_picture(source, **options)
 
-    monkeypatch.setattr(images, "opened", refuse)
+    def summarise(source, **options):
+        decoded.append(source)
+        return open_picture(source, **options)
+
+    monkeypatch.setattr(images, "opened", look)
+    monkeypatch.setattr(picture_cache, "opened", summarise)
+    monkeypatch.setattr(likeness, "opened", summarise)
     grid._reduce.cache_clear()
+    yield
+    assert decoded == []
 
 
 def digests(run_dir):
