@@ -31,7 +31,7 @@ from dreamo_batch.engine.directory import RunDirectory
 from dreamo_batch.engine.spending import highest_price
 from dreamo_batch.engine.status import Phase, Rows, Snapshot, Speed, Status, Tally, left_s, rows_of
 from dreamo_batch.money import Amount, dollars, exact_text
-from dreamo_batch.results.load import existing, load, open_lines, read_state
+from dreamo_batch.results.load import doubt_of_cap, existing, load, open_lines, read_state
 from dreamo_batch.text import clock_time, counted, duration, harmless, quoted, same_call, wording
 
 if TYPE_CHECKING:
@@ -727,7 +727,7 @@ class FollowedRun:
         self.directory = RunDirectory(self._place)  # a store is read again
         is_live = self.directory.is_locked()
         self._read_table()
-        state, now = read_state(self.directory), time.monotonic()
+        state, now, replica = read_state(self.directory), time.monotonic(), self.directory.replica
         price = highest_price(state.kinds())
         snapshot = snapshot_of(state, price, self._rows.weights, self._rows.n_invalid)
         is_whole = snapshot.n_settled == snapshot.n_rows
@@ -741,7 +741,7 @@ class FollowedRun:
             run_dir=self.directory.path,
             phase="running" if is_live else "finished" if is_whole else "idle",
             elapsed_s=now - self._began_at,
-            notices=(replica.silence,) if (replica := self.directory.replica) and replica.silence else (),
+            notices=tuple(filter(None, (replica and replica.silence, doubt_of_cap(self.directory)))),
             problem=None,
         )
 

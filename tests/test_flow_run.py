@@ -571,12 +571,13 @@ def test_retry_chooses_by_row_and_class(run, gateway, reference, tmp_path):
         dreamo.retry(tmp_path / "run", rows=["nowhere"], **service)
 
 
-@pytest.mark.parametrize("rows", ["0-99", "x-1", "1 - 7"])
-def test_a_range_that_leaves_the_table_is_refused_with_its_labels(run, reference, tmp_path, rows):
-    """It names where the table begins and ends, so that the range can be corrected."""
+@pytest.mark.parametrize(("rows", "unknown"), [("0-99", "99"), ("x-1", "x"), ("1 - 7", "7")])
+def test_a_range_that_leaves_the_table_is_refused_with_its_labels(run, reference, tmp_path, rows, unknown):
+    """It names the wrong end, and where the table begins and ends, so that the range can be corrected."""
     run(jobs(reference, 2))
     with pytest.raises(
-        errors.UsageError, match=f"{rows}': both ends of a range must be labels of the table, 0 to 1"
+        errors.UsageError,
+        match=f"{rows}': '{unknown}' isn't a label; both ends of a range must be labels of the table, 0 to 1",
     ):
         dreamo.rate(tmp_path / "run", rows, 3)
 

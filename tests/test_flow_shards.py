@@ -401,6 +401,7 @@ def test_a_cap_over_shards_that_can_not_be_read_lets_nothing_be_bought(tmp_path,
             dreamo.plan(flow.table, flow.run_dir)
         with pytest.warns(UserWarning, match="if the run has a cap, it isn't shown"):
             assert dreamo.status(flow.run_dir)["max_cost_usd"] is None
+        assert any("it isn't shown" in notice for notice in dreamo.watch(flow.run_dir).status.notices)
         assert dreamo.verify(flow.run_dir) == ["run.json is missing or can't be read; restore it from a copy"]
         path.write_text(before)
         with pytest.raises(dreamo.BudgetReached):

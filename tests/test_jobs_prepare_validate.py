@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_a_problem_says_what_and_what_to_do():
     )
     assert found["model"].fillna("").tolist() == ["spark_dreamo", ""]
     assert found["fix"].str.endswith(".").all()
+
+
+def test_a_column_with_a_very_long_name_is_read_at_once():
+    """As when the first line of a file is not its header."""
+    began_at = time.process_time()
+    assert validate(pd.DataFrame({"prompt": ["a"], "image": [plain()], f"p{'/' * 50_000}q": [1]})).empty
+    assert time.process_time() - began_at < 5
 
 
 def test_a_column_named_nearly_like_one_that_is_read_is_reported():

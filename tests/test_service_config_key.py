@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import logging
+import re
+import time
 import traceback
 from contextlib import suppress
 from urllib.parse import quote
@@ -196,6 +198,28 @@ def test_every_spelling_of_the_key_is_noticed_in_ids_and_answers(shown):
     assert all(secret.may_be_in(answered.encode(encoding)) for encoding in ("utf-8", "utf-16"))
     assert secret.is_in(f"task-{shown}")
     assert secret.mask(f"invalid {shown}").startswith("invalid ***")
+
+
+@pytest.mark.parametrize("shown", [*SPELLINGS, *IN_TEXTS[:2]])
+def test_every_spelling_of_the_key_is_overwritten_in_a_file(shown):
+    """In place, and what surrounds it stays."""
+    content = b"\xff\xd8 before " + shown.encode() + b" behind"
+    written = Secret(KEY).overwrite(content)
+    assert re.fullmatch(rb"\xff\xd8 before \w?\*+\w{0,2}=* behind", written)
+    assert len(written) == len(content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_the_key_is_overwritten_in_utf_16(encoding):
+    """Windows writes comments of pictures so."""
+    assert Secret(KEY).overwrite(KEY.upper().encode(encoding)) == ("*" * len(KEY)).encode(encoding)
+
+
+def test_a_text_of_backslashes_is_read_at_once():
+    """A link can have any length, and no other thread runs while a pattern is searched."""
+    began_at = time.process_time()
+    assert not Secret(KEY).is_in("https://o.example/" + "\\" * 100_000)
+    assert time.process_time() - began_at < 5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import inspect
 import json
 import socket
 import ssl
+import time
 import zlib
 from itertools import product
 from types import SimpleNamespace
@@ -426,13 +427,17 @@ def test_a_create_to_a_wrong_address_stops(status):
     [
         b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
         b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<title>400 Bad Request</title><p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+        b"Bad Request\r\nThis combination of host and port requires TLS.\r\n",
+        b"The client sent a plain HTTP request, but this server only speaks HTTPS on this port.",
     ],
-    ids=["nginx", "go"],
+    ids=["nginx", "go", "apache", "tomcat", "cherrypy"],
 )
 def test_plain_http_to_a_port_for_https_fails_no_row(page):
     """Web servers answer it with 400, which is otherwise one row's."""
     failure = from_response("create", 400, {}, page)
     assert (failure.kind, failure.error_class) == (STOP, "not_offered")
+    assert "begin with http:// or https://" in str(failure)
     quoted = b'{"message": "refused: \'a plain HTTP request was sent to HTTPS port\'"}'
     assert from_response("create", 400, {}, quoted).kind is FailureKind.PERMANENT
 
@@ -848,3 +853,14 @@ def test_what_stands_between_fails_no_row(status, error_class):
 def test_a_wait_may_carry_a_unit_or_come_twice(value, wait_s):
     """Proxies join two headers of one name with a comma."""
     assert failures.read_wait({"Retry-After": value}, b"", now=0) == wait_s
+
+
+def test_a_long_status_line_is_shown_at_once():
+    """No other thread runs while a pattern is searched, so it may not take long for any text."""
+    began_at = time.process_time()
+    line = "/" * 65_000
+    assert (
+        failures.reason(http.client.BadStatusLine(line))
+        == f"BadStatusLine: {line}"[: failures.REASON_CHARACTERS_MAX]
+    )
+    assert time.process_time() - began_at < 5

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import time
 from decimal import Decimal
 
 import pytest
@@ -1011,3 +1012,12 @@ def test_a_task_is_named_also_among_what_an_error_repeats(place):
     """Wherever it stands, it may be what the create has bought."""
     for named in ({"task_id": ID}, {"task": {"id": ID}}):
         assert messages.named_tasks_in(written({"error": "x", place: named})) == [ID]
+
+
+def test_a_cost_of_many_blanks_is_read_at_once():
+    """It is no amount, and no other thread runs while a pattern is searched."""
+    began_at = time.process_time()
+    body = json.dumps({"id": "a", "status": "completed", "usage": {"cost": "1" + "\n" * 100_000 + "1"}})
+    task = messages.read_task(body.encode(), "a")
+    assert (task.cost, task.is_cost_unreadable) == (None, True)
+    assert time.process_time() - began_at < 5

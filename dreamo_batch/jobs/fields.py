@@ -176,7 +176,8 @@ def plain_name(name: str) -> str:
 
 
 def _squeezed(name: str) -> str:
-    return re.sub(r"[(\[].*|px$|\W+$", "", plain_name(name).replace("_", "")).removesuffix("s")  # no unit
+    without_unit = re.sub(r"[(\[].*|px$|(?<!\W)\W+$", "", plain_name(name).replace("_", ""))
+    return without_unit.removesuffix("s")
 
 
 def _slips(name: str) -> Iterator[str]:

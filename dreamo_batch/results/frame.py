@@ -232,17 +232,19 @@ def _several(index: pd.Index, rows: Any) -> list[Any]:
 
 def _between(places: dict[Any, list[int]], value: Any) -> list[int] | None:
     """Return the rows from one label to another ("3-7"), in the order of the table."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "-" not in value:
         return None
     cuts = (place for place, letter in enumerate(value) if letter == "-")
-    ends = ((places.get(value[:cut].strip()), places.get(value[cut + 1 :].strip())) for cut in cuts)
-    first, last = max(ends, key=lambda pair: sum(map(bool, pair)), default=(None, None))
+    pairs = ((value[:cut].strip(), value[cut + 1 :].strip()) for cut in cuts)
+    ends = max(pairs, key=lambda pair: sum(end in places for end in pair))
+    first, last = map(places.get, ends)
     if not first and not last:
         return None
     if not first or not last:
-        labels = [*places]
+        labels, unknown = [*places], ends[bool(first)]
         raise UsageError(
-            f"Rows {value!r}: both ends of a range must be labels of the table, {labels[0]} to {labels[-1]}."
+            f"Rows {value!r}: {unknown!r} isn't a label; both ends of a range must be labels of the table, "
+            f"{labels[0]} to {labels[-1]}."
         )
     if first[0] > last[-1]:
         raise UsageError(f"Rows {value!r}: the table lists the first of these labels after the second.")

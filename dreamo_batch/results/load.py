@@ -155,10 +155,17 @@ def status(run_dir: RunDir | Iterable[RunDir]) -> dict[str, Any]:
     for path in list_run_dirs(run_dir):
         directory = existing(path)
         state = read_state(directory)
-        if directory.is_sharded and directory.read_manifest() is None:
-            warn(f"Can't read run.json in {directory.given}; if the run has a cap, it isn't shown.")
+        if doubt := doubt_of_cap(directory):
+            warn(doubt)
         summaries.append(summarise(_load(directory, state), state, money(state.terms.cap)))
     return added(summaries)
+
+
+def doubt_of_cap(directory: RunDirectory) -> str:
+    """Say that a cap may not be shown, as `run.json` of a directory in shards can't be read; else return ""."""
+    if not directory.is_sharded or directory.read_manifest() is not None:
+        return ""
+    return f"Can't read run.json in {directory.given}; if the run has a cap, it isn't shown."
 
 
 def stored_terms(directory: RunDirectory) -> Terms:

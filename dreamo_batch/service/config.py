@@ -21,7 +21,7 @@ from dreamo_batch.service import contract
 from dreamo_batch.text import quoted, type_of, wording
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 KEY_VARIABLE: Final = "DREAMO_API_KEY"
 BASE_URL_VARIABLE: Final = "DREAMO_BASE_URL"
@@ -34,8 +34,8 @@ _PATH: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*
 # How characters are written in URLs, also within other URLs, in JSON, also within JSON, in Python and HTML; breaks of
 # lines stand for nothing, since a text may have been wrapped.
 _ESCAPED: Final = re.compile(
-    r"%(?:25)*([0-9a-f]{2})|[%\\]\\*u([0-9a-f]{4})|[0\\]\\*x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
-    r"|\\\\*(/)|[\r\n]\s*|\\\\*[nr](?:\s|\\+[nrt])*",
+    r"%(?:25)*([0-9a-f]{2})|[%\\]\\{0,7}u([0-9a-f]{4})|[0\\]\\{0,7}x([0-9a-f]{2})|&#x([0-9a-f]{1,6});|&#([0-9]{1,7});"
+    r"|\\{1,8}(/)|[\r\n]\s*|\\{1,8}[nr](?:\s|\\{1,8}[nrt])*",
     re.IGNORECASE,
 )
 _NOTHING: Final = re.compile("(?!)")
@@ -71,11 +71,9 @@ class Secret:
         return self._is_long and any(spelling in read for read in readings for spelling in self._spellings)
 
     def overwrite(self, content: bytes) -> bytes:
-        """Replace the key in a file by asterisks, also in UTF-16; short keys are ignored, as in `is_in`."""
-        wide = self._value.encode("utf-16-le")[:-1]  # without its last zero in either byte order
-        for spelling in (*map(str.encode, _spellings(self._value)), wide) if self._is_long else ():
-            content = content.replace(spelling, re.sub(rb"[^\0]", b"*", spelling))
-        return content
+        """Replace the key in a file by asterisks, in any letter case, escaped or in UTF-16, unless it is short."""
+        written = _in_bytes(self._spellings) if self._is_long else b"(?!)"  # compiled once, as `re` keeps it
+        return re.sub(written, lambda found: re.sub(rb"[^\0]", b"*", found[0]), content)
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text in an answer can contain part of the key; a quick test that settles most answers."""
@@ -128,6 +126,23 @@ def _spellings(key: str) -> Iterator[str]:
     for text in packed:
         if len(text) >= _REVEALING_IN_IDS_CHARACTERS:
             yield from (text, text.replace("+", "-").replace("/", "_"))
+
+
+def _in_bytes(spellings: Iterable[str]) -> bytes:
+    """Return a pattern for spellings in a file, each character plain or escaped for a URL, JSON or HTML."""
+
+    def in_any_form(one: str) -> str:
+        in_hex, decimal = (
+            "|".join(form % ord(case) for case in (one, one.upper())) for form in ("%02x", "%d")
+        )
+        return (
+            rf"(?:\\{{0,4}}{re.escape(one)}|(?:%(?:25){{0,3}}|\\{{1,4}}(?:u00|x))(?:{in_hex})"
+            rf"|&\#(?:x0{{0,4}}(?:{in_hex})|0{{0,4}}(?:{decimal}));)"
+        )
+
+    written = (r"\0?".join(map(in_any_form, spelling)) for spelling in spellings)
+    first = re.escape("".join({spelling[0] for spelling in spellings}))
+    return rf"(?i)(?=[{first}%&\\])(?:{'|'.join(written)})".encode()  # the look ahead only saves time
 
 
 def _readings(text: str) -> tuple[re.Pattern[str], ...]:

@@ -288,7 +288,12 @@ ACCESS_REFUSED_WORDS: Final = (
 ACCESS_REFUSED_CODES: Final = r"auth(entication|orization)? ?(error|failed)|un(authori[sz]ed|authenticated)"
 NOT_OFFERED_CODES: Final = r"(model|app) ?not ?(found|exists?|supported|available)|(invalid|unknown) ?model"
 # What web servers say to plain HTTP at a port for HTTPS, with HTTP 400.
-NEEDS_HTTPS_WORDS: Final = r"\bhttp request (was sent )?to (an )?https"
+NEEDS_HTTPS_WORDS: Final = (
+    r"\bhttp request (was sent )?to (an )?https"  # nginx and load balancers built on it; Go, so also Caddy and Traefik
+    r"|plain http to an ssl"  # Apache
+    r"|host and port requires tls"  # Tomcat
+    r"|plain http request, but this server only speaks https"  # CherryPy
+)
 
 OUTPUT_FORMATS: Final = Fact(("JPEG", "PNG", "WEBP"), "sdk", "files are re-hosted: check the bytes")
 LINK_LIFE_S: Final = Fact(24 * 3600, "up", "of upstream links")

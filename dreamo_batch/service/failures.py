@@ -192,6 +192,7 @@ def from_response(
     where = f"; its Location is {target.path[:200]}" if operation == "create" and target.path else ""
     redirect = f"the service redirects to {target.netloc.rpartition('@')[2] or 'another path'}"
     message = redirect if error_class == REDIRECTED else error.message or _phrase(status, body)
+    needs_https = "scheme" if error_class == NOT_OFFERED and _says(_NEEDS_HTTPS, error) else None
     return Failure(
         kind=kind,
         error_class=error_class,
@@ -201,7 +202,7 @@ def from_response(
         retry_after_s=read_wait(headers, body, now=now),
         excerpt=messages.excerpt(body) or None,
         is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR and not is_sure,
-        cause="proxy" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else None,
+        cause="proxy" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else needs_https,
     )
 
 
@@ -407,7 +408,7 @@ _PASSING_TLS: Final = re.compile("UNEXPECTED_EOF.*|.*_INTERNAL_ERROR|.*BAD_RECOR
 _REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
 _MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Links to pictures are signed: anyone with the query has the picture.
-_QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]*|/[^\s?'\"<>]*)\?[^\s'\"<>)]*")
+_QUERY: Final = re.compile(r"(?<![^\s?'\"<>])([^\s?'\"<>/]*+/[^\s?'\"<>]*+)\?[^\s'\"<>)]*")
 
 
 def from_exception(operation: Operation, exception: BaseException, *, was_sent: bool) -> Failure:

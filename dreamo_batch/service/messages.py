@@ -529,7 +529,9 @@ def _usage(answer: dict[str, Any]) -> Any:
 
 def _usd(cost: Any) -> str | None:
     """Return an amount in USD, with or without a dollar sign; None if no picture can cost that."""
-    read = decimal_text(_USD.sub("", cost) if isinstance(cost, str) else cost)
+    # The pattern takes long for many blanks.
+    is_short = isinstance(cost, str) and len(cost) <= TEXT_CHARACTERS_MAX
+    read = decimal_text(_USD.sub("", cost) if is_short else cost)
     return None if read is None or Decimal(read) > contract.COST_MAX_USD.value else read
 
 
@@ -607,6 +609,7 @@ def _metadata(value: Any) -> dict[str, float]:
 
 
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_REASON: Final = re.compile(r"\bReason: ([^<]+)<")  # on pages of Apache, whose titles don't say it
 _REFUSED_FROM: Final = 400
 
 
@@ -793,7 +796,7 @@ def read_error(body: bytes) -> ServiceMessage:
         return error if error.message else next((inner for inner in inside if inner and inner.message), error)
     except Unreadable as unreadable:
         page = unreadable.excerpt
-        title = _TITLE.search(page)
+        title = _REASON.search(page) or _TITLE.search(page)
         words = title[1] if title else re.sub(r"<[^>]*>", " ", page)
         return ServiceMessage(None, text(" ".join(html.unescape(words).split())))
 
