@@ -66,8 +66,10 @@ def test_rows_without_a_picture_are_reported_below(run_dir):
 def test_captions_are_whole(run_dir, prompt):
     """The longest prompt that the service is known to take is not cut."""
     letters = fonts.Fonts()
-    drawn = sheets._PlainSheet(results("red.png", prompt=prompt), [run_dir], {"prompt": ""}, letters)
-    lines = drawn.caption(drawn._rows[0])
+    table = results("red.png", prompt=prompt)
+    drawn = sheets._PlainSheet(table, [run_dir], {"prompt": ""}, letters)
+    (row,) = table.to_dict("records")
+    lines = drawn.caption(row)
     told = "".join(line for line, _ in lines[:-1])
     assert "".join(told.split()) == "".join(letters.drawable(prompt).split())
     assert all(font.getlength(line) <= 320 for line, font in lines)
@@ -125,7 +127,7 @@ def test_captions_tell_pictures_of_the_same_prompt_and_seed_apart(run_dir):
         seed=7, image=[["a/fox.png", "a/cup.jpg"], ["a/fox.png"]], ref_type="IP", scene=["x", "y"]
     )
     drawn = sheets._PlainSheet(table, [run_dir] * 2, grids.telling_apart(table), fonts.Fonts())
-    captions = [[line for line, _ in drawn.caption(row)] for row in drawn._rows]
+    captions = [[line for line, _ in drawn.caption(row)] for row in table.to_dict("records")]
     assert captions == [
         ["snow", "scene x", "image fox.png + cup.jpg", "seed 7"],
         ["snow", "scene y", "image fox.png", "seed 7"],
@@ -387,10 +389,10 @@ class OneScriptEach(fonts.Fonts):
 
 
 def test_labels_that_no_font_has_together_have_lines_of_their_own(run_dir):
-    drawn = sheets._PlainSheet(
-        results("red.png", prompt=CHINESE[:3]), [run_dir], {"prompt": "", "scene": ""}, OneScriptEach()
-    )
-    assert [line for line, _ in drawn.caption(drawn._rows[0])] == [CHINESE[:3], "snow", "seed 7"]
+    table = results("red.png", prompt=CHINESE[:3])
+    drawn = sheets._PlainSheet(table, [run_dir], {"prompt": "", "scene": ""}, OneScriptEach())
+    (row,) = table.to_dict("records")
+    assert [line for line, _ in drawn.caption(row)] == [CHINESE[:3], "snow", "seed 7"]
 
 
 def test_codes_are_explained_on_each_page(tmp_path, no_fonts, monkeypatch):
