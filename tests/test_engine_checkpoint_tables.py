@@ -46,7 +46,9 @@ def test_a_job_is_described_by_its_first_row():
     [
         (np.timedelta64(1, "D"), "1 days"),
         (np.timedelta64(1, "ns"), "1 nanoseconds"),
-        (np.datetime64("2026"), None),
+        (np.datetime64("2026"), "2026"),
+        (np.timedelta64("NaT"), None),
+        ("", ""),
         (np.array(1), None),
         (np.int8(1), 1),
     ],

@@ -224,14 +224,14 @@ def _plain(cell: Any) -> Any:
 
 
 def _plain_item(cell: Any) -> Any:
-    if isinstance(cell, str | bool | np.timedelta64):
-        return cell if isinstance(cell, bool) else text_of(cell)
+    if isinstance(cell, bool | np.bool_):
+        return bool(cell)
+    if isinstance(cell, str | np.datetime64 | np.timedelta64):
+        return None if pd.isna(cell) else text_of(cell)
     if isinstance(cell, numbers.Integral):
         return int(cell)
     if isinstance(cell, numbers.Real):
         return float(cell) if math.isfinite(cell) else None
-    if isinstance(cell, np.bool_):
-        return bool(cell)
     if is_missing(cell) or isinstance(cell, bytes | bytearray | memoryview) or hasattr(cell, "tobytes"):
         return None
     return text_of(cell)

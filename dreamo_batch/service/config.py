@@ -39,6 +39,12 @@ _ESCAPED: Final = re.compile(
     re.IGNORECASE,
 )
 _NOTHING: Final = re.compile("(?!)")
+# Three escaped characters in a file; fewer leave a word of the key whole.
+_ESCAPES_IN_A_ROW: Final = (
+    re.compile(rb"%(?:25){0,3}[0-9a-f]{2}%(?:25){0,3}[0-9a-f]{2}%(?:25){0,3}[0-9a-f]{2}"),
+    re.compile(rb"&#x?[0-9a-f]{1,7};&#x?[0-9a-f]{1,7};&#x?[0-9a-f]{1,7};"),
+    re.compile(rb"\\(?:u00|x)[0-9a-f]{2}\\{1,4}(?:u00|x)[0-9a-f]{2}\\{1,4}(?:u00|x)[0-9a-f]{2}"),
+)
 # A shorter prefix of the key at the end of a truncated text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
@@ -72,8 +78,9 @@ class Secret:
 
     def overwrite(self, content: bytes) -> bytes:
         """Replace the key in a file by asterisks, in any letter case, escaped or in UTF-16, unless it is short."""
-        written = _in_bytes(self._spellings) if self._is_long else b"(?!)"  # compiled once, as `re` keeps it
-        return re.sub(written, lambda found: re.sub(rb"[^\0]", b"*", found[0]), content)
+        if not self._is_long or not _may_be_written_in(content.lower(), self._spellings):
+            return content
+        return re.sub(_in_bytes(self._spellings), lambda found: re.sub(rb"[^\0]", b"*", found[0]), content)
 
     def may_be_in(self, answer: bytes) -> bool:
         """Return False if no text in an answer can contain part of the key; a quick test that settles most answers."""
@@ -126,6 +133,14 @@ def _spellings(key: str) -> Iterator[str]:
     for text in packed:
         if len(text) >= _REVEALING_IN_IDS_CHARACTERS:
             yield from (text, text.replace("+", "-").replace("/", "_"))
+
+
+def _may_be_written_in(lowered: bytes, spellings: Iterable[str]) -> bool:
+    """Return False if `_in_bytes` can find nothing in a file, in a tenth of the time."""
+    if any(escapes.search(lowered) for escapes in _ESCAPES_IN_A_ROW):
+        return True
+    words = {max(re.findall(r"\w+", spelling), key=len, default="") for spelling in spellings}
+    return any(part.encode() in lowered for word in words for part in (word, "\0".join(word)))
 
 
 def _in_bytes(spellings: Iterable[str]) -> bytes:
