@@ -168,7 +168,7 @@ class CallInputs:
     fetched: frozenset[str] | None = None
     # The budget of the call that this one continues: it submits the rest for what is left of `max_new_cost`.
     before: Spending | None = None
-    # Chosen jobs are submitted only under these numbers, so that the same call again does nothing.
+    # Chosen jobs that are named here are submitted only under this number, so that the same call again does nothing.
     numbers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ import dreamo_batch as dreamo
 from dreamo_batch.batch import start_time
 from dreamo_batch.cli import background
 from dreamo_batch.display.panel import status_text
+from dreamo_batch.engine.store import Owner
 from tests.cli_sweep import at, call, signals_kept, write_table
 from tests.flows import until
 from tests.object_server import object_server
@@ -189,6 +190,16 @@ def test_stop_refuses_where_nothing_runs(tmp_path):
     refused = call("stop", tmp_path)
     assert refused.exit_code == 2
     assert "Nothing is running in" in refused.stderr
+
+
+def test_stop_knows_this_machine_again_after_it_was_started_anew(tmp_path, monkeypatch):
+    """A command of before has ended, and isn't one of another machine."""
+    here = Owner.here()
+    before = here._replace(scope=f"0 {here.scope.partition(' ')[2]}")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Owner, "here", lambda: before)
+        (tmp_path / "run.pid").write_text(f"{os.getpid()}\n{background.here()}\n\n", encoding="utf-8")
+    assert "was killed, or is working on" in call("stop", tmp_path).stderr
 
 
 def test_stop_leaves_a_process_alone_that_only_has_the_number(tmp_path):

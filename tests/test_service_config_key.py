@@ -134,6 +134,7 @@ SPELLINGS = [
 IN_TEXTS = [
     KEY[:5] + "".join(rf"\\u{ord(one):04x}" for one in KEY[5:]),
     KEY.replace("/", r"\\/"),
+    KEY.replace("/", "\\" * 9 + "/"),
     f"{KEY[:5]}\n    {KEY[5:]}",
     rf"{KEY[:5]}\r\n\t{KEY[5:]}",
 ]
@@ -207,6 +208,13 @@ def test_every_spelling_of_the_key_is_overwritten_in_a_file(shown):
     written = Secret(KEY).overwrite(content)
     assert re.fullmatch(rb"\xff\xd8 before \w?\*+\w{0,2}=* behind", written)
     assert len(written) == len(content)
+
+
+@pytest.mark.parametrize("form", ["%{:02X}", "&#{};", r"\u{:04x}"])
+def test_a_key_of_words_is_overwritten_with_only_what_joins_them_escaped(form):
+    """The quick look for a whole word finds each."""
+    shown = "sk_live_51Habcdefghij".replace("_", form.format(ord("_"))).encode()
+    assert set(Secret("sk_live_51Habcdefghij").overwrite(shown)) == set(b"*")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])

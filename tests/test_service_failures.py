@@ -442,6 +442,14 @@ def test_plain_http_to_a_port_for_https_fails_no_row(page):
     assert from_response("create", 400, {}, quoted).kind is FailureKind.PERMANENT
 
 
+def test_a_page_gives_its_title_and_its_reason():
+    """Either may say that it is about the account, and not about a row."""
+    page = b"<title>Insufficient credit</title><p>Reason: see policy 7<br>"
+    failure = from_response("create", 400, {}, page)
+    assert (failure.kind, failure.error_class) == (STOP, "no_credit")
+    assert failure.message == "Insufficient credit see policy 7"
+
+
 def test_a_403_has_a_class_of_its_own():
     """It may be about one prompt; a link's is not."""
     assert [from_response(operation, 403, {}, b"").error_class for operation in OPERATIONS] == [
@@ -613,6 +621,8 @@ def test_reasons_hide_the_query_of_every_link():
     words = "HTTPSConnectionPool(host='o.example'): Max retries exceeded with url: /a.png?sig=s3cret (Caused by x)"
     assert "s3cret" not in failures.reason(OSError(words))
     assert "/a.png (Caused by x)" in failures.reason(OSError(words))
+    links = "[a](https://h.example/a.png?sig=1),[b](https://h.example/b.png?sig=2)"
+    assert "sig" not in failures.without_query(links)
     assert failures.without_query("why? see https://o.example/?a=1&b=2 and '/x?y'") == (
         "why? see https://o.example/ and '/x'"
     )

@@ -94,7 +94,10 @@ def here() -> str:
     """Return the host, and the scope of process ids on it, as a container may share its host's name."""
     from dreamo_batch.engine.store import Owner
 
-    return " ".join(Owner.here()[1:])
+    owner = Owner.here()
+    return (
+        f"{owner.host} {owner.scope.partition(' ')[2]}"  # of any boot: the lock says whether a process lives
+    )
 
 
 @contextmanager

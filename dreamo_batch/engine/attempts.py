@@ -733,7 +733,7 @@ _IS_RESET: Final = {
 def fold_lines(
     texts: Sequence[memoryview], known: StoredAttempts, strays: Collection[str]
 ) -> tuple[pa.Table, list[bytes]]:
-    """Fold the lines of new jobs without strays by column; return their attempts, and the lines of the others."""
+    """Fold by column the new jobs where that is possible; return their attempts, and the lines of the others."""
     lines = _parsed(texts)
     if lines is None:
         return _NO_ROWS, list(_each(texts))

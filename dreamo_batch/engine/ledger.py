@@ -65,7 +65,7 @@ class Recovered:
 
     snapshot: pa.Table | None
     texts: tuple[memoryview, ...]  # the lines of the events since the snapshot
-    meta: checkpoint.Meta | None  # of the newest checkpoint
+    meta: checkpoint.Meta | None  # the newest: of the last journal, or else of the checkpoint
     covers: int  # the last journal in the snapshot
     last_number: int
     checksum: int | None  # of the last journal's last line

@@ -495,8 +495,9 @@ class Refusals:
     """Follows the creates that were refused with 403 since the last one was accepted."""
 
     # A firewall blocks a prompt or a picture, so a refused row says little about rows unlike it. While in doubt, one
-    # create at a time is sent, of the row most unlike the refused ones; if that is refused, too, the account is. A row
-    # is to blame itself if it is refused again after others were accepted, or if only rows refused before are left.
+    # create at a time is sent, of the row most unlike the refused ones, and of those the last, as neighbours are often
+    # alike; if that is refused, too, the account is. A row is to blame itself if it is refused again after others were
+    # accepted, or, in a table with bought rows, if only rows refused by an earlier call are left.
 
     def __init__(
         self, jobs: Mapping[str, Job], earlier: Mapping[str, bool] | None = None, *, has_bought: bool = False

@@ -80,7 +80,7 @@ class Budget:
     per_user : float, str or Decimal, optional
         Most that the directories of each user may spend, in USD; inf removes it. Kept until changed.
     user : str, optional
-        Who a directory counts for that joins with this call. Default: the login name.
+        The user against whose cap a directory that joins now counts. Default: the login name.
 
     Raises
     ------

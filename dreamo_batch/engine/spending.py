@@ -39,7 +39,9 @@ class Spending:
         self.slice: Decimal | None = None  # set once a price is known
         self.price = price
         self.spent = ZERO  # the exact sum of the costs that the service named, also of tasks that failed
-        self._held = ZERO  # by attempts without a cost: in progress, ambiguous, lost, or ended without one
+        self._held = (
+            ZERO  # by attempts without a cost: in progress, in doubt, lost, or ended and maybe billed
+        )
         self._n_unpriced = 0  # such attempts that were sent before a price was known
         self._n_pilot = n_pilot
         self.n_pilots = 0

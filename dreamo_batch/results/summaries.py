@@ -574,7 +574,7 @@ _PARTS: Final = (
 
 
 def remedy(run_dir: str | None, classes: str | None = None, rows: Sequence[str] = ()) -> str:
-    """Return the call (or shell command) that retries rows of a class, by label or job id, or all of them."""
+    """Return the call (or shell command) that retries rows of a class; without one, the call that runs all again."""
     place = _place(run_dir)
     if classes is None:
         return wording(f"dreamo.run(jobs, {place})", f"dreamo-batch run TABLE --run-dir {place}")

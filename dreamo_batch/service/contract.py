@@ -233,7 +233,11 @@ _ERROR_CODES: Final = (
         "003011096", "Result parsing error", "result_error", False, "Retry on request: it may be billed."
     ),
     ErrorCode(
-        "003011097", "HTTP error response", "upstream_error", True, "Retry if the text says 429 or 5xx."
+        "003011097",
+        "HTTP error response",
+        "upstream_error",
+        True,
+        "Retry: its text gives no status, so it may pass.",
     ),
     ErrorCode(
         "003011098", "Status check error", "status_error", False, "Retry on request: it may be billed."

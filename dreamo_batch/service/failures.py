@@ -408,7 +408,7 @@ _PASSING_TLS: Final = re.compile("UNEXPECTED_EOF.*|.*_INTERNAL_ERROR|.*BAD_RECOR
 _REFUSED_BY_PROXY: Final = re.compile(r"Tunnel connection failed: 40[0-9]")
 _MODULES: Final = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Links to pictures are signed: anyone with the query has the picture.
-_QUERY: Final = re.compile(r"(?<![^\s?'\"<>])([^\s?'\"<>/]*+/[^\s?'\"<>]*+)\?[^\s'\"<>)]*")
+_PATH: Final = re.compile(r"/[^\s'\"<>]*+")
 
 
 def from_exception(operation: Operation, exception: BaseException, *, was_sent: bool) -> Failure:
@@ -442,7 +442,7 @@ def reason(exception: BaseException) -> str:
 
 def without_query(words: str) -> str:
     """Cut the query off every URL in a text."""
-    return _QUERY.sub(r"\1", words)
+    return _PATH.sub(lambda found: re.sub(r"\?[^)]*", "", found[0]), words)
 
 
 def _lasting_cause(exception: BaseException) -> LastingCause | None:

@@ -796,8 +796,8 @@ def read_error(body: bytes) -> ServiceMessage:
         return error if error.message else next((inner for inner in inside if inner and inner.message), error)
     except Unreadable as unreadable:
         page = unreadable.excerpt
-        title = _REASON.search(page) or _TITLE.search(page)
-        words = title[1] if title else re.sub(r"<[^>]*>", " ", page)
+        told = (pattern.search(page) for pattern in (_TITLE, _REASON))
+        words = " ".join(found[1] for found in told if found) or re.sub(r"<[^>]*>", " ", page)
         return ServiceMessage(None, text(" ".join(html.unescape(words).split())))
 
 
