@@ -135,10 +135,8 @@ def test_internal_docstrings_have_one_sentence(path):
     """Users read the public ones, which are complete; for a developer, more than a sentence belongs in the code."""
     is_shown = f"::: {name_of(path)}\n" in REFERENCE
     ends = re.compile(r"[.!?](?:\s|$)")
-    docstrings = {
-        one.name: ast.get_docstring(one) or "" for one in definitions(parsed(path), is_shown=is_shown)
-    }
-    assert [name for name, text in docstrings.items() if len(ends.findall(text)) > 1] == []
+    internal = definitions(parsed(path), is_shown=is_shown)
+    assert [one.name for one in internal if len(ends.findall(ast.get_docstring(one) or "")) > 1] == []
 
 
 def test_class_names_are_unique():

@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFont
@@ -133,6 +134,17 @@ def test_captions_tell_pictures_of_the_same_prompt_and_seed_apart(run_dir):
         ["snow", "scene y", "image fox.png", "seed 7"],
     ]
     assert grids.telling_apart(table[:1]) == {"prompt": ""}
+
+
+def test_each_picture_stands_above_its_own_caption(run_dir):
+    """In the order of the table."""
+    table = results("red.png", "blue.webp").assign(prompt=["a fox", "a fox in the snow, " * 20])
+    (page,) = sheets._PlainSheet(table, [run_dir] * 2, {"prompt": ""}, fonts.Fonts()).pages(lambda: None)
+    halves = np.split(np.asarray(page)[:, : page.width // 2 * 2], 2, axis=1)
+    shows = [[(half == colour).all(axis=2).any() for colour in (RED, BLUE)] for half in halves]
+    assert shows == [[True, False], [False, True]]
+    last_ink = [np.flatnonzero((half.max(axis=2) < 100).any(axis=1))[-1] for half in halves]
+    assert last_ink[0] < last_ink[1] - 50
 
 
 @pytest.mark.parametrize("labels", [["seed", "prompt"], ["prompt", "seed_sent"], "prompt"])

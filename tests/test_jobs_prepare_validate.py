@@ -145,7 +145,7 @@ def test_a_problem_says_what_and_what_to_do():
     [
         {f"p{'/' * 50_000}q": 1},
         {"prompt": "{" * 50_000},
-        {"prompt": "<a " + "=" * 50_000},
+        {"prompt": "<a " + "=" * 200_000},
         {"image": f"https://a.example/{' ' * 50_000}a.png"},
     ],
     ids=["name", "braces", "tag", "link"],
