@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -162,6 +162,7 @@ def test_nothing_in_the_way_asks_for_more():
     assert (nothing["attempts"], nothing["per_minute"], nothing["waiting_share"]) == (0, None, None)
 
 
+@settings(max_examples=25)  # each is a whole table
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=12))
 def test_overlaps_agree_with_counting_second_by_second(intervals):
     """Peak and union of intervals are what a slow count gives."""
