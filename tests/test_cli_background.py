@@ -195,7 +195,7 @@ def test_stop_refuses_where_nothing_runs(tmp_path):
 def test_stop_knows_this_machine_again_after_it_was_started_anew(tmp_path, monkeypatch):
     """A command of before has ended, and isn't one of another machine."""
     here = Owner.here()
-    before = here._replace(scope=f"0 {here.scope.partition(' ')[2]}")
+    before = here._replace(boot="before")
     with monkeypatch.context() as earlier:
         earlier.setattr(Owner, "here", lambda: before)
         (tmp_path / "run.pid").write_text(f"{os.getpid()}\n{background.here()}\n\n", encoding="utf-8")

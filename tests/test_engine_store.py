@@ -140,7 +140,7 @@ class Memory:
             self.objects.pop(name, None)
 
 
-ELSEWHERE = Owner(1, "elsewhere", "another boot")
+ELSEWHERE = Owner(1, "elsewhere", "another boot", "namespace")
 
 
 class Clock:
@@ -232,21 +232,21 @@ def test_a_successor_waits_until_the_log_stands_still():
 
 def test_an_owner_that_is_known_to_have_ended_is_not_waited_for(monkeypatch):
     """Process ids say nothing across machines, boots and containers, which may share a host's name."""
-    here = Owner(os.getpid(), "host", "boot and namespace")
+    here = Owner(os.getpid(), "host", "boot", "namespace")
     monkeypatch.setattr(Owner, "here", lambda: here)
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert here._replace(pid=ended.pid).has_ended()
     assert here.has_ended()  # an earlier call of this process
     assert not here._replace(pid=os.getppid()).has_ended()
-    for other in ({"host": "another"}, {"scope": "boot and another namespace"}):
+    for other in ({"host": "another"}, {"boot": "another"}, {"namespace": "another"}):
         assert not here._replace(pid=ended.pid, **other).has_ended()
     store, asked = Memory(), []
     FencedLog(store).open()
     assert read_log(store).owner == here
     assert FencedLog(store).wait_until_free(asked.append) is None
     assert not asked
-    here = here._replace(scope="")  # unknown
+    here = here._replace(namespace="")  # unknown
     assert not here.has_ended()
 
 

@@ -95,9 +95,7 @@ def here() -> str:
     from dreamo_batch.engine.store import Owner
 
     owner = Owner.here()
-    return (
-        f"{owner.host} {owner.scope.partition(' ')[2]}"  # of any boot: the lock says whether a process lives
-    )
+    return f"{owner.host} {owner.namespace}"  # whatever the boot: the lock says whether a process lives
 
 
 @contextmanager

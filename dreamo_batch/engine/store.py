@@ -287,20 +287,21 @@ class Fenced(FileNotFoundError):  # noqa: N818 - it says what happened
 
 
 class Owner(NamedTuple):
-    """A process that writes to a log; process ids count within `scope`, a boot of a machine and a PID namespace."""
+    """A process that writes to a log; its id counts within a boot of a machine and a PID namespace."""
 
     pid: int
     host: str
-    scope: str
+    boot: str  # these two are empty if unknown
+    namespace: str
 
     @classmethod
     def here(cls) -> Owner:
         """Return this process."""
-        scope = ""  # unknown
+        boot = namespace = ""
         with suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-            scope = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-        return cls(os.getpid(), socket.gethostname(), scope)
+            namespace = str(Path("/proc/self/ns/pid").readlink())
+        return cls(os.getpid(), socket.gethostname(), boot, namespace)
 
     def __str__(self) -> str:
         return f"Process {self.pid} on {self.host}"
@@ -308,7 +309,7 @@ class Owner(NamedTuple):
     def has_ended(self) -> bool:
         """Whether it is known to have ended: it was a process of this machine that is gone."""
         here = Owner.here()
-        if not here.scope or self[1:] != here[1:]:
+        if not here.namespace or self[1:] != here[1:]:
             return False
         if self.pid == here.pid:
             return True  # an earlier call of this process that ended without closing

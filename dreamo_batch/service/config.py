@@ -40,11 +40,10 @@ _ESCAPED: Final = re.compile(
 )
 _NOTHING: Final = re.compile("(?!)")
 # Three escaped characters in a file; fewer leave a word of the key whole.
-_ESCAPES_IN_A_ROW: Final = (
-    re.compile(rb"%(?:25){0,3}[0-9a-f]{2}%(?:25){0,3}[0-9a-f]{2}%(?:25){0,3}[0-9a-f]{2}"),
-    re.compile(rb"&#x?[0-9a-f]{1,7};&#x?[0-9a-f]{1,7};&#x?[0-9a-f]{1,7};"),
-    re.compile(rb"\\(?:u00|x)[0-9a-f]{2}\\{1,4}(?:u00|x)[0-9a-f]{2}\\{1,4}(?:u00|x)[0-9a-f]{2}"),
-)
+_ESCAPES_IN_A_ROW: Final = [
+    re.compile(3 * escape)
+    for escape in (rb"%(?:25){0,3}[0-9a-f]{2}", rb"&#x?[0-9a-f]{1,7};", rb"\\\\{0,3}(?:u00|x)[0-9a-f]{2}")
+]
 # A shorter prefix of the key at the end of a truncated text reveals nothing, and may be an ordinary word.
 _REVEALING_CHARACTERS: Final = 4
 _REVEALING_IN_IDS_CHARACTERS: Final = 8
